@@ -1,0 +1,196 @@
+"""What a stage leaves on disk: a directory whose manifest is written last and names every file with its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from compress_cli.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class File(BaseModel):
+    """One file of an artifact."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    sha256: str
+    bytes: int
+
+
+class Source(BaseModel):
+    """The artifact that a step took in a role: its key and the digest of what was in it then."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    key: str
+    digest: str
+
+
+class Manifest(BaseModel):
+    """What an artifact is, where it comes from and what is in it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format: int
+    kind: str
+    key: str
+    stage: dict[str, Any]
+    """The stage's settings, complete; `type` names the stage."""
+    facts: dict[str, Any]
+    """What the stage measured while it ran: losses, parity, the precision chosen."""
+    inputs: dict[str, list[Source]]
+    environment: dict[str, Any]
+    """Device, threads, library versions: recorded, not part of the key."""
+    wall_time_s: float
+    files: dict[str, File]
+
+    @property
+    def digest(self) -> str:
+        """One hash over the kind and the content of all files: equal digests, equal artifacts."""
+        content = {"kind": self.kind, "files": {name: each.sha256 for name, each in sorted(self.files.items())}}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A whole directory of files, and its manifest."""
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files; ArtifactError where the artifact has none of that name."""
+        if name not in self.manifest.files:
+            raise ArtifactError(
+                f"{self.directory}: this {self.manifest.kind} holds no '{name}' (it holds: {', '.join(self.manifest.files)})"
+            )
+        return self.directory / name
+
+    def verify(self) -> None:
+        """Compare every file with its recorded hash; ArtifactError names the first that differs or is missing."""
+        for name, recorded in self.manifest.files.items():
+            path = self.directory / name
+            if not path.is_file():
+                raise ArtifactError(f"{path}: is missing; {_remedy(self.directory)}")
+            if path.stat().st_size != recorded.bytes:
+                raise ArtifactError(
+                    f"{path}: has {path.stat().st_size} bytes instead of {recorded.bytes} (truncated or changed); {_remedy(self.directory)}"
+                )
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != recorded.sha256:
+                raise ArtifactError(
+                    f"{path}: its content is not what was written (sha256 {found[:12]}, recorded {recorded.sha256[:12]}); {_remedy(self.directory)}"
+                )
+
+
+class Checkpoint(Artifact):
+    """Architecture, weights and edits: can be trained further."""
+
+
+class Program(Artifact):
+    """A quantised graph that PyTorch can run, rebuilt by preparing it again."""
+
+
+class OnnxModel(Artifact):
+    """What ships: one `model.onnx`."""
+
+
+class Table(Artifact):
+    """Arrays by sample id: teacher outputs, sensitivities."""
+
+
+class Measurement(Artifact):
+    """One model file on one split: metric values with intervals, per-sample predictions."""
+
+
+class Comparison(Artifact):
+    """Two model files timed in turn."""
+
+
+KINDS: dict[str, type[Artifact]] = {
+    each.__name__: each for each in (Checkpoint, Program, OnnxModel, Table, Measurement, Comparison)
+}
+
+
+def read(directory: Path) -> Artifact | None:
+    """The artifact in `directory`, of its own kind; None where there is none.
+
+    Raises ArtifactError where the manifest is damaged, was edited, or is of a later format.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        document = json.loads(path.read_text())
+        seal = document.pop("seal")
+        manifest = Manifest.model_validate(document)
+    except (ValueError, KeyError, AttributeError, TypeError, ValidationError, RecursionError) as error:
+        raise ArtifactError(
+            f"{path}: is not a manifest this version can read ({_first_line(error)}); {_remedy(directory)}"
+        ) from None
+    if manifest.format > FORMAT:
+        raise ArtifactError(f"{path}: was written by a later version (format {manifest.format}); upgrade compress-cli")
+    if seal != _seal(document):
+        raise ArtifactError(f"{path}: was changed by hand after it was written; {_remedy(directory)}")
+    unsafe = [name for name in manifest.files if Path(name).is_absolute() or ".." in Path(name).parts]
+    if manifest.kind not in KINDS or unsafe:
+        raise ArtifactError(
+            f"{path}: names what an artifact can't hold ({(unsafe or [manifest.kind])[0]!r}); {_remedy(directory)}"
+        )
+    return KINDS[manifest.kind](directory, manifest)
+
+
+def write_manifest(
+    directory: Path,
+    kind: type[Artifact],
+    key: str,
+    stage: dict[str, Any],
+    facts: dict[str, Any],
+    inputs: dict[str, list[Source]],
+    environment: dict[str, Any],
+    wall_time_s: float,
+) -> Manifest:
+    """Hash the files of `directory`, flush them to disk, and write the manifest that makes it an artifact."""
+    files = {}
+    for path in sorted(each for each in directory.rglob("*") if each.is_file() and each.name != MANIFEST):
+        with path.open("rb") as file:
+            files[path.relative_to(directory).as_posix()] = File(
+                sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size
+            )
+            os.fsync(file.fileno())
+    manifest = Manifest(
+        format=FORMAT, kind=kind.__name__, key=key, stage=stage, facts=facts, inputs=inputs,
+        environment=environment, wall_time_s=wall_time_s, files=files,
+    )  # fmt: skip
+    document = manifest.model_dump(mode="json")
+    with (directory / MANIFEST).open("w") as out:
+        json.dump({**document, "seal": _seal(document)}, out, indent=1)
+        out.flush()
+        os.fsync(out.fileno())
+    return manifest
+
+
+def _seal(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _remedy(directory: Path) -> str:
+    return f"delete {directory} and run the recipe again: this step and what needs it are made anew"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

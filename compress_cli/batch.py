@@ -1,0 +1,48 @@
+"""What goes into a model and what comes out, with every tensor under its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples. All tensors share their first axis, N."""
+
+    inputs: dict[str, Tensor]  # input name -> (N, ...)
+    targets: dict[str, Tensor]  # target name -> (N,) or (N, ...)
+    index: Tensor  # (N,) int64: stable sample ids, equal in every epoch and every run
+
+    def to(self, device: str) -> Batch:
+        """The same samples on another device."""
+        return Batch(
+            {name: each.to(device) for name, each in self.inputs.items()},
+            {name: each.to(device) for name, each in self.targets.items()},
+            self.index.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model made of a batch."""
+
+    heads: dict[str, Tensor]  # head name -> (N, size) or (N, ..., size)
+    features: dict[str, Tensor] = field(default_factory=dict)  # layer name -> (N, ...), only the layers asked for
+
+
+def from_arrays(inputs: dict[str, np.ndarray], targets: dict[str, np.ndarray], index: np.ndarray) -> Batch:
+    """A batch on the CPU; unsigned bytes (images in memory) become float32 in their raw range."""
+    return Batch(
+        {name: _float(each) for name, each in inputs.items()},
+        {k: torch.from_numpy(v) for k, v in targets.items()},
+        torch.from_numpy(index),
+    )
+
+
+def _float(array: np.ndarray) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.float() if tensor.dtype == torch.uint8 else tensor

@@ -1,0 +1,16 @@
+"""Criteria: how much a channel matters. The lowest go first."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from compress_cli.channels import Group
+from compress_cli.plugin import Plugin
+
+
+class Criterion(Plugin):
+    """Scores the channels of a group of layers that are cut together."""
+
+    def __call__(self, group: Group, gradients: dict[str, Tensor]) -> Tensor:
+        """(channels,): the importance of each channel of the group; gradients by parameter name, empty if not asked for."""
+        raise NotImplementedError

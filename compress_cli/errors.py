@@ -1,0 +1,43 @@
+"""Errors a user can act on. Everything else is a bug and keeps its traceback.
+
+CompressError          exit 1
+├── RecipeError        exit 2   the recipe or the command line is wrong: file, line, field, what would do
+├── ArtifactError      exit 3   something on disk is missing, damaged or of the wrong kind
+│   └── DataError      exit 3   a dataset's files are not at hand, or are not what they should be
+├── StageError         exit 4   a stage or a model failed while running: names it, what is kept, how to go on
+└── GateError          exit 5   a promise about the result is not met, or undecided
+"""
+
+
+class CompressError(Exception):
+    """Base of all errors that end in one clear message instead of a traceback."""
+
+    exit_code = 1
+
+
+class RecipeError(CompressError):
+    """The recipe or the command line is wrong."""
+
+    exit_code = 2
+
+
+class ArtifactError(CompressError):
+    """Something on disk is missing, damaged or of the wrong kind."""
+
+    exit_code = 3
+
+
+class DataError(ArtifactError):
+    """A dataset's files are not at hand, or are not what they should be."""
+
+
+class StageError(CompressError):
+    """A stage or a model failed while running."""
+
+    exit_code = 4
+
+
+class GateError(CompressError):
+    """A gate is not met, or undecided."""
+
+    exit_code = 5

@@ -1,0 +1,54 @@
+"""Architectures: settings that build a module for a signature."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from compress_cli.plugin import Plugin
+from compress_cli.signature import Input, Signature
+
+
+class Model(Plugin):
+    """An architecture. It never knows what is done to it."""
+
+    def build(self, signature: Signature) -> nn.Module:
+        """A fresh module. It takes the signature's inputs in order, already normalised, and gives a tensor
+        (N, size) for the one head there is, or a dict of them by head name."""
+        raise NotImplementedError
+
+
+class Network(nn.Module):
+    """A model with the normalisation of its inputs inside, so that it takes raw values wherever it goes.
+
+    Parameters stand under `body.`; that prefix is ours, and layer names in recipes go without it.
+    """
+
+    def __init__(self, body: nn.Module, signature: Signature):
+        super().__init__()
+        self.signature = signature
+        self.normalise = nn.ModuleList(
+            Normalise(each) if each.mean else nn.Identity() for each in signature.inputs.values()
+        )
+        self.body = body
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Raw inputs in the signature's order -> head name -> (N, size)."""
+        heads = self.body(*(prepare(each) for prepare, each in zip(self.normalise, inputs, strict=True)))
+        return heads if isinstance(heads, dict) else {next(iter(self.signature.heads)): heads}
+
+
+class Normalise(nn.Module):
+    """(x - mean) / deviation per channel, for x of shape (N, channels, ...)."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, spec: Input):
+        super().__init__()
+        shape = (-1, *(1 for _ in spec.shape[1:]))
+        self.register_buffer("mean", torch.tensor(spec.mean).reshape(shape))
+        self.register_buffer("scale", (1 / torch.tensor(spec.deviation)).reshape(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) * self.scale

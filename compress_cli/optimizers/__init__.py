@@ -1,0 +1,21 @@
+"""Optimisers, as settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn, optim
+from pydantic import Field
+
+from compress_cli.plugin import Plugin
+
+
+class Optimizer(Plugin):
+    """How gradients move weights."""
+
+    learning_rate: float = Field(gt=0, description="peak learning rate; the schedule scales it")
+    weight_decay: float = Field(0.0, ge=0, description="decay of weights; never of biases and normalisation scales")
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
+        """The optimiser over these parameters."""
+        raise NotImplementedError

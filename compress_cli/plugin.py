@@ -1,0 +1,279 @@
+"""A plugin is one file in one folder; a recipe calls it by the file's name.
+
+Other packages add plugins through entry points (group `compress_cli.losses`, name as in the recipe), a user's own file
+through `--plugin my_models.py` (its classes, in snake case). Nothing is imported before a recipe names it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import json
+import pkgutil
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from compress_cli.errors import RecipeError
+
+T = TypeVar("T")
+
+
+class Location:
+    """Marks a path that says where something lies: it never enters a key."""
+
+
+class ByContent:
+    """Marks a path whose file's content, not its place, enters a key."""
+
+
+def _relative_to_recipe(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str):
+        return value
+    base = (info.context or {}).get("base", Path())
+    return Path(base, Path(value).expanduser())
+
+
+Many = Annotated[tuple[T, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+InputFile = Annotated[Path, BeforeValidator(_relative_to_recipe), ByContent()]
+Folder = Annotated[Path, BeforeValidator(_relative_to_recipe), Location()]
+
+
+class Plugin(BaseModel):
+    """Settings that know how to do their job: frozen, checked, complete when dumped.
+
+    A contract (Stage, Loss, Criterion, ...) subclasses Plugin directly and lives in its folder's `__init__.py`; every
+    other file of that folder holds one implementation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    version: ClassVar[int] = 1
+    """Raise it when the same settings give another result."""
+
+    @property
+    def type(self) -> str:
+        """The name a recipe uses for this class."""
+        return name_of(self.__class__)
+
+    @model_serializer(mode="plain")
+    def _complete(self) -> dict[str, Any]:
+        """Every field of the class at hand, not only those its contract declares."""
+        return {"type": self.type, **{field: getattr(self, field) for field in self.__class__.model_fields}}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _resolve(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
+        """`soft_targets` or `{type: soft_targets, ...}` becomes the class in losses/soft_targets.py."""
+        if isinstance(value, Plugin):
+            return handler(value)
+        if Plugin not in cls.__bases__:
+            try:
+                return handler(value)
+            except ValidationError as error:
+                raise _with_suggestions(cls, error) from None
+        settings = {"type": value} if isinstance(value, str) else value
+        if not isinstance(settings, dict) or not isinstance(settings.get("type"), str):
+            raise PydanticCustomError("plugin", f"a {_word(cls)} is a name, or a mapping with a 'type'")
+        rest = {field: given for field, given in settings.items() if field != "type"}
+        return find(cls, settings["type"]).model_validate(rest, context=info.context)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+        """A contract lists its choices; an implementation says its `type`."""
+        if cls is Plugin or Plugin not in cls.__bases__:
+            schema = handler(core_schema)
+            own = handler.resolve_ref_schema(schema)
+            own["properties"] = {"type": {"const": name_of(cls)}, **own.get("properties", {})}
+            own["required"] = ["type", *(field for field in own.get("required", []) if field != "type")]
+            return dict(schema)
+        found = {name: find(cls, name) for name in names(cls)}
+        short = [name for name, each in found.items() if not any(f.is_required() for f in each.model_fields.values())]
+        choices = [handler(each.__pydantic_core_schema__) for each in found.values()]
+        return {"anyOf": ([{"enum": short}] if short else []) + choices}
+
+
+_OUTSIDE: dict[str, dict[str, type[Plugin]]] = {}  # contract module -> name -> class, from --plugin files
+
+
+def name_of(cls: type[Plugin]) -> str:
+    """The name a recipe uses: the file's name here, an entry point's name, or the class in snake case."""
+    contract = contract_of(cls)
+    home, _, stem = cls.__module__.rpartition(".")
+    if home == contract.__module__:
+        return stem
+    for group in (contract.__module__,):
+        for name, entry in _entry_points(group).items():
+            if entry.value == f"{cls.__module__}:{cls.__qualname__}":
+                return name
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+
+def contract_of(cls: type[Plugin]) -> type[Plugin]:
+    """The contract (direct subclass of Plugin) that a class implements."""
+    return next(base for base in cls.__mro__ if Plugin in base.__bases__)
+
+
+def names(contract: type[Plugin]) -> list[str]:
+    """Names a recipe may use for this contract, sorted; nothing is imported to find them."""
+    group = contract.__module__
+    return sorted({*_built_in(group), *_entry_points(group), *_OUTSIDE.get(group, {})})
+
+
+def find(contract: type[Plugin], name: str) -> type[Plugin]:
+    """The class a recipe means by `name`; a ValueError that names the nearest choices when there is none."""
+    group = contract.__module__
+    homes = [name in _built_in(group), name in _entry_points(group), name in _OUTSIDE.get(group, {})]
+    if sum(homes) > 1:
+        raise PydanticCustomError(
+            "plugin", f"two installed {_word(contract)} plugins are called '{name}'; rename or remove one"
+        )
+    if homes[0]:
+        return _only_class(contract, importlib.import_module(f"{group}.{name}"))
+    if homes[1]:
+        entry = _entry_points(group)[name]
+        try:
+            found = entry.load()
+        except (ImportError, AttributeError, SyntaxError) as error:
+            raise PydanticCustomError(
+                "plugin", f"the plugin '{name}' of {entry.value} can't be imported: {error}"
+            ) from None
+        if not (inspect.isclass(found) and issubclass(found, contract)):
+            raise PydanticCustomError("plugin", f"the entry point {entry.value} is not a {contract.__name__}")
+        return found
+    if homes[2]:
+        return _OUTSIDE[group][name]
+    raise PydanticCustomError("plugin", f"there is no {_word(contract)} '{name}'; {suggest(name, names(contract))}")
+
+
+def register(path: Path) -> list[str]:
+    """Add the plugin classes of a user's own file; returns their names. Raises RecipeError on a clash or a broken file."""
+    if not path.is_file():
+        raise RecipeError(f"--plugin {path}: there is no such file")
+    module_name = f"compress_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise RecipeError(f"--plugin {path}: not a Python file (its name should end in .py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError, NameError, TypeError, AttributeError, ValueError) as error:
+        raise RecipeError(f"--plugin {path}: can't be imported: {type(error).__name__}: {error}") from error
+    found = [
+        member
+        for _, member in inspect.getmembers(module, inspect.isclass)
+        if issubclass(member, Plugin) and member.__module__ == module_name and Plugin not in member.__bases__
+    ]
+    if not found:
+        raise RecipeError(f"--plugin {path}: holds no plugin class (a subclass of Loss, Model, Dataset, ...)")
+    for cls in found:
+        contract, name = contract_of(cls), name_of(cls)
+        if name in names(contract) and _OUTSIDE.get(contract.__module__, {}).get(name) is not cls:
+            raise RecipeError(f"--plugin {path}: there already is a {_word(contract)} '{name}'; rename the class")
+        _OUTSIDE.setdefault(contract.__module__, {})[name] = cls
+    return [name_of(cls) for cls in found]
+
+
+def identity(value: Any) -> Any:
+    """What a key depends on: settings, versions, the content of named files, the source of code from outside.
+
+    Returns JSON-ready data. Locations do not enter.
+    """
+    if isinstance(value, BaseModel):
+        cls = type(value)
+        known: dict[str, Any] = {}
+        if isinstance(value, Plugin):
+            known = {"type": value.type, "version": value.version}
+            if not cls.__module__.startswith("compress_cli."):
+                known["source"] = hashlib.sha256(_source(cls)).hexdigest()
+        for field, info in cls.model_fields.items():
+            marks = [mark for mark in info.metadata if isinstance(mark, Location | ByContent)]
+            if any(isinstance(mark, Location) for mark in marks):
+                continue
+            given = getattr(value, field)
+            known[field] = {"sha256": file_digest(given)} if marks and given is not None else identity(given)
+        return known
+    if isinstance(value, dict):
+        return {key: identity(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [identity(each) for each in value]
+    return value
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, remembered by path, size and time of change for the life of the process."""
+    status = path.stat()
+    return _digest(str(path.resolve()), status.st_size, status.st_mtime_ns)
+
+
+def suggest(word: str, choices: list[str]) -> str:
+    """`did you mean 'distill'?`, or the whole list where nothing is near."""
+    close = difflib.get_close_matches(word, choices, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(choices)}"
+
+
+_DIGESTS: dict[tuple[str, int, int], str] = {}
+
+
+def _digest(path: str, size: int, changed: int) -> str:
+    if (path, size, changed) not in _DIGESTS:
+        with open(path, "rb") as file:
+            _DIGESTS[path, size, changed] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _DIGESTS[path, size, changed]
+
+
+def _source(cls: type) -> bytes:
+    path = inspect.getsourcefile(cls)
+    return Path(path).read_bytes() if path else json.dumps(cls.__qualname__).encode()
+
+
+def _word(contract: type[Plugin]) -> str:
+    return contract.__name__.lower()
+
+
+def _built_in(group: str) -> list[str]:
+    package = importlib.import_module(group)
+    return [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
+
+
+def _entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=group)}
+
+
+def _only_class(contract: type[Plugin], module: Any) -> type[Plugin]:
+    (found,) = (
+        member
+        for _, member in inspect.getmembers(module, inspect.isclass)
+        if issubclass(member, contract) and member.__module__ == module.__name__
+    )
+    return found
+
+
+def _with_suggestions(cls: type[Plugin], error: ValidationError) -> ValidationError:
+    """Word an unknown field as the user's slip: `there is no field 'temprature'; did you mean 'temperature'?`"""
+    lines = []
+    for line in error.errors(include_url=False):
+        kind, message = line["type"], line["msg"].removeprefix("Value error, ")
+        if kind == "extra_forbidden" and len(line["loc"]) == 1:
+            wrong = str(line["loc"][0])
+            message = f"there is no field '{wrong}'; {suggest(wrong, list(cls.model_fields))}"
+        custom = PydanticCustomError(kind, message)  # type: ignore[arg-type]
+        lines.append(InitErrorDetails(type=custom, loc=line["loc"], input=line["input"]))
+    return ValidationError.from_exception_data(cls.__name__, lines)

@@ -1,0 +1,29 @@
+"""Quantizers: how weights and activations become small integers, in a PyTorch graph or in an ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from compress_cli.plugin import Plugin
+
+
+class Quantizer(Plugin):
+    """Places and calibrates quantisation. `prepare` on the same network gives the same graph, so that a Program can be
+    rebuilt from settings and a state dict."""
+
+    def prepare(self, network: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
+        """A graph with observers; run it over calibration batches, then convert. Takes and gives what `network` does."""
+        raise NotImplementedError
+
+    def convert(self, prepared: nn.Module) -> nn.Module:
+        """The quantised graph that runs and exports."""
+        raise NotImplementedError
+
+    def quantize_onnx(self, model: Path, batches: Iterable[dict[str, np.ndarray]], output: Path) -> dict[str, Any]:
+        """Quantise an ONNX file after calibrating on batches of its inputs; returns facts (layers left float, ...)."""
+        raise NotImplementedError

@@ -1,0 +1,33 @@
+"""Tasks: what counts as good, in NumPy. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from compress_cli.intervals import Estimate
+from compress_cli.plugin import Plugin
+from compress_cli.signature import Signature
+
+
+class Task(Plugin):
+    """Metrics, the primary one with its direction, and the name of the loss on hard labels."""
+
+    loss: ClassVar[str]
+    """The file in `losses/` that trains on the true targets."""
+    primary: ClassVar[str]
+    """The metric that choices (best epoch) and the report go by."""
+    better: ClassVar[Literal["higher", "lower"]] = "higher"
+
+    def check(self, signature: Signature, targets: dict[str, np.ndarray]) -> None:
+        """DataError where targets do not fit the signature: a missing name, a label out of range."""
+        raise NotImplementedError
+
+    def evaluate(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, Estimate]:
+        """Metric name -> estimate with interval. heads: name -> (N, size); targets: name -> (N,)."""
+        raise NotImplementedError
+
+    def correct(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> np.ndarray:
+        """(N,) float: the primary metric's share of each sample, for paired comparisons."""
+        raise NotImplementedError

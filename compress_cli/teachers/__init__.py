@@ -1,0 +1,32 @@
+"""Teachers: what a student learns from, opened from an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from compress_cli.artifact import Artifact
+from compress_cli.batch import Batch, Outputs
+from compress_cli.plugin import Plugin, find, names
+
+Opened = Callable[[Batch], Outputs]
+"""A teacher at work: evaluation mode, no gradient, outputs on the batch's device."""
+
+
+class Teacher(Plugin):
+    """Opens the artifacts it takes."""
+
+    takes: ClassVar[tuple[type[Artifact], ...]]
+
+    def open(self, artifact: Artifact, layers: tuple[str, ...], device: str) -> Opened:
+        """A callable that also observes `layers`; RecipeError where a layer is unknown or can't be observed."""
+        raise NotImplementedError
+
+
+def teacher_for(artifact: Artifact) -> Teacher:
+    """The teacher plugin that takes this kind of artifact."""
+    for name in names(Teacher):
+        found = find(Teacher, name)
+        if issubclass(found, Teacher) and isinstance(artifact, found.takes):
+            return found()
+    raise TypeError(f"no teacher takes a {artifact.manifest.kind}")  # the plan lets none through
