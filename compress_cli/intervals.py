@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -31,11 +33,11 @@ def wilson(successes: int, samples: int, z: float = Z95) -> Estimate:
     return Estimate(value=p, low=max(0.0, min(p, centre - half)), high=min(1.0, max(p, centre + half)), samples=samples)
 
 
-def bootstrap(values: np.ndarray, statistic: str = "mean", draws: int = 2000, seed: int = 0) -> Estimate:
+def bootstrap(values: np.ndarray, statistic: Literal["mean", "median"] = "mean", draws: int = 2000, seed: int = 0) -> Estimate:
     """The mean or median of per-sample values (N,) with a percentile bootstrap interval (Efron 1979)."""
     if len(values) == 0:
         raise ValueError("a statistic of no samples has no value")
-    of = {"mean": np.mean, "median": np.median}[statistic]
+    of: Callable[[np.ndarray], np.floating] = np.median if statistic == "median" else np.mean
     generator = np.random.default_rng(seed)
     drawn = np.array([of(values[generator.integers(0, len(values), len(values))]) for _ in range(draws)])
     low, high = np.quantile(drawn, [0.025, 0.975])

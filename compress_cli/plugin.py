@@ -151,9 +151,7 @@ def find(contract: type[Plugin], name: str) -> type[Plugin]:
         try:
             found = entry.load()
         except (ImportError, AttributeError, SyntaxError) as error:
-            raise PydanticCustomError(
-                "plugin", f"the plugin '{name}' of {entry.value} can't be imported: {error}"
-            ) from None
+            raise PydanticCustomError("plugin", f"the plugin '{name}' of {entry.value} can't be imported: {error}") from None
         if not (inspect.isclass(found) and issubclass(found, contract)):
             raise PydanticCustomError("plugin", f"the entry point {entry.value} is not a {contract.__name__}")
         return found

@@ -54,9 +54,7 @@ class Store:
                 f"{error.filename}: can't be written (permission denied); choose another folder with --store"
             ) from None
         except FileExistsError as error:
-            raise ArtifactError(
-                f"{error.filename}: is a file, not a folder; choose another place with --store"
-            ) from None
+            raise ArtifactError(f"{error.filename}: is a file, not a folder; choose another place with --store") from None
 
     def commit(self, key: str) -> Artifact:
         """Give the working folder, whose manifest is written, its lasting name."""

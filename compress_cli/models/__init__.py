@@ -27,9 +27,7 @@ class Network(nn.Module):
     def __init__(self, body: nn.Module, signature: Signature):
         super().__init__()
         self.signature = signature
-        self.normalise = nn.ModuleList(
-            Normalise(each) if each.mean else nn.Identity() for each in signature.inputs.values()
-        )
+        self.normalise = nn.ModuleList(Normalise(each) if each.mean else nn.Identity() for each in signature.inputs.values())
         self.body = body
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:

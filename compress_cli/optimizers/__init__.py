@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import nn, optim
 from pydantic import Field
+from torch import nn, optim
 
 from compress_cli.plugin import Plugin
 

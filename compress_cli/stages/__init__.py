@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from compress_cli.artifact import Artifact
-from compress_cli.datasets import Dataset, Split, SplitName
+from compress_cli.context import Context
+from compress_cli.datasets import SplitName
 from compress_cli.plugin import Plugin
-from compress_cli.progress import Log
-from compress_cli.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -26,30 +23,6 @@ class Role:
     many: bool = False  # the recipe may list several
 
 
-@dataclass(frozen=True)
-class Context:
-    """All a stage may use besides its settings; a new field needs a reason."""
-
-    inputs: dict[str, tuple[Artifact, ...]]  # by role; empty = not given
-    output: Path  # empty, or what an interrupted try left for resuming; becomes the artifact
-    dataset: Dataset
-    task: Task
-    device: str  # "cpu", "cuda", "cuda:1"
-    seed: int
-    log: Log
-    scratch: Path  # the store's memory of choices that are made once per machine (precision)
-    limit: int | None = None  # at most this many training steps and batches anywhere: the smoke run's two
-    splits: tuple[SplitName, ...] = ("train", "val")  # what the stage may see
-    environment: dict[str, Any] = field(default_factory=dict)  # for the manifest; a stage adds what it chose
-
-    def split(self, name: SplitName, batch: int = 32) -> Split:
-        """A split of the dataset; of a smoke run's, the first `limit` batches of that size."""
-        if name not in self.splits:
-            raise PermissionError(f"this stage may not see the {name} split")  # a bug of ours: choices never see test
-        whole = self.dataset.split(name)
-        return whole if self.limit is None else whole.take(np.s_[: self.limit * batch])
-
-
 class Stage(Plugin):
     """One step of a recipe.
 
@@ -60,6 +33,8 @@ class Stage(Plugin):
     consumes: ClassVar[dict[str, Role]] = {}
     shared: ClassVar[dict[str, int]] = {}
     """Versions of the nouns whose change changes this stage's bytes: `{"training": training.VERSION}`."""
+    splits: ClassVar[tuple[SplitName, ...]] = ("train", "val")
+    """What it may see; only measuring sees `test`."""
     long: ClassVar[bool] = False
     """Whether it may take minutes: a smoke run goes before the first of them."""
 

@@ -1,0 +1,39 @@
+"""What a stage may use besides its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress_cli.artifact import Artifact
+from compress_cli.datasets import Dataset, Split, SplitName
+from compress_cli.progress import Log
+from compress_cli.tasks import Task
+
+
+@dataclass(frozen=True)
+class Context:
+    """All a stage may use besides its settings; a new field needs a reason."""
+
+    inputs: dict[str, tuple[Artifact, ...]]  # by role; empty = not given
+    output: Path  # empty, or what an interrupted try left for resuming; becomes the artifact
+    dataset: Dataset
+    task: Task
+    device: str  # "cpu", "cuda", "cuda:1"
+    seed: int
+    log: Log
+    key: str  # of this step: an exported file names it
+    memory: Path  # a folder that remembers choices made once per machine (precision)
+    limit: int | None = None  # at most this many training steps and batches anywhere: the smoke run's two
+    splits: tuple[SplitName, ...] = ("train", "val")  # what the stage may see
+    environment: dict[str, Any] = field(default_factory=dict)  # for the manifest; a stage adds what it chose
+
+    def split(self, name: SplitName, batch: int = 32) -> Split:
+        """A split of the dataset; in a smoke run its first `limit` batches of that size."""
+        if name not in self.splits:
+            raise PermissionError(f"this stage may not see the {name} split")  # a bug of ours: choices never see test
+        whole = self.dataset.split(name)
+        return whole if self.limit is None else whole.take(np.s_[: self.limit * batch])

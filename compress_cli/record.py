@@ -1,0 +1,53 @@
+"""What a run leaves for its report: `run.json` in the run's folder, naming steps and store entries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from compress_cli.errors import ArtifactError
+
+RECORD = "run.json"
+
+
+class Row(BaseModel):
+    """One stage of a run and the store entries about it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str  # the stage's name in the recipe
+    stage: str  # the stage's type
+    key: str  # its artifact in the store
+    cached: bool  # it was up to date and did not run
+    onnx: str | None = None  # key of the OnnxModel it was measured through; equal to `key` where it is one
+    measurement: str | None = None  # key of its Measurement on the test split
+    comparison: str | None = None  # key of its latency Comparison against the baseline
+    reason: str = ""  # why there is no measurement
+
+
+class Record(BaseModel):
+    """A whole run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipe: str
+    store: str  # the store's folder, relative to the run's folder where that is possible
+    seed: int
+    baseline: str  # name of the row that the others are compared with
+    rows: list[Row]
+    wall_time_s: float
+
+    def write(self, directory: Path) -> None:
+        (directory / RECORD).write_text(self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def read(cls, directory: Path) -> Record:
+        """The record of the run in `directory`; ArtifactError where there is none or it can't be read."""
+        path = directory / RECORD
+        if not path.is_file():
+            raise ArtifactError(f"{directory}: holds no run ({RECORD} is missing); `compress run` makes one")
+        try:
+            return cls.model_validate_json(path.read_text())
+        except (ValidationError, ValueError) as error:
+            raise ArtifactError(f"{path}: can't be read ({str(error).splitlines()[0]}); run the recipe again") from None
