@@ -55,14 +55,26 @@ InputFile = Annotated[Path, BeforeValidator(_relative_to_recipe), ByContent()]
 Folder = Annotated[Path, BeforeValidator(_relative_to_recipe), Location()]
 
 
-class Plugin(BaseModel):
+class Settings(BaseModel):
+    """Fields that a recipe may set: frozen, strictly checked, with a slip of the pen answered by the nearest name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _worded(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise _with_suggestions(cls, error) from None
+
+
+class Plugin(Settings):
     """Settings that know how to do their job: frozen, checked, complete when dumped.
 
     A contract (Stage, Loss, Criterion, ...) subclasses Plugin directly and lives in its folder's `__init__.py`; every
     other file of that folder holds one implementation.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     version: ClassVar[int] = 1
     """Raise it when the same settings give another result."""
@@ -81,13 +93,8 @@ class Plugin(BaseModel):
     @classmethod
     def _resolve(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
         """`soft_targets` or `{type: soft_targets, ...}` becomes the class in losses/soft_targets.py."""
-        if isinstance(value, Plugin):
+        if isinstance(value, Plugin) or Plugin not in cls.__bases__:
             return handler(value)
-        if Plugin not in cls.__bases__:
-            try:
-                return handler(value)
-            except ValidationError as error:
-                raise _with_suggestions(cls, error) from None
         settings = {"type": value} if isinstance(value, str) else value
         if not isinstance(settings, dict) or not isinstance(settings.get("type"), str):
             raise PydanticCustomError("plugin", f"a {_word(cls)} is a name, or a mapping with a 'type'")
@@ -264,7 +271,7 @@ def _only_class(contract: type[Plugin], module: Any) -> type[Plugin]:
     return found
 
 
-def _with_suggestions(cls: type[Plugin], error: ValidationError) -> ValidationError:
+def _with_suggestions(cls: type[BaseModel], error: ValidationError) -> ValidationError:
     """Word an unknown field as the user's slip: `there is no field 'temprature'; did you mean 'temperature'?`"""
     lines = []
     for line in error.errors(include_url=False):
