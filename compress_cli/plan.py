@@ -224,7 +224,7 @@ class _Planner:
             measured = self._step(f"{name}.measurement", _stage(measure), {"start": (file,)}, step.loc, implied=True)
             compared = None
             if baseline and step is not baseline:
-                roles = {"baseline": (files[baseline.name],), "start": (file,)}
+                roles: dict[str, tuple[Step, ...]] = {"baseline": (files[baseline.name],), "start": (file,)}
                 compared = self._step(f"{name}.comparison", _stage(compare), roles, step.loc, implied=True)
             yield Row(step, file, measured, compared)
 

@@ -20,7 +20,7 @@ import torch
 from compress_cli import artifact
 from compress_cli.artifact import Artifact, Comparison, Measurement, Source
 from compress_cli.context import Context
-from compress_cli.errors import ArtifactError, CompressError, RecipeError, StageError
+from compress_cli.errors import ArtifactError, CompressError, Interrupted, RecipeError, StageError
 from compress_cli.plan import Plan, Row, Step
 from compress_cli.progress import Progress
 from compress_cli.record import Record
@@ -47,6 +47,7 @@ class Trial:
     step: Step
     seconds: float
     bytes: int
+    memory: int  # the process's peak so far, in bytes
 
 
 @dataclass
@@ -75,11 +76,14 @@ class Run:
         for name in self.force:
             self.plan.step(name)
         begun = time.monotonic()
-        if any(step.stage.long and self._current(step) is None for step in self.plan.steps):
-            smoke(self.plan, self.listener)
         make_folder(self.directory)
-        for step in self.plan.steps:
-            self._advance(step)
+        try:
+            if any(step.stage.long and self.current(step) is None for step in self.plan.steps):
+                smoke(self.plan, self.listener)
+            for step in self.plan.steps:
+                self._advance(step)
+        except KeyboardInterrupt as signal:
+            raise Interrupted(f"interrupted; {self._kept()}", signal.args) from None
         self._link()
         rows = [self._row(row) for row in self.plan.rows]
         recipe = self.plan.recipe
@@ -101,7 +105,7 @@ class Run:
         if missing:
             self.problems[step.key] = self.problems[missing[0].key]
             return
-        found = self._current(step)
+        found = self.current(step)
         if found is not None:
             self.artifacts[step.key] = found
             self.cached.add(step.key)
@@ -117,29 +121,29 @@ class Run:
             self.problems[step.key] = str(error)
         self.listener.ended(step, False, time.monotonic() - begun, self.problems.get(step.key, ""))
 
-    def _current(self, step: Step) -> Artifact | None:
-        """The step's artifact if it is whole, unforced, and made of the inputs that are there now."""
+    def current(self, step: Step) -> Artifact | None:
+        """The step's artifact if it is whole, unforced, and made of the inputs that are there now.
+
+        ArtifactError where it is there but damaged."""
         if step.name in self.force and not step.implied:
             return None
         found = self.store.get(step.key)
         if found is None:
             return None
         inputs = {role: [self._input(each) for each in steps] for role, steps in step.inputs.items()}
-        if any(each is None for sources in inputs.values() for each in sources):
-            return None
-        now = {role: [Source(key=a.manifest.key, digest=a.digest) for a in sources if a] for role, sources in inputs.items()}
-        if now != found.manifest.inputs:
+        there = {role: [each for each in sources if each] for role, sources in inputs.items()}
+        if there != inputs or {role: _recorded(sources) for role, sources in there.items()} != found.manifest.inputs:
             return None
         found.verify()
         return found
 
     def _input(self, step: Step) -> Artifact | None:
-        return self.artifacts.get(step.key) or self._current(step)
+        return self.artifacts.get(step.key) or self.current(step)
 
     def _make(self, step: Step) -> Artifact:
         inputs = {role: tuple(self.artifacts[each.key] for each in steps) for role, steps in step.inputs.items()}
         with self.store.working(step.key) as output, (self.directory / LOG).open("a") as log:
-            made_elsewhere = None if step.name in self.force else self._current(step)
+            made_elsewhere = None if step.name in self.force else self.current(step)
             if made_elsewhere is not None:  # another run held the lock and finished it
                 shutil.rmtree(output)
                 return made_elsewhere
@@ -185,7 +189,7 @@ class Run:
     def _kept(self) -> str:
         whole = [step.name for step in self.plan.stages if step.key in self.artifacts]
         kept = f"kept: {', '.join(whole)}" if whole else "no stage was finished before it"
-        return f"{kept}; mend the cause and run the same command: it goes on from there"
+        return f"{kept}; the same command goes on from there"
 
 
 def smoke(plan: Plan, listener: Listener) -> list[Trial]:
@@ -223,7 +227,8 @@ def smoke(plan: Plan, listener: Listener) -> list[Trial]:
             assert whole is not None
             made[step.key] = whole
             projected = seconds + max(0, facts.get("planned_steps", 0) - SMOKE_BATCHES) * facts.get("seconds_per_step", 0.0)
-            trials.append(Trial(step, projected, sum(each.bytes for each in whole.manifest.files.values())))
+            size = sum(each.bytes for each in whole.manifest.files.values())
+            trials.append(Trial(step, projected, size, _peak_memory()))
             listener.ended(step, False, seconds, "")
     return trials
 
@@ -299,7 +304,6 @@ def _finish(step: Step, context: Context, facts: dict[str, Any], seconds: float)
         role: [Source(key=each.manifest.key, digest=each.digest) for each in sources]
         for role, sources in context.inputs.items()
     }
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the process so far
     artifact.write_manifest(
         context.output,
         step.kind,
@@ -307,9 +311,18 @@ def _finish(step: Step, context: Context, facts: dict[str, Any], seconds: float)
         step.stage.model_dump(mode="json"),
         facts,
         inputs,
-        {**context.environment, "peak_memory_bytes": peak},
+        {**context.environment, "peak_memory_bytes": _peak_memory()},
         seconds,
     )
+
+
+def _peak_memory() -> int:
+    """Of the process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _recorded(sources: Sequence[Artifact]) -> list[Source]:
+    return [Source(key=each.manifest.key, digest=each.digest) for each in sources]
 
 
 def _sources(step: Step) -> Sequence[Step]:
