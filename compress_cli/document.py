@@ -42,7 +42,7 @@ _TYPES: dict[str, tuple[str, str, Callable[[str], Any]]] = {  # tag -> pattern, 
         "-+0123456789",
         lambda text: int(text, 0 if text[:2] in ("0o", "0x") else 10),
     ),
-    "float": (_FLOAT, "-+.0123456789", lambda text: float(text)),
+    "float": (_FLOAT, "-+.0123456789", lambda text: float(re.sub(r"\.(?=[a-zA-Z])", "", text))),
 }
 for _tag, (_pattern, _first, _) in _TYPES.items():
     _initial = ["" if each == "\0" else each for each in _first]

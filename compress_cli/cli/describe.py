@@ -68,8 +68,7 @@ def _field(spec: dict[str, Any], definitions: dict[str, Any], required: bool) ->
 def _type(spec: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "$ref" in spec:
         target = definitions[spec["$ref"].rpartition("/")[2]]
-        kind = target.get("properties", {}).get("type", {}).get("const")
-        return kind or "mapping"
+        return str(target.get("properties", {}).get("type", {}).get("const", "mapping"))
     if "const" in spec:
         return str(spec["const"])
     if "enum" in spec:
@@ -78,7 +77,7 @@ def _type(spec: dict[str, Any], definitions: dict[str, Any]) -> str:
         return " | ".join(dict.fromkeys(_type(each, definitions) for each in spec["anyOf"]))
     if spec.get("type") == "array":
         return f"list of {_type(spec.get('items', {}), definitions)}"
-    return {"null": "nothing", "object": "mapping"}.get(spec.get("type", ""), spec.get("type", "any"))
+    return {"null": "nothing", "object": "mapping"}.get(spec.get("type", ""), str(spec.get("type", "any")))
 
 
 def _table(fields: dict[str, dict[str, Any]]) -> None:

@@ -13,9 +13,7 @@ def command(
     overrides: Set = [],  # noqa: B006 - typer copies it
     output: Output = Path("runs"),
     store: StoreFolder = None,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="also try two batches through every stage, in a folder thrown away")
-    ] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="also try two batches through every stage")] = False,
     plugins: Plugins = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
