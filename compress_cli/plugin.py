@@ -6,6 +6,7 @@ through `--plugin my_models.py` (its classes, in snake case). Nothing is importe
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
@@ -55,14 +56,26 @@ InputFile = Annotated[Path, BeforeValidator(_relative_to_recipe), ByContent()]
 Folder = Annotated[Path, BeforeValidator(_relative_to_recipe), Location()]
 
 
-class Plugin(BaseModel):
+class Settings(BaseModel):
+    """Fields that a recipe may set: frozen, strictly checked, with a slip of the pen answered by the nearest name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _worded(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise _with_suggestions(cls, error) from None
+
+
+class Plugin(Settings):
     """Settings that know how to do their job: frozen, checked, complete when dumped.
 
     A contract (Stage, Loss, Criterion, ...) subclasses Plugin directly and lives in its folder's `__init__.py`; every
     other file of that folder holds one implementation.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     version: ClassVar[int] = 1
     """Raise it when the same settings give another result."""
@@ -81,13 +94,8 @@ class Plugin(BaseModel):
     @classmethod
     def _resolve(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
         """`soft_targets` or `{type: soft_targets, ...}` becomes the class in losses/soft_targets.py."""
-        if isinstance(value, Plugin):
+        if isinstance(value, Plugin) or Plugin not in cls.__bases__:
             return handler(value)
-        if Plugin not in cls.__bases__:
-            try:
-                return handler(value)
-            except ValidationError as error:
-                raise _with_suggestions(cls, error) from None
         settings = {"type": value} if isinstance(value, str) else value
         if not isinstance(settings, dict) or not isinstance(settings.get("type"), str):
             raise PydanticCustomError("plugin", f"a {_word(cls)} is a name, or a mapping with a 'type'")
@@ -158,6 +166,21 @@ def find(contract: type[Plugin], name: str) -> type[Plugin]:
     if homes[2]:
         return _OUTSIDE[group][name]
     raise PydanticCustomError("plugin", f"there is no {_word(contract)} '{name}'; {suggest(name, names(contract))}")
+
+
+def catalogue() -> dict[str, dict[str, str]]:
+    """Folder -> plugin name -> first line of its docstring, read from the files without importing them."""
+    home = Path(__file__).parent
+    found: dict[str, dict[str, str]] = {}
+    for folder in sorted(each.parent for each in home.glob("*/__init__.py")):
+        group = f"compress_cli.{folder.name}"
+        if "(Plugin)" not in (folder / "__init__.py").read_text():
+            continue
+        built_in = {path.stem: _summary(path) for path in sorted(folder.glob("[a-z]*.py"))}
+        entries = {name: f"from {entry.value}" for name, entry in _entry_points(group).items()}
+        own = {name: (cls.__doc__ or "").strip().partition("\n")[0] for name, cls in _OUTSIDE.get(group, {}).items()}
+        found[folder.name] = {**built_in, **entries, **own}
+    return found
 
 
 def register(path: Path) -> list[str]:
@@ -255,6 +278,13 @@ def _entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=group)}
 
 
+def _summary(path: Path) -> str:
+    """The first line of the docstring of a plugin file's class."""
+    tree = ast.parse(path.read_text())
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and ast.get_docstring(node)]
+    return (ast.get_docstring(classes[0]) or "").partition("\n")[0] if classes else ""
+
+
 def _only_class(contract: type[Plugin], module: Any) -> type[Plugin]:
     (found,) = (
         member
@@ -264,7 +294,7 @@ def _only_class(contract: type[Plugin], module: Any) -> type[Plugin]:
     return found
 
 
-def _with_suggestions(cls: type[Plugin], error: ValidationError) -> ValidationError:
+def _with_suggestions(cls: type[BaseModel], error: ValidationError) -> ValidationError:
     """Word an unknown field as the user's slip: `there is no field 'temprature'; did you mean 'temperature'?`"""
     lines = []
     for line in error.errors(include_url=False):

@@ -39,22 +39,21 @@ class Store:
     @contextmanager
     def working(self, key: str) -> Iterator[Path]:
         """Hold the key's lock and yield its working folder, which holds what an interrupted try left."""
+        partial, locked = self.partial(key), self.root / f"{key}.lock"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            partial = self.partial(key)
-            with (self.root / f"{key}.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the kernel when its holder dies
-                partial.mkdir(exist_ok=True)
-                try:
-                    yield partial
-                finally:
-                    (self.root / f"{key}.lock").unlink(missing_ok=True)
-        except PermissionError as error:
+            lock = locked.open("w")
+        except OSError as error:
             raise ArtifactError(
-                f"{error.filename}: can't be written (permission denied); choose another folder with --store"
+                f"{self.root}: can't be written ({error.strerror}); choose another folder with --store"
             ) from None
-        except FileExistsError as error:
-            raise ArtifactError(f"{error.filename}: is a file, not a folder; choose another place with --store") from None
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the kernel when its holder dies
+            partial.mkdir(exist_ok=True)
+            try:
+                yield partial
+            finally:
+                locked.unlink(missing_ok=True)
 
     def commit(self, key: str) -> Artifact:
         """Give the working folder, whose manifest is written, its lasting name."""

@@ -1,0 +1,170 @@
+"""Artifacts become modules that run, and modules become files.
+
+A Checkpoint holds `architecture.json` (model, signature, edits) and `weights.safetensors`; a Program adds the quantizer's
+settings and the prepared graph's state, and is rebuilt by preparing again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from compress_cli.artifact import Artifact, Checkpoint, Program
+from compress_cli.edits import Edit
+from compress_cli.errors import ArtifactError
+from compress_cli.models import Model, Network
+from compress_cli.quantizers import Quantizer
+from compress_cli.signature import Input, Signature
+
+ARCHITECTURE, WEIGHTS, QUANTIZER, STATE = "architecture.json", "weights.safetensors", "quantizer.json", "state.safetensors"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A network together with what is needed to build it again."""
+
+    network: Network
+    model: Model
+    edits: tuple[Edit, ...] = ()
+
+    @property
+    def signature(self) -> Signature:
+        return self.network.signature
+
+
+def build(model: Model, signature: Signature, seed: int) -> Restored:
+    """A network with fresh weights, a function of the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Restored(Network(model.build(signature), signature), model)
+
+
+def save(restored: Restored, output: Path) -> None:
+    """Write a Checkpoint's files into `output`."""
+    document = {
+        "model": restored.model.model_dump(mode="json"),
+        "signature": restored.signature.model_dump(mode="json"),
+        "edits": [edit.model_dump(mode="json") for edit in restored.edits],
+    }
+    (output / ARCHITECTURE).write_text(json.dumps(document, indent=1) + "\n")
+    _write(restored.network.state_dict(), output / WEIGHTS)
+
+
+def checkpoint(artifact: Artifact) -> Restored:
+    """The network of a Checkpoint (or the one a Program came from), on the CPU, in evaluation mode.
+
+    Its weights are bit for bit those saved. ArtifactError where files are damaged or don't belong together.
+    """
+    path = artifact.file(ARCHITECTURE)
+    document = _read(path)
+    try:
+        model = Model.model_validate(document["model"])
+        signature = Signature.model_validate(document["signature"])
+        edits = tuple(Edit.model_validate(each) for each in document["edits"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ArtifactError(f"{path}: does not describe a model that is known here ({_first(error)})") from None
+    with torch.random.fork_rng(devices=[]):
+        network = Network(model.build(signature), signature)
+    for edit in edits:
+        edit(network.body)
+    load(network, _tensors(artifact.file(WEIGHTS)), artifact.file(WEIGHTS))
+    return Restored(network.eval(), model, edits)
+
+
+def save_program(restored: Restored, quantizer: Quantizer, prepared: nn.Module, output: Path) -> None:
+    """Write a Program's files: the checkpoint it came from, the quantizer's settings, the prepared graph's state."""
+    save(restored, output)
+    (output / QUANTIZER).write_text(json.dumps(quantizer.model_dump(mode="json"), indent=1) + "\n")
+    _write(prepared.state_dict(), output / STATE)
+
+
+def program(artifact: Artifact) -> nn.Module:
+    """The converted graph of a Program: inputs in the signature's order -> heads by name."""
+    path = artifact.file(QUANTIZER)
+    try:
+        quantizer = Quantizer.model_validate(_read(path))
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: does not describe a quantizer that is known here ({_first(error)})") from None
+    restored = checkpoint(artifact)
+    prepared = quantizer.prepare(restored.network, example(restored.signature))
+    load(prepared, _tensors(artifact.file(STATE)), artifact.file(STATE))
+    return quantizer.convert(prepared)
+
+
+def runnable(artifact: Artifact) -> nn.Module:
+    """What runs in PyTorch: a Checkpoint's network or a Program's graph."""
+    return program(artifact) if isinstance(artifact, Program) else checkpoint(artifact).network
+
+
+def signature_of(artifact: Artifact) -> Signature:
+    """What the model of a Checkpoint or Program takes and gives."""
+    assert isinstance(artifact, Checkpoint | Program), artifact.manifest.kind
+    path = artifact.file(ARCHITECTURE)
+    try:
+        return Signature.model_validate(_read(path)["signature"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ArtifactError(f"{path}: holds no signature ({_first(error)})") from None
+
+
+def example(signature: Signature, samples: int = 2) -> tuple[Tensor, ...]:
+    """Inputs of the right shapes and types, in order: something to trace with."""
+    return tuple(_fill(each, samples) for each in signature.inputs.values())
+
+
+def load(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Strictly load a state dict; ArtifactError names the first keys that are missing, unknown or of another shape."""
+    own = module.state_dict()
+    missing = [name for name in own if name not in weights]
+    unknown = [name for name in weights if name not in own]
+    wrong = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    reasons = [
+        f"{len(found)} {what} (such as {', '.join(found[:3])})"
+        for what, found in (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
+        if found
+    ]
+    if reasons:
+        raise ArtifactError(f"{path}: the weights do not fit the architecture: {'; '.join(reasons)}")
+    module.load_state_dict(weights)
+
+
+def _fill(spec: Input, samples: int) -> Tensor:
+    kind = getattr(torch, spec.dtype)
+    generator = torch.Generator().manual_seed(0)
+    if not kind.is_floating_point:
+        return torch.zeros(samples, *spec.shape, dtype=kind)
+    return torch.rand(samples, *spec.shape, dtype=kind, generator=generator)
+
+
+def _write(state: dict[str, Tensor], path: Path) -> None:
+    """safetensors refuses tensors that are not contiguous or share memory: every tensor gets its own."""
+    save_file({name: each.detach().cpu().clone(memory_format=torch.contiguous_format) for name, each in state.items()}, path)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: is not a whole safetensors file ({error})") from None
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: is not JSON ({error})") from None
+
+
+def _first(error: Exception) -> str:
+    return str(error).partition("\n")[0]
