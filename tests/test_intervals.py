@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+
 from compress_cli.intervals import bootstrap, mcnemar, median, paired_difference, wilson
 
 
