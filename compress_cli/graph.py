@@ -38,6 +38,7 @@ INTEGER_BIASES = {"DequantizeLinear": (0,), "QLinearConv": (8,), "QGemm": (6,)}
 NEVER_WEIGHTS = ("int64", "bool", "string", "uint64", "uint32", "int16", "uint16")  # shapes, indices, masks
 UNCOUNTED = {"Attention", "MultiHeadAttention", "GroupQueryAttention", "LSTM", "GRU", "RNN", "Einsum", "DeformConv"}
 BRANCHING = {"If", "Loop", "Scan"}
+VERSION = 1
 LARGE = 4096  # values; shape inference reads shapes from smaller tensors than this
 
 
@@ -91,8 +92,8 @@ def _size(path: Path, model: onnx.ModelProto) -> int:
         for entry in tensor.external_data
         if entry.key == "location"
     }
-    beside = [path.parent / place for place in places if Path(place).name == place]
-    return path.stat().st_size + sum(each.stat().st_size for each in beside if each.is_file())
+    beside = [path.parent / place for place in places if not Path(place).is_absolute() and ".." not in Path(place).parts]
+    return sum(each.stat().st_size for each in (path, *beside) if each.is_file())
 
 
 # --- parameters
@@ -192,7 +193,7 @@ def _shapes(model: onnx.ModelProto) -> tuple[int, dict[str, Shape]]:
     bare.CopyFrom(model)
     del bare.graph.value_info[:]  # may be left from before the graph was changed
     initial = {each.name for each in bare.graph.initializer}
-    batches = set()
+    batches: set[int] = set()
     for port in (each for each in bare.graph.input if each.name not in initial):
         axes = port.type.tensor_type.shape.dim
         if axes and not axes[0].dim_value:

@@ -64,10 +64,11 @@ def median(values: np.ndarray, confidence: float) -> Estimate:
     ordered, count = np.sort(values), len(values)
     if count == 0:
         raise ValueError("a statistic of no samples has no value")
-    below, cut = 0.5**count, 0
-    while below + math.comb(count, cut + 1) * 0.5**count <= (1 - confidence) / 2:
+    cut, ways, outside = 0, count, 1 + count  # of 2**count; ways to have cut + 1 values below, and at most so many
+    while outside / (1 << count) <= (1 - confidence) / 2:
         cut += 1
-        below += math.comb(count, cut) * 0.5**count
+        ways = ways * (count - cut) // (cut + 1)
+        outside += ways
     return Estimate(
         value=float(np.median(ordered)), low=float(ordered[cut]), high=float(ordered[count - 1 - cut]), samples=count
     )
@@ -87,7 +88,7 @@ def paired_difference(before: np.ndarray, after: np.ndarray) -> Estimate:
     both, first, second, neither = _agreement(before, after)
     earlier, later = wilson(both + first, samples), wilson(both + second, samples)
     products = (both + first) * (second + neither) * (both + second) * (first + neither)
-    cross = both * neither - first * second
+    cross = float(both * neither - first * second)
     if cross > 0:
         cross = max(cross - samples / 2, 0)  # the paper's continuity correction of the correlation
     correlation = cross / math.sqrt(products) if products else 0.0
@@ -108,7 +109,7 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
     """
     _, first, second, _ = _agreement(before, after)
     differing, fewer = first + second, min(first, second)
-    return min(1.0, 2 * sum(math.comb(differing, k) for k in range(fewer + 1)) / 2**differing)
+    return min(1.0, 2 * sum(math.comb(differing, k) for k in range(fewer + 1)) / (1 << differing))
 
 
 def _agreement(before: np.ndarray, after: np.ndarray) -> tuple[int, int, int, int]:

@@ -18,6 +18,7 @@ from compress_cli.runtime import Session
 Verdict = Literal["faster", "same", "slower", "too noisy to say"]
 Feeds = dict[str, np.ndarray]
 
+VERSION = 1
 BLOCK_S = 0.003  # runs of one model before the other has its turn: long beside a clock tick, short beside a disturbance
 FEWEST_ROUNDS = 8  # the least for which the median has a 99% interval
 CONFIDENCE = 0.99

@@ -88,6 +88,14 @@ def test_median_by_hand():
     assert (median(values, 0.90).low, median(values, 0.90).high) == (1, 6)
 
 
+def test_many_values_do_not_overflow():
+    values = np.arange(5001.0)
+    half = (median(values, 0.95).high - median(values, 0.95).low) / 2
+    assert half == pytest.approx(1.96 * math.sqrt(5001) / 2, rel=0.03)  # the binomial's normal approximation
+    before = np.arange(6000) % 2
+    assert mcnemar(before, 1 - before) == 1.0
+
+
 @pytest.mark.parametrize("interval", ["median", "wilson", "paired"])
 def test_coverage(interval):
     # 2000 tries of a 95% interval: fewer than 93% would be 4 deviations off; seeded, so it can't fail by chance
