@@ -1,6 +1,7 @@
 """Artifacts are whole or not there, and every change of theirs is found."""
 
 import json
+import multiprocessing
 
 import pytest
 
@@ -131,3 +132,26 @@ def test_the_digest_is_of_kind_and_content_alone(store):
     first, second = make(store, "k"), make(store, "other")
     assert first.digest == second.digest
     assert make(store, "k", b"else").digest != first.digest
+
+
+def take_turns(store, counter, times):
+    for _ in range(times):
+        with store.working("k") as folder:
+            if not counter.exists():
+                counter.write_text("0")
+            value = int(counter.read_text())
+            (folder / "busy").touch(exist_ok=False)
+            counter.write_text(str(value + 1))
+            (folder / "busy").unlink()
+
+
+def test_only_one_process_works_on_a_key(store, tmp_path):
+    counter = tmp_path / "counter"
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=take_turns, args=(store, counter, 100)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0, 0]
+    assert counter.read_text() == "400"
