@@ -11,20 +11,19 @@ from torch.fx import GraphModule, Node
 
 from compress_cli.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
-from compress_cli.models import Network
 from compress_cli.plugin import suggest
 from compress_cli.signature import Signature
 
 VERSION = 1  # raise it when the same layer name gives other features
 
-_BODY = "body."  # where a Network keeps the model whose layers recipes name
+_BODY = "body"  # where a network keeps the model whose layers recipes name; around it stands the normalisation
 
 
 @contextmanager
 def observe(network: nn.Module, layers: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
     """Yield a dict that every forward pass fills with the outputs of these layers, layer name -> (N, ...).
 
-    Names are relative to the body of a Network. A layer that runs several times leaves its last output. In an exported
+    Names are relative to the network's `body`. A layer that runs several times leaves its last output. In an exported
     graph, where modules no longer exist, a layer's output is the last node that came from it. RecipeError where there is
     no such layer.
     """
@@ -38,7 +37,9 @@ def observe(network: nn.Module, layers: tuple[str, ...]) -> Iterator[dict[str, T
             detach()
 
 
-def outputs(network: nn.Module, signature: Signature, batch: Batch, layers: tuple[str, ...], seen: dict[str, Tensor]) -> Outputs:
+def outputs(
+    network: nn.Module, signature: Signature, batch: Batch, layers: tuple[str, ...], seen: dict[str, Tensor]
+) -> Outputs:
     """One forward pass inside `observe(network, layers)`; RecipeError where a layer did not run or gave no tensor."""
     seen.clear()
     missing = [name for name in signature.inputs if name not in batch.inputs]
@@ -59,7 +60,7 @@ def layer_names(network: nn.Module) -> list[str]:
 
 
 def _root(network: nn.Module) -> nn.Module:
-    return network.body if isinstance(network, Network) else network
+    return getattr(network, _BODY, network)
 
 
 def _attach_hooks(network: nn.Module, layers: tuple[str, ...], seen: dict[str, Tensor]) -> Callable[[], None]:
@@ -117,9 +118,9 @@ def _attach_nodes(network: nn.Module, layers: tuple[str, ...], seen: dict[str, T
 
 
 def _origins(node: Node) -> set[str]:
-    """The layers a node came from, innermost and outer ones, relative to the body of the Network that was exported."""
+    """The layers a node came from, innermost and outer ones, relative to the body of the network that was exported."""
     paths = (str(path) for path, _ in node.meta.get("nn_module_stack", {}).values())
-    return {path.removeprefix(_BODY) for path in paths if path.startswith(_BODY)}
+    return {path.removeprefix(f"{_BODY}.") for path in paths if path.startswith(f"{_BODY}.")}
 
 
 def _known(layers: tuple[str, ...], known: list[str]) -> None:
