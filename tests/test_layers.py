@@ -22,6 +22,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"teachers"},
     {"restore"},
     {"measure"},
+    {"latency"},
     {"runtime"},
     {"context"},
     {
@@ -45,7 +46,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"errors"},
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-TORCH_FREE = {"tasks", "datasets", "measure", "runtime", "report", "graph"}
+TORCH_FREE = {"tasks", "datasets", "measure", "latency", "runtime", "report", "graph", "intervals"}
 SLOW = {"torchao", "torchvision", "torch_pruning", "onnxscript", "sklearn"}
 
 
