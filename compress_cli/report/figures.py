@@ -69,12 +69,8 @@ def conditions(report: Report) -> str:
 
 def remarks(report: Report) -> list[tuple[str, str]]:
     """Row name and what has to be said of it in words."""
-    found = []
-    for row in report.rows:
-        for each in (row.note, f"not measured: {row.reason}" if row.reason else "", _unknown(row)):
-            if each:
-                found.append((row.name, each))
-    return found
+    said = ((row.name, (row.note, f"not measured: {row.reason}" if row.reason else "", _unknown(row))) for row in report.rows)
+    return [(name, each) for name, remarks in said for each in remarks if each]
 
 
 def _unknown(row: Row) -> str:
