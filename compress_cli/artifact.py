@@ -87,14 +87,12 @@ class Artifact:
                 raise ArtifactError(f"{path}: is missing; {_remedy(self.directory)}")
             if path.stat().st_size != recorded.bytes:
                 raise ArtifactError(
-                    f"{path}: has {path.stat().st_size} bytes instead of {recorded.bytes} (truncated or changed); {_remedy(self.directory)}"
+                    f"{path}: has {path.stat().st_size} bytes instead of {recorded.bytes}; {_remedy(self.directory)}"
                 )
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != recorded.sha256:
-                raise ArtifactError(
-                    f"{path}: its content is not what was written (sha256 {found[:12]}, recorded {recorded.sha256[:12]}); {_remedy(self.directory)}"
-                )
+                raise ArtifactError(f"{path}: its content is not what was written; {_remedy(self.directory)}")
 
 
 class Checkpoint(Artifact):
@@ -189,7 +187,7 @@ def _seal(document: dict[str, Any]) -> str:
 
 
 def _remedy(directory: Path) -> str:
-    return f"delete {directory} and run the recipe again: this step and what needs it are made anew"
+    return f"`compress run --force STAGE` makes it anew (or delete {directory})"
 
 
 def _first_line(error: Exception) -> str:

@@ -30,7 +30,7 @@ class Batch:
 class Outputs:
     """What a model made of a batch."""
 
-    heads: dict[str, Tensor]  # head name -> (N, size) or (N, ..., size)
+    heads: dict[str, Tensor]  # head name -> (N, size), or (N, size, ...) for dense outputs
     features: dict[str, Tensor] = field(default_factory=dict)  # layer name -> (N, ...), only the layers asked for
 
 

@@ -5,7 +5,8 @@ CompressError          exit 1
 ├── ArtifactError      exit 3   something on disk is missing, damaged or of the wrong kind
 │   └── DataError      exit 3   a dataset's files are not at hand, or are not what they should be
 ├── StageError         exit 4   a stage or a model failed while running: names it, what is kept, how to go on
-└── GateError          exit 5   a promise about the result is not met, or undecided
+├── GateError          exit 5   a promise about the result is not met, or undecided
+└── Interrupted        exit 130 (Ctrl-C) or 143 (SIGTERM): says what is kept
 """
 
 
@@ -41,3 +42,11 @@ class GateError(CompressError):
     """A gate is not met, or undecided."""
 
     exit_code = 5
+
+
+class Interrupted(CompressError):
+    """Stopped from outside."""
+
+    def __init__(self, message: str, signal: tuple[object, ...] = ()):
+        super().__init__(message)
+        self.exit_code = 143 if "SIGTERM" in signal else 130

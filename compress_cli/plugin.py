@@ -6,6 +6,7 @@ through `--plugin my_models.py` (its classes, in snake case). Nothing is importe
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
@@ -167,6 +168,21 @@ def find(contract: type[Plugin], name: str) -> type[Plugin]:
     raise PydanticCustomError("plugin", f"there is no {_word(contract)} '{name}'; {suggest(name, names(contract))}")
 
 
+def catalogue() -> dict[str, dict[str, str]]:
+    """Folder -> plugin name -> first line of its docstring, read from the files without importing them."""
+    home = Path(__file__).parent
+    found: dict[str, dict[str, str]] = {}
+    for folder in sorted(each.parent for each in home.glob("*/__init__.py")):
+        group = f"compress_cli.{folder.name}"
+        if "(Plugin)" not in (folder / "__init__.py").read_text():
+            continue
+        built_in = {path.stem: _summary(path) for path in sorted(folder.glob("[a-z]*.py"))}
+        entries = {name: f"from {entry.value}" for name, entry in _entry_points(group).items()}
+        own = {name: (cls.__doc__ or "").strip().partition("\n")[0] for name, cls in _OUTSIDE.get(group, {}).items()}
+        found[folder.name] = {**built_in, **entries, **own}
+    return found
+
+
 def register(path: Path) -> list[str]:
     """Add the plugin classes of a user's own file; returns their names. Raises RecipeError on a clash or a broken file."""
     if not path.is_file():
@@ -260,6 +276,13 @@ def _built_in(group: str) -> list[str]:
 
 def _entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=group)}
+
+
+def _summary(path: Path) -> str:
+    """The first line of the docstring of a plugin file's class."""
+    tree = ast.parse(path.read_text())
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and ast.get_docstring(node)]
+    return (ast.get_docstring(classes[0]) or "").partition("\n")[0] if classes else ""
 
 
 def _only_class(contract: type[Plugin], module: Any) -> type[Plugin]:

@@ -39,22 +39,10 @@ class Store:
     @contextmanager
     def working(self, key: str) -> Iterator[Path]:
         """Hold the key's lock and yield its working folder, which holds what an interrupted try left."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
+        with self._locked(key):
             partial = self.partial(key)
-            with (self.root / f"{key}.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # freed by the kernel when its holder dies
-                partial.mkdir(exist_ok=True)
-                try:
-                    yield partial
-                finally:
-                    (self.root / f"{key}.lock").unlink(missing_ok=True)
-        except PermissionError as error:
-            raise ArtifactError(
-                f"{error.filename}: can't be written (permission denied); choose another folder with --store"
-            ) from None
-        except FileExistsError as error:
-            raise ArtifactError(f"{error.filename}: is a file, not a folder; choose another place with --store") from None
+            partial.mkdir(exist_ok=True)
+            yield partial
 
     def commit(self, key: str) -> Artifact:
         """Give the working folder, whose manifest is written, its lasting name."""
@@ -68,6 +56,26 @@ class Store:
         if made is None:
             raise ArtifactError(f"{whole}: was committed without a manifest")
         return made
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        """The kernel frees the lock when its holder dies. A lock whose file was removed meanwhile counts for nothing."""
+        path = self.root / f"{key}.lock"
+        while True:
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                lock = path.open("w")
+            except OSError as error:
+                raise ArtifactError(f"{self.root}: can't be written ({error.strerror}); name another with --store") from None
+            with lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not path.exists() or path.stat().st_ino != os.fstat(lock.fileno()).st_ino:
+                    continue
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
 
     def _mend(self, key: str) -> None:
         whole, old = self.directory(key), self.root / f"{key}.old"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from compress_cli.plugin import Plugin
+from compress_cli.plugin import Plugin, identity
 from compress_cli.signature import Signature
 
 SplitName = Literal["train", "val", "test"]
@@ -49,3 +51,42 @@ class Dataset(Plugin):
 
         DataError where the files are not at hand."""
         raise NotImplementedError
+
+
+def fingerprint_of(dataset: Dataset, content: Any) -> str:
+    """The fingerprint of a dataset whose files hash to `content` (JSON-ready): content and settings, not places."""
+    return hashlib.sha256(json.dumps([identity(dataset), content], sort_keys=True).encode()).hexdigest()
+
+
+def stratified(labels: np.ndarray, shares: dict[SplitName, float], seed: int) -> dict[SplitName, np.ndarray]:
+    """Positions of each split, ascending, such that every class has nearly its share in each; what shares leave goes to
+    the last.
+
+    NumPy keeps the stream of RandomState for ever, which it does not promise for newer generators: a sample must not
+    move from train to test because NumPy was upgraded.
+    """
+    random = np.random.RandomState(seed)
+    found: dict[SplitName, list[np.ndarray]] = {name: [] for name in shares}
+    *firsts, last = shares
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        for name in firsts:
+            count = round(shares[name] * int((labels == label).sum()))
+            found[name].append(members[:count])
+            members = members[count:]
+        found[last].append(members)
+    return {name: np.sort(np.concatenate(parts)) if parts else np.array([], int) for name, parts in found.items()}
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel of images (N, channels, height, width), in their raw range.
+
+    A channel that never varies gets deviation 1, since it is divided by.
+    """
+    totals = np.zeros((2, images.shape[1]))
+    for start in range(0, len(images), 1024):  # in pieces: the float64 copy of a whole split may not fit in memory
+        piece = images[start : start + 1024].astype(np.float64)
+        totals += [piece.sum(axis=(0, 2, 3)), (piece**2).sum(axis=(0, 2, 3))]
+    mean, square = totals / (len(images) * images.shape[2] * images.shape[3])
+    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    return tuple(mean.tolist()), tuple(np.where(deviation > 0, deviation, 1.0).tolist())

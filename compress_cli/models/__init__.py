@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from compress_cli.errors import RecipeError
 from compress_cli.plugin import Plugin
 from compress_cli.signature import Input, Signature
 
@@ -50,3 +51,19 @@ class Normalise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) * self.scale
+
+
+def only_input(signature: Signature, model: str, axes: int = 0) -> tuple[int, ...]:
+    """The shape of the one input there is, of that many axes where it matters; RecipeError where the data differs."""
+    shapes = {name: each.shape for name, each in signature.inputs.items()}
+    if len(shapes) != 1 or (axes and len(next(iter(shapes.values()))) != axes):
+        wanted = {0: "one input", 3: "one image input (channels, height, width)"}[axes]
+        raise RecipeError(f"the model '{model}' takes {wanted}; the dataset gives {shapes}")
+    return next(iter(shapes.values()))
+
+
+def only_head(signature: Signature, model: str) -> int:
+    """The size of the one head there is; RecipeError where the data asks for several."""
+    if len(signature.heads) != 1:
+        raise RecipeError(f"the model '{model}' has one head; the dataset asks for {', '.join(signature.heads)}")
+    return next(iter(signature.heads.values())).size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from pydantic import Field
 from torch import nn, optim
@@ -19,3 +20,13 @@ class Optimizer(Plugin):
     def build(self, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
         """The optimiser over these parameters."""
         raise NotImplementedError
+
+
+def groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups: weights decay, vectors and scalars (biases, normalisation scales) do not."""
+    every = list(parameters)
+    found = [
+        {"params": [each for each in every if each.ndim > 1], "weight_decay": weight_decay},
+        {"params": [each for each in every if each.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in found if group["params"]]

@@ -10,7 +10,9 @@ from compress_cli.plugin import Plugin
 class Schedule(Plugin):
     """The factor of the peak learning rate over a run."""
 
-    warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear rise from 0 before the schedule begins")
+    warmup_epochs: float = Field(
+        0.0, ge=0, description="epochs of linear rise from 0 before the schedule begins; at most half of the run"
+    )
 
     def factor(self, epoch: float, epochs: float) -> float:
         """0..1 at `epoch` of `epochs` after the warm-up; `epoch` moves in fractions, step by step."""

@@ -1,0 +1,34 @@
+# A fresh machine needs Python 3.11, pip and make. PYTHON and VENV may be set: `make test PYTHON=python3.12 VENV=/tmp/venv`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test test-all lint lock clean
+
+demo: $(VENV)/.installed
+	$(BIN)/compress run recipes/digits.yaml
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.installed: .ci/lock.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r .ci/lock.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+# Exact versions from what is installed now; CUDA's libraries exist for Linux only.
+lock: $(VENV)/.installed
+	$(BIN)/pip freeze --exclude-editable \
+	| sed -E '/^(nvidia|cuda|triton)/s/$$/; sys_platform == "linux"/' > .ci/lock.txt
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

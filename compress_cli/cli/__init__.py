@@ -1,0 +1,89 @@
+"""The `compress` command: one file a command, its function called `command`.
+
+Command bodies import what they need, so that `--help` stays instant. Errors become messages and exit codes here only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from compress_cli.errors import CompressError, Interrupted
+
+Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file", show_default=False)]
+Set = Annotated[list[str], typer.Option("--set", help="override a field: --set stages.prune.ratio=0.5", show_default=False)]
+Plugins = Annotated[list[Path], typer.Option("--plugin", help="a Python file with plugins of your own", show_default=False)]
+Output = Annotated[Path, typer.Option("--output", "-o", help="where runs go")]
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option("--store", envvar="COMPRESS_STORE", help="where artifacts are kept and shared; default: OUTPUT/.store"),
+]
+Json = Annotated[bool, typer.Option("--json", help="standard output is one JSON document")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress on standard error")]
+
+
+class _Group(TyperGroup):
+    """The one place where an error becomes a message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        signal.signal(signal.SIGTERM, _terminate)
+        try:
+            return super().invoke(ctx)
+        except CompressError as error:
+            complain(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt as stop:
+            stopped = Interrupted("interrupted", stop.args)
+            complain(str(stopped))
+            raise typer.Exit(stopped.exit_code) from None
+        except BrokenPipeError:
+            sys.stdout = None  # whoever read our output is gone: there is nobody to tell
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="compress",
+    help="From a trained model to a small, fast, checked ONNX file, driven by one recipe.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point of the `compress` script."""
+    for module in sorted(pkgutil.iter_modules(__path__), key=lambda each: _order(each.name)):
+        command = importlib.import_module(f"{__name__}.{module.name}").command
+        app.command(module.name)(command)
+    app(prog_name="compress")
+
+
+def complain(message: str) -> None:
+    """One line each on standard error, in red where that shows."""
+    for line in message.splitlines():
+        typer.secho(line if line.startswith(" ") else f"error: {line}", fg="red", err=True)
+
+
+def read_plugins(plugins: list[Path]) -> None:
+    """Register the files of `--plugin`."""
+    from compress_cli.plugin import register
+
+    for path in plugins:
+        register(path)
+
+
+def _order(name: str) -> tuple[int, str]:
+    first = ("init", "run", "plan", "eval", "predict", "report")
+    return (first.index(name) if name in first else len(first), name)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise KeyboardInterrupt("SIGTERM")

@@ -1,0 +1,95 @@
+"""`compress describe`"""
+
+from typing import Annotated, Any
+
+import typer
+
+from compress_cli.cli import Json, Plugins, read_plugins
+
+
+def command(
+    name: Annotated[str, typer.Argument(help="a plugin: distill, soft_targets, losses/soft_targets", show_default=False)],
+    plugins: Plugins = [],  # noqa: B006 - typer copies it
+    json: Json = False,
+) -> None:
+    """Describe a plugin: what it does, its paper, its fields with types, bounds and defaults."""
+    import importlib
+    import inspect
+    import json as format_json
+
+    from compress_cli.errors import RecipeError
+    from compress_cli.plugin import Plugin, catalogue, find, suggest
+
+    read_plugins(plugins)
+    folder, _, short = name.rpartition("/")
+    known = [(each, plugin) for each, names in catalogue().items() for plugin in names]
+    chosen = [(each, plugin) for each, plugin in known if plugin == short and folder in ("", each)]
+    if not chosen:
+        raise RecipeError(f"there is no plugin '{name}'; {suggest(short, sorted({plugin for _, plugin in known}))}")
+    documents = []
+    for where, plugin in chosen:
+        package = importlib.import_module(f"compress_cli.{where}")
+        contract = next(each for each in vars(package).values() if inspect.isclass(each) and Plugin in each.__bases__)
+        cls = find(contract, plugin)
+        schema = cls.model_json_schema()
+        fields = {
+            field: _field(spec, schema.get("$defs", {}), field in schema["required"])
+            for field, spec in schema["properties"].items()
+            if field != "type"
+        }
+        documents.append({"kind": where, "name": plugin, "about": inspect.getdoc(cls) or "", "fields": fields})
+    if json:
+        typer.echo(format_json.dumps(documents, indent=1))
+        return
+    for document in documents:
+        typer.secho(f"{document['kind']}/{document['name']}", bold=True)
+        typer.echo(f"{document['about']}\n")
+        _table(document["fields"])
+
+
+def _field(spec: dict[str, Any], definitions: dict[str, Any], required: bool) -> dict[str, Any]:
+    words = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+        "minItems": "entries at least",
+    }
+    parts = [spec, *spec.get("anyOf", [])]
+    bounds = [f"{word} {part[key]}" for part in parts for key, word in words.items() if key in part]
+    return {
+        "type": _type(spec, definitions),
+        "bounds": ", ".join(bounds),
+        "default": "required" if required else spec.get("default"),
+        "description": spec.get("description", ""),
+    }
+
+
+def _type(spec: dict[str, Any], definitions: dict[str, Any]) -> str:
+    if "$ref" in spec:
+        target = definitions[spec["$ref"].rpartition("/")[2]]
+        return str(target.get("properties", {}).get("type", {}).get("const", "mapping"))
+    if "const" in spec:
+        return str(spec["const"])
+    if "enum" in spec:
+        return " | ".join(map(str, spec["enum"]))
+    if "anyOf" in spec:
+        return " | ".join(dict.fromkeys(_type(each, definitions) for each in spec["anyOf"]))
+    if spec.get("type") == "array":
+        return f"list of {_type(spec.get('items', {}), definitions)}"
+    return {"null": "nothing", "object": "mapping"}.get(spec.get("type", ""), str(spec.get("type", "any")))
+
+
+def _table(fields: dict[str, dict[str, Any]]) -> None:
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("field", "type", "bounds", "default", "what it is"):
+        table.add_column(heading, overflow="fold")
+    for field, each in fields.items():
+        default = each["default"] if each["default"] == "required" else json.dumps(each["default"])
+        table.add_row(field, each["type"], each["bounds"], default, each["description"])
+    Console(highlight=False, markup=False).print(table)

@@ -1,0 +1,33 @@
+"""`compress list`"""
+
+from typing import Annotated
+
+import typer
+
+from compress_cli.cli import Json, Plugins, read_plugins
+
+
+def command(
+    kind: Annotated[str, typer.Argument(help="stages, losses, models, ...; default: all", show_default=False)] = "",
+    plugins: Plugins = [],  # noqa: B006 - typer copies it
+    json: Json = False,
+) -> None:
+    """List the plugins there are: stages, losses, models, datasets, ..."""
+    import json as format_json
+
+    from compress_cli.errors import RecipeError
+    from compress_cli.plugin import catalogue, suggest
+
+    read_plugins(plugins)
+    found = catalogue()
+    if kind and kind not in found:
+        raise RecipeError(f"there is no kind of plugin '{kind}'; {suggest(kind, list(found))}")
+    chosen = {kind: found[kind]} if kind else found
+    if json:
+        typer.echo(format_json.dumps(chosen, indent=1))
+        return
+    width = max((len(name) for names in chosen.values() for name in names), default=0)
+    for folder, names in chosen.items():
+        typer.secho(folder, bold=True)
+        for name, summary in names.items():
+            typer.echo(f"  {name:{width}}  {summary}")

@@ -1,0 +1,107 @@
+"""`compress plan`"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from compress_cli.cli import Json, Output, Plugins, Quiet, Recipe, Set, StoreFolder, read_plugins
+
+
+def command(
+    recipe: Recipe,
+    overrides: Set = [],  # noqa: B006 - typer copies it
+    output: Output = Path("runs"),
+    store: StoreFolder = None,
+    smoke: Annotated[bool, typer.Option("--smoke", help="also try two batches through every stage")] = False,
+    plugins: Plugins = [],  # noqa: B006
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show what a run would do: steps, inputs, keys, what is up to date, and what it may cost."""
+    import json as format_json
+
+    from compress_cli import plan as plans
+    from compress_cli import recipe as recipes
+
+    read_plugins(plugins)
+    planned = plans.plan(recipes.load(recipe, overrides))
+
+    from compress_cli import estimate, run
+    from compress_cli.report.live import Live
+    from compress_cli.store import Store
+
+    kept = Store(store or output / ".store")
+    with Live(quiet=quiet) as listener:
+        trials = run.smoke(planned, listener) if smoke and not planned.missing_data else []
+        state = run.Run(planned, kept, output / planned.recipe.name, listener)
+    known = estimate.past(kept)
+    steps = [
+        _step(step, planned, state.current(step) is not None, estimate.cost(step, known, trials)) for step in planned.steps
+    ]
+    document = {
+        "recipe": planned.recipe.name,
+        "baseline": planned.baseline,
+        "missing_data": planned.missing_data,
+        "steps": steps,
+    }
+    if json:
+        typer.echo(format_json.dumps(document, indent=1))
+    else:
+        _show(document)
+
+
+def _step(step: Any, planned: Any, current: bool, cost: Any) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "stage": step.stage.type,
+        "makes": step.kind.__name__,
+        "implied": step.implied,
+        "inputs": {role: [each.name for each in steps] for role, steps in step.inputs.items() if steps},
+        "key": None if planned.missing_data else step.key,
+        "status": "up to date" if current else "to run",
+        "cost": cost.model_dump() if cost else None,
+    }
+
+
+def _show(document: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("step", "stage", "takes", "makes", "key", "status", "time", "disk"):
+        right = heading in ("time", "disk")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=heading in ("key", "status"))
+    for step in document["steps"]:
+        cost, to_run = step["cost"], step["status"] == "to run"
+        table.add_row(
+            ("  " if step["implied"] else "") + step["name"],
+            step["stage"],
+            ", ".join(name for names in step["inputs"].values() for name in names),
+            step["makes"],
+            step["key"][:12] if step["key"] else "unknown",
+            step["status"],
+            f"{cost['seconds']:.1f} s" if cost and to_run else "?" if to_run else "",
+            f"{cost['disk_bytes'] / 1e3:.0f} kB" if cost else "?",
+        )
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    console.print(_total(document["steps"]), soft_wrap=True)
+    if document["missing_data"]:
+        console.print(f"keys unknown until the data is here: {document['missing_data']}", soft_wrap=True)
+
+
+def _total(steps: list[dict[str, Any]]) -> str:
+    to_run = [step for step in steps if step["status"] == "to run"]
+    if not to_run:
+        return "everything is up to date"
+    costs = [step["cost"] for step in to_run if step["cost"]]
+    if not costs:
+        return f"{len(to_run)} steps to run; no earlier run to estimate from (--smoke times two batches of each stage)"
+    memory = max((cost["memory_bytes"] or 0 for cost in costs), default=0)
+    sources = ", ".join(sorted({cost["source"] for cost in costs}))
+    unknown = f", {len(to_run) - len(costs)} of them not estimated" if len(costs) < len(to_run) else ""
+    return (
+        f"{len(to_run)} steps to run{unknown}: about {sum(cost['seconds'] for cost in costs):.0f} s, "
+        f"{sum(cost['disk_bytes'] for cost in costs) / 1e6:.1f} MB on disk, {memory / 1e9:.1f} GB of memory (from: {sources})"
+    )

@@ -1,0 +1,69 @@
+"""What a step will probably cost: from its own earlier run, from one with the same settings, or from a smoke run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from compress_cli import artifact
+from compress_cli.artifact import MANIFEST, Manifest
+from compress_cli.errors import ArtifactError
+from compress_cli.plan import Step
+from compress_cli.run import Trial
+from compress_cli.store import Store
+
+
+class Cost(BaseModel):
+    """Time, disk and memory of a step, and how they are known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seconds: float
+    disk_bytes: int
+    memory_bytes: int | None  # the process's peak by the end of that step
+    source: str  # "earlier run", "same settings", "smoke run"
+
+
+def past(store: Store) -> list[Manifest]:
+    """The manifests of everything in the store, newest last; damaged ones say nothing here."""
+    manifests = []
+    for path in sorted(store.root.glob(f"*/{MANIFEST}"), key=lambda each: each.stat().st_mtime):
+        try:
+            found = artifact.read(path.parent)
+        except ArtifactError:
+            continue  # `run` reports it when it needs it
+        if found:
+            manifests.append(found.manifest)
+    return manifests
+
+
+def cost(step: Step, known: Iterable[Manifest], trials: Iterable[Trial]) -> Cost | None:
+    """The best estimate there is, or None."""
+    wanted = _settings(step.stage.model_dump(mode="json"), step)
+    alike: Manifest | None = None
+    for manifest in known:
+        if manifest.key == step.key:
+            return _of(manifest, "earlier run")
+        if _settings(manifest.stage, step) == wanted:
+            alike = manifest
+    if alike:
+        return _of(alike, "same settings")
+    for trial in trials:
+        if trial.step.key == step.key:
+            return Cost(seconds=trial.seconds, disk_bytes=trial.bytes, memory_bytes=trial.memory, source="smoke run")
+    return None
+
+
+def _settings(stage: dict[str, Any], step: Step) -> dict[str, Any]:
+    return {field: value for field, value in stage.items() if field != "name" and field not in step.stage.consumes}
+
+
+def _of(manifest: Manifest, source: str) -> Cost:
+    return Cost(
+        seconds=manifest.wall_time_s,
+        disk_bytes=sum(each.bytes for each in manifest.files.values()),
+        memory_bytes=manifest.environment.get("peak_memory_bytes"),
+        source=source,
+    )

@@ -1,0 +1,31 @@
+"""Hard labels."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compress_cli.batch import Batch, Outputs
+from compress_cli.losses import Loss, chosen
+
+
+class CrossEntropy(Loss):
+    """Cross-entropy with the true labels, smoothed if asked for (Szegedy et al. 2016, arXiv:1512.00567).
+
+    Heads (N, classes) or (N, classes, ...) with labels (N,) or (N, ...); a label of -100 is left out. A head of one
+    value is the logit of a yes, and its labels are 0 and 1.
+    """
+
+    head: str = Field("", description="the head it trains; default: the only one")
+    target: str = Field("", description="the target that holds the labels; default: the only one")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the label spread evenly over all classes")
+
+    def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
+        logits = chosen(student.heads, self.head, "head")
+        labels = chosen(batch.targets, self.target, "target").long()
+        if logits.shape[1] > 1:
+            return functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        kept = labels.flatten() != -100
+        yes = labels.flatten()[kept].float() * (1 - self.label_smoothing) + self.label_smoothing / 2
+        return functional.binary_cross_entropy_with_logits(logits.flatten()[kept], yes)

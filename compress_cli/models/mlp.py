@@ -1,0 +1,29 @@
+"""Fully connected layers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import prod
+
+from pydantic import Field
+from torch import nn
+
+from compress_cli.models import Model, only_head, only_input
+from compress_cli.plugin import Many
+from compress_cli.signature import Signature
+
+
+class Mlp(Model):
+    """Fully connected layers with ReLU between them; an image is read as a row.
+
+    The default is LeNet-300-100 (LeCun et al. 1998, Proc. IEEE 86:2278).
+    """
+
+    hidden: Many[int] = Field((300, 100), description="widths of the hidden layers; empty for a linear model")
+
+    def build(self, signature: Signature) -> nn.Module:
+        sizes = (prod(only_input(signature, self.type)), *self.hidden)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for inputs, outputs in pairwise(sizes):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
+        return nn.Sequential(*layers, nn.Linear(sizes[-1], only_head(signature, self.type)))

@@ -1,0 +1,105 @@
+"""Recipe: what the user wrote, checked, with every complaint pointing at its line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
+
+from compress_cli.datasets import Dataset
+from compress_cli.document import Document, Key
+from compress_cli.errors import RecipeError
+from compress_cli.plugin import Many, Settings, find
+from compress_cli.stages import Stage
+from compress_cli.tasks import Task
+
+
+def _classification() -> Task:
+    task = find(Task, "classification")()
+    assert isinstance(task, Task)
+    return task
+
+
+class Recipe(Settings):
+    """One file: the data, the task, and the stages in order."""
+
+    name: str = Field("", pattern=r"^[\w][\w.-]*$|^$", description="names the run's folder; default: the file's name")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random but the dataset's split")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads for training; default: all cores")
+    dataset: Dataset = Field(description="where samples come from")
+    task: Task = Field(default_factory=_classification, description="what counts as good")
+    baseline: str | None = Field(None, description="the stage the report compares with; default: the first model")
+    stages: Many[Stage] = Field(min_length=1, description="what to do, in order")
+
+    _document: Document = PrivateAttr()
+
+    @field_validator("name")
+    @classmethod
+    def _one_word(cls, name: str) -> str:
+        if name.startswith("."):
+            raise ValueError("a name does not begin with a dot")
+        return name
+
+    @property
+    def path(self) -> Path:
+        return self._document.path
+
+    def complaint(self, loc: Sequence[Key], reason: str) -> str:
+        """`recipe.yaml:12: stages[2].teacher: reason`"""
+        return f"{self._document.place(loc)}: {reason}"
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override and check a recipe; RecipeError with all complaints at once."""
+    document = Document.read(path)
+    for assignment in overrides:
+        document.set(assignment)
+    data = document.data()
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}:1: a recipe is a mapping with 'dataset' and 'stages'; `compress init` writes a starter")
+    try:
+        recipe = Recipe.model_validate(data, context={"base": path.parent})
+    except ValidationError as error:
+        lines = [f"{document.place(each['loc'])}: {_reason(each)}" for each in error.errors(include_url=False)]
+        raise RecipeError("\n".join(lines)) from None
+    if not recipe.name:
+        recipe = recipe.model_copy(update={"name": path.stem})
+    recipe._document = document
+    return recipe
+
+
+_WORDS = {
+    "missing": "is required",
+    "tuple_type": "must be a list",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "string_type": "must be text (put it in quotes)",
+    "finite_number": "must be a finite number",
+    "dict_type": "must be a mapping of fields",
+    "model_type": "must be a mapping of fields",
+    "model_attributes_type": "must be a mapping of fields",
+}
+_BOUNDS = ("greater_than", "less_than", "too_short", "too_long", "multiple_of", "string_pattern_mismatch", "literal_error")
+
+
+def _reason(error: Any) -> str:
+    """Pydantic's finding in the words of a recipe: `must be less than 1 (got 1.5)`."""
+    kind, given = error["type"], error["input"]
+    message = _WORDS.get(kind)
+    if message is None:
+        message = error["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
+        if message.startswith(("Tuple should", "List should", "String should")):
+            message = "must " + message.partition(" should ")[2]
+    plain = isinstance(given, str | int | float | bool) or given is None
+    shows = kind in _WORDS or kind.startswith(_BOUNDS)
+    return f"{message} (got {_yaml(given)})" if plain and shows and kind != "missing" else message
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "nothing" if value is None else repr(value)[:80]

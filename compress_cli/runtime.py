@@ -1,0 +1,158 @@
+"""ONNX Runtime sessions: opening a file, running it, and saying clearly why it can't be opened or run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort
+
+from compress_cli.errors import ArtifactError, StageError
+
+FAILURES = (
+    ort.EPFail, ort.EngineError, ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NoModel,
+    ort.NoSuchFile, ort.NotFound, ort.NotImplemented, ort.RuntimeException, ValueError,
+)  # fmt: skip
+"""What ONNX Runtime raises: these derive from Exception alone, so they have to be listed."""
+
+NUMPY_NAMES = {"float": "float32", "double": "float64"}
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a file: an axis that the file leaves open is None."""
+
+    shape: tuple[int | None, ...]
+    dtype: str  # NumPy's name
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({', '.join('?' if axis is None else str(axis) for axis in self.shape)})"
+
+
+class Session:
+    """An open ONNX file."""
+
+    def __init__(self, path: Path, session: onnxruntime.InferenceSession, threads: int):
+        self.path = path
+        self.threads = threads
+        self.raw = session  # for timing loops, where a layer of Python would be measured too
+        self.inputs = {each.name: _port(each) for each in session.get_inputs()}
+        self.outputs = {each.name: _port(each) for each in session.get_outputs()}
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """The file's `metadata_props`."""
+        return dict(self.raw.get_modelmeta().custom_metadata_map)
+
+    @property
+    def batch(self) -> int | None:
+        """The number of samples that the file insists on; None where any number will do."""
+        first = [port.shape[0] for port in self.inputs.values() if port.shape]
+        return next((axis for axis in first if axis is not None), None)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Output name -> array; StageError where the file and the inputs do not fit or an operator fails."""
+        try:
+            outputs = self.raw.run(None, inputs)
+        except FAILURES as error:
+            raise StageError(f"{self.path}: ONNX Runtime could not run it: {_reason(error)}") from None
+        return dict(zip(self.outputs, outputs, strict=True))
+
+
+def open_session(path: Path, threads: int | None = None, provider: str = "CPUExecutionProvider") -> Session:
+    """Open an ONNX file, with `threads` threads for one operator (default: the cores at hand).
+
+    ArtifactError where there is no such file, it is no ONNX file, is truncated, lacks its external data, or asks for
+    an operator or a provider that this ONNX Runtime does not have.
+    """
+    if path.is_dir():
+        raise ArtifactError(f"{path}: is a folder, not an ONNX file")
+    if not path.is_file():
+        raise ArtifactError(f"{path}: there is no such file")
+    if provider not in onnxruntime.get_available_providers():
+        raise ArtifactError(f"this ONNX Runtime has no {provider}; it has: {', '.join(onnxruntime.get_available_providers())}")
+    count = threads or cores()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what matters is raised; warnings of the runtime help nobody here
+    options.intra_op_num_threads = count
+    options.inter_op_num_threads = 1
+    # Threads of a session that has finished its run would spin on, and slow the other model of a comparison.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=[provider])
+    except FAILURES as error:
+        raise ArtifactError(f"{path}: {_why_not(path, error)}") from None
+    return Session(path, session, count)
+
+
+def cores() -> int:
+    """Physical cores that this process may use, container limits included."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    physical = {_physical_core(each) for each in allowed}
+    return max(1, min(len(physical), _quota()))
+
+
+def machine() -> dict[str, str | int]:
+    """What a latency depends on besides the file: processor, cores at hand, ONNX Runtime's version."""
+    return {"processor": _processor(), "cores": cores(), "onnxruntime": onnxruntime.__version__}
+
+
+def _port(node: onnxruntime.NodeArg) -> Port:
+    kind = node.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(axis if isinstance(axis, int) and axis > 0 else None for axis in node.shape)
+    return Port(shape, NUMPY_NAMES.get(kind, kind))
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    text = str(error)
+    if path.stat().st_size == 0:
+        return "is empty, not an ONNX file"
+    if isinstance(error, ort.InvalidProtobuf) or "No graph was found" in text:
+        return "is not an ONNX file, or is truncated or damaged; export it again or fetch it again"
+    if "External data path" in text or "external data" in text.lower():
+        return f"its weights lie in another file, which is missing or damaged ({_reason(error)})"
+    if "No Op registered" in text or "not a registered function/op" in text or isinstance(error, ort.NotImplemented):
+        return f"uses an operator that ONNX Runtime {onnxruntime.__version__} does not have ({_reason(error)})"
+    if "IR version" in text or "opset" in text:
+        return f"is of a later ONNX version than ONNX Runtime {onnxruntime.__version__} reads ({_reason(error)})"
+    return f"ONNX Runtime {onnxruntime.__version__} can't load it ({_reason(error)})"
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without ONNX Runtime's codes, source lines and repetition of the path."""
+    text = " ".join(str(error).split())
+    for noise in (r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", r"^Load model from \S+ failed:", r"^/onnxruntime_src.*?\) (?=[A-Z])",
+                  r"^.*Error: \S+:\d+ \w+ ", r"^This is an invalid model. "):  # fmt: skip
+        text = re.sub(noise, "", text)
+    return text[:300].removesuffix(".")
+
+
+def _processor() -> str:
+    for line in _cpuinfo().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _physical_core(logical: int) -> str:
+    """A name that two hyperthreads of one core share."""
+    siblings = Path(f"/sys/devices/system/cpu/cpu{logical}/topology/thread_siblings_list")
+    return siblings.read_text().strip() if siblings.is_file() else str(logical)
+
+
+def _quota() -> int:
+    """Cores that the container's limit leaves (cgroup v2)."""
+    limit = Path("/sys/fs/cgroup/cpu.max")
+    quota, _, period = limit.read_text().partition(" ") if limit.is_file() else ("max", "", "")
+    return max(1, int(quota) // int(period)) if quota.isdigit() else os.cpu_count() or 1
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.is_file() else ""
