@@ -10,13 +10,12 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from compress_cli.errors import RecipeError
+from compress_cli.errors import RecipeError, StageError
 from compress_cli.plugin import suggest
 
 VERSION = 1
@@ -85,9 +84,9 @@ def couple(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str] = 
     """
     ignored = _named(body, ignore)
     groups, whole = [], {}
-    with _evaluating(body):
-        for items in _trace(body, inputs):
-            layer, found = _group(body, items, ignored)
+    with evaluating(body):
+        for links in _trace(body, inputs):
+            layer, found = _group(body, links, ignored)
             if isinstance(found, Group):
                 groups.append(found)
             else:
@@ -108,39 +107,20 @@ def cut(body: nn.Module, groups: Iterable[Group], removed: Iterable[Tensor]) -> 
     return state
 
 
-class Cost:
-    """Multiply-accumulates and parameters of a model, as a function of how many channels each group keeps.
-
-    Convolutions and linear layers count, at batch 1 and the traced input's size; products of two activations
-    (attention) do not change with what is cut here and are left out.
-    """
-
-    def __init__(self, body: nn.Module, inputs: tuple[Tensor, ...], groups: Sequence[Group] = ()):
-        self._full = [group.channels for group in groups]
-        self._shapes = {name: tuple(tensor.shape) for name, tensor in body.named_parameters()}
-        self._positions = _positions(body, inputs)
-        self._loss: dict[str, list[tuple[int, int, int]]] = {}  # tensor -> (axis, group, positions per channel)
-        for number, group in enumerate(groups):
-            for part in group.parts:
-                if part.name in self._shapes:
-                    self._loss.setdefault(part.name, []).append((part.axis, number, part.index.shape[1]))
-
-    def macs(self, kept: Sequence[int] | None = None) -> int:
-        """Multiply-accumulates for one sample when each group keeps so many channels; all of them by default."""
-        return sum(count * self._size(name, kept or self._full) for name, count in self._positions.items())
-
-    def parameters(self, kept: Sequence[int] | None = None) -> int:
-        """Trainable values, of every kind, when each group keeps so many channels."""
-        return sum(self._size(name, kept or self._full) for name in self._shapes)
-
-    def _size(self, name: str, kept: Sequence[int]) -> int:
-        shape = list(self._shapes[name])
-        for axis, group, each in self._loss.get(name, ()):
-            shape[axis] -= each * (self._full[group] - kept[group])
-        return prod(shape)
+_LOST = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What torch-pruning raises, without a class of its own, where a model is beyond it."""
 
 
-def _trace(body: nn.Module, inputs: tuple[Tensor, ...]) -> list[Any]:
+@dataclass(frozen=True)
+class _Link:
+    """One layer or operation that channels of a group pass."""
+
+    node: Any  # torch-pruning's
+    makes: bool  # it makes the channels, or passes them on; else it reads them
+    pairs: list[tuple[int, int]]  # (its channel, the channel of the group's first layer)
+
+
+def _trace(body: nn.Module, inputs: tuple[Tensor, ...]) -> list[list[_Link]]:
     """torch-pruning's groups, each over all channels of its first layer."""
     import torch_pruning  # slow to import, and needed only to prune
 
@@ -150,35 +130,50 @@ def _trace(body: nn.Module, inputs: tuple[Tensor, ...]) -> list[Any]:
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # advice on its own options, none of them the user's
-            graph = torch_pruning.DependencyGraph().build_dependency(body, inputs, verbose=False)
-            return [[(dep, graph.is_out_channel_pruning_fn(dep.handler), idxs) for dep, idxs in group]
-                    for group in graph.get_all_groups()]  # fmt: skip
+            try:
+                graph = torch_pruning.DependencyGraph().build_dependency(body, inputs, verbose=False)
+            except _LOST as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise StageError(
+                    f"channels can't be cut here: torch-pruning can't follow the architecture ({reason})"
+                ) from error
+            return [
+                [
+                    _Link(
+                        item.dep.target,
+                        graph.is_out_channel_pruning_fn(item.dep.handler),
+                        list(zip(item.idxs, item.root_idxs, strict=True)),
+                    )
+                    for item in group.items
+                ]
+                for group in graph.get_all_groups()
+            ]
     finally:
         for parameter in frozen:
             parameter.requires_grad_(False)
 
 
-def _group(body: nn.Module, items: list[Any], ignored: set[nn.Module]) -> tuple[str, Group | str]:
+def _group(body: nn.Module, links: list[_Link], ignored: set[nn.Module]) -> tuple[str, Group | str]:
     """The root layer's name, and the group or the reason why its channels stay."""
     layers = {module: name for name, module in body.named_modules()}
     bare = {id(tensor): name for name, tensor in body.named_parameters()}
-    root = items[0][0].target.module
-    owners = _alike(items)
+    root = links[0].node.module
+    owners = _alike(links)
     if isinstance(owners, str):
         return layers[root], owners
     parts: list[Part] = []
-    for dep, makes, idxs in items:
-        node, module = dep.target, dep.target.module
-        if type(module).__name__ == "_OutputOp" or (makes and not node.outputs):
+    for link in links:
+        module = link.node.module
+        if type(module).__name__ == "_OutputOp" or (link.makes and not link.node.outputs):
             return layers[root], "it makes an output of the model"
         if module in layers and module in ignored:
             return layers[root], f"'{layers[module]}' is in ignore"
         if isinstance(module, nn.Parameter):
-            tensors: list[tuple[str, Tensor, int, Role]] = [(bare[id(module)], module, node.pruning_dim, "other")]
+            tensors: list[tuple[str, Tensor, int, Role]] = [(bare[id(module)], module, link.node.pruning_dim, "other")]
         elif module not in layers or not any(True for _ in module.parameters(recurse=False)):
             continue  # an operation without weights
         else:
-            own = _tensors(module, makes)
+            own = _tensors(module, link.makes)
             if own is None:
                 return layers[root], f"'{layers[module]}' is a {type(module).__name__}, which can't be narrowed"
             prefix = f"{layers[module]}." if layers[module] else ""
@@ -188,7 +183,7 @@ def _group(body: nn.Module, items: list[Any], ignored: set[nn.Module]) -> tuple[
                 if getattr(module, name) is not None
             ]
         for name, tensor, axis, role in tensors:
-            index = _index(idxs, owners, tensor.shape[axis])
+            index = _index(link.pairs, owners, tensor.shape[axis])
             if index is None:
                 return layers[root], f"its channels do not map one to one onto '{name}'"
             parts.append(Part(name, role, tensor, axis % tensor.dim(), index))
@@ -222,28 +217,28 @@ def _tensors(module: nn.Module, makes: bool) -> list[tuple[str, int, Role]] | No
     return None
 
 
-def _alike(items: list[Any]) -> list[int] | str:
+def _alike(links: list[_Link]) -> list[int] | str:
     """For each channel of the root layer, the number of the channel that stands for it.
 
     Channels at the same place within the groups of a grouped convolution or normalisation are one; the reason where
     they can't be matched up.
     """
-    count = len(items[0][2])
+    count = len(links[0].pairs)
     owner = list(range(count))
-    for dep, makes, idxs in items:
-        module, groups, width = dep.target.module, 1, 0
+    for link in links:
+        module, groups, width = link.node.module, 1, 0
         if isinstance(module, nn.modules.conv._ConvNd) and not module.groups == module.in_channels == module.out_channels:
-            groups, width = module.groups, module.out_channels if makes else module.in_channels
+            groups, width = module.groups, module.out_channels if link.makes else module.in_channels
         elif isinstance(module, nn.GroupNorm):
             groups, width = module.num_groups, module.num_channels
         if groups == 1:
             continue
-        if len(idxs) != width:
+        if len(link.pairs) != width:
             return f"it makes a part of the channels of a layer in {groups} groups"
         first: dict[int, int] = {}  # place in its group -> the channel that stands for it
-        for each in idxs:
-            mine = owner[each.root_idx]
-            theirs = owner[first.setdefault(each.idx % (width // groups), each.root_idx)]
+        for place, channel in link.pairs:
+            mine = owner[channel]
+            theirs = owner[first.setdefault(place % (width // groups), channel)]
             owner = [theirs if old == mine else old for old in owner]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(owner))}
     if count % len(numbers) or any(owner.count(name) != count // len(numbers) for name in numbers):
@@ -251,13 +246,11 @@ def _alike(items: list[Any]) -> list[int] | str:
     return [numbers[name] for name in owner]
 
 
-def _index(idxs: list[Any], owners: list[int], length: int) -> Tensor | None:
+def _index(pairs: list[tuple[int, int]], owners: list[int], length: int) -> Tensor | None:
     """(channels, n): for each channel its positions on an axis of that length; None if not all have as many."""
     places: dict[int, set[int]] = {}
-    for each in idxs:
-        if each.root_idx is None:
-            return None
-        places.setdefault(owners[each.root_idx], set()).add(each.idx % length)  # grouped: position within the group
+    for place, channel in pairs:
+        places.setdefault(owners[channel], set()).add(place % length)  # of a grouped convolution: within the group
     rows = [sorted(places.get(channel, ())) for channel in range(max(owners) + 1)]
     one_each = sum(map(len, rows)) == len(set().union(*rows))
     return torch.tensor(rows) if one_each and rows[0] and len({len(row) for row in rows}) == 1 else None
@@ -271,34 +264,8 @@ def _named(body: nn.Module, names: Sequence[str]) -> set[nn.Module]:
     return {module for name, module in layers.items() if any(f"{name}.".startswith(f"{each}.") for each in names)}
 
 
-def _positions(body: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, int]:
-    """Weight name -> how often one sample multiplies by each of its values."""
-    counts: dict[str, int] = {}
-
-    def count(name: str, module: nn.Module, taken: tuple[Any, ...], given: Tensor) -> None:
-        if isinstance(module, nn.Linear):
-            places = given.numel() // given.shape[-1]
-        else:
-            counted = taken[0] if getattr(module, "transposed", False) else given  # (N, C, ...)
-            places = counted.numel() // counted.shape[1]
-        counts[name] = counts.get(name, 0) + places // given.shape[0]
-
-    hooks = [
-        module.register_forward_hook(lambda m, i, o, n=f"{name}.weight".lstrip("."): count(n, m, i, o))
-        for name, module in body.named_modules()
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
-    ]
-    try:
-        with torch.no_grad(), _evaluating(body):
-            body(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return counts
-
-
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while: BatchNorm's statistics stay as they are."""
     modes = [(each, each.training) for each in module.modules()]
     module.eval()
