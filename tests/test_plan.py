@@ -34,7 +34,9 @@ def keys(planned):
 def test_each_stage_takes_the_one_before_or_the_one_it_names(planned):
     made = planned(CHAIN)
     assert [step.kind for step in made.stages] == [Checkpoint, Checkpoint, Checkpoint, Program, OnnxModel]
-    taken = {step.name: {role: [each.name for each in steps] for role, steps in step.inputs.items() if steps} for step in made.stages}
+    taken = {
+        step.name: {role: [each.name for each in steps] for role, steps in step.inputs.items() if steps} for step in made.stages
+    }
     assert taken == {
         "teacher": {},
         "student": {"teacher": ["teacher"]},
