@@ -37,7 +37,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
         "schedules",
         "augmentations",
     },
-    {"features", "channels", "placement", "graph"},
+    {"features", "channels", "placement", "graph", "tracing", "onnx_file"},
     {"store"},
     {"artifact"},
     {"batch", "signature", "intervals", "progress", "card", "record"},
