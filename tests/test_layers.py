@@ -39,7 +39,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
         "augmentations",
     },
     {"cost"},
-    {"features", "channels", "widths", "placement", "graph", "randomness"},
+    {"features", "channels", "widths", "placement", "graph", "randomness", "tracing", "onnx_file"},
     {"store"},
     {"artifact"},
     {"batch", "signature", "intervals", "progress", "card", "record"},
