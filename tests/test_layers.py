@@ -41,12 +41,12 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"features", "channels", "placement", "graph"},
     {"store"},
     {"artifact"},
-    {"batch", "signature", "intervals", "progress", "card", "record"},
+    {"batch", "signature", "intervals", "progress", "card", "record", "pictures"},
     {"plugin"},
     {"errors"},
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-TORCH_FREE = {"tasks", "datasets", "measure", "latency", "runtime", "report", "graph", "intervals"}
+TORCH_FREE = {"tasks", "datasets", "measure", "latency", "runtime", "report", "graph", "intervals", "pictures"}
 SLOW = {"torchao", "torchvision", "torch_pruning", "onnxscript", "sklearn"}
 
 
