@@ -13,6 +13,8 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"report"},
     {"estimate"},
     {"run"},
+    {"smoke"},
+    {"work"},
     {"plan"},
     {"recipe"},
     {"document"},
