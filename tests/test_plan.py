@@ -1,0 +1,133 @@
+"""Chains that fit, chains that don't, and what a key depends on."""
+
+import pytest
+
+from compress_cli import plan, recipe
+from compress_cli.artifact import Checkpoint, OnnxModel, Program
+from compress_cli.errors import RecipeError
+
+CHAIN = """\
+dataset: digits
+stages:
+  - {type: train, name: teacher, model: convnet, training: {epochs: 1}}
+  - {type: distill, name: student, model: {type: convnet, widths: [4, 8]}, training: {epochs: 1}}
+  - {type: prune, ratio: 0.5, teacher: teacher, training: {epochs: 1}}
+  - quantize
+  - export
+"""
+
+
+@pytest.fixture
+def planned(tmp_path):
+    def _planned(text, *overrides, name="r"):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(text)
+        return plan.plan(recipe.load(path, overrides))
+
+    return _planned
+
+
+def keys(planned):
+    return {step.name: step.key for step in planned.stages}
+
+
+def test_each_stage_takes_the_one_before_or_the_one_it_names(planned):
+    made = planned(CHAIN)
+    assert [step.kind for step in made.stages] == [Checkpoint, Checkpoint, Checkpoint, Program, OnnxModel]
+    taken = {
+        step.name: {role: [each.name for each in steps] for role, steps in step.inputs.items() if steps} for step in made.stages
+    }
+    assert taken == {
+        "teacher": {},
+        "student": {"teacher": ["teacher"]},
+        "prune": {"start": ["student"], "teacher": ["teacher"]},
+        "quantize": {"start": ["prune"]},
+        "export": {"start": ["quantize"]},
+    }
+
+
+def test_models_are_measured_by_implied_steps_after_their_inputs(planned):
+    made = planned(CHAIN)
+    assert [row.step.name for row in made.rows] == ["teacher", "student", "prune", "quantize", "export"]
+    assert made.baseline == "teacher"
+    assert made.rows[0].comparison is None
+    position = {step.key: place for place, step in enumerate(made.steps)}
+    assert len(position) == len(made.steps)
+    for step in made.steps:
+        assert all(position[each.key] < position[step.key] for sources in step.inputs.values() for each in sources)
+    assert made.rows[3].onnx.key == made.rows[4].step.key  # the int8 graph is exported once
+
+
+def test_the_plan_until_a_stage_ends_there(planned):
+    made = planned(CHAIN).until("student")
+    assert [step.name for step in made.stages] == ["teacher", "student"]
+    assert {step.stage.type for step in made.steps} == {"train", "distill", "export", "measure", "compare"}
+    with pytest.raises(RecipeError, match=r"no stage 'studnt'.*did you mean 'student'"):
+        planned(CHAIN).until("studnt")
+
+
+def test_inserting_a_stage_keeps_the_earlier_ones(planned):
+    before = keys(planned(CHAIN))
+    after = keys(planned(CHAIN.replace("  - quantize", "  - {type: prune, name: more, ratio: 0.2}\n  - quantize")))
+    same = {name for name in before if before[name] == after[name]}
+    assert same == {"teacher", "student", "prune"}
+
+
+def test_a_temperature_changes_distil_and_what_follows(planned):
+    before = keys(planned(CHAIN))
+    warm = CHAIN.replace("[4, 8]}", "[4, 8]}, losses: [{type: soft_targets, temperature: 9}]")
+    after = keys(planned(warm))
+    assert {name for name in before if before[name] == after[name]} == {"teacher"}
+
+
+def test_names_of_recipe_stage_and_folder_are_not_part_of_a_key(planned, tmp_path):
+    before = planned(CHAIN)
+    renamed = planned(CHAIN.replace("student", "small").replace("dataset", "name: other\ndataset"), name="elsewhere")
+    assert [step.key for step in before.stages] == [step.key for step in renamed.stages]
+
+
+def test_seed_and_data_change_every_key(planned):
+    before = keys(planned(CHAIN))
+    for other in (planned(CHAIN, "seed=1"), planned(CHAIN, "dataset={type: digits, split_seed: 1}")):
+        assert not set(before.values()) & set(keys(other).values())
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("stages: [quantize]", "2: stages[0]: stage 'quantize' comes first, but needs a Checkpoint or an OnnxModel"),
+        (
+            "stages:\n" + 2 * "  - {type: train, model: mlp, training: {epochs: 1}}\n",
+            "4: stages[1]: two stages are called 'train' (see stages[0]); rename one",
+        ),
+        (
+            "stages:\n  - {type: train, name: t, model: mlp, training: {epochs: 1}}\n"
+            "  - {type: distill, model: mlp, teacher: tt, training: {epochs: 1}}",
+            "4: stages[1].teacher: teacher 'tt' is no stage of this recipe; did you mean 't'?",
+        ),
+        (
+            "stages:\n  - {type: distill, model: mlp, teacher: t, training: {epochs: 1}}\n"
+            "  - {type: train, name: t, model: mlp, training: {epochs: 1}}",
+            "3: stages[0].teacher: teacher 't' is not before stage 'distill'; move it up",
+        ),
+        (
+            "stages:\n  - {type: train, model: mlp, training: {epochs: 1}}\n  - export\n  - {type: prune, ratio: 0.5}",
+            "5: stages[2]: stage 'prune' needs a Checkpoint, but 'export' makes an OnnxModel",
+        ),
+        (
+            "baseline: tain\nstages:\n  - {type: train, model: mlp, training: {epochs: 1}}",
+            "2: baseline: 'tain' is no stage that makes a model; did you mean 'train'?",
+        ),
+    ],
+)  # fmt: skip
+def test_a_chain_that_does_not_fit_is_refused_with_its_line(planned, tmp_path, text, complaint):
+    with pytest.raises(RecipeError) as caught:
+        planned(f"dataset: digits\n{text}\n")
+    assert str(caught.value).startswith(f"{tmp_path}/r.yaml:{complaint}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_all_misfits_are_named_at_once(planned):
+    with pytest.raises(RecipeError) as caught:
+        planned(CHAIN.replace("teacher: teacher", "teacher: nobody").replace("  - export", "  - {type: quantize, start: no}"))
+    assert len(str(caught.value).splitlines()) == 3
