@@ -86,6 +86,13 @@ def test_a_renamed_and_moved_recipe_runs_nothing(run):
     assert Path("runs/other/teacher").resolve() == Path("runs/r/teacher").resolve()
 
 
+def test_the_lock_file_is_the_recipe_with_its_defaults(run):
+    run(RECIPE, "--set", "stages.teacher.training.epochs=1")
+    lock = Path("runs/r/recipe.lock.yaml").read_text()
+    assert "torch 2" in lock
+    assert run(lock, name="again.yaml")[0] == []
+
+
 def test_two_recipes_share_a_teacher(run):
     run(RECIPE, "--until", "teacher")
     assert run(RECIPE.replace("hidden: [8]", "hidden: [9]"), name="b.yaml")[0] == ["student", "export"]
