@@ -24,7 +24,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"measure"},
     {"latency"},
     {"runtime"},
-    {"context"},
+    {"context", "samples"},
     {
         "losses",
         "criteria",
