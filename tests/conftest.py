@@ -85,3 +85,14 @@ def context_for(tmp_path):
         return Context(**{**given, **changes})
 
     return _context
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny networks lose by more threads, and lose much where the cores are busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

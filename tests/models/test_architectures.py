@@ -12,6 +12,8 @@ from compress_cli.models.mlp import Mlp
 from compress_cli.models.resnet import Resnet
 from compress_cli.signature import Head, Input, Signature
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def signature(*shape, classes=10):
     return Signature(inputs={"image": Input(shape=shape)}, heads={"logits": Head(size=classes)})
