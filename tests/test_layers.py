@@ -13,6 +13,8 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"report"},
     {"estimate"},
     {"run"},
+    {"smoke"},
+    {"work"},
     {"plan"},
     {"recipe"},
     {"document"},
@@ -39,15 +41,15 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
         "augmentations",
     },
     {"cost"},
-    {"features", "channels", "widths", "placement", "graph", "randomness"},
+    {"features", "channels", "widths", "placement", "graph", "randomness", "tracing", "onnx_file"},
     {"store"},
     {"artifact"},
-    {"batch", "signature", "intervals", "progress", "card", "record"},
+    {"batch", "signature", "intervals", "progress", "card", "record", "pictures"},
     {"plugin"},
     {"errors"},
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-TORCH_FREE = {"tasks", "datasets", "measure", "latency", "runtime", "report", "graph", "intervals"}
+TORCH_FREE = {"tasks", "datasets", "measure", "latency", "runtime", "report", "graph", "intervals", "pictures"}
 SLOW = {"torchao", "torchvision", "torch_pruning", "onnxscript", "sklearn"}
 
 

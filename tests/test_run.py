@@ -86,6 +86,13 @@ def test_a_renamed_and_moved_recipe_runs_nothing(run):
     assert Path("runs/other/teacher").resolve() == Path("runs/r/teacher").resolve()
 
 
+def test_the_lock_file_is_the_recipe_with_its_defaults(run):
+    run(RECIPE, "--set", "stages.teacher.training.epochs=1")
+    lock = Path("runs/r/recipe.lock.yaml").read_text()
+    assert "torch 2" in lock
+    assert run(lock, name="again.yaml")[0] == []
+
+
 def test_two_recipes_share_a_teacher(run):
     run(RECIPE, "--until", "teacher")
     assert run(RECIPE.replace("hidden: [8]", "hidden: [9]"), name="b.yaml")[0] == ["student", "export"]
@@ -95,7 +102,7 @@ def test_until_stops_after_a_stage_and_force_runs_one_again(run):
     assert run(RECIPE, "--until", "teacher")[0] == ["teacher"]
     run()
     before = manifest("teacher")
-    ran, outcome = run(RECIPE, "--force", "teacher")
+    ran, _ = run(RECIPE, "--force", "teacher")
     assert ran == ["teacher"]  # the same bytes came out: what follows is still up to date
     assert manifest("teacher")["files"] == before["files"]
     assert run(RECIPE, "--force", "nobody")[1].code == 2
@@ -130,9 +137,8 @@ def test_a_truncated_checkpoint_and_an_edited_manifest_are_refused(run):
 
 
 def test_a_stage_that_fails_keeps_what_was_made(run, monkeypatch):
-    from compress_cli.stages.distill import Distill
-
     from compress_cli.errors import StageError
+    from compress_cli.stages.distill import Distill
 
     whole = Distill.run
 
@@ -143,7 +149,7 @@ def test_a_stage_that_fails_keeps_what_was_made(run, monkeypatch):
         return whole(self, context)
 
     monkeypatch.setattr(Distill, "run", fails)
-    ran, outcome = run()
+    outcome = run()[1]
     assert outcome.code == 4
     assert "stage 'student' failed: the loss is not a number in epoch 1, step 3" in outcome.err
     assert "kept: teacher" in outcome.err

@@ -69,16 +69,12 @@ def conditions(report: Report) -> str:
 
 def remarks(report: Report) -> list[tuple[str, str]]:
     """Row name and what has to be said of it in words."""
-    found = []
+    found: list[tuple[str, str]] = []
     for row in report.rows:
-        for each in (row.note, f"not measured: {row.reason}" if row.reason else "", _unknown(row)):
-            if each:
-                found.append((row.name, each))
+        reasons = {"not measured": row.reason, "multiply-accumulates unknown": row.macs_unknown}
+        said = [row.note, *(f"{what}: {why}" for what, why in reasons.items() if why)]
+        found += [(row.name, each) for each in said if each]
     return found
-
-
-def _unknown(row: Row) -> str:
-    return f"multiply-accumulates unknown: {row.macs_unknown}" if row.macs_unknown else ""
 
 
 def _digits(value: float) -> str:
