@@ -44,13 +44,7 @@ class Noise(Dataset):
         return "noise"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """These models are too small for two."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
