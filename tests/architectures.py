@@ -72,13 +72,14 @@ class AttentionModule(nn.Module):
 
     def __init__(self, features, classes):
         super().__init__()
-        self.embed, self.qkv, self.out = nn.Linear(features, 32), nn.Linear(32, 96), nn.Linear(32, 32)
+        self.embed, self.out = nn.Linear(features, 32), nn.Linear(32, 32)
+        self.q, self.k, self.v = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 32)
         self.norm, self.up, self.down = nn.LayerNorm(32), nn.Linear(32, 64), nn.Linear(64, 32)
         self.fc = nn.Linear(32, classes)
 
     def forward(self, x):
         x = self.embed(x.flatten(2))  # (N, tokens, 32)
-        q, k, v = self.qkv(x).view(len(x), -1, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        q, k, v = (layer(x).view(len(x), -1, 4, 8).transpose(1, 2) for layer in (self.q, self.k, self.v))
         mixed = functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(len(x), -1, 32)
         x = self.norm(x + self.out(mixed))
         x = x + self.down(functional.gelu(self.up(x)))

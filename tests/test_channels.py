@@ -12,6 +12,8 @@ from compress_cli.errors import RecipeError
 from compress_cli.signature import Head, Input, Signature
 
 SIGNATURE = Signature(inputs={"image": Input(shape=(3, 8, 8))}, heads={"logits": Head(size=10)})
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IMAGES = (torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)),)
 
 CUT = {  # architecture -> layers whose channels can be cut: (channels, multiple), reckoned by hand

@@ -10,6 +10,8 @@ from compress_cli.edits.narrow import Narrow
 from compress_cli.signature import Head, Input, Signature
 
 SIGNATURE = Signature(inputs={"image": Input(shape=(3, 8, 8))}, heads={"logits": Head(size=10)})
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IMAGES = (torch.rand(2, 3, 8, 8),)
 
 
