@@ -44,11 +44,9 @@ class Crd(Loss):
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         assert isinstance(adapter, nn.ModuleList)
-        labels = (
-            chosen(batch.targets, self.target, "target").long() if self.other == "class" else torch.arange(len(batch.index))
-        )
+        labels = chosen(batch.targets, self.target, "target").long() if self.other == "class" else batch.index
         pairs = zip(adapter, matched(student, teacher, self.layers), strict=True)
-        terms = [self._contrast(memory, own, other, batch.index, labels.to(own.device)) for memory, (own, other) in pairs]
+        terms = [self._contrast(memory, own, other, batch.index, labels) for memory, (own, other) in pairs]
         return torch.stack(terms).sum() / len(teacher)
 
     def _contrast(self, contrast: nn.Module, student: Tensor, teacher: Tensor, index: Tensor, labels: Tensor) -> Tensor:
