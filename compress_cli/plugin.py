@@ -31,7 +31,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from compress_cli.errors import RecipeError
+from compress_cli.errors import ArtifactError, RecipeError
 
 T = TypeVar("T")
 
@@ -239,7 +239,11 @@ def identity(value: Any) -> Any:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, remembered by path, size and time of change for the life of the process."""
+    """SHA-256 of a file's bytes, remembered by path, size and time of change for the life of the process.
+
+    ArtifactError where there is no such file."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: there is no such file")
     status = path.stat()
     return _digest(str(path.resolve()), status.st_size, status.st_mtime_ns)
 

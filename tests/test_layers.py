@@ -18,10 +18,11 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"document"},
     {"stages"},
     {"training"},
-    {"precision", "feed"},
+    {"precision", "feed", "averaging"},
     {"teachers"},
     {"restore"},
     {"measure"},
+    {"latency"},
     {"runtime"},
     {"context"},
     {
@@ -37,7 +38,8 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
         "schedules",
         "augmentations",
     },
-    {"features", "channels", "placement", "graph"},
+    {"cost"},
+    {"features", "channels", "widths", "placement", "graph", "randomness"},
     {"store"},
     {"artifact"},
     {"batch", "signature", "intervals", "progress", "card", "record"},
@@ -45,7 +47,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"errors"},
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-TORCH_FREE = {"tasks", "datasets", "measure", "runtime", "report", "graph"}
+TORCH_FREE = {"tasks", "datasets", "measure", "latency", "runtime", "report", "graph", "intervals"}
 SLOW = {"torchao", "torchvision", "torch_pruning", "onnxscript", "sklearn"}
 
 
