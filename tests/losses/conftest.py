@@ -12,12 +12,8 @@ def tensor(array):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """On tensors this small, threads only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _few_threads(one_thread):
+    pass
 
 
 @pytest.fixture
