@@ -14,8 +14,7 @@ from compress_cli.losses import Layers, Loss, relations
 
 
 class Contrastive(Loss):
-    """Draw together what belongs together and push the rest a margin apart (Hadsell, Chopra & LeCun 2006, "Dimensionality
-    reduction by learning an invariant mapping").
+    """Draw together what belongs together and push the rest a margin apart (Hadsell, Chopra & LeCun 2006, CVPR).
 
     d^2 for pairs that belong together, max(0, margin - d)^2 for pairs that do not, each averaged over its pairs, and half
     of their sum; d are the student's own Euclidean distances of flattened features of length 1. Summed over layers, and

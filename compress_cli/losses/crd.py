@@ -16,8 +16,7 @@ UNKNOWN = torch.iinfo(torch.int64).max  # sorts behind every id
 
 
 class Crd(Loss):
-    """Contrastive representation distillation: tell a sample's other view from those of other samples (Tian et al. 2020,
-    arXiv:1910.10699).
+    """Tell the other network's view of a sample from its views of other samples (CRD; Tian et al. 2020, arXiv:1910.10699).
 
     Both networks' flattened features are mapped to length 1 in `size` dimensions by trained linear maps. For student f and
     remembered teacher g: h = u / (u + negatives/M), u = exp(f'g / temperature) / Z, M samples, and the loss is

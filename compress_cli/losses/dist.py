@@ -12,8 +12,7 @@ from compress_cli.losses import Loss, paired, several_classes, unmasked
 
 
 class Dist(Loss):
-    """Keep the order and proportion of the teacher's probabilities rather than their values (DIST; Huang et al. 2022,
-    arXiv:2205.10536).
+    """Keep the proportions of the teacher's probabilities, not their values (DIST; Huang et al. 2022, arXiv:2205.10536).
 
     T^2 * (beta * inter + gamma * intra): 1 - Pearson's correlation of softmax(s/T) and softmax(t/T), over the classes of
     one sample (inter, averaged over samples and positions) and over the samples of one class (intra, averaged over

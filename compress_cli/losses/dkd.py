@@ -12,8 +12,7 @@ from compress_cli.losses import Loss, average, chosen, paired, several_classes, 
 
 
 class Dkd(Loss):
-    """Decoupled distillation: the target class against the rest, and the rest among themselves (Zhao et al. 2022,
-    arXiv:2203.08679).
+    """Match the target class against the rest, and the rest among themselves (Zhao et al. 2022, arXiv:2203.08679).
 
     T^2 * (alpha * TCKD + beta * NCKD), where TCKD = KL of (p, 1 - p) for the true class and NCKD = KL of the other
     classes' probabilities, made to sum to 1 without it. Averaged over samples, positions and teachers; a label of

@@ -11,11 +11,11 @@ from compress_cli.losses import Distance, Layers, Loss, average, distances, matc
 
 
 class HiddenStates(Loss):
-    """Match the hidden states of tokens (cosine: DistilBERT, Sanh et al. 2019, arXiv:1910.01108; MSE with a trained
-    projection: TinyBERT, Jiao et al. 2020, arXiv:1909.10351).
+    """Match the hidden states of tokens (cosine, as DistilBERT; Sanh et al. 2019, arXiv:1910.01108).
 
-    Features (N, T, C); the mean over tokens that are not masked, summed over layers, averaged over teachers. A linear
-    projector is trained where widths differ.
+    Or by MSE with a trained projection, as TinyBERT (Jiao et al. 2020, arXiv:1909.10351). Features (N, T, C); the mean
+    over tokens that are not masked, summed over layers, averaged over teachers. A linear projector is trained where
+    widths differ.
     """
 
     layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")

@@ -12,8 +12,7 @@ from compress_cli.losses import Layers, Loss, matched, off_diagonal
 
 
 class Pkt(Loss):
-    """Match how likely samples pick each other as neighbours (probabilistic knowledge transfer; Passalis & Tefas 2018,
-    arXiv:1803.10837).
+    """Match how likely samples pick each other as neighbours (PKT; Passalis & Tefas 2018, arXiv:1803.10837).
 
     KL(t || s), averaged over samples, of the probabilities p(j|i) = K_ij / sum over k != i of K_ik with the cosine kernel
     K = (cosine + 1) / 2; summed over layers, averaged over teachers. Shapes may differ.

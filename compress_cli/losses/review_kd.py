@@ -18,8 +18,7 @@ GRIDS = (4, 2, 1)  # the hierarchical context loss compares means over these gri
 
 
 class ReviewKd(Loss):
-    """Knowledge review: fuse the student's features from deep to shallow, and compare each fusion with the teacher's
-    features of that level (Chen et al. 2021, arXiv:2104.09044).
+    """Fuse features from deep to shallow and compare each fusion with the teacher's (Chen et al. 2021, arXiv:2104.09044).
 
     Layers are given from shallow to deep; each is an image (N, C, H, W), or a vector (N, C) that counts as 1 x 1. The
     hierarchical context loss of a level is the mean of the MSE at full size and on grids of 4, 2 and 1 a side, weighing

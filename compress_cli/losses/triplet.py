@@ -14,8 +14,7 @@ from compress_cli.losses import Layers, Loss, relations
 
 
 class Triplet(Loss):
-    """Keep a sample nearer to those it belongs with than to others, by a margin (FaceNet; Schroff et al. 2015,
-    arXiv:1503.03832; relations of the teacher as in Park et al. 2019, arXiv:1904.05068).
+    """Keep a sample nearer to those it belongs with than to others, by a margin (Schroff et al. 2015, arXiv:1503.03832).
 
     max(0, margin + d(anchor, positive) - d(anchor, negative)) on the student's own Euclidean distances of flattened
     features of length 1, averaged over triplets; 0 where the batch has none. Summed over layers, and averaged over

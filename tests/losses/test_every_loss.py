@@ -51,6 +51,7 @@ def test_is_one_documented_class_that_survives_dump_and_load(name):
     assert re.search(r"\b(19|20)\d\d\b", inspect.getdoc(type(loss))), "which paper?"
     assert "arXiv:" in inspect.getdoc(type(loss)) or name == "contrastive"  # of 2006
     assert Loss.model_validate(json.loads(json.dumps(loss.model_dump(mode="json")))) == loss
+    assert inspect.getdoc(type(loss)).partition("\n")[0].endswith("."), "`compress list` shows one line"
     assert all(field.description for field in type(loss).model_fields.values())
 
 
