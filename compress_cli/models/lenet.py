@@ -30,7 +30,7 @@ class Lenet(Model):
         rows, columns = (((pixels - 4) // 2 - 4) // 2 for pixels in (height, width))
         if min(rows, columns) < 1:
             raise RecipeError(
-                f"the model 'lenet' does not pad its convolutions: it needs 16 x 16 pixels; the dataset gives {height} x {width}"
+                f"the model 'lenet' does not pad its convolutions: it needs 16 x 16 pixels, not {height} x {width}"
             )
         first, second = self.widths
         layers: OrderedDict[str, nn.Module] = OrderedDict()

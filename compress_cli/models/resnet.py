@@ -27,7 +27,8 @@ class Resnet(Model):
     stem: int | None = Field(None, ge=1, description="channels of the first convolution; as the first stage where not given")
     shortcut: Literal["projection", "padding"] = Field(
         "projection",
-        description="where widths change: a 1 x 1 convolution (the paper's option B), or zeros without weights (option A)",
+        description="where widths change: a 1 x 1 convolution (the paper's option B), or zeros without weights (option A; then "
+        "channels can be cut inside the blocks only)",
     )
 
     @field_validator("depth")

@@ -20,7 +20,8 @@ class ShufflenetV1(Model):
     other `groups` are 144, 200, 272 and 384 at 1, 2, 4 and 8, doubled from stage to stage.
 
     Layers for features: `conv1`, `layer1` to `layer3`, `avgpool`, `fc`; a stage before its last activation is the `join`
-    of its last block, counted from 0: `layer3.3.join`.
+    of its last block, counted from 0: `layer3.3.join`. Cut no channels in `layer1.1` and the blocks after it: they lie between
+    grouped convolutions, and which of them hang together is not followed through a shuffle.
     """
 
     widths: Many[PositiveInt] = Field((240, 480, 960), min_length=3, max_length=3, description="channels of the three stages")
@@ -34,10 +35,9 @@ class ShufflenetV1(Model):
         if odd := [each for each in channels if each % self.groups]:
             raise ValueError(f"widths and stem must be multiples of groups ({self.groups}); {odd[0]} is not")
         for before, after in zip(channels, self.widths, strict=False):
-            if after - before < 4 * self.groups:
-                raise ValueError(
-                    f"widths: {after} after {before} is too narrow: a stage adds at least 4 * groups ({4 * self.groups}) channels"
-                )
+            least = before + 4 * self.groups
+            if after < least:
+                raise ValueError(f"widths: {after} after {before} is too narrow: {least} or more (4 * groups are added)")
         return self
 
     def build(self, signature: Signature) -> nn.Module:

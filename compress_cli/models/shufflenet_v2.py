@@ -20,7 +20,8 @@ class ShufflenetV2(Model):
     The default is the student of the distillation literature (Tian et al. 2020, arXiv:1910.10699), the paper's 1x. The
     paper's other widths: 48, 96, 192 (0.5x); 176, 352, 704 (1.5x); 244, 488, 976 with `last: 2048` (2x).
 
-    Layers for features: `conv1`, `layer1` to `layer3`, `conv2`, `avgpool`, `fc`.
+    Layers for features: `conv1`, `layer1` to `layer3`, `conv2`, `avgpool`, `fc`. Channels can be cut
+    inside a branch and around the stages (`conv1`, `conv2`), not where they are shuffled.
     """
 
     widths: Many[Annotated[int, Field(ge=2, multiple_of=2)]] = Field(
