@@ -38,7 +38,18 @@ def _settled(settings: dict[str, Any] | str, **data: int) -> Network:
 
 
 def _parameters(settings: dict[str, Any] | str, **data: int) -> int:
-    return sum(each.numel() for each in _network(settings, **data).parameters())
+    with torch.device("meta"):  # shapes without numbers
+        body = Model.model_validate(settings).build(_signature(**data))
+    return sum(each.numel() for each in body.parameters())
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Tiny layers on several threads mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from compress_cli.errors import RecipeError
+from compress_cli.models.vgg import Vgg
 
 S = [64, 128, 256, 512, 512]
 A = [64, 128, 256, 256, 512, 512, 512, 512]
@@ -19,8 +20,9 @@ def by_hand(widths):
 
 
 @pytest.mark.parametrize(("depth", "widths"), [(8, S), (11, A), (13, B), (16, D), (19, E)])
-def test_the_convolutions_are_those_of_the_tables(depth, widths, network):
-    net = network({"type": "vgg", "depth": depth})
+def test_the_convolutions_are_those_of_the_tables(depth, widths, signature):
+    with torch.device("meta"):
+        net = Vgg(depth=depth).build(signature())
     assert [each.out_channels for each in net.modules() if isinstance(each, nn.Conv2d)] == widths
     assert sum(each.numel() for each in net.parameters()) == by_hand(widths)
 
