@@ -11,34 +11,41 @@ from torch.fx import GraphModule, Node
 
 from compress_cli.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
-from compress_cli.models import Network
 from compress_cli.plugin import suggest
 from compress_cli.signature import Signature
 
 VERSION = 1  # raise it when the same layer name gives other features
 
-_BODY = "body."  # where a Network keeps the model whose layers recipes name
+_BODY = "body"  # where a network keeps the model whose layers recipes name; around it stands the normalisation
 
 
 @contextmanager
 def observe(network: nn.Module, layers: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
-    """Yield a dict that every forward pass fills with the outputs of these layers, layer name -> (N, ...).
+    """Yield a dict that every forward pass fills with the outputs of these layers, layer name -> (N, ...)."""
+    seen, detach = attach(network, layers)
+    try:
+        yield seen
+    finally:
+        detach()
 
-    Names are relative to the body of a Network. A layer that runs several times leaves its last output. In an exported
+
+def attach(network: nn.Module, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], Callable[[], None]]:
+    """As `observe`, until the function that comes with it is called.
+
+    Names are relative to the network's `body`. A layer that runs several times leaves its last output. In an exported
     graph, where modules no longer exist, a layer's output is the last node that came from it. RecipeError where there is
     no such layer.
     """
     seen: dict[str, Tensor] = {}
-    attach = _attach_nodes if isinstance(network, GraphModule) else _attach_hooks
-    detach = attach(network, layers, seen) if layers else None
-    try:
-        yield seen
-    finally:
-        if detach:
-            detach()
+    if not layers:
+        return seen, lambda: None
+    _known(layers, layer_names(network))
+    return seen, (_attach_nodes if isinstance(network, GraphModule) else _attach_hooks)(network, layers, seen)
 
 
-def outputs(network: nn.Module, signature: Signature, batch: Batch, layers: tuple[str, ...], seen: dict[str, Tensor]) -> Outputs:
+def outputs(
+    network: nn.Module, signature: Signature, batch: Batch, layers: tuple[str, ...], seen: dict[str, Tensor]
+) -> Outputs:
     """One forward pass inside `observe(network, layers)`; RecipeError where a layer did not run or gave no tensor."""
     seen.clear()
     missing = [name for name in signature.inputs if name not in batch.inputs]
@@ -59,12 +66,11 @@ def layer_names(network: nn.Module) -> list[str]:
 
 
 def _root(network: nn.Module) -> nn.Module:
-    return network.body if isinstance(network, Network) else network
+    return getattr(network, _BODY, network)
 
 
 def _attach_hooks(network: nn.Module, layers: tuple[str, ...], seen: dict[str, Tensor]) -> Callable[[], None]:
     modules = dict(_root(network).named_modules())
-    _known(layers, [name for name in modules if name])
 
     def record(layer: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -97,7 +103,6 @@ class _Recorder(nn.Module):
 def _attach_nodes(network: nn.Module, layers: tuple[str, ...], seen: dict[str, Tensor]) -> Callable[[], None]:
     """Module hooks never fire in an exported graph: call a recorder right after the layer's last node."""
     assert isinstance(network, GraphModule)
-    _known(layers, layer_names(network))
     added: list[tuple[Node, str]] = []
     for place, layer in enumerate(layers):
         last = [node for node in network.graph.nodes if layer in _origins(node)][-1]
@@ -117,9 +122,9 @@ def _attach_nodes(network: nn.Module, layers: tuple[str, ...], seen: dict[str, T
 
 
 def _origins(node: Node) -> set[str]:
-    """The layers a node came from, innermost and outer ones, relative to the body of the Network that was exported."""
+    """The layers a node came from, innermost and outer ones, relative to the body of the network that was exported."""
     paths = (str(path) for path, _ in node.meta.get("nn_module_stack", {}).values())
-    return {path.removeprefix(_BODY) for path in paths if path.startswith(_BODY)}
+    return {path.removeprefix(f"{_BODY}.") for path in paths if path.startswith(f"{_BODY}.")}
 
 
 def _known(layers: tuple[str, ...], known: list[str]) -> None:

@@ -13,17 +13,20 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"report"},
     {"estimate"},
     {"run"},
+    {"smoke"},
+    {"work"},
     {"plan"},
     {"recipe"},
     {"document"},
     {"stages"},
     {"training"},
-    {"precision", "feed"},
+    {"precision", "feed", "averaging"},
     {"teachers"},
     {"restore"},
     {"measure"},
+    {"latency"},
     {"runtime"},
-    {"context"},
+    {"context", "samples"},
     {
         "losses",
         "criteria",
@@ -37,15 +40,16 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
         "schedules",
         "augmentations",
     },
-    {"features", "channels", "placement", "graph"},
+    {"cost"},
+    {"features", "channels", "widths", "placement", "graph", "randomness", "tracing", "onnx_file"},
     {"store"},
     {"artifact"},
-    {"batch", "signature", "intervals", "progress", "card", "record"},
+    {"batch", "signature", "intervals", "agreement", "progress", "card", "record", "pictures"},
     {"plugin"},
     {"errors"},
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-TORCH_FREE = {"tasks", "datasets", "measure", "runtime", "report", "graph"}
+TORCH_FREE = {"tasks", "datasets", "measure", "latency", "runtime", "report", "graph", "intervals", "agreement", "pictures"}
 SLOW = {"torchao", "torchvision", "torch_pruning", "onnxscript", "sklearn"}
 
 

@@ -79,14 +79,14 @@ def stratified(labels: np.ndarray, shares: dict[SplitName, float], seed: int) ->
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel of images (N, channels, height, width), in their raw range.
+    """Mean and deviation of each channel of images (N, channels, height, width) or rows (N, channels), in their raw range.
 
     A channel that never varies gets deviation 1, since it is divided by.
     """
-    totals = np.zeros((2, images.shape[1]))
+    totals, others = np.zeros((2, images.shape[1])), (0, *range(2, images.ndim))
     for start in range(0, len(images), 1024):  # in pieces: the float64 copy of a whole split may not fit in memory
         piece = images[start : start + 1024].astype(np.float64)
-        totals += [piece.sum(axis=(0, 2, 3)), (piece**2).sum(axis=(0, 2, 3))]
-    mean, square = totals / (len(images) * images.shape[2] * images.shape[3])
+        totals += [piece.sum(axis=others), (piece**2).sum(axis=others)]
+    mean, square = totals / (images.size // images.shape[1])
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
     return tuple(mean.tolist()), tuple(np.where(deviation > 0, deviation, 1.0).tolist())

@@ -1,0 +1,248 @@
+"""What an ONNX file holds, read without running it: parameters, their number types, multiply-accumulates, bytes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, shape_inference
+from pydantic import BaseModel, ConfigDict
+
+from compress_cli.errors import ArtifactError
+
+Shape = tuple[int | None, ...]
+
+# Operator -> positions of the inputs that are scales and zero points: they say how to read weights, and are none.
+LEGENDS: dict[str, tuple[int, ...]] = {
+    "QuantizeLinear": (1, 2),
+    "DequantizeLinear": (1, 2),
+    "QLinearConv": (1, 2, 4, 5, 6, 7),
+    "QLinearMatMul": (1, 2, 4, 5, 6, 7),
+    "QLinearAdd": (1, 2, 4, 5, 6, 7),
+    "QLinearMul": (1, 2, 4, 5, 6, 7),
+    "QGemm": (1, 2, 4, 5, 7, 8),
+    "QLinearGlobalAveragePool": (1, 2, 3, 4),
+    "QLinearConcat": (0, 1),
+    "ConvInteger": (2, 3),
+    "MatMulInteger": (2, 3),
+    "MatMulIntegerToFloat": (2, 3, 4, 5),
+    "DynamicQuantizeMatMul": (2, 3),
+    "MatMulNBits": (2, 3),
+}
+# Operator -> positions where 32-bit integers are a quantised bias.
+INTEGER_BIASES = {"DequantizeLinear": (0,), "QLinearConv": (8,), "QGemm": (6,)}
+NEVER_WEIGHTS = ("int64", "bool", "string", "uint64", "uint32", "int16", "uint16")  # shapes, indices, masks
+UNCOUNTED = {"Attention", "MultiHeadAttention", "GroupQueryAttention", "LSTM", "GRU", "RNN", "Einsum", "DeformConv"}
+BRANCHING = {"If", "Loop", "Scan"}
+VERSION = 1
+LARGE = 4096  # values; shape inference reads shapes from smaller tensors than this
+
+
+class Contents(BaseModel):
+    """What an ONNX file holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    parameters: int
+    """Weights, however they are stored; without scales, zero points, and constants that normalise an input."""
+    kinds: dict[str, int]
+    """Number type -> how many of the parameters are stored in it."""
+    macs: int | None
+    """Multiply-accumulates for one sample in convolutions and matrix products; None where they can't be known."""
+    macs_unknown: str = ""
+    """Why not."""
+    size_bytes: int
+    """With external data."""
+
+
+def contents(path: Path) -> Contents:
+    """Read a file; ArtifactError where it is no ONNX file."""
+    model = load(path)
+    kinds = _kinds(model.graph)
+    try:
+        macs, unknown = _macs(model), ""
+    except _Unknown as reason:
+        macs, unknown = None, str(reason)
+    return Contents(parameters=sum(kinds.values()), kinds=kinds, macs=macs, macs_unknown=unknown, size_bytes=_size(path, model))
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The file's graph without external data; ArtifactError where it is no ONNX file."""
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: there is no such file") from None
+    except DecodeError:
+        raise ArtifactError(f"{path}: is not an ONNX file, or is truncated or damaged") from None
+    if not model.graph.node:
+        raise ArtifactError(f"{path}: holds no graph")
+    return model
+
+
+def _size(path: Path, model: onnx.ModelProto) -> int:
+    """Bytes of the file and of what it keeps beside itself."""
+    places = {
+        entry.value
+        for tensor, _ in _tensors(model.graph)
+        if tensor.data_location == TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    beside = [path.parent / place for place in places if not Path(place).is_absolute() and ".." not in Path(place).parts]
+    return sum(each.stat().st_size for each in (path, *beside) if each.is_file())
+
+
+# --- parameters
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and those of its branches and loops."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for each in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
+                yield from _graphs(each)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[TensorProto, str]]:
+    """Every constant tensor and the name under which nodes take it."""
+    for each in _graphs(graph):
+        for tensor in each.initializer:
+            yield tensor, tensor.name
+        for sparse in each.sparse_initializer:
+            yield sparse.values, sparse.values.name
+        for node in each.node:
+            for attribute in node.attribute:
+                if node.op_type == "Constant" and attribute.name == "value":
+                    yield attribute.t, node.output[0]
+
+
+def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
+    """Number type -> parameters stored in it."""
+    nodes = [node for each in _graphs(graph) for node in each.node]
+    legends = {
+        node.input[place] for node in nodes for place in LEGENDS.get(node.op_type, ()) if place < len(node.input)
+    } | _dynamic_scales(nodes)
+    biases = {node.input[place] for node in nodes for place in INTEGER_BIASES.get(node.op_type, ()) if place < len(node.input)}
+    packed = {
+        node.input[1]: _attribute(node, "K", 0) * _attribute(node, "N", 0) for node in nodes if node.op_type == "MatMulNBits"
+    }
+    bits = {node.input[1]: _attribute(node, "bits", 4) for node in nodes if node.op_type == "MatMulNBits"}
+    skipped = legends | _normalisation(graph)
+    found: Counter[str] = Counter()
+    for tensor, name in _tensors(graph):
+        kind = TensorProto.DataType.Name(tensor.data_type).lower()
+        kind = {"float": "float32", "double": "float64"}.get(kind, kind)
+        if name in skipped or kind in NEVER_WEIGHTS or (kind == "int32" and name not in biases):
+            continue
+        if name in packed:
+            found[f"uint{bits[name]}"] += packed[name]
+        else:
+            found[kind] += math.prod(tensor.dims)
+    return dict(sorted(found.items(), key=lambda each: -each[1]))
+
+
+def _dynamic_scales(nodes: list[onnx.NodeProto]) -> set[str]:
+    """Weight scales that are multiplied with the scale found while running."""
+    dynamic = {node.output[1] for node in nodes if node.op_type == "DynamicQuantizeLinear"}
+    return {name for node in nodes if node.op_type == "Mul" and dynamic & {*node.input} for name in node.input} - dynamic
+
+
+def _normalisation(graph: onnx.GraphProto) -> set[str]:
+    """Constants, one value a channel, that shift and scale an input before anything else happens to it."""
+    constants = {name: tensor for tensor, name in _tensors(graph)}
+    raw = {each.name for each in graph.input} - constants.keys()
+    found = set()
+    for node in graph.node:
+        moving = [name for name in node.input if name not in constants]
+        if not moving or not {*moving} <= raw:
+            continue
+        if node.op_type in ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear"):
+            raw.add(node.output[0])
+        elif node.op_type in ("Add", "Sub", "Mul", "Div") and len(moving) == 1:
+            still = [name for name in node.input if name in constants]
+            if all(sum(axis > 1 for axis in constants[name].dims) <= 1 for name in still):
+                found.update(still)
+                raw.add(node.output[0])
+    return found
+
+
+# --- multiply-accumulates
+
+
+class _Unknown(Exception):
+    """Why they can't be counted."""
+
+
+def _macs(model: onnx.ModelProto) -> int:
+    """For one sample."""
+    batch, shapes = _shapes(model)
+    total = sum(_node_macs(node, shapes) for node in model.graph.node)
+    if total % batch:
+        raise _Unknown(f"{total} for the file's batch of {batch} is no whole number for a sample")
+    return total // batch
+
+
+def _shapes(model: onnx.ModelProto) -> tuple[int, dict[str, Shape]]:
+    """The batch that the shapes are for, and the shape of every tensor."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]  # may be left from before the graph was changed
+    initial = {each.name for each in bare.graph.initializer}
+    batches: set[int] = set()
+    for port in (each for each in bare.graph.input if each.name not in initial):
+        axes = port.type.tensor_type.shape.dim
+        if axes and not axes[0].dim_value:
+            axes[0].dim_value = 1  # clears the name of the open axis
+        batches.update(axis.dim_value for axis in axes[:1])
+        if any(not axis.dim_value for axis in axes):
+            raise _Unknown(f"input '{port.name}' has an open axis besides the batch")
+    for port in bare.graph.output:
+        port.type.tensor_type.ClearField("shape")
+    for tensor in bare.graph.initializer:
+        if math.prod(tensor.dims) > LARGE:
+            tensor.ClearField("raw_data")
+    inferred = shape_inference.infer_shapes(bare, data_prop=True).graph
+    shapes: dict[str, Shape] = {each.name: tuple(each.dims) for each in inferred.initializer}
+    shapes |= {each.values.name: tuple(each.dims) for each in inferred.sparse_initializer}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        if value.type.tensor_type.HasField("shape"):
+            axes = value.type.tensor_type.shape.dim
+            shapes[value.name] = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in axes)
+    return (batches.pop() if len(batches) == 1 else 1), shapes
+
+
+def _node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
+    def shape(name: str) -> tuple[int, ...]:
+        found = shapes.get(name, (None,))
+        if None in found:
+            raise _Unknown(f"the shape of '{name}' at {node.op_type} '{node.name}' can't be inferred")
+        return tuple(axis for axis in found if axis is not None)
+
+    match node.op_type:
+        case "Conv" | "ConvInteger":
+            return math.prod(shape(node.output[0])) * math.prod(shape(node.input[1])[1:])
+        case "QLinearConv":
+            return math.prod(shape(node.output[0])) * math.prod(shape(node.input[3])[1:])
+        case "ConvTranspose":
+            return math.prod(shape(node.input[0])) * math.prod(shape(node.input[1])[1:])
+        case "Gemm":
+            rows, inner = shape(node.input[0])[:: -1 if _attribute(node, "transA", 0) else 1]
+            return rows * inner * shape(node.input[1])[0 if _attribute(node, "transB", 0) else 1]
+        case "MatMul" | "MatMulInteger" | "QLinearMatMul":
+            return math.prod(shape(node.output[0])) * shape(node.input[0])[-1]
+        case "MatMulNBits":
+            return math.prod(shape(node.input[0])) * _attribute(node, "N", 0)
+        case kind if kind in UNCOUNTED:
+            raise _Unknown(f"multiplications in {kind} '{node.name}' are not counted")
+        case kind if kind in BRANCHING:
+            raise _Unknown(f"what {kind} '{node.name}' does depends on the data")
+    return 0
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((int(each.i) for each in node.attribute if each.name == name), default)

@@ -1,0 +1,167 @@
+"""How long a model takes, and whether one is faster than another: timed in turn, with an interval and a verdict."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from compress_cli.errors import ArtifactError
+from compress_cli.intervals import Estimate, bootstrap, median
+from compress_cli.runtime import Session
+
+Verdict = Literal["faster", "same", "slower", "too noisy to say"]
+Feeds = dict[str, np.ndarray]
+
+VERSION = 1
+BLOCK_S = 0.003  # runs of one model before the other has its turn: long beside a clock tick, short beside a disturbance
+FEWEST_ROUNDS = 8  # the least for which the median has a 99% interval
+CONFIDENCE = 0.99
+NOTICEABLE = 0.02  # two sessions of one file may differ by this much through where their weights lie in memory
+EQUAL = 0.05  # an interval within this of 1 says "same"
+
+
+class Latency(BaseModel):
+    """Time of one run on one batch, as a caller from Python sees it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    batch: int
+    threads: int
+    runs: int
+    p50_ms: Estimate
+    p90_ms: float
+    p99_ms: float
+    throughput_per_s: float
+    """Samples per second at the median."""
+
+
+class Speedup(BaseModel):
+    """Two models timed in turn within one run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    baseline: Latency
+    model: Latency
+    speedup: Estimate
+    """Time of the baseline / time of the model, above 1 where the model is faster; a 99% interval; samples are rounds."""
+    verdict: Verdict
+
+
+def latency(session: Session, feeds: Feeds, seconds: float = 0.5) -> Latency:
+    """Time runs on one batch for about `seconds` after a warm-up; a run that takes longer is timed eight times."""
+    with _undisturbed():
+        runs = _warm_up(session, feeds, seconds / 4)
+        end = time.perf_counter() + seconds
+        blocks: list[np.ndarray] = []
+        while len(blocks) < FEWEST_ROUNDS or time.perf_counter() < end:
+            blocks.append(_block(session, feeds, runs))
+    return _summary(session, feeds, blocks)
+
+
+def compare(baseline: Session, model: Session, feeds: tuple[Feeds, Feeds], seconds: float = 0.7, seed: int = 0) -> Speedup:
+    """Time two models in turn for about `seconds` after a warm-up; feeds are the batch of each.
+
+    Each round runs a short block of either, in an order drawn at random, and gives one ratio: a disturbance of the
+    machine that lasts longer than a round hits both. The interval is that of the median ratio.
+    """
+    pair = ((baseline, feeds[0]), (model, feeds[1]))
+    order = np.random.default_rng(seed)
+    blocks: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    with _undisturbed():
+        runs = [_warm_up(session, feed, seconds / 8) for session, feed in pair]
+        end = time.perf_counter() + seconds
+        while len(blocks[0]) < FEWEST_ROUNDS or time.perf_counter() < end:
+            for who in order.permutation(2):
+                blocks[who].append(_block(*pair[who], runs[who]))
+    ratios = np.array([np.median(ours) / np.median(theirs) for ours, theirs in zip(*blocks, strict=True)])
+    speedup = median(ratios, CONFIDENCE)
+    return Speedup(
+        baseline=_summary(*pair[0], blocks[0]),
+        model=_summary(*pair[1], blocks[1]),
+        speedup=speedup,
+        verdict=verdict(speedup),
+    )
+
+
+def verdict(speedup: Estimate) -> Verdict:
+    """What the interval of a speed-up allows to say."""
+    if speedup.low > 1 + NOTICEABLE:
+        return "faster"
+    if speedup.high < 1 - NOTICEABLE:
+        return "slower"
+    return "same" if speedup.low >= 1 - EQUAL and speedup.high <= 1 + EQUAL else "too noisy to say"
+
+
+def made_up(session: Session, batch: int, seed: int = 0) -> Feeds:
+    """Inputs of the shapes that the file states: noise for real numbers, zeros for whole ones (which may be indices).
+
+    ArtifactError where an axis other than the first is open: only data can tell.
+    """
+    random = np.random.default_rng(seed)
+    feeds = {}
+    for name, port in session.inputs.items():
+        if None in port.shape[1:]:
+            raise ArtifactError(f"{session.path}: input '{name}' is {port}; name data that tells its shape with --data")
+        shape = tuple(batch if axis is None else axis for axis in port.shape)
+        feeds[name] = (random.random(shape) if port.dtype.startswith("float") else np.zeros(shape)).astype(port.dtype)
+    return feeds
+
+
+def _warm_up(session: Session, feeds: Feeds, seconds: float) -> int:
+    """Run until two blocks in a row agree within 5%, at most `seconds`; returns runs per block."""
+    session.run(feeds)  # with its complaints, before the bare runs that are timed
+    end = time.perf_counter() + seconds
+    runs, last = 1, float(_block(session, feeds, 1)[0])
+    while True:
+        runs = max(1, min(1000, round(BLOCK_S / last)))
+        now = float(np.median(_block(session, feeds, runs)))
+        if abs(now - last) < 0.05 * last or time.perf_counter() > end:
+            return runs
+        last = now
+
+
+def _block(session: Session, feeds: Feeds, runs: int) -> np.ndarray:
+    """Seconds of each of `runs` runs (runs,). Short ones are preceded by one that fills the caches again."""
+    run, clock = session.raw.run, time.perf_counter
+    if runs > 2:
+        run(None, feeds)
+    marks = [clock()]
+    for _ in range(runs):
+        run(None, feeds)
+        marks.append(clock())
+    return np.diff(marks)
+
+
+def _summary(session: Session, feeds: Feeds, blocks: list[np.ndarray]) -> Latency:
+    # Runs of one block are alike, so the interval is of the blocks' medians.
+    middle = bootstrap(1e3 * np.array([np.median(block) for block in blocks]), "median", draws=500)
+    times = 1e3 * np.concatenate(blocks)
+    p90, p99 = np.percentile(times, [90, 99])
+    batch = max((len(each) for each in feeds.values() if each.ndim), default=1)
+    return Latency(
+        batch=batch,
+        threads=session.threads,
+        runs=len(times),
+        p50_ms=middle,
+        p90_ms=float(p90),
+        p99_ms=float(p99),
+        throughput_per_s=1e3 * batch / middle.value,
+    )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No garbage collection in between."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

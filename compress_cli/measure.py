@@ -1,0 +1,153 @@
+"""The one instrument: predictions and metrics of an ONNX file on a split, through ONNX Runtime."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from compress_cli.datasets import Split
+from compress_cli.errors import ArtifactError, DataError, StageError
+from compress_cli.graph import Contents
+from compress_cli.intervals import Estimate
+from compress_cli.latency import Speedup
+from compress_cli.progress import Log, Progress
+from compress_cli.runtime import Port, Session
+from compress_cli.tasks import Task
+
+VERSION = 1
+MEASUREMENT, PREDICTIONS, COMPARISON = "measurement.json", "predictions.npz", "comparison.json"
+TELL_EVERY_S = 0.1
+
+
+class Figures(BaseModel):
+    """The document of a Measurement: what a file holds and how well it does on a split."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: str
+    samples: int
+    primary: str
+    metrics: dict[str, Estimate]
+    contents: Contents
+
+
+class Timing(BaseModel):
+    """The document of a Comparison: two files timed in turn, and where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    machine: dict[str, str | int]
+    speedup: Speedup
+
+
+@dataclass(frozen=True)
+class Result:
+    """A model's answers on a split and what they are worth."""
+
+    metrics: dict[str, Estimate]
+    heads: dict[str, np.ndarray]  # output name -> (N, ...)
+    index: np.ndarray  # (N,) sample ids
+    correct: np.ndarray  # (N,) each sample's share of the primary metric
+
+
+def evaluate(session: Session, split: Split, task: Task, batch: int, log: Log) -> Result:
+    """Predict a split and let the task judge; StageError for NaN, DataError for an empty split or labels out of range."""
+    heads = predict(session, split, batch, log)
+    return Result(task.evaluate(heads, split.targets), heads, split.index, task.correct(heads, split.targets))
+
+
+def predict(session: Session, split: Split, batch: int, log: Log) -> dict[str, np.ndarray]:
+    """Output name -> (N, ...) over a whole split.
+
+    A file that insists on a number of samples gets it: the last batch is filled up with copies, which are dropped.
+    ArtifactError where the file takes other inputs than the split gives, StageError where its outputs hold NaN.
+    """
+    count, size = len(split), session.batch or batch
+    if count == 0:
+        raise DataError("there are no samples to measure on: the split is empty")
+    names = fitting(session, split)
+    heads: dict[str, np.ndarray] = {}
+    told = time.perf_counter()
+    for start in range(0, count, size):
+        end = min(start + size, count)
+        outputs = session.run(_feeds(session, names, split, slice(start, end)))
+        for name, each in outputs.items():
+            if start == 0:
+                _check_output(session, name, each, size if session.batch else end)
+                heads[name] = np.empty((count, *each.shape[1:]), each.dtype)
+            heads[name][start:end] = each[: end - start]
+        if end == count or time.perf_counter() - told > TELL_EVERY_S:
+            told = time.perf_counter()
+            log(Progress("measure", end, count))
+    for name, each in heads.items():
+        _check_numbers(session, name, each)
+    return heads
+
+
+def sample(session: Session, split: Split, batch: int) -> dict[str, np.ndarray]:
+    """The first `batch` samples as the file takes them (or as many as it insists on): what latency is timed with."""
+    if len(split) == 0:
+        raise DataError("there are no samples to time with: the split is empty")
+    return _feeds(session, fitting(session, split), split, slice(0, session.batch or batch))
+
+
+def fitting(session: Session, split: Split) -> dict[str, str]:
+    """Name of each of the file's inputs -> name of the split's array that goes there.
+
+    Where either side has just one input, they are paired whatever they are called. ArtifactError where names, shapes
+    or number types do not fit.
+    """
+    ports, arrays = session.inputs, split.inputs
+    names = dict(zip(ports, arrays, strict=True)) if len(ports) == len(arrays) == 1 else {name: name for name in ports}
+    fits = set(names.values()) == set(arrays) and all(_fits(port, arrays[names[name]]) for name, port in ports.items())
+    if not fits:
+        wanted = ", ".join(f"{name}: {port}" for name, port in ports.items())
+        given = ", ".join(
+            f"{name}: {each.dtype} (N{''.join(f', {axis}' for axis in each.shape[1:])})" for name, each in arrays.items()
+        )
+        raise ArtifactError(
+            f"{session.path}: the file takes other inputs than the data gives\n  file: {wanted}\n  data: {given}"
+        )
+    return names
+
+
+def _fits(port: Port, array: np.ndarray) -> bool:
+    """Shapes agree in all but the first axis, and no value is lost but by rounding of real numbers."""
+    same_axes = len(port.shape) == array.ndim and all(
+        axis in (None, there) for axis, there in zip(port.shape[1:], array.shape[1:], strict=True)
+    )
+    target = np.dtype(port.dtype) if port.dtype in np.sctypeDict else None
+    if target is None:
+        return False
+    images = array.dtype == np.uint8 and target.kind == "f"
+    return same_axes and (images or (array.dtype.kind == target.kind and np.can_cast(array.dtype, target, "same_kind")))
+
+
+def _feeds(session: Session, names: dict[str, str], split: Split, rows: slice) -> dict[str, np.ndarray]:
+    """Some samples in the number types that the file takes, filled up to the batch it insists on."""
+    feeds = {}
+    for name, array_name in names.items():
+        part = split.inputs[array_name][rows]
+        if session.batch and len(part) < session.batch:
+            part = np.concatenate([part, np.repeat(part[-1:], session.batch - len(part), axis=0)])
+        feeds[name] = np.ascontiguousarray(part, session.inputs[name].dtype)
+    return feeds
+
+
+def _check_output(session: Session, name: str, output: np.ndarray, batch: int) -> None:
+    if output.ndim == 0 or len(output) != batch:
+        raise StageError(
+            f"{session.path}: output '{name}' has shape {output.shape} for {batch} samples; its first axis should be theirs"
+        )
+
+
+def _check_numbers(session: Session, name: str, values: np.ndarray) -> None:
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        bad = int(np.isnan(values.reshape(len(values), -1)).any(axis=1).sum())
+        raise StageError(
+            f"{session.path}: output '{name}' is NaN for {bad} of {len(values)} samples; no figure can be given. "
+            "Check the training, or the input's range"
+        )

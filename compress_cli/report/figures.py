@@ -1,0 +1,90 @@
+"""Figures as people read them, with their units."""
+
+from __future__ import annotations
+
+from compress_cli.intervals import Estimate
+from compress_cli.report import Report, Row
+
+NOTHING = "-"
+
+
+def count(value: int | None) -> str:
+    """289k, 1.2M: three digits, as counts of parameters and multiply-accumulates are quoted."""
+    if value is None:
+        return NOTHING
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if value >= 0.9995 * size:
+            return f"{_digits(value / size)}{unit}"
+    return str(value)
+
+
+def size(value: int | None) -> str:
+    """Bytes in kB (1000 bytes) or MB."""
+    if value is None:
+        return NOTHING
+    return f"{value / 1e6:.1f} MB" if value >= 10**7 else f"{value / 1e3:.1f} kB"
+
+
+def times(value: float | None) -> str:
+    return NOTHING if value is None else f"{_digits(value)}x"
+
+
+def milliseconds(value: float | None) -> str:
+    return NOTHING if value is None else f"{_digits(value)} ms"
+
+
+def metric(name: str, value: float, signed: bool = False) -> str:
+    """Shares in percent, everything else in its own unit."""
+    sign = "+" if signed else ""
+    return f"{100 * value:{sign}.1f}" if name.endswith("accuracy") else f"{value:{sign}.4g}"
+
+
+def interval(name: str, estimate: Estimate, signed: bool = False) -> str:
+    return f"[{metric(name, estimate.low, signed)}, {metric(name, estimate.high, signed)}]"
+
+
+def title(name: str) -> str:
+    """A metric's name with its unit."""
+    return f"{name} %" if name.endswith("accuracy") else name
+
+
+def numbers(row: Row) -> str:
+    """The number type that most parameters are stored in."""
+    return next(iter(row.kinds), NOTHING)
+
+
+def conditions(report: Report) -> str:
+    """On what, where and how it was measured, in one sentence."""
+    said = f"{report.samples} {report.split} samples; intervals of {report.primary or 'metrics'} hold with 95%"
+    timed = next((row.latency for row in report.rows if row.latency), None)
+    if timed:
+        machine = report.machine
+        threads = f"{timed.threads} thread{'s' if timed.threads > 1 else ''}"
+        said += (
+            f", of speed-up with 99%. Latency of a batch of {timed.batch} with {threads}"
+            f" on {machine.get('processor')}, ONNX Runtime {machine.get('onnxruntime')}, each timed in turn with the baseline"
+        )
+    return f"{said}."
+
+
+def remarks(report: Report) -> list[tuple[str, str]]:
+    """Row name and what has to be said of it in words."""
+    found: list[tuple[str, str]] = []
+    for row in report.rows:
+        reasons = {"not measured": row.reason, "multiply-accumulates unknown": row.macs_unknown}
+        said = [row.note, *(f"{what}: {why}" for what, why in reasons.items() if why)]
+        found += [(row.name, each) for each in said if each]
+    return found
+
+
+def _digits(value: float) -> str:
+    """Three significant digits, never in scientific notation."""
+    return (
+        f"{value:.0f}"
+        if value >= 99.95
+        else f"{value:.1f}"
+        if value >= 9.995
+        else f"{value:.2f}"
+        if value >= 0.1
+        else f"{value:.3f}"
+    )

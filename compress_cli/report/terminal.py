@@ -1,0 +1,74 @@
+"""The report as a table on a terminal of 100 columns."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from compress_cli.report import Report, Row
+from compress_cli.report import figures as write
+from compress_cli.report.figures import NOTHING
+
+
+def show(report: Report, console: Console | None = None) -> None:
+    """Print the table, what it was measured on, and what has to be said in words. Default: standard output."""
+    out = console or Console(highlight=False, markup=False, width=None)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    table.add_column("model", overflow="fold", max_width=18)
+    for heading in (
+        "parameters",
+        "MACs",
+        "file",
+        "smaller",
+        write.title(report.primary) or "metric",
+        "change",
+        "latency",
+        "faster",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in report.rows:
+        table.add_row(*_cells(row, report))
+    out.print(
+        f"{_printable(report.recipe)} (seed {report.seed}, {report.wall_time_s:.0f} s; baseline: {_printable(report.baseline)})"
+    )
+    out.print()
+    out.print(table)
+    out.print()
+    out.print(write.conditions(report), style="dim")
+    for name, remark in write.remarks(report):
+        out.print(f"{_printable(name)}: {_printable(remark)}", style="yellow")
+
+
+def _cells(row: Row, report: Report) -> list[Text]:
+    primary = row.metrics.get(report.primary)
+    metric = (
+        (write.metric(report.primary, primary.value), write.interval(report.primary, primary)) if primary else (NOTHING, "")
+    )
+    change = (NOTHING, "")
+    if row.change:
+        change = (write.metric(report.primary, row.change.value, True), write.interval(report.primary, row.change, True))
+    speed = (NOTHING, "")
+    if row.speedup:
+        speed = (write.times(row.speedup.value), f"[{row.speedup.low:.2f}, {row.speedup.high:.2f}]")
+    return [
+        Text(_printable(row.name)),
+        _two(write.count(row.parameters), write.numbers(row) if row.kinds else ""),
+        Text(write.count(row.macs)),
+        Text(write.size(row.size_bytes)),
+        Text(write.times(row.size_ratio)),
+        _two(*metric),
+        _two(*change),
+        Text(write.milliseconds(row.latency.p50_ms.value if row.latency else None)),
+        _two(*speed, style={"faster": "green", "slower": "red"}.get(row.verdict or "", "")),
+    ]
+
+
+def _two(value: str, below: str, style: str = "") -> Text:
+    """A figure with its interval under it."""
+    return Text.assemble((value, style), "\n", (below, "dim")) if below else Text(value, style)
+
+
+def _printable(text: str) -> str:
+    """Names come from files: no control characters reach the terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text)
