@@ -44,12 +44,8 @@ def _parameters(settings: dict[str, Any] | str, **data: int) -> int:
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
+def _quick(one_thread):
     """Tiny layers on several threads mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -9,13 +9,6 @@ def test_size_is_that_of_deep_compression(parameters):
     assert parameters("lenet", channels=1, pixels=28, classes=10) == 520 + 25_050 + 400_500 + 5_010 == 431_080
 
 
-def test_the_perceptron_of_deep_compression_is_the_default_mlp(parameters):
-    """Table 3 of Han et al.: ip1 235K, ip2 30K, ip3 1K, in all 266K."""
-    count = parameters("mlp", channels=1, pixels=28, classes=10)
-    assert count == 784 * 300 + 300 + 300 * 100 + 100 + 100 * 10 + 10 == 266_610
-    assert parameters({"type": "mlp", "hidden": [300, 100]}, channels=1, pixels=28, classes=10) == count
-
-
 def test_too_few_pixels_are_refused_with_the_size_that_is_needed(network):
     assert network("lenet", pixels=16).eval()(torch.rand(2, 3, 16, 16))["label"].shape == (2, 100)
     with pytest.raises(RecipeError, match="needs 16 x 16 pixels, not 15 x 15"):
