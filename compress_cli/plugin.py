@@ -30,9 +30,9 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
-from compress_cli.errors import RecipeError
+from compress_cli.errors import ArtifactError, RecipeError
 
 T = TypeVar("T")
 
@@ -104,18 +104,19 @@ class Plugin(Settings):
         return find(cls, settings["type"]).model_validate(rest, context=info.context)
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         """A contract lists its choices; an implementation says its `type`."""
         if cls is Plugin or Plugin not in cls.__bases__:
-            schema = handler(core_schema)
-            own = handler.resolve_ref_schema(schema)
+            made = handler(schema)
+            own = handler.resolve_ref_schema(made)
             own["properties"] = {"type": {"const": name_of(cls)}, **own.get("properties", {})}
             own["required"] = ["type", *(field for field in own.get("required", []) if field != "type")]
-            return dict(schema)
+            return dict(made)
         found = {name: find(cls, name) for name in names(cls)}
         short = [name for name, each in found.items() if not any(f.is_required() for f in each.model_fields.values())]
-        choices = [handler(each.__pydantic_core_schema__) for each in found.values()]
-        return {"anyOf": ([{"enum": short}] if short else []) + choices}
+        # As the choices of a union each goes through its own hook and gets its place among the definitions.
+        union = handler(core_schema.union_schema([each.__pydantic_core_schema__ for each in found.values()]))
+        return {"anyOf": ([{"enum": short}] if short else []) + union.get("anyOf", [union])}
 
 
 _OUTSIDE: dict[str, dict[str, type[Plugin]]] = {}  # contract module -> name -> class, from --plugin files
@@ -250,7 +251,11 @@ def path_marks(info: FieldInfo) -> list[Location | ByContent]:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, remembered by path, size and time of change for the life of the process."""
+    """SHA-256 of a file's bytes, remembered by path, size and time of change for the life of the process.
+
+    ArtifactError where there is no such file."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: there is no such file")
     status = path.stat()
     return _digest(str(path.resolve()), status.st_size, status.st_mtime_ns)
 

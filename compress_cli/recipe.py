@@ -63,12 +63,23 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         recipe = Recipe.model_validate(data, context={"base": path.parent})
     except ValidationError as error:
-        lines = [f"{document.place(each['loc'])}: {_reason(each)}" for each in error.errors(include_url=False)]
+        lines = [f"{document.place(each['loc'])}: {_reason(each)}" for each in _causes(error.errors(include_url=False))]
         raise RecipeError("\n".join(lines)) from None
     if not recipe.name:
         recipe = recipe.model_copy(update={"name": path.stem})
     recipe._document = document
     return recipe
+
+
+def _causes(errors: Sequence[Any]) -> list[Any]:
+    """Without "too short" of a list whose entries were refused one by one."""
+    places = [each["loc"] for each in errors]
+    return [
+        each
+        for each in errors
+        if each["type"] != "too_short"
+        or not any(len(p) > len(each["loc"]) and p[: len(each["loc"])] == each["loc"] for p in places)
+    ]
 
 
 _WORDS = {

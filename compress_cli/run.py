@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import yaml
 
 from compress_cli import artifact
 from compress_cli.artifact import Artifact, Comparison, Measurement, Source
@@ -23,13 +24,14 @@ from compress_cli.context import Context
 from compress_cli.errors import ArtifactError, CompressError, Interrupted, RecipeError, StageError
 from compress_cli.plan import Plan, Row, Step
 from compress_cli.progress import Progress
+from compress_cli.recipe import Recipe
 from compress_cli.record import Record
 from compress_cli.record import Row as RecordRow
 from compress_cli.store import Store
 
 SMOKE_BATCHES = 2
 LIBRARIES = ("torch", "torchao", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "numpy")
-LOG = "log.jsonl"
+LOG, LOCK = "log.jsonl", "recipe.lock.yaml"
 
 
 class Listener(Protocol):
@@ -97,6 +99,7 @@ class Run:
             wall_time_s=time.monotonic() - begun,
         )
         record.write(self.directory)
+        _lock(recipe, self.directory / LOCK)
         return record
 
     def _advance(self, step: Step) -> None:
@@ -314,6 +317,21 @@ def _finish(step: Step, context: Context, facts: dict[str, Any], seconds: float)
         {**context.environment, "peak_memory_bytes": _peak_memory()},
         seconds,
     )
+
+
+def _lock(recipe: Recipe, path: Path) -> None:
+    """Write the recipe as it was understood: every default filled in, overrides applied, paths absolute."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(each) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(each) for each in value]
+        return str(value.absolute()) if isinstance(value, Path) else value
+
+    libraries = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES)
+    header = f"# {recipe.path.name} as it was run, with {libraries}\n"
+    path.write_text(header + yaml.safe_dump(plain(recipe.model_dump()), sort_keys=False, allow_unicode=True))
 
 
 def _peak_memory() -> int:

@@ -22,6 +22,7 @@ stages:
       - {type: soft_targets, temperature: 2.0}
     training: {epochs: 1}
 """
+LOSS, TRAINING = "7: stages[1].losses[0]", "3: stages[0].training"
 
 
 @pytest.fixture
@@ -52,29 +53,29 @@ def test_settings_reach_the_plugins(load):
 
 
 @pytest.mark.parametrize(
-    ("change", "complaints"),
+    ("old", "new", "complaints"),
     [
-        (("type: distill", "type: distil"), ["4: stages[1]: there is no stage 'distil'; did you mean 'distill'?"]),
-        (("temperature", "temprature"), ["7: stages[1].losses[0].temprature: there is no field 'temprature'; did you mean 'temperature'?"]),
-        (("soft_targets", "soft_target"), ["7: stages[1].losses[0]: there is no loss 'soft_target'; did you mean 'soft_targets'?"]),
-        (("2.0", "0"), ["7: stages[1].losses[0].temperature: must be greater than 0 (got 0)"]),
-        (("2.0", ".nan"), ["7: stages[1].losses[0].temperature: must be a finite number (got nan)"]),
-        (("2.0", ".inf"), ["7: stages[1].losses[0].temperature: must be a finite number (got inf)"]),
-        (("2.0", "hot"), ["7: stages[1].losses[0].temperature: must be a number (got 'hot')"]),
-        (("epochs: 1}}", "epochs: true}}"), ["3: stages[0].training.epochs: must be a whole number (got true)"]),
-        (("epochs: 1}}", "epochs: 1, epoch: 2}}"), ["3: stages[0].training.epoch: there is no field 'epoch'; did you mean 'epochs'?"]),
-        (("[4, 8]", "4"), ["5: stages[1].model.widths: must be a list (got 4)"]),
-        (("dataset: digits", "data: digits"), ["1: data: there is no field 'data'; ", "1: dataset: is required"]),
-        (("dataset: digits", "dataset: [digits]"), ["1: dataset: a dataset is a name, or a mapping with a 'type'"]),
-        (("dataset: digits", "dataset: digits\nseed: -1\nname: a/b"), ["2: seed: must be greater than or equal to 0 (got -1)", "3: name: "]),
+        ("type: distill", "type: distil", ["4: stages[1]: there is no stage 'distil'; did you mean 'distill'?"]),
+        ("temperature", "temprature", [f"{LOSS}.temprature: there is no field 'temprature'; did you mean 'temperature'?"]),
+        ("soft_targets", "soft_target", [f"{LOSS}: there is no loss 'soft_target'; did you mean 'soft_targets'?"]),
+        ("2.0", "0", [f"{LOSS}.temperature: must be greater than 0 (got 0)"]),
+        ("2.0", ".nan", [f"{LOSS}.temperature: must be a finite number (got nan)"]),
+        ("2.0", ".inf", [f"{LOSS}.temperature: must be a finite number (got inf)"]),
+        ("2.0", "hot", [f"{LOSS}.temperature: must be a number (got 'hot')"]),
+        ("epochs: 1}}", "epochs: true}}", [f"{TRAINING}.epochs: must be a whole number (got true)"]),
+        ("epochs: 1}}", "epoch: 2}}", [f"{TRAINING}.epoch: there is no field", f"{TRAINING}.epochs: is required"]),
+        ("[4, 8]", "4", ["5: stages[1].model.widths: must be a list (got 4)"]),
+        ("dataset: digits", "data: digits", ["1: data: there is no field 'data'", "1: dataset: is required"]),
+        ("dataset: digits", "dataset: [x]", ["1: dataset: a dataset is a name, or a mapping with a 'type'"]),
+        ("dataset: digits", "dataset: digits\nseed: -1", ["2: seed: must be greater than or equal to 0 (got -1)"]),
+        ("dataset: digits", "dataset: digits\nname: a/b", ["2: name: must match"]),
     ],
-)  # fmt: skip
-def test_complaints_name_line_field_and_remedy(load, tmp_path, change, complaints):
+)
+def test_complaints_name_line_field_and_remedy(load, tmp_path, old, new, complaints):
     with pytest.raises(RecipeError) as caught:
-        load(GOOD.replace(*change))
-    found = sorted(str(caught.value).splitlines(), key=lambda line: int(line.split(":")[1]))
+        load(GOOD.replace(old, new))
+    found = sorted(str(caught.value).splitlines(), key=lambda line: (int(line.split(":")[1]), line))
     expected = [f"{tmp_path}/r.yaml:{each}" for each in complaints]
-    assert len(found) == len(expected)
     assert all(line.startswith(each) for line, each in zip(found, expected, strict=True)), found
 
 
@@ -97,7 +98,7 @@ def test_settings_of_a_nested_loss_reach_the_key(load):
 def test_a_dumped_recipe_loads_as_the_same(load):
     first = load(GOOD)
     again = load(json.dumps(first.model_dump(mode="json")))
-    assert again == first
+    assert again.model_dump() == first.model_dump()
 
 
 def test_the_schema_knows_plugins_and_refuses_what_the_loader_refuses(load):

@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 import signal
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,22 +49,24 @@ class _Group(TyperGroup):
             raise typer.Exit(1) from None
 
 
-app = typer.Typer(
-    cls=_Group,
-    name="compress",
-    help="From a trained model to a small, fast, checked ONNX file, driven by one recipe.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the `compress` script; always ends in SystemExit."""
+    _app()(arguments, prog_name="compress")
 
 
-def main() -> None:
-    """Entry point of the `compress` script."""
+@cache
+def _app() -> typer.Typer:
+    app = typer.Typer(
+        cls=_Group,
+        name="compress",
+        help="From a trained model to a small, fast, checked ONNX file, driven by one recipe.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda each: _order(each.name)):
-        command = importlib.import_module(f"{__name__}.{module.name}").command
-        app.command(module.name)(command)
-    app(prog_name="compress")
+        app.command(module.name)(importlib.import_module(f"{__name__}.{module.name}").command)
+    return app
 
 
 def complain(message: str) -> None:

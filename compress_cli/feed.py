@@ -1,0 +1,96 @@
+"""Batches out of memory, augmented whole: their order and changes are a function of (seed, epoch, sample id)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress_cli import batch
+from compress_cli.augmentations import Augmentation
+from compress_cli.batch import Batch
+from compress_cli.datasets import Split
+from compress_cli.errors import DataError, RecipeError
+from compress_cli.randomness import draws, order
+
+
+class Feed:
+    """A split in batches that differ in size by at most one sample, each in `parts` parts, on a device."""
+
+    def __init__(self, split: Split, batch: int, parts: int, augment: tuple[Augmentation, ...], seed: int, device: str):
+        if not len(split):
+            raise DataError("the train split is empty: there is nothing to train on")
+        if augment and not any(_is_image(each) for each in split.inputs.values()):
+            raise RecipeError("augment: changes images (channels, height, width), and the dataset has no such input")
+        self.index, self.parts, self.augment, self.seed, self.device = split.index, parts, augment, seed, device
+        self.steps = -(-len(split) // batch)  # of one epoch
+        self._inputs, self._targets = split.inputs, split.targets
+        self._resident = _resident(split, device)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def epoch(self, epoch: int) -> Iterator[list[Batch]]:
+        """The epoch's batches, every sample once, in an order of its own."""
+        for rows in np.array_split(order(self.seed, epoch, self.index), self.steps):
+            yield [self._augmented(self._take(part), epoch, part) for part in np.array_split(rows, min(self.parts, len(rows)))]
+
+    def first(self) -> Batch:
+        """The first part of the first batch, as it is in memory."""
+        rows = np.array_split(order(self.seed, 1, self.index), self.steps)[0]
+        return self._take(np.array_split(rows, min(self.parts, len(rows)))[0])
+
+    def _take(self, rows: np.ndarray) -> Batch:
+        if self._resident:
+            return _rows(self._resident, torch.from_numpy(rows).to(self.device))
+        inputs, targets = ({name: each[rows] for name, each in kind.items()} for kind in (self._inputs, self._targets))
+        return batch.from_arrays(inputs, targets, self.index[rows]).to(self.device)
+
+    def _augmented(self, given: Batch, epoch: int, rows: np.ndarray) -> Batch:
+        if not self.augment:
+            return given
+        inputs = dict(given.inputs)
+        first = 0
+        for each in self.augment:
+            numbers = torch.from_numpy(draws(self.seed, epoch, self.index[rows], each.draws, first)).to(self.device)
+            first += each.draws
+            inputs |= {name: each(images, numbers) for name, images in inputs.items() if images.ndim == 4}
+        return Batch(inputs, given.targets, given.index)
+
+
+def in_order(split: Split, size: int, device: str) -> Iterator[Batch]:
+    """Every sample once, as the split has them."""
+    for start in range(0, len(split), size):
+        part = split.take(np.s_[start : start + size])
+        yield batch.from_arrays(part.inputs, part.targets, part.index).to(device)
+
+
+def _is_image(array: np.ndarray) -> bool:
+    return array.ndim == 4
+
+
+def _resident(split: Split, device: str) -> Batch | None:
+    """The whole split on an accelerator, in the types it has in memory, where it takes less than half of what is free."""
+    if not device.startswith("cuda"):
+        return None
+    size = sum(each.nbytes for each in (*split.inputs.values(), *split.targets.values()))
+    if size > torch.cuda.mem_get_info(device)[0] // 2:
+        return None
+    inputs, targets = (
+        {name: torch.tensor(each, device=device) for name, each in kind.items()} for kind in (split.inputs, split.targets)
+    )
+    return Batch(inputs, targets, torch.tensor(split.index, device=device))
+
+
+def _rows(whole: Batch, rows: Tensor) -> Batch:
+    return Batch(
+        {name: _raw(each[rows]) for name, each in whole.inputs.items()},
+        {name: each[rows] for name, each in whole.targets.items()},
+        whole.index[rows],
+    )
+
+
+def _raw(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.uint8 else tensor

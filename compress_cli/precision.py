@@ -1,0 +1,181 @@
+"""Which number format trains fastest here: timed once per model and machine, then remembered."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import platform
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Name = Literal["float32", "float32_channels_last", "bfloat16", "bfloat16_channels_last"]
+"""Weights are float32 in all of them; bfloat16 means that convolutions and products are computed in it (autocast)."""
+
+NAMES: tuple[Name, ...] = get_args(Name)
+
+HOPELESS = 3.0  # a format whose first step takes that much longer than the best one's is not timed further
+NOISE = 0.05  # a gain smaller than that is none
+WORTH_S = 2.0  # training that takes less than that in float32 is not worth a choice
+BUDGET_S = 1.2  # time for timing; each format gets at least two steps all the same
+REMEMBERED = "precision.json"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A format, why it was taken, and the milliseconds a step took in each format that was timed."""
+
+    name: Name
+    reason: str
+    step_ms: dict[str, float] = field(default_factory=dict)
+
+
+def computing(name: Name, device: str) -> AbstractContextManager[object]:
+    """The context of a forward pass in that format."""
+    if name.startswith("bfloat16"):
+        return torch.autocast(device.partition(":")[0], torch.bfloat16)
+    return nullcontext()
+
+
+def place(module: nn.Module, name: Name) -> None:
+    """Order the weights in memory as that format wants them."""
+    last = name.endswith("channels_last")
+    module.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def placed(inputs: dict[str, Tensor], name: Name) -> dict[str, Tensor]:
+    """Images in that format's order."""
+    if not name.endswith("channels_last"):
+        return inputs
+    return {key: each.contiguous(memory_format=torch.channels_last) if each.ndim == 4 else each for key, each in inputs.items()}
+
+
+def choose(network: nn.Module, inputs: dict[str, Tensor], steps: int, device: str, memory: Path) -> Choice:
+    """The fastest format for so many training steps of `network` on `inputs` (in its order), both on `device`.
+
+    Changes neither the weights nor any generator. Float32 where it is within noise of the best, or where training is
+    too short for a choice to pay.
+    """
+    if steps < 20:
+        return Choice("float32", f"{steps} steps are too few to choose by")
+    key, subject = _subject(network, inputs, steps, device)
+    known = _recall(memory)
+    if key in known:
+        found = known[key]
+        return Choice(found["name"], f"remembered: {found.get('reason')}", found["step_ms"])
+    devices = [torch.device(device)] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices):
+        choice = _time(_Trial(network, inputs, device), steps)
+    _remember(memory, key, {"name": choice.name, "reason": choice.reason, "step_ms": choice.step_ms, "of": subject})
+    return choice
+
+
+class _Trial:
+    """Training steps on a copy of the network."""
+
+    def __init__(self, network: nn.Module, inputs: dict[str, Tensor], device: str):
+        self.network, self.inputs, self.device = copy.deepcopy(network), inputs, device
+        images = any(each.ndim == 4 for each in (*inputs.values(), *network.parameters()))
+        self.names = [name for name in NAMES if images or not name.endswith("channels_last")]
+
+    def seconds(self, name: Name, share: float = 1.0) -> float:
+        """The time of one forward and backward pass on that share of the batch; RuntimeError where an operator lacks it."""
+        rows = max(2, int(share * len(next(iter(self.inputs.values())))))
+        inputs = placed({key: each[:rows] for key, each in self.inputs.items()}, name)
+        place(self.network, name)
+        self._wait()
+        start = time.perf_counter()
+        with computing(name, self.device):
+            heads = self.network(*inputs.values())
+        torch.stack([each.float().square().mean() for each in heads.values()]).sum().backward()
+        self._wait()
+        took = time.perf_counter() - start
+        self.network.zero_grad(set_to_none=True)
+        return took
+
+    def _wait(self) -> None:
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+
+
+def _time(trial: _Trial, steps: int) -> Choice:
+    begun = time.perf_counter()
+    trial.seconds("float32", 1 / 8)  # pays for what only a process's first step costs
+    trial.seconds("float32")
+    best = {"float32": min(trial.seconds("float32") for _ in range(2))}
+    if best["float32"] * steps < WORTH_S:
+        return Choice("float32", f"training takes under {WORTH_S:g} s in float32", _milliseconds(best))
+    for name in trial.names[1:]:
+        try:
+            if _hopeless(trial, name, best):
+                continue
+            best[name] = trial.seconds(name)
+        except RuntimeError:  # an operator of this model does not know the format; float32 above is not forgiven
+            continue
+    rounds = 0
+    while len(best) > 1 and (rounds < 2 or (rounds < 7 and time.perf_counter() - begun < BUDGET_S)):
+        rounds += 1  # in turn, so that a disturbance does not hit one format alone
+        best = {name: min(took, trial.seconds(name)) for name, took in best.items()}  # type: ignore[arg-type]
+    fastest = min(best, key=lambda name: best[name])
+    if best[fastest] > (1 - NOISE) * best["float32"]:
+        return Choice("float32", "no format is faster", _milliseconds(best))
+    return Choice(fastest, "the fastest of those timed", _milliseconds(best))  # type: ignore[arg-type]
+
+
+def _hopeless(trial: _Trial, name: Name, best: dict[str, float]) -> bool:
+    """Whether a first step, on a small part of the batch and then on the whole, is far slower than the best."""
+    reference = trial.seconds("float32", 1 / 8)
+    return trial.seconds(name, 1 / 8) > HOPELESS * reference or trial.seconds(name) > HOPELESS * min(best.values())
+
+
+def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(1000 * each, 3) for name, each in seconds.items()}
+
+
+def _subject(network: nn.Module, inputs: dict[str, Tensor], steps: int, device: str) -> tuple[str, dict[str, object]]:
+    """What a choice holds for, and its hash."""
+    modules = [(name, type(each).__qualname__) for name, each in network.named_modules()]
+    weights = [(name, tuple(each.shape)) for name, each in network.state_dict().items()]
+    subject = {
+        "machine": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "model": hashlib.sha256(json.dumps([modules, weights]).encode()).hexdigest(),
+        "inputs": {name: [*each.shape] for name, each in inputs.items()},
+        "steps": steps,
+    }
+    return hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest(), subject
+
+
+def _processor() -> str:
+    """The processor's model and what PyTorch makes of it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.processor()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _recall(memory: Path) -> dict[str, dict]:
+    """What was chosen before. A file that can't be read holds nothing worth stopping for: it is timed and written anew."""
+    path = memory / REMEMBERED
+    try:
+        known = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError:
+        return {}
+    entries = known.items() if isinstance(known, dict) else ()
+    return {key: each for key, each in entries if isinstance(each, dict) and each.get("name") in NAMES and "step_ms" in each}
+
+
+def _remember(memory: Path, key: str, choice: dict[str, object]) -> None:
+    memory.mkdir(parents=True, exist_ok=True)
+    partial = memory / f"{REMEMBERED}.{os.getpid()}"
+    partial.write_text(json.dumps({**_recall(memory), key: choice}, indent=1) + "\n")
+    os.replace(partial, memory / REMEMBERED)

@@ -1,0 +1,44 @@
+"""Training on true labels."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from compress_cli import features, restore, training
+from compress_cli.artifact import Artifact, Checkpoint
+from compress_cli.context import Context
+from compress_cli.losses import Loss
+from compress_cli.models import Model
+from compress_cli.stages import Role, Stage
+from compress_cli.training import Training
+
+
+class Train(Stage):
+    """Train a fresh model, or train an earlier stage's checkpoint further, on the true labels."""
+
+    consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint,), previous=False, optional=True)}
+    shared: ClassVar[dict[str, int]] = {"training": training.VERSION, "features": features.VERSION}
+    long: ClassVar[bool] = True
+
+    model: Model | None = Field(None, description="the architecture, with fresh weights")
+    start: str | None = Field(None, description="instead of a model: the stage whose checkpoint is trained further")
+    loss: Loss | None = Field(None, description="what is made small; default: the task's loss on true labels")
+    training: Training = Field(description="how to train")
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Train:
+        if (self.model is None) == (self.start is None):
+            given = "not both" if self.model else "none is given"
+            raise ValueError(f"name a model for fresh weights, or in start a stage to go on from: {given}")
+        return self
+
+    def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
+        return Checkpoint
+
+    def run(self, context: Context) -> dict[str, Any]:
+        restored = training.begin(self.model, context)
+        facts = training.fit(restored.network, (self.loss or training.hard_loss(context.task),), self.training, context)
+        restore.save(restored, context.output)
+        return facts

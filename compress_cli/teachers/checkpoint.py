@@ -1,0 +1,29 @@
+"""Teachers that PyTorch runs."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from compress_cli import artifact, features, restore
+from compress_cli.artifact import Artifact
+from compress_cli.batch import Batch, Outputs
+from compress_cli.teachers import Opened, Teacher
+
+
+class Checkpoint(Teacher):
+    """A trained network, or a quantised graph; heads and features of named layers."""
+
+    takes: ClassVar[tuple[type[Artifact], ...]] = (artifact.Checkpoint, artifact.Program)
+
+    def open(self, artifact: Artifact, layers: tuple[str, ...], device: str) -> Opened:
+        network, signature = restore.runnable(artifact).to(device), restore.signature_of(artifact)
+        with features.observe(network, layers):
+            pass  # an unknown layer is refused here, before any training
+
+        def opened(batch: Batch) -> Outputs:
+            with torch.no_grad(), features.observe(network, layers) as seen:
+                return features.outputs(network, signature, batch, layers, seen)
+
+        return opened

@@ -1,0 +1,319 @@
+"""The one training loop: train, distill and fine-tuning run through it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn, optim
+
+from compress_cli import feed, precision, restore
+from compress_cli.augmentations import Augmentation
+from compress_cli.averaging import Average
+from compress_cli.batch import Batch, Outputs
+from compress_cli.context import Context
+from compress_cli.errors import RecipeError, StageError
+from compress_cli.features import observe, outputs
+from compress_cli.feed import Feed
+from compress_cli.losses import Loss
+from compress_cli.models import Model, Network
+from compress_cli.optimizers import Optimizer
+from compress_cli.optimizers.sgd import Sgd
+from compress_cli.plugin import Many, Settings, find
+from compress_cli.precision import Choice
+from compress_cli.progress import Progress
+from compress_cli.randomness import apart, seed_step
+from compress_cli.restore import Restored
+from compress_cli.schedules import Schedule
+from compress_cli.schedules.cosine import Cosine
+from compress_cli.tasks import Task
+from compress_cli.teachers import Opened
+
+VERSION = 1  # raise it when the same settings give other weights
+
+REPORT_S = 0.5  # between reports within an epoch; reading the loss waits for the device
+
+
+class Training(Settings):
+    """How to train. `{epochs: 30}` is enough for small images."""
+
+    epochs: int = Field(ge=1, description="passes over the train split")
+    batch: int = Field(128, ge=1, description="samples of one step")
+    optimizer: Optimizer = Field(default_factory=Sgd, description="how gradients move weights")
+    schedule: Schedule = Field(default_factory=lambda: Cosine(warmup_epochs=1.0), description="learning rate over the epochs")
+    augment: Many[Augmentation] = Field((), description="random changes of images, in this order")
+    clip_norm: float | None = Field(None, gt=0, description="longest gradient (L2 norm over all weights)")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="keep a moving average of the weights with this decay, such as 0.999, and use it"
+    )
+    accumulate: int = Field(1, ge=1, description="parts in which a step's batch is taken, to save memory")
+    keep: Literal["best", "last"] = Field("best", description="the epoch that counts: best on val, or the last one")
+    precision: Literal["auto", "float32", "float32_channels_last", "bfloat16", "bfloat16_channels_last"] = Field(
+        "auto", description="number format of the computation; auto times them once per model and machine"
+    )
+    deterministic: bool = Field(False, description="same bytes on CUDA too, at some speed; on a CPU they always are")
+
+    @model_validator(mode="after")
+    def _parts_hold_samples(self) -> Training:
+        if self.accumulate > self.batch:
+            raise ValueError(f"accumulate: a batch of {self.batch} can't be taken in {self.accumulate} parts")
+        return self
+
+
+def hard_loss(task: Task) -> Loss:
+    """The task's loss on true labels, on the head and target that the task is about."""
+    cls = find(Loss, task.loss)
+    shared = {"head", "target"} & set(type(task).model_fields) & set(cls.model_fields)
+    loss = cls.model_validate({name: getattr(task, name) for name in shared})
+    assert isinstance(loss, Loss)
+    return loss
+
+
+def begin(model: Model | None, context: Context) -> Restored:
+    """A fresh network of `model`, or the checkpoint in the role `start`; RecipeError where that has other heads."""
+    wanted = context.dataset.signature()
+    if model:
+        return restore.build(model, wanted, context.seed)
+    (artifact,) = context.inputs["start"]
+    restored = restore.checkpoint(artifact)
+    own, asked = ({name: each.size for name, each in heads.items()} for heads in (restored.signature.heads, wanted.heads))
+    if own != asked:
+        raise RecipeError(f"start: its heads and their sizes are {own}, and the dataset asks for {asked}")
+    return restored
+
+
+def fit(
+    network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: tuple[Opened, ...] = ()
+) -> dict[str, Any]:
+    """Train `network` in place; returns facts: the curve, the epoch kept, precision, speed.
+
+    It is left with the weights that count (best or last epoch, averaged if asked for), on the CPU, in evaluation mode.
+    Teachers see the same augmented batches and compute in float32, so that what they say is what a table of it would say.
+    StageError where the loss or the weights are no longer finite.
+    """
+    with apart(context.device, settings.deterministic):
+        return _Loop(network, losses, settings, context, teachers).run()
+
+
+@dataclass
+class State:
+    """What changes while training, besides the network: with settings and data, all that going on later needs.
+
+    The learning rate, the order of samples and every random draw follow from the epoch and the step.
+    """
+
+    adapters: nn.ModuleList
+    optimizer: optim.Optimizer
+    average: Average | None
+    epoch: int = 0  # epochs done
+    curve: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)  # on the CPU
+
+
+class _Losses:
+    """The losses of an epoch's steps, read from the device only now and then."""
+
+    def __init__(self) -> None:
+        self.known: list[float] = []
+        self._pending: list[Tensor] = []
+
+    def add(self, loss: Tensor) -> None:
+        self._pending.append(loss)
+
+    def read(self) -> int | None:
+        """Bring `known` up to date; the first step (from 1) whose loss is not finite, or None."""
+        if self._pending:
+            self.known += torch.stack(self._pending).tolist()
+            self._pending.clear()
+        return next((step for step, loss in enumerate(self.known, 1) if not math.isfinite(loss)), None)
+
+
+class _Loop:
+    def __init__(
+        self, network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: tuple[Opened, ...]
+    ):
+        self.network, self.settings, self.context, self.teachers = network, settings, context, teachers
+        self.losses = tuple(each for each in losses if each.weight)
+        self.layers = tuple(dict.fromkeys(layer for each in self.losses for layer in each.student_layers()))
+        self.epochs = 1 if context.limit else settings.epochs
+        train, self.val = (context.split(name, settings.batch) for name in ("train", "val"))
+        for split in (train, self.val):
+            context.task.check(network.signature, split.targets)
+        self.feed = Feed(train, settings.batch, settings.accumulate, settings.augment, context.seed, context.device)
+        network.to(context.device)
+        first = self.feed.first()
+        self.precision = self._choose(first)
+        precision.place(network, self.precision.name)
+        adapters = self._adapters(first)
+        self.trained = [each for each in (*network.parameters(), *adapters.parameters()) if each.requires_grad]
+        average = Average(network, settings.ema) if settings.ema else None
+        self.state = State(adapters, settings.optimizer.build(self.trained), average)
+        self.judged = average.network if average else network  # the network that counts
+        self.step_s: list[float] = []
+
+    def run(self) -> dict[str, Any]:
+        with observe(self.network, self.layers) as seen:
+            while self.state.epoch < self.epochs:
+                self._epoch(self.state.epoch + 1, seen)
+        weights = self.state.best or self.judged.state_dict()
+        if not all(bool(torch.isfinite(each).all()) for each in weights.values()):
+            raise self._broken(self.epochs, self.feed.steps, "a weight is no longer finite")
+        self.network.load_state_dict(weights)
+        self.network.to("cpu").eval()
+        precision.place(self.network, "float32")
+        return self._facts()
+
+    def _facts(self) -> dict[str, Any]:
+        whole = -(-len(self.context.dataset.split("train")) // self.settings.batch)
+        choice = self.precision
+        return {
+            "epochs": self.state.curve,
+            "best_epoch": self.state.best_epoch,
+            "precision": {"name": choice.name, "reason": choice.reason, "step_ms": choice.step_ms},
+            "samples_per_s": round(len(self.feed) * self.state.epoch / sum(self.step_s), 1),
+            "seconds_per_step": statistics.median_low(self.step_s),
+            "planned_steps": self.settings.epochs * whole,
+        }
+
+    def _choose(self, first: Batch) -> Choice:
+        inputs = {name: first.inputs[name] for name in self.network.signature.inputs if name in first.inputs}
+        steps = self.epochs * self.feed.steps * min(self.settings.accumulate, self.settings.batch)
+        if self.settings.precision != "auto":
+            choice = Choice(self.settings.precision, "set in the recipe")
+        elif self.context.limit:
+            choice = Choice("float32", "smoke run")
+        else:
+            self.network.train()
+            choice = precision.choose(self.network, inputs, steps, self.context.device, self.context.memory)
+        self.context.environment["precision"] = choice.name
+        return choice
+
+    def _adapters(self, first: Batch) -> nn.ModuleList:
+        """The trainable parts of the losses, shaped on one pass that changes nothing."""
+        seed_step(self.context.device, self.context.seed, 0, 0)
+        self.network.eval()
+        with torch.no_grad(), observe(self.network, self.layers) as seen:
+            student, teacher = self._student(first, seen), tuple(each(first) for each in self.teachers)
+        made = [each.adapter(student, teacher, len(self.feed)) for each in self.losses]
+        return nn.ModuleList(made).to(self.context.device)
+
+    def _epoch(self, epoch: int, seen: dict[str, Tensor]) -> None:
+        self.network.train()
+        losses, rate, samples, spent, told = _Losses(), 0.0, 0, 0.0, time.perf_counter()
+        begun = told
+        for step, parts in enumerate(self.feed.epoch(epoch), 1):
+            rate = self._set_rate(epoch - 1 + step / self.feed.steps)
+            seed_step(self.context.device, self.context.seed, epoch, step)
+            losses.add(self._step(parts, seen))
+            samples += sum(len(part.index) for part in parts)
+            last = step == self.feed.steps
+            if last or time.perf_counter() - told > REPORT_S:
+                self._check(losses, epoch)
+            now = time.perf_counter()
+            self.step_s.append(now - begun)
+            spent += now - begun
+            if not last and now - told > REPORT_S:
+                told = now
+                self._tell(epoch, step, {"loss": losses.known[-1], "samples_per_s": samples / spent, "learning_rate": rate})
+            begun = time.perf_counter()
+        self.state.epoch = epoch
+        figures = {"loss": statistics.fmean(losses.known), **self._judge(epoch), "learning_rate": rate}
+        self.state.curve.append({"epoch": epoch, **figures})
+        self._tell(epoch, self.feed.steps, {**figures, "samples_per_s": samples / spent}, ended=True)
+
+    def _step(self, parts: list[Batch], seen: dict[str, Tensor]) -> Tensor:
+        """One step of the optimiser; the batch's loss, shape ()."""
+        size = sum(len(part.index) for part in parts)
+        shares = []
+        for part in parts:
+            loss = self._loss(part, seen) * (len(part.index) / size)
+            loss.backward()
+            shares.append(loss.detach())
+        if self.settings.clip_norm:
+            nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm)
+        self.state.optimizer.step()
+        self.state.optimizer.zero_grad(set_to_none=True)
+        if self.state.average:
+            self.state.average.update()
+        return torch.stack(shares).sum()
+
+    def _loss(self, part: Batch, seen: dict[str, Tensor]) -> Tensor:
+        with torch.no_grad():
+            teacher = tuple(each(part) for each in self.teachers)
+        student = self._student(part, seen)
+        adapters = self.state.adapters
+        terms = [
+            each.weight * each(student, teacher, part, adapter) for each, adapter in zip(self.losses, adapters, strict=True)
+        ]
+        return torch.stack(terms).sum()
+
+    def _student(self, given: Batch, seen: dict[str, Tensor]) -> Outputs:
+        """Outputs in float32, whatever they were computed in: losses are sums of small differences."""
+        given = Batch(precision.placed(given.inputs, self.precision.name), given.targets, given.index)
+        with precision.computing(self.precision.name, self.context.device):
+            made = outputs(self.network, self.network.signature, given, self.layers, seen)
+        return Outputs(_float(made.heads), _float(made.features))
+
+    def _set_rate(self, epochs: float) -> float:
+        """Set the learning rate after so many epochs, fractions included."""
+        schedule = self.settings.schedule
+        warmup = min(schedule.warmup_epochs, self.settings.epochs / 2)
+        factor = epochs / warmup if epochs < warmup else schedule.factor(epochs - warmup, self.settings.epochs - warmup)
+        rate = self.settings.optimizer.learning_rate * factor
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _judge(self, epoch: int) -> dict[str, float]:
+        """The primary metric on val, in float32; remembers the weights where they are the best so far."""
+        if not len(self.val):
+            return {}
+        value = self._metric(epoch)
+        values = [each[self.context.task.primary] for each in self.state.curve]
+        sign = 1 if self.context.task.better == "higher" else -1
+        # of equals the later counts: it was trained longer
+        if self.settings.keep == "best" and all(sign * value >= sign * each for each in values):
+            self.state.best_epoch = epoch
+            self.state.best = {name: each.detach().to("cpu", copy=True) for name, each in self.judged.state_dict().items()}
+        return {self.context.task.primary: value}
+
+    def _metric(self, epoch: int) -> float:
+        network, heads = self.judged.eval(), []
+        with torch.no_grad():
+            for part in feed.in_order(self.val, self.settings.batch, self.context.device):
+                inputs = precision.placed(part.inputs, self.precision.name)
+                made = network(*(inputs[name] for name in self.network.signature.inputs))
+                heads.append({name: each.cpu().numpy() for name, each in made.items()})
+        joined = {name: np.concatenate([each[name] for each in heads]) for name in heads[0]}
+        if any(np.isnan(each).any() for each in joined.values()):
+            raise self._broken(epoch, self.feed.steps, "an output on val is NaN")
+        return float(self.context.task.correct(joined, self.val.targets).mean())
+
+    def _check(self, losses: _Losses, epoch: int) -> None:
+        step = losses.read()
+        if step is not None:
+            before = f" (the step before: {losses.known[step - 2]:.4g})" if step > 1 else ""
+            raise self._broken(epoch, step, f"the loss is {losses.known[step - 1]}{before}")
+
+    def _broken(self, epoch: int, step: int, what: str) -> StageError:
+        figures = {name: each for name, each in (self.state.curve or [{}])[-1].items() if name != "epoch"}
+        good = ", ".join(f"{name} {each:.4g}" for name, each in figures.items())
+        kept = f"the last whole epoch, {self.state.epoch}, had {good}" if good else "no epoch was whole before that"
+        return StageError(
+            f"training broke down in epoch {epoch} of {self.epochs}, at step {step} of {self.feed.steps}: {what}; {kept}. "
+            "Lower optimizer.learning_rate, set clip_norm, or lengthen schedule.warmup_epochs"
+        )
+
+    def _tell(self, epoch: int, step: int, figures: dict[str, float], ended: bool = False) -> None:
+        self.context.log(Progress("train", step, self.feed.steps, epoch, self.epochs, figures, ended))
+
+
+def _float(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: each.float() if each.is_floating_point() else each for name, each in tensors.items()}

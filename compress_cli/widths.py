@@ -1,0 +1,87 @@
+"""How narrow layers become: rounding that the hardware likes, and the search for widths that cost a given amount.
+
+A group of layers that are cut together has a number of channels; `kept` says, group by group, how many stay. Pure
+arithmetic: nothing here knows a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import gcd
+from typing import Literal
+
+CLOSE = 0.02  # a target counts as reached within 2%
+FAIR = 0.05  # a share of channels is met within 5% of all of them, if a coarser multiple can do that
+
+AUTO = ((16,), (16, 8, 4, 2, 1), (8, 4, 2, 1))
+"""Multiples that `auto` tries, in this order: a layer takes the largest that is at most half its width, and stays whole
+where there is none. ONNX Runtime computes convolutions on x86 in blocks of 16 or 8 channels: a width in between costs as
+much as the next multiple, or more."""
+
+Kept = list[int]
+Choice = list[Kept]
+"""For each group the numbers of channels it may keep, falling, beginning with all of them."""
+
+
+def choices(groups: Sequence[tuple[int, int]], round_to: int | Literal["auto"]) -> list[Choice]:
+    """What groups of (channels, width of one) may keep; with `auto` several choices, to be tried in this order."""
+    if round_to == "auto":
+        return [[_rounded(group, table, 2) for group in groups] for table in AUTO]
+    return [[_rounded(group, (round_to,), 1) for group in groups]]
+
+
+def nearest(share: float, choices: Sequence[Choice]) -> Kept:
+    """The same share of every group, each rounded by the coarsest choice that lets it come near and narrows it."""
+    kept = []
+    for options in zip(*choices[-2:], strict=True):  # the first of three leaves narrow layers whole
+        for permitted in options:
+            best = min(permitted, key=lambda count: abs(count - share * permitted[0]))
+            if abs(best - share * permitted[0]) <= FAIR * permitted[0]:
+                break
+        kept.append(best)
+    return kept
+
+
+def affordable(target: float, cost: Callable[[Kept], int], choices: Sequence[Choice]) -> Kept:
+    """The first choice's widths whose cost comes within 2% of the target; where none does, the nearest of all."""
+    found = []
+    for permitted in choices:
+        found.append(_towards(target, cost, permitted))
+        if abs(cost(found[-1]) - target) <= CLOSE * target:
+            return found[-1]
+    return min(found, key=lambda kept: abs(cost(kept) - target))
+
+
+def _rounded(group: tuple[int, int], multiples: Sequence[int], least: int) -> Kept:
+    """All channels, then the numbers that make the width a multiple of the first that goes `least` times into it."""
+    channels, each = group
+    multiple = next((number for number in multiples if number * least <= channels * each), channels * each)
+    step = multiple // gcd(multiple, each)
+    return [channels, *range((channels - 1) // step * step, 0, -step)]
+
+
+def _towards(target: float, cost: Callable[[Kept], int], permitted: Choice) -> Kept:
+    """About the same share of every group, then single steps of single groups towards the target, widest first."""
+
+    def shared(share: float) -> Kept:
+        return [min(count for count in counts if count >= share * counts[0] or count == counts[0]) for counts in permitted]
+
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cost(shared(middle)) < target else (low, middle)
+    kept = shared(high)
+    while cost(kept) > target * (1 + CLOSE / 2):
+        order = sorted(range(len(kept)), key=lambda place: -kept[place] / permitted[place][0])
+        steps = [step for place in order if (step := _narrower(kept, permitted, place))]
+        closer = next((step for step in steps if cost(step) >= target), None)
+        if closer is None:
+            return min([kept, *steps], key=lambda each: abs(cost(each) - target))
+        kept = closer
+    return kept
+
+
+def _narrower(kept: Kept, permitted: Choice, place: int) -> Kept | None:
+    """The same, but one group by one step narrower; None where it is at its narrowest."""
+    lower = [count for count in permitted[place] if count < kept[place]]
+    return [*kept[:place], lower[0], *kept[place + 1 :]] if lower else None

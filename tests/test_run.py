@@ -1,0 +1,225 @@
+"""What is up to date is skipped, what changed runs again, and nothing whole is ever lost."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+RECIPE = """\
+dataset: digits
+threads: 1
+stages:
+  - type: train
+    name: teacher
+    model: {type: mlp, hidden: [24]}
+    training: {epochs: 2, precision: float32}
+  - type: distill
+    name: student
+    model: {type: mlp, hidden: [8]}
+    losses: [{type: soft_targets, temperature: 2.0}]
+    training: {epochs: 1, precision: float32}
+  - export
+"""
+
+
+@pytest.fixture
+def run(compress, tmp_path):
+    """Run a recipe's text; returns which of its stages ran and the outcome."""
+
+    def _run(text=RECIPE, *arguments, name="r.yaml"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        outcome = compress("run", path, *arguments)
+        ran = [line.removesuffix(" s").split(":")[0] for line in outcome.err.splitlines() if ": done in " in line]
+        return ran, outcome
+
+    return _run
+
+
+def manifest(stage, run="r"):
+    return json.loads(Path("runs", run, stage, "manifest.json").read_text())
+
+
+def test_a_run_makes_every_artifact_and_a_second_one_none(run):
+    ran, outcome = run()
+    assert outcome.code == 0, outcome
+    assert ran == ["teacher", "student", "export"]
+    report = json.loads(Path("runs/r/report.json").read_text())
+    assert [row["name"] for row in report["rows"]] == ["teacher", "student", "export"]
+    assert report["rows"][0]["metrics"]["accuracy"]["value"] > 0.7
+    assert report["rows"][2]["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    assert Path("runs/r/report.md").read_text().count("|") > 20
+    files = sorted(os.listdir("runs/.store"))
+    ran, outcome = run()
+    assert (ran, outcome.code) == ([], 0)
+    assert sorted(os.listdir("runs/.store")) == files
+
+
+def test_same_recipe_same_bytes(run):
+    run()
+    first = manifest("student")
+    run(RECIPE, "--store", "elsewhere", "--output", "again")
+    assert json.loads(Path("again/r/student/manifest.json").read_text())["files"] == first["files"]
+
+
+def test_a_change_runs_what_depends_on_it(run):
+    run()
+    assert run(RECIPE.replace("temperature: 2.0", "temperature: 3.0"))[0] == ["student", "export"]
+    assert run(RECIPE.replace("hidden: [24]", "hidden: [25]"))[0] == ["teacher", "student", "export"]
+    assert run(RECIPE, "--set", "stages.export.metadata=none")[0] == ["export"]
+
+
+def test_inserting_a_stage_keeps_the_earlier_ones(run):
+    run()
+    more = RECIPE.replace(
+        "  - export", "  - {type: distill, name: again, teacher: student, model: mlp, training: {epochs: 1}}\n  - export"
+    )
+    assert run(more, "--set", "stages.again.training.precision=float32")[0] == ["again", "export"]
+
+
+def test_a_renamed_and_moved_recipe_runs_nothing(run):
+    run()
+    ran, outcome = run(RECIPE, "--output", "runs", name="sub/other.yaml")
+    assert (ran, outcome.code) == ([], 0)
+    assert Path("runs/other/teacher").resolve() == Path("runs/r/teacher").resolve()
+
+
+def test_the_lock_file_is_the_recipe_with_its_defaults(run):
+    run(RECIPE, "--set", "stages.teacher.training.epochs=1")
+    lock = Path("runs/r/recipe.lock.yaml").read_text()
+    assert "torch 2" in lock
+    assert run(lock, name="again.yaml")[0] == []
+
+
+def test_two_recipes_share_a_teacher(run):
+    run(RECIPE, "--until", "teacher")
+    assert run(RECIPE.replace("hidden: [8]", "hidden: [9]"), name="b.yaml")[0] == ["student", "export"]
+
+
+def test_until_stops_after_a_stage_and_force_runs_one_again(run):
+    assert run(RECIPE, "--until", "teacher")[0] == ["teacher"]
+    run()
+    before = manifest("teacher")
+    ran, _ = run(RECIPE, "--force", "teacher")
+    assert ran == ["teacher"]  # the same bytes came out: what follows is still up to date
+    assert manifest("teacher")["files"] == before["files"]
+    assert run(RECIPE, "--force", "nobody")[1].code == 2
+
+
+def test_damage_is_found_named_and_mended_by_force(run):
+    run()
+    weights = Path("runs/r/teacher/weights.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    ran, outcome = run()
+    assert (ran, outcome.code) == ([], 3)
+    assert "weights.safetensors: its content is not what was written" in outcome.err
+    assert "--force" in outcome.err
+    assert run(RECIPE, "--force", "teacher")[0] == ["teacher"]
+    assert run()[1].code == 0
+
+
+def test_a_truncated_checkpoint_and_an_edited_manifest_are_refused(run):
+    run()
+    weights = Path("runs/r/student/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    outcome = run()[1]
+    assert outcome.code == 3
+    assert "has 100 bytes instead of" in outcome.err
+    path = Path("runs/r/student/manifest.json")
+    path.write_text(path.read_text().replace('"threads": 1', '"threads": 2'))
+    outcome = run()[1]
+    assert outcome.code == 3
+    assert "manifest.json: was changed by hand" in outcome.err
+
+
+def test_a_stage_that_fails_keeps_what_was_made(run, monkeypatch):
+    from compress_cli.errors import StageError
+    from compress_cli.stages.distill import Distill
+
+    whole = Distill.run
+
+    def fails(self, context):
+        if context.limit is None:
+            (context.output / "half").write_text("half")
+            raise StageError("the loss is not a number in epoch 1, step 3")
+        return whole(self, context)
+
+    monkeypatch.setattr(Distill, "run", fails)
+    outcome = run()[1]
+    assert outcome.code == 4
+    assert "stage 'student' failed: the loss is not a number in epoch 1, step 3" in outcome.err
+    assert "kept: teacher" in outcome.err
+    monkeypatch.undo()
+    assert run()[0] == ["student", "export"]
+
+
+def test_ctrl_c_says_what_is_kept(run, monkeypatch):
+    from compress_cli.stages.distill import Distill
+
+    whole = Distill.run
+
+    def interrupted(self, context):
+        if context.limit is None:
+            raise KeyboardInterrupt
+        return whole(self, context)
+
+    monkeypatch.setattr(Distill, "run", interrupted)
+    outcome = run()[1]
+    assert outcome.code == 130
+    assert "interrupted; kept: teacher; the same command goes on from there" in outcome.err
+
+
+def test_what_can_not_work_is_found_before_the_first_long_stage(run, tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from compress_cli.losses import Loss\n\n\nclass Peek(Loss):\n"
+        "    def student_layers(self):\n        return ('layer9',)\n\n"
+        "    def __call__(self, student, teacher, batch, adapter):\n        return student.features['layer9'].mean()\n"
+    )
+    ran, outcome = run(RECIPE.replace("{type: soft_targets, temperature: 2.0}", "peek"), "--plugin", plugin)
+    assert (ran, outcome.code) == ([], 2)
+    assert "r.yaml:8: stages[1]: " in outcome.err
+    assert "layer9" in outcome.err
+    assert not Path("runs/.store").exists() or not list(Path("runs/.store").glob("*/manifest.json"))
+
+
+def test_an_output_folder_that_can_not_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    outcome = run(RECIPE, "--output", "file/runs")[1]
+    assert outcome.code == 3
+    assert "--output" in outcome.err
+    outcome = run(RECIPE, "--store", "file/store")[1]
+    assert outcome.code == 3
+    assert "--store" in outcome.err
+
+
+def test_smoke_leaves_nothing(run):
+    ran, outcome = run(RECIPE, "--smoke")
+    assert (ran, outcome.code) == ([], 0)
+    assert not Path("runs").exists()
+
+
+def test_json_is_one_document_and_quiet_is_quiet(run):
+    outcome = run(RECIPE, "--json", "--quiet")[1]
+    assert json.loads(outcome.out)["recipe"] == "r"
+    assert outcome.err == ""
+
+
+def test_every_kind_of_change_is_in_the_plan(run, compress):
+    run(RECIPE, "--until", "teacher")
+    document = json.loads(compress("plan", "r.yaml", "--json").out)
+    status = {step["name"]: step["status"] for step in document["steps"]}
+    assert status["teacher"] == status["teacher.onnx"] == status["teacher.measurement"] == "up to date"
+    assert status["student"] == status["export"] == "to run"
+    costs = {step["name"]: step["cost"] for step in document["steps"]}
+    assert costs["teacher"]["source"] == "earlier run"
+    assert costs["student"] is None
+    smoked = json.loads(compress("plan", "r.yaml", "--json", "--smoke", "--quiet").out)
+    costs = {step["name"]: step["cost"] for step in smoked["steps"]}
+    assert costs["student"]["source"] == "smoke run"
+    assert costs["student"]["seconds"] > 0
+    assert costs["student"]["disk_bytes"] > 1000
