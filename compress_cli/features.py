@@ -21,20 +21,26 @@ _BODY = "body"  # where a network keeps the model whose layers recipes name; aro
 
 @contextmanager
 def observe(network: nn.Module, layers: tuple[str, ...]) -> Iterator[dict[str, Tensor]]:
-    """Yield a dict that every forward pass fills with the outputs of these layers, layer name -> (N, ...).
+    """Yield a dict that every forward pass fills with the outputs of these layers, layer name -> (N, ...)."""
+    seen, detach = attach(network, layers)
+    try:
+        yield seen
+    finally:
+        detach()
+
+
+def attach(network: nn.Module, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], Callable[[], None]]:
+    """As `observe`, until the function that comes with it is called.
 
     Names are relative to the network's `body`. A layer that runs several times leaves its last output. In an exported
     graph, where modules no longer exist, a layer's output is the last node that came from it. RecipeError where there is
     no such layer.
     """
     seen: dict[str, Tensor] = {}
-    attach = _attach_nodes if isinstance(network, GraphModule) else _attach_hooks
-    detach = attach(network, layers, seen) if layers else None
-    try:
-        yield seen
-    finally:
-        if detach:
-            detach()
+    if not layers:
+        return seen, lambda: None
+    _known(layers, layer_names(network))
+    return seen, (_attach_nodes if isinstance(network, GraphModule) else _attach_hooks)(network, layers, seen)
 
 
 def outputs(
@@ -65,7 +71,6 @@ def _root(network: nn.Module) -> nn.Module:
 
 def _attach_hooks(network: nn.Module, layers: tuple[str, ...], seen: dict[str, Tensor]) -> Callable[[], None]:
     modules = dict(_root(network).named_modules())
-    _known(layers, [name for name in modules if name])
 
     def record(layer: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -98,7 +103,6 @@ class _Recorder(nn.Module):
 def _attach_nodes(network: nn.Module, layers: tuple[str, ...], seen: dict[str, Tensor]) -> Callable[[], None]:
     """Module hooks never fire in an exported graph: call a recorder right after the layer's last node."""
     assert isinstance(network, GraphModule)
-    _known(layers, layer_names(network))
     added: list[tuple[Node, str]] = []
     for place, layer in enumerate(layers):
         last = [node for node in network.graph.nodes if layer in _origins(node)][-1]

@@ -1,4 +1,4 @@
-"""An ONNX file: read, cleared of what no runtime needs, checked, written with a card."""
+"""An ONNX file: cleared of what no runtime needs, checked, written with a card."""
 
 from __future__ import annotations
 
@@ -7,21 +7,10 @@ from collections import Counter
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
-
-from compress_cli.errors import ArtifactError
 
 EXPORTER = re.compile(r"pkg\.|onnx\.(infer|quant)")
 """Keys of metadata that exporters and quantisation tools leave for themselves."""
 WEIGHTED = ("Conv", "Gemm", "MatMul")
-
-
-def read(path: Path) -> onnx.ModelProto:
-    """The model in a file; ArtifactError where it is none."""
-    try:
-        return onnx.load(path)
-    except (DecodeError, OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: is not a whole ONNX file ({str(error) or 'damaged'})") from None
 
 
 def strip(model: onnx.ModelProto) -> None:
@@ -95,7 +84,9 @@ def open_heads(model: onnx.ModelProto) -> None:
         last = maker.get(output.name)
         before = maker.get(last.input[0]) if last is not None and last.op_type == "DequantizeLinear" else None
         head = maker.get(before.input[0]) if before is not None and before.op_type == "QuantizeLinear" else None
-        if head is None or head.op_type not in ("Gemm", "MatMul") or users[before.output[0]] + users[head.output[0]] > 2:
+        if last is None or before is None or head is None or head.op_type not in ("Gemm", "MatMul"):
+            continue
+        if users[before.output[0]] > 1 or users[head.output[0]] > 1:
             continue
         head.output[0] = output.name
         graph.node.remove(last)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 ATEN = torch.ops.aten
@@ -101,10 +101,11 @@ def places(model: GraphModule) -> Iterator[Place]:
                 integers.add(place.nodes[-1])
 
 
-def left_float(model: GraphModule) -> list[str]:
+def left_float(model: nn.Module) -> list[str]:
     """Operators of a prepared graph that compute in float, as `module: operator`, in order and each once."""
-    found = {}
-    for node in model.graph.nodes:
+    found: dict[str, None] = {}
+    graphs = [each.graph for each in model.modules() if isinstance(each, GraphModule)]
+    for node in (node for graph in graphs for node in graph.nodes):
         if node.op == "call_function" and ANNOTATION not in node.meta and node.target not in IDLE | MOVES:
             found[f"{_home(node)}: {_word(node)}"] = None
     return list(found)
@@ -115,13 +116,15 @@ def _place(node: Node, integers: set[Node]) -> Place | None:
     if node.target in CONTRACTIONS and isinstance(node.args[1], Node) and node.args[1].op == "get_attr":
         nodes = _with_activation(node)
         head = node.target is ATEN.linear.default and all(user.op == "output" for user in nodes[-1].users)
-        bias = node.args[2] if head and len(node.args) > 2 else None
+        bias = node.args[2] if head and len(node.args) > 2 and isinstance(node.args[2], Node) else None
         return Place(nodes, (tensors[0],), weight=node.args[1], bias=bias, open=head)
     if node.target in ADDS and len(tensors) == 2 and "alpha" not in node.kwargs and integers & set(tensors):
         return Place(_with_activation(node), tensors) if all(_is_float(each) for each in tensors) else None
     if node.target in JOINS and tensors and integers.issuperset(tensors):
         return Place((node,), tensors)
-    if node.target in POOLS or (node.target in ADAPTIVE and set(node.args[1]) != {1}):  # to 1 is a mean: no integer kernel
+    if node.target in POOLS or (
+        node.target in ADAPTIVE and node.args[1] not in ([1], [1, 1])
+    ):  # to 1 is a mean: no integer kernel
         return Place((node,), tensors[:1]) if tensors[0] in integers else None
     if node.target in MOVES and tensors[0] in integers:
         return Place((node,), tensors[:1], moves=True)

@@ -80,3 +80,64 @@ def digits_file(linear_file):
         return linear_file(solved[:-1], solved[-1], **settings), solved[:-1], solved[-1]
 
     return _write
+
+
+@pytest.fixture
+def toy():
+    """A dataset of 3 classes that a small network learns in a few steps: `toy(train=40, val=12)`; val may be 0."""
+    import numpy as np
+
+    from compress_cli.datasets import Dataset, Split, channel_statistics
+    from compress_cli.signature import Head, Input, Signature
+
+    class Toy(Dataset):
+        train: int = 40
+        val: int = 12
+        classes: int = 3
+
+        def split(self, name):
+            first, count = {"train": (0, self.train), "val": (1000, self.val), "test": (2000, 30)}[name]
+            random = np.random.RandomState(first)
+            labels = np.arange(count) % 3
+            images = random.randint(0, 80, (count, 2, 6, 6))
+            for label in range(3):
+                images[labels == label, label % 2, :, 2 * label : 2 * label + 2] += 120
+            return Split({"image": images.astype(np.uint8)}, {"label": labels}, first + np.arange(count))
+
+        def signature(self):
+            mean, deviation = channel_statistics(self.split("train").inputs["image"])
+            return Signature(
+                inputs={"image": Input(shape=(2, 6, 6), mean=mean, deviation=deviation)},
+                heads={"logits": Head(size=self.classes)},
+            )
+
+    return lambda **settings: Toy(**settings)
+
+
+@pytest.fixture
+def context_for(tmp_path):
+    """`context_for(dataset, seed=1)`: a Context for classification on the CPU; `context.log` collects into `reports`."""
+    from compress_cli.context import Context
+    from compress_cli.tasks.classification import Classification
+
+    def _context(dataset, **changes):
+        output = tmp_path / f"output{len(list(tmp_path.iterdir()))}"
+        output.mkdir()
+        given = {
+            "inputs": {}, "output": output, "dataset": dataset, "task": Classification(), "device": "cpu", "seed": 0,
+            "log": lambda progress: None, "key": "k", "memory": tmp_path / "memory",
+        }  # fmt: skip
+        return Context(**{**given, **changes})
+
+    return _context
+
+
+@pytest.fixture
+def one_thread():
+    """Tiny networks lose by more threads, and lose much where the cores are busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

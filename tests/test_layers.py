@@ -27,7 +27,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"measure"},
     {"latency"},
     {"runtime"},
-    {"context"},
+    {"context", "samples"},
     {
         "losses",
         "criteria",
@@ -45,12 +45,24 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"features", "channels", "widths", "placement", "graph", "randomness", "tracing", "onnx_file"},
     {"store"},
     {"artifact"},
-    {"batch", "signature", "intervals", "progress", "card", "record", "pictures"},
+    {"batch", "signature", "intervals", "agreement", "progress", "card", "record", "pictures"},
     {"plugin"},
     {"errors"},
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-TORCH_FREE = {"tasks", "datasets", "measure", "latency", "runtime", "report", "graph", "intervals", "pictures", "classify"}
+TORCH_FREE = {
+    "tasks",
+    "datasets",
+    "measure",
+    "latency",
+    "runtime",
+    "report",
+    "graph",
+    "intervals",
+    "agreement",
+    "pictures",
+    "classify",
+}
 SLOW = {"torchao", "torchvision", "torch_pruning", "onnxscript", "sklearn"}
 
 
