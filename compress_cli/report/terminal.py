@@ -10,22 +10,19 @@ from compress_cli.report import Report, Row
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 
+WIDTH = 100
+
 
 def show(report: Report, console: Console | None = None) -> None:
     """Print the table, what it was measured on, and what has to be said in words. Default: standard output."""
-    out = console or Console(highlight=False, markup=False, width=None)
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    table.add_column("model", overflow="fold", max_width=18)
-    for heading in (
-        "parameters",
-        "MACs",
-        "file",
-        "smaller",
-        write.title(report.primary) or "metric",
-        "change",
-        "latency",
-        "faster",
-    ):
+    out = console or Console(highlight=False, markup=False)
+    out.width = max(out.width, WIDTH)  # cut figures are no figures: a narrower window shows the lines wrapped
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    table.add_column(
+        "model", overflow="fold", min_width=min(16, max((len(row.name) for row in report.rows), default=5)), max_width=16
+    )
+    metric = write.title(report.primary) or "metric"
+    for heading in ("params", "MACs", "file", "smaller", metric, "change", "latency", "faster"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.rows:
         table.add_row(*_cells(row, report))
