@@ -85,6 +85,14 @@ class Document:
             raise RecipeError(f"{path}: the file is empty; `compress init` writes a starter")
         return cls(path, root)
 
+    @classmethod
+    def parse(cls, text: str, option: str) -> Document:
+        """YAML given on the command line; complaints name the option."""
+        root = _compose(text, option)
+        if root is None:
+            raise RecipeError(f"{option}: is empty")
+        return cls(Path(option), root)
+
     def data(self) -> Any:
         """Lists, mappings and scalars; RecipeError with all repeated keys at once."""
         complaints: list[str] = []
@@ -105,7 +113,7 @@ class Document:
                 for key, value in node.value:
                     if key.value == part:
                         node, mark = value, key.start_mark
-        where = mark.name if mark.name.startswith("--set") else f"{mark.name}:{mark.line + 1}"
+        where = mark.name if mark.name.startswith("--") else f"{mark.name}:{mark.line + 1}"
         return f"{where}: {field}" if field else where
 
     def set(self, assignment: str) -> None:
@@ -128,7 +136,7 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         loader.name = name
         node: yaml.Node | None = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark and not name.startswith("--set") else ""
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark and not name.startswith("--") else ""
         raise RecipeError(f"{name}{line}: is not YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: is not YAML: {str(error).splitlines()[0]}") from None

@@ -67,6 +67,51 @@ def lively():
 
 
 @pytest.fixture
+def linear_file(tmp_path):
+    """Write an ONNX file: image -> Flatten -> x @ weight + bias -> logits; returns its path."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    def _write(weight, bias=None, shape=("batch", 1, 8, 8), metadata=None, name="model.onnx", takes="image"):
+        arrays = {"weight": np.asarray(weight, np.float32)}
+        arrays["bias"] = np.zeros(arrays["weight"].shape[1], np.float32) if bias is None else np.asarray(bias, np.float32)
+        nodes = [
+            helper.make_node("Flatten", [takes], ["flat"]),
+            helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "linear",
+            [helper.make_tensor_value_info(takes, TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (shape[0], arrays["bias"].size))],
+            [numpy_helper.from_array(each, key) for key, each in arrays.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        helper.set_model_props(model, metadata or {})
+        save(model, tmp_path / name)
+        return tmp_path / name
+
+    return _write
+
+
+@pytest.fixture
+def digits_file(linear_file):
+    """A linear classifier of digits, fitted by least squares on the train split, with its weight (64, 10) and bias (10,)."""
+    import numpy as np
+
+    from compress_cli.datasets.digits import Digits
+
+    train = Digits().split("train")
+    rows = np.c_[train.inputs["image"].reshape(len(train), -1), np.ones(len(train))]
+    solved = np.linalg.lstsq(rows, np.eye(10)[train.targets["label"]], rcond=None)[0]
+
+    def _write(**settings):
+        return linear_file(solved[:-1], solved[-1], **settings), solved[:-1], solved[-1]
+
+    return _write
+
+
+@pytest.fixture
 def toy():
     """A dataset of 3 classes that a small network learns in a few steps: `toy(train=40, val=12)`; val may be 0."""
     import numpy as np
