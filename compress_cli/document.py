@@ -27,6 +27,16 @@ class _Loader(yaml.SafeLoader):
     """Finds the types of plain words by YAML 1.2's core schema."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's name and type
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Stop early: scanning takes time with the square of the depth."""
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise RecipeError(f"{self.name}: is nested too deeply (at most {DEEPEST} levels)")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def _base(digits: str) -> int:
@@ -130,8 +140,6 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         raise RecipeError(f"{name}{line}: is not YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: is not YAML: {str(error).splitlines()[0]}") from None
-    except RecursionError:
-        raise RecipeError(f"{name}: is nested too deeply (at most {DEEPEST} levels)") from None
     return node
 
 

@@ -1,6 +1,7 @@
 """What several tests share."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,34 @@ def compress(capfd, monkeypatch, tmp_path):
         return Outcome(code, *capfd.readouterr())
 
     return _compress
+
+
+@pytest.fixture(scope="module")
+def architectures():
+    """Model name -> class: small models in which channels hang together in every way, joined as a user's plugin file."""
+    from compress_cli import plugin
+    from compress_cli.models import Model
+
+    names = plugin.register(Path(__file__).parent / "architectures.py")
+    yield {name: plugin.find(Model, name) for name in names}
+    for name in names:  # other tests count the models there are
+        del plugin._OUTSIDE[Model.__module__][name]
+
+
+@pytest.fixture
+def lively():
+    """Give a module weights and statistics that no channel shares with another."""
+    import torch
+
+    def _lively(module, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                fresh = torch.randn(tensor.shape, generator=generator) * 0.3
+                tensor.copy_(fresh.abs() + 0.5 if "var" in name or (tensor.dim() == 1 and "weight" in name) else fresh)
+        return module.eval()
+
+    return _lively
 
 
 @pytest.fixture
