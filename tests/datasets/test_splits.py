@@ -17,6 +17,11 @@ def test_every_class_has_its_share():
     np.testing.assert_array_equal(np.sort(np.concatenate(list(rows.values()))), np.arange(840))
 
 
+def test_small_classes_are_not_left_out():
+    rows = stratified(np.repeat(np.arange(100), 2), {"test": 0.2, "val": 0.1, "train": 0.7}, seed=0)
+    assert {name: len(each) for name, each in rows.items()} == {"test": 40, "val": 20, "train": 140}
+
+
 def test_the_seed_decides_and_samples_stay_where_they_were():
     labels = np.arange(100) % 4
     shares = {"test": 0.5, "train": 0.5}
