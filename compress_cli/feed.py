@@ -63,7 +63,7 @@ class Feed:
 def in_order(split: Split, size: int, device: str) -> Iterator[Batch]:
     """Every sample once, as the split has them."""
     for start in range(0, len(split), size):
-        part = split.take(np.s_[start : start + size])
+        part = split.take(np.arange(start, min(start + size, len(split))))  # a copy: a slice of a mapped file is read-only
         yield batch.from_arrays(part.inputs, part.targets, part.index).to(device)
 
 

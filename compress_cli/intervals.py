@@ -82,7 +82,7 @@ def paired_difference(before: np.ndarray, after: np.ndarray) -> Estimate:
     """
     if len(before) != len(after):
         raise ValueError("paired values have to be of the same samples")
-    if not np.isin(np.concatenate([before, after]), (0, 1)).all():
+    if not right_or_wrong(before) or not right_or_wrong(after):
         return bootstrap(after - before)
     samples = len(before)
     both, first, second, neither = _agreement(before, after)
@@ -102,11 +102,18 @@ def paired_difference(before: np.ndarray, after: np.ndarray) -> Estimate:
     return Estimate(value=value, low=max(-1.0, low), high=min(1.0, high), samples=samples)
 
 
-def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
-    """Two-sided p-value of "both are right equally often", for right-or-wrong values of the same samples (N,).
+def right_or_wrong(values: np.ndarray) -> bool:
+    """Whether values are nothing but 0 and 1."""
+    return bool(np.isin(values, (0, 1)).all())
+
+
+def mcnemar(before: np.ndarray, after: np.ndarray) -> float | None:
+    """Two-sided p-value of "both are right equally often" over the same samples (N,); None for values other than 0 and 1.
 
     Exact: samples on which they differ fall to either side like a coin (McNemar 1947, Psychometrika 12:153).
     """
+    if not right_or_wrong(before) or not right_or_wrong(after):
+        return None
     _, first, second, _ = _agreement(before, after)
     differing, fewer = first + second, min(first, second)
     return min(1.0, 2 * sum(math.comb(differing, k) for k in range(fewer + 1)) / (1 << differing))

@@ -175,7 +175,7 @@ class _Loop:
         choice = self.precision
         return {
             "epochs": self.state.curve,
-            "best_epoch": self.state.best_epoch,
+            "kept_epoch": self.state.best_epoch or self.epochs,
             "precision": {"name": choice.name, "reason": choice.reason, "step_ms": choice.step_ms},
             "samples_per_s": round(len(self.feed) * self.state.epoch / sum(self.step_s), 1),
             "seconds_per_step": statistics.median_low(self.step_s),
@@ -209,7 +209,7 @@ class _Loop:
         losses, rate, samples, spent, told = _Losses(), 0.0, 0, 0.0, time.perf_counter()
         begun = told
         for step, parts in enumerate(self.feed.epoch(epoch), 1):
-            rate = self._set_rate(epoch - 1 + step / self.feed.steps)
+            rate = self._set_rate(epoch - 1 + (step - 0.5) / self.feed.steps)  # its middle: no step is idle
             seed_step(self.context.device, self.context.seed, epoch, step)
             losses.add(self._step(parts, seen))
             samples += sum(len(part.index) for part in parts)

@@ -13,6 +13,8 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"report"},
     {"estimate"},
     {"run"},
+    {"smoke"},
+    {"work"},
     {"plan"},
     {"recipe"},
     {"document"},
@@ -21,6 +23,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"precision", "feed", "averaging"},
     {"teachers"},
     {"restore"},
+    {"classify"},
     {"measure"},
     {"latency"},
     {"runtime"},
@@ -47,7 +50,19 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"errors"},
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-TORCH_FREE = {"tasks", "datasets", "measure", "latency", "runtime", "report", "graph", "intervals", "agreement", "pictures"}
+TORCH_FREE = {
+    "tasks",
+    "datasets",
+    "measure",
+    "latency",
+    "runtime",
+    "report",
+    "graph",
+    "intervals",
+    "agreement",
+    "pictures",
+    "classify",
+}
 SLOW = {"torchao", "torchvision", "torch_pruning", "onnxscript", "sklearn"}
 
 

@@ -141,8 +141,7 @@ def _change(baseline: _Measured, measured: _Measured) -> dict[str, Estimate | fl
     before, after = baseline.correct, measured.correct
     if not len(after) or not np.array_equal(baseline.index, measured.index):
         return {}
-    right_or_wrong = np.isin(np.concatenate([before, after]), (0, 1)).all()
-    return {"change": paired_difference(before, after), "change_p": mcnemar(before, after) if right_or_wrong else None}
+    return {"change": paired_difference(before, after), "change_p": mcnemar(before, after)}
 
 
 def _note(row: Row) -> str:

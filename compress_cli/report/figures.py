@@ -77,6 +77,11 @@ def remarks(report: Report) -> list[tuple[str, str]]:
     return found
 
 
+def printable(text: str) -> str:
+    """Names come from files: no control characters reach the terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
 def _digits(value: float) -> str:
     """Three significant digits, never in scientific notation."""
     return (

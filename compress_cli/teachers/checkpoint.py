@@ -19,11 +19,10 @@ class Checkpoint(Teacher):
 
     def open(self, artifact: Artifact, layers: tuple[str, ...], device: str) -> Opened:
         network, signature = restore.runnable(artifact).to(device), restore.signature_of(artifact)
-        with features.observe(network, layers):
-            pass  # an unknown layer is refused here, before any training
+        seen, _ = features.attach(network, layers)
 
         def opened(batch: Batch) -> Outputs:
-            with torch.no_grad(), features.observe(network, layers) as seen:
+            with torch.no_grad():
                 return features.outputs(network, signature, batch, layers, seen)
 
         return opened

@@ -1,0 +1,132 @@
+"""`distill`: what the student learns, from whom, and what is refused."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from pydantic import ValidationError
+
+from compress_cli import artifact, restore
+from compress_cli.artifact import Checkpoint, OnnxModel
+from compress_cli.errors import RecipeError
+from compress_cli.losses.cross_entropy import CrossEntropy
+from compress_cli.losses.soft_targets import SoftTargets
+from compress_cli.models.convnet import Convnet
+from compress_cli.stages import Stage
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MODEL = {"type": "mlp", "hidden": [16]}
+TRAINING = {"epochs": 2, "batch": 16, "precision": "float32", "optimizer": {"type": "sgd", "learning_rate": 0.01}}
+
+
+def run(stage, context):
+    facts = stage.run(context)
+    artifact.write_manifest(context.output, Checkpoint, "k", stage.model_dump(mode="json"), facts, {}, {}, 0.0)
+    return artifact.read(context.output)
+
+
+def stage(**settings):
+    return Stage.model_validate({"type": "distill", "training": TRAINING, **settings})
+
+
+def teacher(toy, folder, classes=3, seed=0):
+    """A checkpoint that says nonsense, loudly, so that who learnt from it is known."""
+    folder.mkdir()
+    restored = restore.build(Convnet(widths=(4,), convs=1), toy(classes=classes).signature(), seed)
+    with torch.no_grad():
+        restored.network.body.fc.weight.mul_(20)
+    restore.save(restored, folder)
+    artifact.write_manifest(folder, Checkpoint, "t", {}, {}, {}, {}, 0.0)
+    return artifact.read(folder)
+
+
+def said(made, toy):
+    images = torch.from_numpy(toy().split("test").inputs["image"]).float()
+    with torch.no_grad():
+        return restore.checkpoint(made).network(images)["logits"]
+
+
+SOFT_ALONE = [{"type": "soft_targets", "temperature": 1.0}]
+
+
+def test_the_student_says_what_its_teacher_says(toy, context_for, tmp_path):
+    master = teacher(toy, tmp_path / "t")
+    longer = {**TRAINING, "epochs": 30, "keep": "last"}
+    context = context_for(toy(train=300), inputs={"teacher": (master,)})
+    made = run(stage(model=MODEL, losses=SOFT_ALONE, training=longer), context)
+    agree = (said(made, toy).argmax(1) == said(master, toy).argmax(1)).float().mean()
+    labels = torch.from_numpy(toy().split("test").targets["label"])
+    right = (said(made, toy).argmax(1) == labels).float().mean()
+    assert agree > 0.6
+    assert right < 0.3
+    assert restore.checkpoint(made).model.type == "mlp"
+
+
+def test_every_teacher_counts(toy, context_for, tmp_path):
+    one, other = teacher(toy, tmp_path / "1"), teacher(toy, tmp_path / "2", seed=1)
+    made = {
+        len(names): run(stage(model=MODEL, losses=SOFT_ALONE), context_for(toy(), inputs={"teacher": names}))
+        for names in ((one,), (one, other))
+    }
+    assert made[1].digest != made[2].digest
+
+
+def test_a_student_may_start_from_a_checkpoint(toy, context_for, tmp_path):
+    master, start = teacher(toy, tmp_path / "t"), teacher(toy, tmp_path / "s", seed=1)
+    made = run(stage(start="s"), context_for(toy(), inputs={"teacher": (master,), "start": (start,)}))
+    assert restore.checkpoint(made).model == Convnet(widths=(4,), convs=1)
+
+
+def test_an_onnx_file_can_teach_but_shows_no_features(toy, context_for, tmp_path, monkeypatch):
+    (tmp_path / "o").mkdir()
+    weight = np.random.default_rng(0).standard_normal((72, 3)).astype(np.float32) / 50
+    nodes = [helper.make_node("Flatten", ["image"], ["row"]), helper.make_node("MatMul", ["row", "w"], ["scores"])]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 2, 6, 6])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])], [numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "o" / "model.onnx"
+    )
+    artifact.write_manifest(tmp_path / "o", OnnxModel, "o", {}, {}, {}, {}, 0.0)
+    context = context_for(toy(train=200), inputs={"teacher": (artifact.read(tmp_path / "o"),)})
+    longer = {**TRAINING, "epochs": 30, "keep": "last"}
+    made = run(stage(model=MODEL, losses=SOFT_ALONE, training=longer), context)
+    images = torch.from_numpy(toy().split("test").inputs["image"]).float().flatten(1)
+    assert (said(made, toy).argmax(1) == (images @ torch.from_numpy(weight)).argmax(1)).float().mean() > 0.85
+    monkeypatch.setattr(SoftTargets, "teacher_layers", lambda self: ("layer1",))
+    with pytest.raises(RecipeError, match="shows only its outputs"):
+        stage(model=MODEL).run(context)
+
+
+def test_class_counts_must_agree(toy, context_for, tmp_path):
+    master = teacher(toy, tmp_path / "t", classes=5)
+    with pytest.raises(RecipeError, match="teacher gives 5 values per sample where the student gives 3 values"):
+        run(stage(model=MODEL), context_for(toy(), inputs={"teacher": (master,)}))
+
+
+def test_the_default_is_nine_parts_soft_to_one_hard():
+    assert stage(model=MODEL).losses == (SoftTargets(weight=0.9, temperature=4.0), CrossEntropy(weight=0.1))
+
+
+def test_a_teacher_is_a_name_or_a_list_of_them():
+    assert stage(model=MODEL).teacher == ()
+    assert stage(model=MODEL, teacher="t").teacher == ("t",)
+    assert stage(model=MODEL, teacher=["t", "u"]).teacher == ("t", "u")
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"model": MODEL, "losses": [{"type": "soft_targets", "weight": 0.0}]}, "nothing would be learnt"),
+        ({"model": MODEL, "losses": []}, "at least 1 item"),
+        ({}, "none is given"),
+        ({"model": MODEL, "start": "a"}, "not both"),
+        ({"model": MODEL, "losses": [{"type": "soft_targets", "temprature": 2.0}]}, "did you mean 'temperature'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(given, word):
+    with pytest.raises(ValidationError, match=word):
+        stage(**given)

@@ -1,0 +1,75 @@
+"""`train`: a checkpoint of a fresh model, or of an earlier one trained further."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from compress_cli import artifact, restore
+from compress_cli.artifact import Checkpoint
+from compress_cli.errors import RecipeError
+from compress_cli.stages import Stage
+from compress_cli.stages.train import Train
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MODEL = {"type": "convnet", "widths": [4, 6], "convs": 1}
+TRAINING = {"epochs": 2, "batch": 16, "precision": "float32"}
+
+
+def run(stage, context):
+    facts = stage.run(context)
+    artifact.write_manifest(context.output, Checkpoint, "k", stage.model_dump(mode="json"), facts, {}, {}, 0.0)
+    return artifact.read(context.output)
+
+
+def stage(**settings):
+    return Stage.model_validate({"type": "train", "training": TRAINING, **settings})
+
+
+def weights(made):
+    return restore.checkpoint(made).network.state_dict()
+
+
+def test_it_makes_a_checkpoint_with_its_curve(toy, context_for):
+    made = run(stage(model=MODEL), context_for(toy()))
+    assert isinstance(made, Checkpoint)
+    assert [each["epoch"] for each in made.manifest.facts["epochs"]] == [1, 2]
+    network = restore.checkpoint(made).network
+    assert network.signature == toy().signature()
+    untrained = restore.build(restore.checkpoint(made).model, network.signature, 0).network
+    assert not torch.equal(network.body.fc.weight, untrained.body.fc.weight)
+
+
+def test_the_same_bytes_again(toy, context_for):
+    first, again, other = (run(stage(model=MODEL), context_for(toy(), seed=seed)) for seed in (0, 0, 1))
+    assert first.digest == again.digest != other.digest
+
+
+def test_start_goes_on_from_a_checkpoint(toy, context_for):
+    first = run(stage(model=MODEL), context_for(toy()))
+    still = {**TRAINING, "optimizer": {"type": "sgd", "learning_rate": 1e-12}, "keep": "last"}
+    second = run(stage(start="train", training=still), context_for(toy(), inputs={"start": (first,)}))
+    old, new = weights(first), weights(second)
+    for name in (each for each in old if "running" not in each and "tracked" not in each):
+        torch.testing.assert_close(new[name], old[name], rtol=0, atol=1e-8)
+    with pytest.raises(RecipeError, match=r"are {'logits': 3}, and the dataset asks for {'logits': 4}"):
+        run(stage(start="train"), context_for(toy(classes=4), inputs={"start": (first,)}))
+
+
+def test_a_loss_of_ones_own(toy, context_for):
+    plain, smooth = (
+        run(stage(model=MODEL, **more), context_for(toy()))
+        for more in ({}, {"loss": {"type": "cross_entropy", "label_smoothing": 0.3}})
+    )
+    assert plain.digest != smooth.digest
+
+
+@pytest.mark.parametrize(("given", "word"), [({}, "none is given"), ({"model": MODEL, "start": "a"}, "not both")])
+def test_one_beginning(given, word):
+    with pytest.raises(ValidationError, match=f"name a model .*{word}"):
+        stage(**given)
+
+
+def test_a_misspelt_training_field_is_answered():
+    with pytest.raises(ValidationError, match="no field 'epochen'; did you mean 'epochs'"):
+        Train.model_validate({"model": MODEL, "training": {"epochen": 3}})
