@@ -10,7 +10,8 @@ import onnx
 
 EXPORTER = re.compile(r"pkg\.|onnx\.(infer|quant)")
 """Keys of metadata that exporters and quantisation tools leave for themselves."""
-WEIGHTED = ("Conv", "Gemm", "MatMul")
+VERSION = 1
+WEIGHTED, BATCH_NORM = ("Conv", "Gemm", "MatMul"), "BatchNormalization"
 
 
 def strip(model: onnx.ModelProto) -> None:
@@ -63,14 +64,15 @@ def operators(model: onnx.ModelProto) -> dict[str, int]:
     return {name: names.count(name) for name in dict.fromkeys(names)}
 
 
-def before_weights(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that no convolution or matrix product comes before: the preparation of the inputs."""
+def to_leave_float(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that no convolution or matrix product comes before (the preparation of the inputs), and of
+    batch norms that could not be folded: there is no integer kernel for them."""
     after: set[str] = set()  # values
     found = []
     for node in model.graph.node:
         if node.op_type in WEIGHTED or after.intersection(node.input):
             after.update(node.output)
-        else:
+        if node.op_type == BATCH_NORM or not after.intersection(node.output):
             found.append(node.name)
     return found
 
@@ -95,10 +97,14 @@ def open_heads(model: onnx.ModelProto) -> None:
 
 
 def left_float(model: onnx.ModelProto) -> list[str]:
-    """Convolutions and matrix products of a quantised file that compute in float, as `weight: operator`."""
+    """Layers with weights of a quantised file that compute in float, as `weight: operator`."""
     integers = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    products = [node for node in model.graph.node if node.op_type in WEIGHTED]
-    return [f"{node.input[1]}: {node.op_type}" for node in products if not integers.issuperset(node.input[:2])]
+    layers = [node for node in model.graph.node if node.op_type in (*WEIGHTED, BATCH_NORM)]
+    return [
+        f"{node.input[1]}: {node.op_type}"
+        for node in layers
+        if node.op_type == BATCH_NORM or not integers.issuperset(node.input[:2])
+    ]
 
 
 def _drop_unused_initializers(graph: onnx.GraphProto) -> None:

@@ -24,8 +24,9 @@ JOINS = {ATEN.cat.default}
 POOLS = {ATEN.avg_pool1d.default, ATEN.avg_pool2d.default}
 ADAPTIVE = {ATEN.adaptive_avg_pool1d.default, ATEN.adaptive_avg_pool2d.default}  # args: input, sizes
 MOVES = {ATEN.max_pool1d.default, ATEN.max_pool2d.default, ATEN.flatten.using_ints, ATEN.reshape.default, ATEN.view.default,
-         ATEN.permute.default, ATEN.transpose.int, ATEN.unsqueeze.default, ATEN.squeeze.dim}  # fmt: skip
+         ATEN.permute.default, ATEN.transpose.int, ATEN.unsqueeze.default, ATEN.squeeze.dim, ATEN.slice.Tensor}  # fmt: skip
 IDLE = {ATEN.dropout.default, ATEN.dropout_.default, ATEN.alias.default, ATEN.contiguous.default}  # vanish in the file
+VERSION = 1
 ANNOTATION = "quantization_annotation"  # the key that torchao reads
 
 

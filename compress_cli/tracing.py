@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -37,15 +38,17 @@ def trace(network: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
         ) from None
 
 
-@contextmanager
+@contextlib.contextmanager
 def quiet(*names: str) -> Iterator[None]:
-    """Keep these loggers' warnings from users who can do nothing about them; errors still come through."""
+    """Keep what a library prints and these loggers' warnings from users who can do nothing about them; logged errors
+    still come through."""
     loggers = [logging.getLogger(name) for name in names]
     before = [each.level for each in loggers]
     try:
         for each in loggers:
             each.setLevel(logging.ERROR)
-        yield
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         for each, level in zip(loggers, before, strict=True):
             each.setLevel(level)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from pathlib import Path
 
@@ -59,7 +57,7 @@ class Onnx(Exporter):
     def _convert(self, network: nn.Module, example: tuple[Tensor, ...], inputs: list[str], heads: list[str]) -> onnx.ModelProto:
         graph = trace(network, example)
         try:
-            with quiet(*CHATTER), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            with quiet(*CHATTER):
                 program = torch.onnx.export(
                     graph, dynamo=True, external_data=False, verbose=False,
                     input_names=inputs, output_names=heads, opset_version=self.opset,

@@ -31,6 +31,11 @@ class StaticInt8(Quantizer):
 
     Activation ranges minimise the squared error over a histogram of what the calibration samples give; for an ONNX file
     they are the smallest and largest values seen. The last linear layer gives float, so that logits don't tie.
+
+    `reduce_range` is on by default because a file should give the same answers on every x86 processor. Small digit
+    classifiers (24k to 270k parameters) on a processor with AVX2 alone: signal over quantisation noise 35 to 37 dB with
+    7-bit weights, as simulated; with 8-bit weights 17 to 25 dB instead of the 38 to 42 simulated, up to 1.1 points of
+    accuracy lost, and no speed gained. Where VNNI or ARM is certain, turning it off gains 1 to 7 dB.
     """
 
     reduce_range: bool = Field(
@@ -85,11 +90,12 @@ class StaticInt8(Quantizer):
             self._quantize_static(simple, batches, quantised)
             result = graph.load(quantised)
         onnx_file.open_heads(result)
+        facts = {"operators": onnx_file.operators(result), "left_float": onnx_file.left_float(result)}
         onnx_file.strip(result)
         onnx_file.shorten_names(result, keep=set())
         result.ir_version = source.ir_version
         onnx_file.write(result, output, {each.key: each.value for each in source.metadata_props})
-        return {"operators": onnx_file.operators(result), "left_float": onnx_file.left_float(result)}
+        return facts
 
     def _quantize_static(self, simple: Path, batches: Iterable[dict[str, np.ndarray]], output: Path) -> None:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -97,7 +103,7 @@ class StaticInt8(Quantizer):
         quantize_static(
             simple, output, _Reader(batches), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=self.reduce_range,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=onnx_file.before_weights(graph.load(simple)), extra_options={"WeightSymmetric": True},
+            nodes_to_exclude=onnx_file.to_leave_float(graph.load(simple)), extra_options={"WeightSymmetric": True},
         )  # fmt: skip
 
 

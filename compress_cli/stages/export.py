@@ -49,6 +49,7 @@ class Export(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, Program, OnnxModel))}
+    shared: ClassVar[dict[str, int]] = {"onnx_file": onnx_file.VERSION}
 
     start: str | None = Field(None, description="the stage whose model is written; default: the one before")
     exporter: Exporter = Field(Onnx(), description="how the file is made")

@@ -11,13 +11,12 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from compress_cli import graph, measure, restore, runtime, samples
+from compress_cli import graph, measure, onnx_file, placement, restore, runtime, samples
 from compress_cli.agreement import Agreement, compare
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.context import Context
 from compress_cli.datasets import Split
 from compress_cli.errors import StageError
-from compress_cli.placement import left_float
 from compress_cli.progress import Progress
 from compress_cli.quantizers import Quantizer
 from compress_cli.quantizers.static_int8 import StaticInt8
@@ -33,6 +32,7 @@ class Quantize(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, OnnxModel))}
+    shared: ClassVar[dict[str, int]] = {"placement": placement.VERSION, "onnx_file": onnx_file.VERSION}
 
     start: str | None = Field(None, description="the stage whose model is quantised; default: the one before")
     quantizer: Quantizer = Field(StaticInt8(), description="how numbers become integers")
@@ -54,7 +54,7 @@ class Quantize(Stage):
     def _program(self, start: Artifact, calibration: Split, check: Split, context: Context) -> dict[str, Any]:
         restored = restore.checkpoint(start)
         prepared = self.quantizer.prepare(restored.network, restore.example(restored.signature))
-        stays_float = left_float(prepared)
+        stays_float = placement.left_float(prepared)
         _calibrate(prepared, restored.signature, calibration, self.batch, context)
         restore.save_program(restored, self.quantizer, prepared, context.output)
         converted = self.quantizer.convert(prepared)
