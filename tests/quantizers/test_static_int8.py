@@ -284,7 +284,7 @@ def test_a_quantised_file_and_an_old_opset_are_refused(tmp_path):
     net, path = network(Perceptron), tmp_path / "a.onnx"
     x = pixels(net)
     torch.onnx.export(net, (x[:2],), path, dynamo=False, opset_version=12, input_names=["image"])
-    with pytest.raises(StageError, match="opset 12 .* export it with opset 13"):
+    with pytest.raises(StageError, match=r"opset 12 .* export it with opset 13"):
         StaticInt8().quantize_onnx(path, iter([]), tmp_path / "b.onnx")
     torch.onnx.export(net, (x[:2],), path, dynamo=False, opset_version=17, input_names=["image"])
     StaticInt8().quantize_onnx(path, iter([{"image": x[:2].numpy()}]), tmp_path / "b.onnx")
