@@ -34,7 +34,7 @@ def test_any_number_of_samples_passes():
 
 @pytest.mark.parametrize("network", [Branching(), Fixed()])
 def test_what_can_not_be_recorded_is_said(network, capfd):
-    with pytest.raises(StageError, match="can't be recorded as a graph: .*must not branch on values or fix the batch size"):
+    with pytest.raises(StageError, match=r"can't be recorded as a graph: .*must not branch on values or fix the batch size"):
         trace(network, (torch.ones(2, 3),))
     assert capfd.readouterr() == ("", "")
 
