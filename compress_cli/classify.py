@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from compress_cli import measure, pictures
+from compress_cli import arrays, measure, pictures
 from compress_cli.card import Card
 from compress_cli.datasets import Split
 from compress_cli.errors import ArtifactError, DataError, RecipeError
@@ -81,17 +80,9 @@ def _pictures(source: Path, session: Session) -> tuple[list[str], Split]:
 
 def _arrays(source: Path, session: Session) -> tuple[list[str], Split]:
     """Arrays by the file's input names; the only array, whatever its name, where the file takes one input."""
-    try:
-        with np.load(source, allow_pickle=False) as file:
-            held = {name: file[name] for name in file.files if name in session.inputs or len(file.files) == 1}
-            known = ", ".join(file.files) or "none"
-    except FileNotFoundError:
-        raise DataError(f"{source}: there is no such file") from None
-    except (ValueError, AttributeError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{source}: is no .npz of plain arrays ({error})") from None
+    found = arrays.read(source)
+    held = found if len(found) == 1 else {name: each for name, each in found.items() if name in session.inputs}
     if len(held) != len(session.inputs):
-        raise DataError(f"{source}: holds arrays {known}; the file takes {', '.join(session.inputs)}")
-    if len({each.shape[:1] for each in held.values()}) > 1 or any(each.ndim == 0 for each in held.values()):
-        raise DataError(f"{source}: its arrays should share their first axis, the samples")
+        raise DataError(f"{source}: holds arrays {', '.join(found)}; the file takes {', '.join(session.inputs)}")
     count = len(next(iter(held.values())))
     return [f"{source}[{place}]" for place in range(count)], Split(held, {}, np.arange(count))

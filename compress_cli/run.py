@@ -55,8 +55,9 @@ class Run:
         begun = time.monotonic()
         _writable(self.directory)
         try:
-            if any(step.stage.long and self.current(step) is None for step in self.plan.steps):
-                smoke(self.plan, self.listener)
+            there = {step.key: found for step in self.plan.steps if (found := self.current(step))}
+            if any(step.stage.long and step.key not in there for step in self.plan.steps):
+                smoke(self.plan, self.listener, there)
             for step in self.plan.steps:
                 self._advance(step)
         except KeyboardInterrupt as stop:

@@ -27,15 +27,18 @@ class Trial:
     memory: int  # the process's peak so far, in bytes
 
 
-def smoke(plan: Plan, listener: Listener) -> list[Trial]:
+def smoke(plan: Plan, listener: Listener, there: dict[str, Artifact] | None = None) -> list[Trial]:
     """Take every stage through two batches on random weights, in a folder that is thrown away.
 
-    RecipeError, with the stage's line, for what can't work. Returns what it cost, step by step.
+    Steps whose artifacts are `there` (by key) are spared and serve as inputs. RecipeError, with the stage's line, for
+    what can't work. Returns what it cost, step by step.
     """
     trials: list[Trial] = []
     with tempfile.TemporaryDirectory(prefix="compress-smoke-") as folder:
-        made: dict[str, Artifact] = {}
+        made = dict(there or {})
         for step in plan.steps:
+            if step.key in made:
+                continue
             ready = all(each.key in made for each in work.sources(step))
             if ready and not issubclass(step.kind, Measurement | Comparison):
                 trial = _try(plan, step, made, Path(folder), listener)

@@ -45,7 +45,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"features", "channels", "widths", "placement", "graph", "randomness", "tracing", "onnx_file"},
     {"store"},
     {"artifact"},
-    {"batch", "signature", "intervals", "agreement", "progress", "card", "record", "pictures"},
+    {"batch", "signature", "intervals", "agreement", "progress", "card", "record", "pictures", "arrays"},
     {"plugin"},
     {"errors"},
 ]
@@ -61,6 +61,7 @@ TORCH_FREE = {
     "intervals",
     "agreement",
     "pictures",
+    "arrays",
     "classify",
 }
 SLOW = {"torchao", "torchvision", "torch_pruning", "onnxscript", "sklearn"}

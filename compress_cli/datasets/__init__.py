@@ -59,8 +59,8 @@ def fingerprint_of(dataset: Dataset, content: Any) -> str:
 
 
 def stratified(labels: np.ndarray, shares: dict[SplitName, float], seed: int) -> dict[SplitName, np.ndarray]:
-    """Positions of each split, ascending, such that every class has nearly its share in each; what shares leave goes to
-    the last.
+    """Positions of each split, ascending, such that every class has its share in each to within one sample, and all
+    together to within half a one, however small the classes; what shares leave goes to the last.
 
     NumPy keeps the stream of RandomState for ever, which it does not promise for newer generators: a sample must not
     move from train to test because NumPy was upgraded.
@@ -68,10 +68,13 @@ def stratified(labels: np.ndarray, shares: dict[SplitName, float], seed: int) ->
     random = np.random.RandomState(seed)
     found: dict[SplitName, list[np.ndarray]] = {name: [] for name in shares}
     *firsts, last = shares
+    taken, seen = dict.fromkeys(firsts, 0), 0
     for label in np.unique(labels):
         members = random.permutation(np.flatnonzero(labels == label))
+        seen += len(members)
         for name in firsts:
-            count = round(shares[name] * int((labels == label).sum()))
+            count = min(round(shares[name] * seen) - taken[name], len(members))
+            taken[name] += count
             found[name].append(members[:count])
             members = members[count:]
         found[last].append(members)

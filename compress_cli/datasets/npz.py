@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
+from compress_cli import arrays
 from compress_cli.datasets import Dataset, Split, SplitName, channel_statistics, fingerprint_of, stratified
 from compress_cli.errors import DataError, RecipeError
 from compress_cli.plugin import InputFile, Many, file_digest
 from compress_cli.signature import Head, Input, Signature
-
-Arrays = dict[str, np.ndarray]
 
 
 class Npz(Dataset):
@@ -78,11 +76,11 @@ def _splits(dataset: Npz, digests: tuple[str, ...]) -> dict[SplitName, Split]:
     found: dict[SplitName, Split] = {}
     ids = 0
     for name, path in dataset._files().items():
-        arrays = _read(path, dataset.inputs + dataset.targets)
-        count = len(next(iter(arrays.values())))
+        held = arrays.read(path, dataset.inputs + dataset.targets)
+        count = len(next(iter(held.values())))
         found[name] = Split(
-            {each: _compact(path, each, arrays[each]) for each in dataset.inputs},
-            {each: _labels(arrays[each]) for each in dataset.targets},
+            {each: _compact(path, each, held[each]) for each in dataset.inputs},
+            {each: _labels(held[each]) for each in dataset.targets},
             np.arange(ids, ids + count),
         )
         ids += count
@@ -93,30 +91,6 @@ def _splits(dataset: Npz, digests: tuple[str, ...]) -> dict[SplitName, Split]:
     even = first if first.dtype.kind in "iu" and first.ndim == 1 else np.zeros(len(whole), np.int64)
     rows = stratified(even, {**shares, "train": 1.0}, dataset.split_seed)
     return {**found, **{name: whole.take(each) for name, each in rows.items()}}
-
-
-def _read(path: Path, names: tuple[str, ...]) -> Arrays:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: holds one bare array; save several by name with numpy.savez")
-            lacking = [name for name in names if name not in file.files]
-            if lacking:
-                raise DataError(f"{path}: holds no array '{lacking[0]}' (it holds: {', '.join(file.files) or 'none'})")
-            arrays = {name: file[name] for name in names}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
-        pickled = "allow_pickle" in str(error)
-        raise DataError(
-            f"{path}: {'holds Python objects, which are never loaded' if pickled else f'is damaged ({error})'}; "
-            "save plain arrays with numpy.savez"
-        ) from None
-    lengths = {name: each.shape[:1] for name, each in arrays.items()}
-    if len({*lengths.values()}) > 1 or () in lengths.values():
-        told = ", ".join(f"{name} {arrays[name].shape}" for name in names)
-        raise DataError(f"{path}: arrays should share their first axis, the samples: {told}")
-    return arrays
 
 
 def _compact(path: Path, name: str, array: np.ndarray) -> np.ndarray:

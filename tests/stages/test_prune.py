@@ -143,7 +143,7 @@ def test_the_nearest_that_rounding_allows_is_said(step):
 
 
 def test_what_is_out_of_reach_is_refused_with_what_is_not(step):
-    message = r"keep\.macs: 0\.01 is out of reach: with these layers, rounded to 16, at least 0\.\d+ remains"
+    message = r"keep\.macs: 0\.01 is out of reach: with these layers and round_to 16, at least 0\.\d+ remains"
     with pytest.raises(RecipeError, match=message):
         step(Convnet(widths=(32, 32)), keep={"macs": 0.01}, round_to=16)
 
@@ -234,7 +234,8 @@ def test_weights_that_are_not_numbers(step, monkeypatch, tmp_path):
         ({"keep": {"mac": 0.5}}, "there is no field 'mac'; did you mean 'macs'"),
         ({"ratio": 0.5, "teacher": "big"}, "'teacher' does nothing without 'training'"),
         ({"ratio": 0.5, "losses": ["soft_targets"]}, "'losses' does nothing without 'training'"),
-        ({"ratio": 0.5, "round_to": 0}, "greater than or equal to 1"),
+        ({"ratio": 0.5, "round_to": 0}, "must be a whole number from 1 on, or 'auto'"),
+        ({"ratio": 0.5, "round_to": True}, "must be a whole number from 1 on, or 'auto'"),
         ({"ratio": 0.5, "criterion": "l3"}, "there is no criterion 'l3'; choose from: "),
     ],
 )
