@@ -61,7 +61,8 @@ def test_file_gives_what_pytorch_gives_under_the_signatures_names_and_nothing_el
     assert path.stat().st_size - numbers < 2000
 
 
-@pytest.mark.parametrize(("opset", "ir"), [(18, 8), pytest.param(25, 13, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("opset", "ir"), [(18, 8), (25, 13)])
 def test_other_versions(network, tmp_path, opset, ir):
     Onnx(opset=opset, ir=ir).export(network, SIGNATURE, EXAMPLE, tmp_path / "a.onnx", {})
     model = onnx.load(tmp_path / "a.onnx")
