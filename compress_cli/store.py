@@ -69,7 +69,7 @@ class Store:
                 raise ArtifactError(f"{self.root}: can't be written ({error.strerror}); name another with --store") from None
             with lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if not path.exists() or path.stat().st_ino != os.fstat(lock.fileno()).st_ino:
+                if not _same_file(path, lock.fileno()):
                     continue
                 try:
                     yield
@@ -83,6 +83,13 @@ class Store:
             os.replace(old, whole)
         elif old.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _same_file(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def _flush(directory: Path) -> None:
