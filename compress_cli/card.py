@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compress_cli.errors import ArtifactError
+from compress_cli.plugin import Plugin, find, path_marks
 
 PREFIX = "compress."
 
@@ -40,3 +42,28 @@ class Card(BaseModel):
             return cls.model_validate({name: json.loads(value) for name, value in found.items()})
         except (ValueError, ValidationError, RecursionError):
             raise ArtifactError("the file's metadata about its task and data is damaged; name them with --data") from None
+
+
+def chosen(contract: type[Plugin], settings: dict[str, Any]) -> Plugin:
+    """The plugin that a file's card names, without any path that it may name.
+
+    ArtifactError where it can't be made here: it is not installed, or needs files that only the user can name.
+    """
+    what = contract.__name__.lower()
+    try:
+        cls = find(contract, str(settings.get("type")))
+        known = {
+            field: info for field, info in cls.model_fields.items() if not path_marks(info) and not _holds_path(info.annotation)
+        }
+        return cls.model_validate_json(json.dumps({name: each for name, each in settings.items() if name in known}))
+    except ValueError as error:  # ValidationError and PydanticCustomError are both
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first["loc"] else first["msg"]
+        raise ArtifactError(
+            f"the file's metadata names a {what} that can't be opened from there ({reason}); name it with "
+            f"--{'data' if what == 'dataset' else what}"
+        ) from None
+
+
+def _holds_path(annotation: Any) -> bool:
+    return annotation is Path or any(_holds_path(each) for each in get_args(annotation))

@@ -53,7 +53,7 @@ class Group:
     A channel of a grouped convolution stands for one channel in each of its groups: they are cut alike.
     """
 
-    layer: str  # the first layer that makes these channels
+    layer: str  # the model's first layer that makes all these channels
     channels: int
     multiple: int  # channels of `layer` behind each channel here: the groups of a grouped convolution, else 1
     parts: tuple[Part, ...]
@@ -83,15 +83,18 @@ def couple(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str] = 
     whole. RecipeError where a name in `ignore` matches nothing.
     """
     ignored = _named(body, ignore)
+    layers = {module: name for name, module in body.named_modules()}
     groups, whole = [], {}
     with evaluating(body):
         for links in _trace(body, inputs):
-            layer, found = _group(body, links, ignored)
+            layer = _first(links, layers)
+            found = _kept(links, layers, ignored) or _group(body, layer, links, layers)
             if isinstance(found, Group):
                 groups.append(found)
             else:
                 whole[layer] = found
-    return Coupling(tuple(groups), whole)
+    order = list(layers.values())
+    return Coupling(tuple(sorted(groups, key=lambda group: order.index(group.layer))), whole)
 
 
 def cut(body: nn.Module, groups: Iterable[Group], removed: Iterable[Tensor]) -> dict[str, Tensor]:
@@ -153,21 +156,40 @@ def _trace(body: nn.Module, inputs: tuple[Tensor, ...]) -> list[list[_Link]]:
             parameter.requires_grad_(False)
 
 
-def _group(body: nn.Module, links: list[_Link], ignored: set[nn.Module]) -> tuple[str, Group | str]:
-    """The root layer's name, and the group or the reason why its channels stay."""
-    layers = {module: name for name, module in body.named_modules()}
-    bare = {id(tensor): name for name, tensor in body.named_parameters()}
-    root = links[0].node.module
-    owners = _alike(links)
-    if isinstance(owners, str):
-        return layers[root], owners
-    parts: list[Part] = []
+def _first(links: list[_Link], layers: dict[nn.Module, str]) -> str:
+    """The name of the model's first convolution or linear layer that makes all channels of the group."""
+    whole = len(links[0].pairs)
+    makers = {
+        link.node.module
+        for link in links
+        if link.makes and len(link.pairs) == whole and isinstance(link.node.module, nn.modules.conv._ConvNd | nn.Linear)
+    }
+    return next(name for module, name in layers.items() if module in makers)
+
+
+def _kept(links: list[_Link], layers: dict[nn.Module, str], ignored: set[nn.Module]) -> str:
+    """Why the channels have to stay, or ''."""
     for link in links:
         module = link.node.module
         if type(module).__name__ == "_OutputOp" or (link.makes and not link.node.outputs):
-            return layers[root], "it makes an output of the model"
+            return "it makes an output of the model"
         if module in layers and module in ignored:
-            return layers[root], f"'{layers[module]}' is in ignore"
+            return f"'{layers[module]}' is in ignore"
+    return ""
+
+
+def _group(body: nn.Module, layer: str, links: list[_Link], layers: dict[nn.Module, str]) -> Group | str:
+    """The group of these links, or the reason why it can't be cut."""
+    owners = _alike(links)
+    if isinstance(owners, str):
+        return owners
+    channels = max(owners) + 1
+    if channels < 2:
+        return "it has one channel, or one in each group of a grouped convolution"
+    bare = {id(tensor): name for name, tensor in body.named_parameters()}
+    parts: list[Part] = []
+    for link in links:
+        module = link.node.module
         if isinstance(module, nn.Parameter):
             tensors: list[tuple[str, Tensor, int, Role]] = [(bare[id(module)], module, link.node.pruning_dim, "other")]
         elif module not in layers or not any(True for _ in module.parameters(recurse=False)):
@@ -175,22 +197,16 @@ def _group(body: nn.Module, links: list[_Link], ignored: set[nn.Module]) -> tupl
         else:
             own = _tensors(module, link.makes)
             if own is None:
-                return layers[root], f"'{layers[module]}' is a {type(module).__name__}, which can't be narrowed"
+                return f"'{layers[module]}' is a {type(module).__name__}, which can't be narrowed"
             prefix = f"{layers[module]}." if layers[module] else ""
-            tensors = [
-                (prefix + name, getattr(module, name), axis, role)
-                for name, axis, role in own
-                if getattr(module, name) is not None
-            ]
+            held = [(name, getattr(module, name), axis, role) for name, axis, role in own]
+            tensors = [(prefix + name, tensor, axis, role) for name, tensor, axis, role in held if tensor is not None]
         for name, tensor, axis, role in tensors:
             index = _index(link.pairs, owners, tensor.shape[axis])
             if index is None:
-                return layers[root], f"its channels do not map one to one onto '{name}'"
+                return f"its channels do not map one to one onto '{name}'"
             parts.append(Part(name, role, tensor, axis % tensor.dim(), index))
-    channels = max(owners) + 1
-    if channels < 2:
-        return layers[root], "it has one channel, or one in each group of a grouped convolution"
-    return layers[root], Group(layers[root], channels, len(owners) // channels, tuple(parts))
+    return Group(layer, channels, len(owners) // channels, tuple(parts))
 
 
 def _tensors(module: nn.Module, makes: bool) -> list[tuple[str, int, Role]] | None:
@@ -218,7 +234,7 @@ def _tensors(module: nn.Module, makes: bool) -> list[tuple[str, int, Role]] | No
 
 
 def _alike(links: list[_Link]) -> list[int] | str:
-    """For each channel of the root layer, the number of the channel that stands for it.
+    """For each channel of the root layer, the number of the group's channel it belongs to.
 
     Channels at the same place within the groups of a grouped convolution or normalisation are one; the reason where
     they can't be matched up.

@@ -26,7 +26,17 @@ Key = str | int
 class _Loader(yaml.SafeLoader):
     """Finds the types of plain words by YAML 1.2's core schema."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's name and type
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Stop early: scanning takes time with the square of the depth."""
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise RecipeError(f"{self.name}: is nested too deeply (at most {DEEPEST} levels)")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def _base(digits: str) -> int:
@@ -75,6 +85,14 @@ class Document:
             raise RecipeError(f"{path}: the file is empty; `compress init` writes a starter")
         return cls(path, root)
 
+    @classmethod
+    def parse(cls, text: str, option: str) -> Document:
+        """YAML given on the command line; complaints name the option."""
+        root = _compose(text, option)
+        if root is None:
+            raise RecipeError(f"{option}: is empty")
+        return cls(Path(option), root)
+
     def data(self) -> Any:
         """Lists, mappings and scalars; RecipeError with all repeated keys at once."""
         complaints: list[str] = []
@@ -95,7 +113,7 @@ class Document:
                 for key, value in node.value:
                     if key.value == part:
                         node, mark = value, key.start_mark
-        where = mark.name if mark.name.startswith("--set") else f"{mark.name}:{mark.line + 1}"
+        where = mark.name if mark.name.startswith("--") else f"{mark.name}:{mark.line + 1}"
         return f"{where}: {field}" if field else where
 
     def set(self, assignment: str) -> None:
@@ -118,12 +136,10 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         loader.name = name
         node: yaml.Node | None = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark and not name.startswith("--set") else ""
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark and not name.startswith("--") else ""
         raise RecipeError(f"{name}{line}: is not YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: is not YAML: {str(error).splitlines()[0]}") from None
-    except RecursionError:
-        raise RecipeError(f"{name}: is nested too deeply (at most {DEEPEST} levels)") from None
     return node
 
 

@@ -11,7 +11,7 @@ from compress_cli import artifact
 from compress_cli.artifact import MANIFEST, Manifest
 from compress_cli.errors import ArtifactError
 from compress_cli.plan import Step
-from compress_cli.run import Trial
+from compress_cli.smoke import Trial
 from compress_cli.store import Store
 
 

@@ -32,15 +32,17 @@ def observe(network: nn.Module, layers: tuple[str, ...]) -> Iterator[dict[str, T
 def attach(network: nn.Module, layers: tuple[str, ...]) -> tuple[dict[str, Tensor], Callable[[], None]]:
     """As `observe`, until the function that comes with it is called.
 
-    Names are relative to the network's `body`. A layer that runs several times leaves its last output. In an exported
+    Names are relative to the network's `body`; an integer that is no name is a position among its outermost layers (`-1`
+    is the last). A layer that runs several times leaves its last output. In an exported
     graph, where modules no longer exist, a layer's output is the last node that came from it. RecipeError where there is
     no such layer.
     """
     seen: dict[str, Tensor] = {}
     if not layers:
         return seen, lambda: None
-    _known(layers, layer_names(network))
-    return seen, (_attach_nodes if isinstance(network, GraphModule) else _attach_hooks)(network, layers, seen)
+    known = layer_names(network)
+    names = {layer: _name(layer, known) for layer in layers}
+    return seen, (_attach_nodes if isinstance(network, GraphModule) else _attach_hooks)(network, names, seen)
 
 
 def outputs(
@@ -59,9 +61,9 @@ def outputs(
 
 
 def layer_names(network: nn.Module) -> list[str]:
-    """Names of the layers that can be observed, as recipes write them."""
+    """Names of the layers that can be observed, as recipes write them, in the order of the model or of the graph."""
     if isinstance(network, GraphModule):
-        return sorted({path for node in network.graph.nodes for path in _origins(node)})
+        return list(dict.fromkeys(path for node in network.graph.nodes for path in _origins(node)))
     return [name for name, _ in _root(network).named_modules() if name]
 
 
@@ -69,7 +71,7 @@ def _root(network: nn.Module) -> nn.Module:
     return getattr(network, _BODY, network)
 
 
-def _attach_hooks(network: nn.Module, layers: tuple[str, ...], seen: dict[str, Tensor]) -> Callable[[], None]:
+def _attach_hooks(network: nn.Module, names: dict[str, str], seen: dict[str, Tensor]) -> Callable[[], None]:
     modules = dict(_root(network).named_modules())
 
     def record(layer: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -79,7 +81,7 @@ def _attach_hooks(network: nn.Module, layers: tuple[str, ...], seen: dict[str, T
 
         return hook
 
-    handles = [modules[layer].register_forward_hook(record(layer)) for layer in layers]
+    handles = [modules[name].register_forward_hook(record(layer)) for layer, name in names.items()]
 
     def detach() -> None:
         for handle in handles:
@@ -100,12 +102,12 @@ class _Recorder(nn.Module):
             self.seen[self.layer] = value.clone()
 
 
-def _attach_nodes(network: nn.Module, layers: tuple[str, ...], seen: dict[str, Tensor]) -> Callable[[], None]:
+def _attach_nodes(network: nn.Module, names: dict[str, str], seen: dict[str, Tensor]) -> Callable[[], None]:
     """Module hooks never fire in an exported graph: call a recorder right after the layer's last node."""
     assert isinstance(network, GraphModule)
     added: list[tuple[Node, str]] = []
-    for place, layer in enumerate(layers):
-        last = [node for node in network.graph.nodes if layer in _origins(node)][-1]
+    for place, (layer, name) in enumerate(names.items()):
+        last = [node for node in network.graph.nodes if name in _origins(node)][-1]
         target = f"_observed_{place}"
         network.add_submodule(target, _Recorder(layer, seen))
         with network.graph.inserting_after(last):
@@ -121,13 +123,17 @@ def _attach_nodes(network: nn.Module, layers: tuple[str, ...], seen: dict[str, T
     return detach
 
 
-def _origins(node: Node) -> set[str]:
-    """The layers a node came from, innermost and outer ones, relative to the body of the network that was exported."""
+def _origins(node: Node) -> list[str]:
+    """The layers a node came from, outermost first, relative to the body of the network that was exported."""
     paths = (str(path) for path, _ in node.meta.get("nn_module_stack", {}).values())
-    return {path.removeprefix(f"{_BODY}.") for path in paths if path.startswith(f"{_BODY}.")}
+    return [path.removeprefix(f"{_BODY}.") for path in paths if path.startswith(f"{_BODY}.")]
 
 
-def _known(layers: tuple[str, ...], known: list[str]) -> None:
-    for layer in layers:
-        if layer not in known:
-            raise RecipeError(f"there is no layer '{layer}'; {suggest(layer, known)}")
+def _name(layer: str, known: list[str]) -> str:
+    """The layer meant by a name, or else by a position."""
+    outermost = [name for name in known if "." not in name]
+    if layer in known:
+        return layer
+    if layer.removeprefix("-").isdecimal() and -len(outermost) <= int(layer) < len(outermost):
+        return outermost[int(layer)]
+    raise RecipeError(f"there is no layer '{layer}'; {suggest(layer, known)}")

@@ -64,8 +64,11 @@ def median(values: np.ndarray, confidence: float) -> Estimate:
     ordered, count = np.sort(values), len(values)
     if count == 0:
         raise ValueError("a statistic of no samples has no value")
-    cut, ways, outside = 0, count, 1 + count  # of 2**count; ways to have cut + 1 values below, and at most so many
-    while outside / (1 << count) <= (1 - confidence) / 2:
+    # In whole numbers, since 2**-count is 0 for many values: ways, of 2**count, to have cut + 1 values below the median,
+    # and to have at most so many.
+    most = (1 << count) * round((1 - confidence) / 2 * 10**9) // 10**9
+    cut, ways, outside = 0, count, 1 + count
+    while outside <= most:
         cut += 1
         ways = ways * (count - cut) // (cut + 1)
         outside += ways
@@ -82,7 +85,7 @@ def paired_difference(before: np.ndarray, after: np.ndarray) -> Estimate:
     """
     if len(before) != len(after):
         raise ValueError("paired values have to be of the same samples")
-    if not np.isin(np.concatenate([before, after]), (0, 1)).all():
+    if not right_or_wrong(before) or not right_or_wrong(after):
         return bootstrap(after - before)
     samples = len(before)
     both, first, second, neither = _agreement(before, after)
@@ -102,14 +105,25 @@ def paired_difference(before: np.ndarray, after: np.ndarray) -> Estimate:
     return Estimate(value=value, low=max(-1.0, low), high=min(1.0, high), samples=samples)
 
 
-def mcnemar(before: np.ndarray, after: np.ndarray) -> float:
-    """Two-sided p-value of "both are right equally often", for right-or-wrong values of the same samples (N,).
+def right_or_wrong(values: np.ndarray) -> bool:
+    """Whether values are nothing but 0 and 1."""
+    return bool(np.isin(values, (0, 1)).all())
+
+
+def mcnemar(before: np.ndarray, after: np.ndarray) -> float | None:
+    """Two-sided p-value of "both are right equally often" over the same samples (N,); None for values other than 0 and 1.
 
     Exact: samples on which they differ fall to either side like a coin (McNemar 1947, Psychometrika 12:153).
     """
+    if not right_or_wrong(before) or not right_or_wrong(after):
+        return None
     _, first, second, _ = _agreement(before, after)
     differing, fewer = first + second, min(first, second)
-    return min(1.0, 2 * sum(math.comb(differing, k) for k in range(fewer + 1)) / (1 << differing))
+    ways = tail = 1
+    for k in range(fewer):
+        ways = ways * (differing - k) // (k + 1)
+        tail += ways
+    return min(1.0, 2 * tail / (1 << differing))
 
 
 def _agreement(before: np.ndarray, after: np.ndarray) -> tuple[int, int, int, int]:

@@ -94,9 +94,7 @@ class _Planner:
             name = stage.name or stage.type
             if name in taken:
                 named = (*loc, "name") if stage.name else loc
-                self._complain(
-                    named, f"two stages are called '{name}' (the other is stages[{taken[name]}]); give one another 'name'"
-                )
+                self._complain(named, f"two stages are called '{name}' (see stages[{taken[name]}]); rename one")
             taken.setdefault(name, position)
             step = self._resolve(name, stage, loc, steps)
             if step:

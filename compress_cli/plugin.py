@@ -18,7 +18,7 @@ import pkgutil
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -29,7 +29,8 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from compress_cli.errors import ArtifactError, RecipeError
 
@@ -103,18 +104,19 @@ class Plugin(Settings):
         return find(cls, settings["type"]).model_validate(rest, context=info.context)
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         """A contract lists its choices; an implementation says its `type`."""
         if cls is Plugin or Plugin not in cls.__bases__:
-            schema = handler(core_schema)
-            own = handler.resolve_ref_schema(schema)
+            made = handler(schema)
+            own = handler.resolve_ref_schema(made)
             own["properties"] = {"type": {"const": name_of(cls)}, **own.get("properties", {})}
             own["required"] = ["type", *(field for field in own.get("required", []) if field != "type")]
-            return dict(schema)
+            return dict(made)
         found = {name: find(cls, name) for name in names(cls)}
         short = [name for name, each in found.items() if not any(f.is_required() for f in each.model_fields.values())]
-        choices = [handler(each.__pydantic_core_schema__) for each in found.values()]
-        return {"anyOf": ([{"enum": short}] if short else []) + choices}
+        # As the choices of a union each goes through its own hook and gets its place among the definitions.
+        union = handler(core_schema.union_schema([each.__pydantic_core_schema__ for each in found.values()]))
+        return {"anyOf": ([{"enum": short}] if short else []) + union.get("anyOf", [union])}
 
 
 _OUTSIDE: dict[str, dict[str, type[Plugin]]] = {}  # contract module -> name -> class, from --plugin files
@@ -225,17 +227,27 @@ def identity(value: Any) -> Any:
             if not cls.__module__.startswith("compress_cli."):
                 known["source"] = hashlib.sha256(_source(cls)).hexdigest()
         for field, info in cls.model_fields.items():
-            marks = [mark for mark in info.metadata if isinstance(mark, Location | ByContent)]
+            marks = path_marks(info)
             if any(isinstance(mark, Location) for mark in marks):
                 continue
             given = getattr(value, field)
-            known[field] = {"sha256": file_digest(given)} if marks and given is not None else identity(given)
+            known[field] = _contents(given) if marks else identity(given)
         return known
     if isinstance(value, dict):
         return {key: identity(each) for key, each in value.items()}
     if isinstance(value, tuple | list):
         return [identity(each) for each in value]
     return value
+
+
+def path_marks(info: FieldInfo) -> list[Location | ByContent]:
+    """The marks of a field that holds paths, also within `Folder | None` or a list of files."""
+    found, types = list(info.metadata), [info.annotation]
+    while types:
+        each = types.pop()
+        found += getattr(each, "__metadata__", ())
+        types += get_args(each)
+    return [mark for mark in found if isinstance(mark, Location | ByContent)]
 
 
 def file_digest(path: Path) -> str:
@@ -252,6 +264,13 @@ def suggest(word: str, choices: list[str]) -> str:
     """`did you mean 'distill'?`, or the whole list where nothing is near."""
     close = difflib.get_close_matches(word, choices, n=1)
     return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(choices)}"
+
+
+def _contents(given: Any) -> Any:
+    """Digests in the place of paths."""
+    if isinstance(given, Path):
+        return {"sha256": file_digest(given)}
+    return [_contents(each) for each in given] if isinstance(given, tuple) else given
 
 
 _DIGESTS: dict[tuple[str, int, int], str] = {}

@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from compress_cli.datasets import Dataset
 from compress_cli.document import Document, Key
 from compress_cli.errors import RecipeError
-from compress_cli.plugin import Many, Settings, find
+from compress_cli.plugin import Many, Plugin, Settings, find
 from compress_cli.stages import Stage
 from compress_cli.tasks import Task
 
@@ -69,6 +69,16 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         recipe = recipe.model_copy(update={"name": path.stem})
     recipe._document = document
     return recipe
+
+
+def setting(contract: type[Plugin], text: str, option: str) -> Plugin:
+    """One plugin given on the command line: its name, or a mapping as JSON or YAML; RecipeError names the option."""
+    document = Document.parse(text, option)
+    try:
+        return contract.model_validate(document.data(), context={"base": Path()})
+    except ValidationError as error:
+        lines = [f"{document.place(each['loc'])}: {_reason(each)}" for each in _causes(error.errors(include_url=False))]
+        raise RecipeError("\n".join(lines)) from None
 
 
 def _causes(errors: Sequence[Any]) -> list[Any]:

@@ -119,7 +119,7 @@ def _why_not(path: Path, error: Exception) -> str:
         return f"its weights lie in another file, which is missing or damaged ({_reason(error)})"
     if "No Op registered" in text or "not a registered function/op" in text or isinstance(error, ort.NotImplemented):
         return f"uses an operator that ONNX Runtime {onnxruntime.__version__} does not have ({_reason(error)})"
-    if "IR version" in text or "opset" in text:
+    if "IR version" in text or "under development" in text:
         return f"is of a later ONNX version than ONNX Runtime {onnxruntime.__version__} reads ({_reason(error)})"
     return f"ONNX Runtime {onnxruntime.__version__} can't load it ({_reason(error)})"
 

@@ -76,8 +76,21 @@ def _towards(target: float, cost: Callable[[Kept], int], permitted: Choice) -> K
         steps = [step for place in order if (step := _narrower(kept, permitted, place))]
         closer = next((step for step in steps if cost(step) >= target), None)
         if closer is None:
-            return min([kept, *steps], key=lambda each: abs(cost(each) - target))
+            return _exchanged(min([kept, *steps], key=lambda each: abs(cost(each) - target)), target, cost, permitted)
         kept = closer
+    return kept
+
+
+def _exchanged(kept: Kept, target: float, cost: Callable[[Kept], int], permitted: Choice) -> Kept:
+    """While that comes nearer to the target, and until it is reached: one group a step wider, another one narrower."""
+    while (distance := abs(cost(kept) - target)) > CLOSE * target:
+        places = range(len(kept))
+        wider = [kept, *(step for place in places if (step := _wider(kept, permitted, place)))]
+        moves = [step for each in wider for place in places if (step := _narrower(each, permitted, place))]
+        nearest = min([*wider, *moves], key=lambda each: abs(cost(each) - target))
+        if abs(cost(nearest) - target) >= distance:
+            break
+        kept = nearest
     return kept
 
 
@@ -85,3 +98,9 @@ def _narrower(kept: Kept, permitted: Choice, place: int) -> Kept | None:
     """The same, but one group by one step narrower; None where it is at its narrowest."""
     lower = [count for count in permitted[place] if count < kept[place]]
     return [*kept[:place], lower[0], *kept[place + 1 :]] if lower else None
+
+
+def _wider(kept: Kept, permitted: Choice, place: int) -> Kept | None:
+    """The same, but one group by one step wider; None where it has all its channels."""
+    higher = [count for count in permitted[place] if count > kept[place]]
+    return [*kept[:place], higher[-1], *kept[place + 1 :]] if higher else None

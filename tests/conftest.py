@@ -1,6 +1,7 @@
 """What several tests share."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,79 @@ def compress(capfd, monkeypatch, tmp_path):
         return Outcome(code, *capfd.readouterr())
 
     return _compress
+
+
+@pytest.fixture(scope="module")
+def architectures():
+    """Model name -> class: small models in which channels hang together in every way, joined as a user's plugin file."""
+    from compress_cli import plugin
+    from compress_cli.models import Model
+
+    names = plugin.register(Path(__file__).parent / "architectures.py")
+    yield {name: plugin.find(Model, name) for name in names}
+    for name in names:  # other tests count the models there are
+        del plugin._OUTSIDE[Model.__module__][name]
+
+
+@pytest.fixture
+def lively():
+    """Give a module weights and statistics that no channel shares with another."""
+    import torch
+
+    def _lively(module, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                fresh = torch.randn(tensor.shape, generator=generator) * 0.3
+                tensor.copy_(fresh.abs() + 0.5 if "var" in name or (tensor.dim() == 1 and "weight" in name) else fresh)
+        return module.eval()
+
+    return _lively
+
+
+@pytest.fixture
+def linear_file(tmp_path):
+    """Write an ONNX file: image -> Flatten -> x @ weight + bias -> logits; returns its path."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper, save
+
+    def _write(weight, bias=None, shape=("batch", 1, 8, 8), metadata=None, name="model.onnx", takes="image"):
+        arrays = {"weight": np.asarray(weight, np.float32)}
+        arrays["bias"] = np.zeros(arrays["weight"].shape[1], np.float32) if bias is None else np.asarray(bias, np.float32)
+        nodes = [
+            helper.make_node("Flatten", [takes], ["flat"]),
+            helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"]),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "linear",
+            [helper.make_tensor_value_info(takes, TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (shape[0], arrays["bias"].size))],
+            [numpy_helper.from_array(each, key) for key, each in arrays.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        helper.set_model_props(model, metadata or {})
+        save(model, tmp_path / name)
+        return tmp_path / name
+
+    return _write
+
+
+@pytest.fixture
+def digits_file(linear_file):
+    """A linear classifier of digits, fitted by least squares on the train split, with its weight (64, 10) and bias (10,)."""
+    import numpy as np
+
+    from compress_cli.datasets.digits import Digits
+
+    train = Digits().split("train")
+    rows = np.c_[train.inputs["image"].reshape(len(train), -1), np.ones(len(train))]
+    solved = np.linalg.lstsq(rows, np.eye(10)[train.targets["label"]], rcond=None)[0]
+
+    def _write(**settings):
+        return linear_file(solved[:-1], solved[-1], **settings), solved[:-1], solved[-1]
+
+    return _write
 
 
 @pytest.fixture

@@ -52,6 +52,26 @@ def test_an_exported_graph_is_observed_by_the_origin_of_its_nodes(network):
         pass
 
 
+@pytest.mark.parametrize("exported", [False, True])
+def test_a_layer_may_be_named_by_its_position_among_the_outermost(network, exported):
+    expected = by_hand(network)
+    observed = torch.export.export(network, (IMAGES,)).module() if exported else network
+    with features.observe(observed, ("0", "-1", "layer2")) as seen:
+        observed(IMAGES)
+    for layer, name in (("0", "layer1"), ("-1", "fc"), ("layer2", "layer2")):
+        torch.testing.assert_close(seen[layer], expected[name])
+    for wrong in ("6", "-7", "²"):  # convnet has layer1, pool1, layer2, avgpool, flatten, fc
+        with pytest.raises(RecipeError, match=f"there is no layer '{wrong}'"), features.observe(network, (wrong,)):
+            pass
+
+
+def test_a_name_comes_before_a_position():
+    body = nn.ModuleDict({"1": nn.Linear(2, 2), "0": nn.Linear(2, 2)})
+    with features.observe(body, ("0",)) as seen:
+        expected = body["0"](torch.ones(1, 2))
+    torch.testing.assert_close(seen["0"], expected)
+
+
 def test_nothing_is_left_behind(network):
     with features.observe(network, LAYERS) as seen:
         pass

@@ -13,6 +13,8 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"report"},
     {"estimate"},
     {"run"},
+    {"smoke"},
+    {"work"},
     {"plan"},
     {"recipe"},
     {"document"},
@@ -21,10 +23,11 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"precision", "feed", "averaging"},
     {"teachers"},
     {"restore"},
+    {"classify"},
     {"measure"},
     {"latency"},
     {"runtime"},
-    {"context"},
+    {"context", "samples"},
     {
         "losses",
         "criteria",
@@ -39,15 +42,28 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
         "augmentations",
     },
     {"cost"},
-    {"features", "channels", "widths", "placement", "graph", "randomness"},
+    {"features", "channels", "widths", "placement", "graph", "randomness", "tracing", "onnx_file"},
     {"store"},
     {"artifact"},
-    {"batch", "signature", "intervals", "progress", "card", "record"},
+    {"batch", "signature", "intervals", "agreement", "progress", "card", "record", "pictures", "arrays"},
     {"plugin"},
     {"errors"},
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}
-TORCH_FREE = {"tasks", "datasets", "measure", "latency", "runtime", "report", "graph", "intervals"}
+TORCH_FREE = {
+    "tasks",
+    "datasets",
+    "measure",
+    "latency",
+    "runtime",
+    "report",
+    "graph",
+    "intervals",
+    "agreement",
+    "pictures",
+    "arrays",
+    "classify",
+}
 SLOW = {"torchao", "torchvision", "torch_pruning", "onnxscript", "sklearn"}
 
 

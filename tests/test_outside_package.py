@@ -109,7 +109,7 @@ def test_a_recipe_runs_with_plugins_from_another_package(installed, tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]
     assert [row["name"] for row in rows] == ["net", "export"]
-    assert rows[0]["accuracy"]["value"] > 0.95
+    assert rows[0]["metrics"]["accuracy"]["value"] > 0.95
     assert rows[0]["parameters"] == 4 * 6 + 6 + 6 * 2 + 2
 
 

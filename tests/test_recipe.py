@@ -65,7 +65,7 @@ def test_settings_reach_the_plugins(load):
         ("epochs: 1}}", "epochs: true}}", [f"{TRAINING}.epochs: must be a whole number (got true)"]),
         ("epochs: 1}}", "epoch: 2}}", [f"{TRAINING}.epoch: there is no field", f"{TRAINING}.epochs: is required"]),
         ("[4, 8]", "4", ["5: stages[1].model.widths: must be a list (got 4)"]),
-        ("dataset: digits", "data: digits", ["1: data: there is no field 'data'; ", "1: dataset: is required"]),
+        ("dataset: digits", "data: digits", ["1: data: there is no field 'data'", "1: dataset: is required"]),
         ("dataset: digits", "dataset: [x]", ["1: dataset: a dataset is a name, or a mapping with a 'type'"]),
         ("dataset: digits", "dataset: digits\nseed: -1", ["2: seed: must be greater than or equal to 0 (got -1)"]),
         ("dataset: digits", "dataset: digits\nname: a/b", ["2: name: must match"]),
@@ -74,7 +74,7 @@ def test_settings_reach_the_plugins(load):
 def test_complaints_name_line_field_and_remedy(load, tmp_path, old, new, complaints):
     with pytest.raises(RecipeError) as caught:
         load(GOOD.replace(old, new))
-    found = sorted(str(caught.value).splitlines(), key=lambda line: int(line.split(":")[1]))
+    found = sorted(str(caught.value).splitlines(), key=lambda line: (int(line.split(":")[1]), line))
     expected = [f"{tmp_path}/r.yaml:{each}" for each in complaints]
     assert all(line.startswith(each) for line, each in zip(found, expected, strict=True)), found
 
@@ -98,7 +98,7 @@ def test_settings_of_a_nested_loss_reach_the_key(load):
 def test_a_dumped_recipe_loads_as_the_same(load):
     first = load(GOOD)
     again = load(json.dumps(first.model_dump(mode="json")))
-    assert again == first
+    assert again.model_dump() == first.model_dump()
 
 
 def test_the_schema_knows_plugins_and_refuses_what_the_loader_refuses(load):

@@ -26,10 +26,11 @@ def command(
     chosen = [(each, plugin) for each, plugin in known if plugin == short and folder in ("", each)]
     if not chosen:
         raise RecipeError(f"there is no plugin '{name}'; {suggest(short, sorted({plugin for _, plugin in known}))}")
-    documents = []
+    documents: list[dict[str, Any]] = []
     for where, plugin in chosen:
         package = importlib.import_module(f"compress_cli.{where}")
         contract = next(each for each in vars(package).values() if inspect.isclass(each) and Plugin in each.__bases__)
+        assert issubclass(contract, Plugin)
         cls = find(contract, plugin)
         schema = cls.model_json_schema()
         fields = {

@@ -28,12 +28,13 @@ def command(
     planned = plans.plan(recipes.load(recipe, overrides))
 
     from compress_cli import estimate, run
+    from compress_cli import smoke as smoke_run
     from compress_cli.report.live import Live
     from compress_cli.store import Store
 
     kept = Store(store or output / ".store")
     with Live(quiet=quiet) as listener:
-        trials = run.smoke(planned, listener) if smoke and not planned.missing_data else []
+        trials = smoke_run.smoke(planned, listener) if smoke and not planned.missing_data else []
         state = run.Run(planned, kept, output / planned.recipe.name, listener)
     known = estimate.past(kept)
     steps = [

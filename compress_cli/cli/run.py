@@ -31,13 +31,14 @@ def command(
         planned = planned.until(until)
 
     from compress_cli import report, run  # PyTorch comes with it: only after the recipe proved right
+    from compress_cli import smoke as smoke_run
     from compress_cli.report import markdown, terminal
     from compress_cli.store import Store
 
     directory = output / planned.recipe.name
     with Live(quiet=quiet) as listener:
         if smoke:
-            run.smoke(planned, listener)
+            smoke_run.smoke(planned, listener)
             return
         run.Run(planned, Store(store or output / ".store"), directory, listener, frozenset(force)).execute()
     made = report.collect(directory)

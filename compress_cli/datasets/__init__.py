@@ -59,8 +59,8 @@ def fingerprint_of(dataset: Dataset, content: Any) -> str:
 
 
 def stratified(labels: np.ndarray, shares: dict[SplitName, float], seed: int) -> dict[SplitName, np.ndarray]:
-    """Positions of each split, ascending, such that every class has nearly its share in each; what shares leave goes to
-    the last.
+    """Positions of each split, ascending, such that every class has its share in each to within one sample, and all
+    together to within half a one, however small the classes; what shares leave goes to the last.
 
     NumPy keeps the stream of RandomState for ever, which it does not promise for newer generators: a sample must not
     move from train to test because NumPy was upgraded.
@@ -68,10 +68,13 @@ def stratified(labels: np.ndarray, shares: dict[SplitName, float], seed: int) ->
     random = np.random.RandomState(seed)
     found: dict[SplitName, list[np.ndarray]] = {name: [] for name in shares}
     *firsts, last = shares
+    taken, seen = dict.fromkeys(firsts, 0), 0
     for label in np.unique(labels):
         members = random.permutation(np.flatnonzero(labels == label))
+        seen += len(members)
         for name in firsts:
-            count = round(shares[name] * int((labels == label).sum()))
+            count = min(round(shares[name] * seen) - taken[name], len(members))
+            taken[name] += count
             found[name].append(members[:count])
             members = members[count:]
         found[last].append(members)
@@ -79,14 +82,14 @@ def stratified(labels: np.ndarray, shares: dict[SplitName, float], seed: int) ->
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of each channel of images (N, channels, height, width), in their raw range.
+    """Mean and deviation of each channel of images (N, channels, height, width) or rows (N, channels), in their raw range.
 
     A channel that never varies gets deviation 1, since it is divided by.
     """
-    totals = np.zeros((2, images.shape[1]))
+    totals, others = np.zeros((2, images.shape[1])), (0, *range(2, images.ndim))
     for start in range(0, len(images), 1024):  # in pieces: the float64 copy of a whole split may not fit in memory
         piece = images[start : start + 1024].astype(np.float64)
-        totals += [piece.sum(axis=(0, 2, 3)), (piece**2).sum(axis=(0, 2, 3))]
-    mean, square = totals / (len(images) * images.shape[2] * images.shape[3])
+        totals += [piece.sum(axis=others), (piece**2).sum(axis=others)]
+    mean, square = totals / (images.size // images.shape[1])
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
     return tuple(mean.tolist()), tuple(np.where(deviation > 0, deviation, 1.0).tolist())

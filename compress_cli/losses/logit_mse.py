@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Loss, paired
+from compress_cli.losses import Loss, average, paired, unmasked
 
 
 class LogitMse(Loss):
@@ -18,7 +17,9 @@ class LogitMse(Loss):
     """
 
     head: str = Field("", description="the head that is compared; default: the only one")
+    mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         own, others = paired(student, teacher, self.head)
-        return torch.stack([functional.mse_loss(own, each) for each in others]).mean()
+        kept = unmasked(batch, self.mask, own[:, 0])
+        return torch.stack([average((own - each).square().mean(1), kept) for each in others]).mean()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Loss, paired
+from compress_cli.losses import Loss, average, paired, unmasked
 
 
 class SoftCrossEntropy(Loss):
@@ -20,14 +20,20 @@ class SoftCrossEntropy(Loss):
 
     head: str = Field("", description="the head that is compared; default: the only one")
     temperature: float = Field(1.0, gt=0, description="softens both sides")
+    standardise: bool = Field(
+        False, description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024)"
+    )
+    mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others = paired(student, teacher, self.head)
-        entropies = [self._entropy(own / self.temperature, each / self.temperature) for each in others]
-        return torch.stack(entropies).mean() * self.temperature**2
+        own, others = paired(student, teacher, self.head, self.standardise)
+        kept = unmasked(batch, self.mask, own[:, 0])
+        entropies = [_entropy(own / self.temperature, each / self.temperature) for each in others]
+        return torch.stack([average(each, kept) for each in entropies]).mean() * self.temperature**2
 
-    @staticmethod
-    def _entropy(student: Tensor, teacher: Tensor) -> Tensor:
-        if student.shape[1] == 1:  # one logit: yes against no
-            return functional.binary_cross_entropy_with_logits(student, teacher.sigmoid())
-        return -(functional.softmax(teacher, 1) * functional.log_softmax(student, 1)).sum(1).mean()
+
+def _entropy(student: Tensor, teacher: Tensor) -> Tensor:
+    """(N, classes, ...) -> (N, ...)."""
+    if student.shape[1] == 1:  # one logit: yes against no
+        return functional.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none")[:, 0]
+    return -(functional.softmax(teacher, 1) * functional.log_softmax(student, 1)).sum(1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Loss, paired
+from compress_cli.losses import Loss, average, paired, unmasked
 
 
 class SoftTargets(Loss):
@@ -20,16 +20,22 @@ class SoftTargets(Loss):
 
     head: str = Field("", description="the head that is compared; default: the only one")
     temperature: float = Field(4.0, gt=0, description="softens both sides; higher shows more of the wrong classes")
+    standardise: bool = Field(
+        False, description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024)"
+    )
+    mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others = paired(student, teacher, self.head)
+        own, others = paired(student, teacher, self.head, self.standardise)
         log_q = _log_probabilities(own / self.temperature)
-        divergences = [self._divergence(_log_probabilities(each / self.temperature), log_q) for each in others]
-        return torch.stack(divergences).mean() * self.temperature**2  # keeps the gradient's size independent of T (section 2)
+        kept = unmasked(batch, self.mask, log_q[:, 0])
+        divergences = [_divergence(_log_probabilities(each / self.temperature), log_q) for each in others]
+        # T^2 keeps the gradient's size independent of T (section 2)
+        return torch.stack([average(each, kept) for each in divergences]).mean() * self.temperature**2
 
-    @staticmethod
-    def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-        return functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1).mean()
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return functional.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
 
 
 def _log_probabilities(logits: Tensor) -> Tensor:

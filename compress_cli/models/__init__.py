@@ -53,6 +53,34 @@ class Normalise(nn.Module):
         return (x - self.mean) * self.scale
 
 
+class Sum(nn.Module):
+    """Adds two branches: a layer of its own, so that a sum can be observed before the activation that follows it."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class Shuffle(nn.Module):
+    """Deals channels round: the first of every group, then the second of every group, and so on.
+
+    With two groups of three, channels 0 1 2 | 3 4 5 leave as 0 3 1 4 2 5.
+    """
+
+    def __init__(self, groups: int):
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.groups == 1 else x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def he_normal(body: nn.Module) -> None:
+    """Draw every convolution from a normal of variance 2 / (filters x kernel area) (He et al. 2015, arXiv:1502.01852)."""
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 def only_input(signature: Signature, model: str, axes: int = 0) -> tuple[int, ...]:
     """The shape of the one input there is, of that many axes where it matters; RecipeError where the data differs."""
     shapes = {name: each.shape for name, each in signature.inputs.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -71,17 +72,16 @@ class Report(BaseModel):
     """Of the last run, in which stages that were up to date took none."""
 
 
-class _Measured(BaseModel):
+@dataclass(frozen=True)
+class _Measured:
     """What the store holds about one row."""
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     record: RecordRow
     made: Artifact
     figures: Figures | None
     timing: Timing | None
-    index: np.ndarray | None = None  # (N,)
-    correct: np.ndarray | None = None  # (N,)
+    index: np.ndarray  # (N,), empty where nothing was measured
+    correct: np.ndarray  # (N,)
 
 
 def collect(directory: Path) -> Report:
@@ -139,10 +139,9 @@ def _typical(timings: list[Latency]) -> Latency | None:
 def _change(baseline: _Measured, measured: _Measured) -> dict[str, Estimate | float | None]:
     """Of the primary metric, sample by sample; nothing where they were not measured on the same samples."""
     before, after = baseline.correct, measured.correct
-    if before is None or after is None or not np.array_equal(baseline.index, measured.index):
+    if not len(after) or not np.array_equal(baseline.index, measured.index):
         return {}
-    right_or_wrong = np.isin(np.concatenate([before, after]), (0, 1)).all()
-    return {"change": paired_difference(before, after), "change_p": mcnemar(before, after) if right_or_wrong else None}
+    return {"change": paired_difference(before, after), "change_p": mcnemar(before, after)}
 
 
 def _note(row: Row) -> str:
@@ -164,20 +163,24 @@ def _read(store: Path, row: RecordRow) -> _Measured:
     measurement, comparison = _artifact(store, row.measurement), _artifact(store, row.comparison)
     made = _artifact(store, row.key)
     assert made is not None
-    found = _Measured(
+    index, correct = _predictions(measurement.file(PREDICTIONS)) if measurement else (np.empty(0), np.empty(0))
+    return _Measured(
         record=row,
         made=made,
         figures=_document(measurement, MEASUREMENT, Figures) if measurement else None,
         timing=_document(comparison, COMPARISON, Timing) if comparison else None,
+        index=index,
+        correct=correct,
     )
-    if measurement:
-        path = measurement.file(PREDICTIONS)
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                found.index, found.correct = arrays["index"], arrays["correct"]
-        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-            raise ArtifactError(f"{path}: can't be read ({error}); run the recipe again") from None
-    return found
+
+
+def _predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Sample ids and each sample's share of the primary metric."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["index"], arrays["correct"]
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{path}: can't be read ({error}); run the recipe again") from None
 
 
 def _artifact(store: Path, key: str | None) -> Artifact | None:

@@ -69,12 +69,17 @@ def conditions(report: Report) -> str:
 
 def remarks(report: Report) -> list[tuple[str, str]]:
     """Row name and what has to be said of it in words."""
-    said = ((row.name, (row.note, f"not measured: {row.reason}" if row.reason else "", _unknown(row))) for row in report.rows)
-    return [(name, each) for name, remarks in said for each in remarks if each]
+    found: list[tuple[str, str]] = []
+    for row in report.rows:
+        reasons = {"not measured": row.reason, "multiply-accumulates unknown": row.macs_unknown}
+        said = [row.note, *(f"{what}: {why}" for what, why in reasons.items() if why)]
+        found += [(row.name, each) for each in said if each]
+    return found
 
 
-def _unknown(row: Row) -> str:
-    return f"multiply-accumulates unknown: {row.macs_unknown}" if row.macs_unknown else ""
+def printable(text: str) -> str:
+    """Names come from files: no control characters reach the terminal."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _digits(value: float) -> str:

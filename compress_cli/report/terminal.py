@@ -10,34 +10,30 @@ from compress_cli.report import Report, Row
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 
+WIDTH = 100
+
 
 def show(report: Report, console: Console | None = None) -> None:
     """Print the table, what it was measured on, and what has to be said in words. Default: standard output."""
-    out = console or Console(highlight=False, markup=False, width=None)
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    table.add_column("model", overflow="fold", max_width=18)
-    for heading in (
-        "parameters",
-        "MACs",
-        "file",
-        "smaller",
-        write.title(report.primary) or "metric",
-        "change",
-        "latency",
-        "faster",
-    ):
+    out = console or Console(highlight=False, markup=False)
+    out.width = max(out.width, WIDTH)  # cut figures are no figures: a narrower window shows the lines wrapped
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    table.add_column(
+        "model", overflow="fold", min_width=min(16, max((len(row.name) for row in report.rows), default=5)), max_width=16
+    )
+    metric = write.title(report.primary) or "metric"
+    for heading in ("params", "MACs", "file", "smaller", metric, "change", "latency", "faster"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.rows:
         table.add_row(*_cells(row, report))
-    out.print(
-        f"{_printable(report.recipe)} (seed {report.seed}, {report.wall_time_s:.0f} s; baseline: {_printable(report.baseline)})"
-    )
+    facts = f"seed {report.seed}, {report.wall_time_s:.0f} s; baseline: {report.baseline}"
+    out.print(write.printable(f"{report.recipe} ({facts})"))
     out.print()
     out.print(table)
     out.print()
     out.print(write.conditions(report), style="dim")
     for name, remark in write.remarks(report):
-        out.print(f"{_printable(name)}: {_printable(remark)}", style="yellow")
+        out.print(f"{write.printable(name)}: {write.printable(remark)}", style="yellow")
 
 
 def _cells(row: Row, report: Report) -> list[Text]:
@@ -52,7 +48,7 @@ def _cells(row: Row, report: Report) -> list[Text]:
     if row.speedup:
         speed = (write.times(row.speedup.value), f"[{row.speedup.low:.2f}, {row.speedup.high:.2f}]")
     return [
-        Text(_printable(row.name)),
+        Text(write.printable(row.name)),
         _two(write.count(row.parameters), write.numbers(row) if row.kinds else ""),
         Text(write.count(row.macs)),
         Text(write.size(row.size_bytes)),
@@ -67,8 +63,3 @@ def _cells(row: Row, report: Report) -> list[Text]:
 def _two(value: str, below: str, style: str = "") -> Text:
     """A figure with its interval under it."""
     return Text.assemble((value, style), "\n", (below, "dim")) if below else Text(value, style)
-
-
-def _printable(text: str) -> str:
-    """Names come from files: no control characters reach the terminal."""
-    return "".join(each if each.isprintable() else "?" for each in text)

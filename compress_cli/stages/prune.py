@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from compress_cli import channels, restore, training, widths
@@ -78,6 +78,13 @@ class Prune(Stage):
     training: Training | None = Field(None, description="training after the cut; default: none")
     losses: Many[Loss] = Field((), description="for that training; default: hard labels, with a teacher its soft targets too")
 
+    @field_validator("round_to", mode="before")
+    @classmethod
+    def _whole_or_auto(cls, value: Any) -> Any:
+        if value != "auto" and (type(value) is not int or value < 1):
+            raise ValueError("must be a whole number from 1 on, or 'auto'")  # one complaint, not one for each choice
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.ratio is None) == (self.keep is None):
@@ -126,13 +133,13 @@ class Prune(Stage):
                 1 + widths.CLOSE
             ):
                 raise RecipeError(
-                    f"prune: keep.{what}: {share} is out of reach: with these layers, rounded to {self.round_to}, "
+                    f"keep.{what}: {share} is out of reach: with these layers and round_to {self.round_to}, "
                     f"at least {count(kept) / count():.3f} remains"
                 )
         if all(count == group.channels for count, group in zip(kept, groups, strict=True)):
             wide = sorted({group.width for group in groups})
             raise RecipeError(
-                f"prune: no layer loses a channel when {wide} are rounded to {self.round_to}: remove more, or round to less"
+                f"no layer loses a channel when {wide} are rounded to {self.round_to}: remove more, or round to less"
             )
         return kept
 
@@ -171,7 +178,7 @@ def _cuttable(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str]
         groups = [group for group in groups if group.layer not in whole]
     if not groups:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(whole.items())[:5])
-        raise RecipeError(f"prune: there is no layer that can be cut ({reasons})")
+        raise RecipeError(f"there is no layer that can be cut ({reasons})")
     return groups, whole
 
 

@@ -1,0 +1,106 @@
+"""Arrays of your own from NumPy's `.npz` files."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from compress_cli import arrays
+from compress_cli.datasets import Dataset, Split, SplitName, channel_statistics, fingerprint_of, stratified
+from compress_cli.errors import DataError, RecipeError
+from compress_cli.plugin import InputFile, Many, file_digest
+from compress_cli.signature import Head, Input, Signature
+
+
+class Npz(Dataset):
+    """Named arrays in `.npz` files, one a split; what has no file of its own is taken out of the training file.
+
+    All arrays of a file share their first axis, the samples. Bytes (N, channels, height, width) are images.
+    """
+
+    train: InputFile = Field(description="file of the training samples")
+    val: InputFile | None = Field(None, description="file of the samples that choices go by")
+    test: InputFile | None = Field(None, description="file of the samples that measure")
+    inputs: Many[str] = Field(min_length=1, description="names of the arrays that models take, in order")
+    targets: Many[str] = Field(("label",), min_length=1, description="names of the arrays that hold the truth")
+    classes: Many[str] = Field((), description="class names, in order, for one whole-number target; default: numbers")
+    normalise: bool = Field(True, description="shift and scale images and real numbers by the training samples' statistics")
+    val_share: float = Field(0.1, ge=0, lt=0.5, description="share of the training file that is val; unused with a val file")
+    test_share: float = Field(0.2, gt=0, lt=0.5, description="share of the training file that is test; unused with a test file")
+    split_seed: int = Field(0, ge=0, lt=2**32, description="which samples are taken out")
+
+    def signature(self) -> Signature:
+        train = self.split("train")
+        heads = {}
+        for name, target in train.targets.items():
+            whole = target.dtype.kind in "iu"
+            size = self._classes(target) if whole else int(np.prod(target.shape[1:]))
+            names = (self.classes or tuple(map(str, range(size)))) if whole else ()
+            heads["logits" if whole and len(self.targets) == 1 else f"{name}_output"] = Head(size=size, classes=names)
+        return Signature(inputs={name: self._input(each) for name, each in train.inputs.items()}, heads=heads)
+
+    def split(self, name: SplitName) -> Split:
+        self._check_files()
+        return _splits(self, tuple(file_digest(path) for path in self._files().values()))[name]
+
+    def fingerprint(self) -> str:
+        self._check_files()
+        return fingerprint_of(self, None)  # the files are settings, and enter by content
+
+    def _files(self) -> dict[SplitName, Path]:
+        given: dict[SplitName, Path | None] = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: path for name, path in given.items() if path}
+
+    def _check_files(self) -> None:
+        for name, path in self._files().items():
+            if not path.is_file():
+                raise DataError(f"dataset npz: {name}: there is no file {path}")
+
+    def _classes(self, target: np.ndarray) -> int:
+        if self.classes and len(self.targets) > 1:
+            raise RecipeError("dataset npz: 'classes' names the classes of one target, but there are several")
+        return len(self.classes) or int(target.max(initial=0)) + 1
+
+    def _input(self, array: np.ndarray) -> Input:
+        real = array.dtype.kind == "f" or (array.dtype == np.uint8 and array.ndim == 4)
+        mean, deviation = channel_statistics(array) if real and self.normalise and array.ndim > 1 and len(array) else ((), ())
+        return Input(shape=array.shape[1:], dtype="float32" if real else array.dtype.name, mean=mean, deviation=deviation)
+
+
+@lru_cache(maxsize=2)
+def _splits(dataset: Npz, digests: tuple[str, ...]) -> dict[SplitName, Split]:
+    """`digests` are those of the files: a changed file is read again."""
+    found: dict[SplitName, Split] = {}
+    ids = 0
+    for name, path in dataset._files().items():
+        held = arrays.read(path, dataset.inputs + dataset.targets)
+        count = len(next(iter(held.values())))
+        found[name] = Split(
+            {each: _compact(path, each, held[each]) for each in dataset.inputs},
+            {each: _labels(held[each]) for each in dataset.targets},
+            np.arange(ids, ids + count),
+        )
+        ids += count
+    whole = found["train"]
+    missing: dict[SplitName, float] = {"val": dataset.val_share, "test": dataset.test_share}
+    shares = {name: share for name, share in missing.items() if name not in found}
+    first = whole.targets[dataset.targets[0]]
+    even = first if first.dtype.kind in "iu" and first.ndim == 1 else np.zeros(len(whole), np.int64)
+    rows = stratified(even, {**shares, "train": 1.0}, dataset.split_seed)
+    return {**found, **{name: whole.take(each) for name, each in rows.items()}}
+
+
+def _compact(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """Real numbers as float32, without any that are none."""
+    if array.dtype.kind != "f":
+        return array
+    if not np.isfinite(array).all():
+        raise DataError(f"{path}: array '{name}' holds NaN or infinite values; clean them first")
+    return array.astype(np.float32)
+
+
+def _labels(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.int64) if array.dtype.kind in "iu" else array.astype(np.float32)

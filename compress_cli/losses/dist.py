@@ -1,0 +1,45 @@
+"""Correlation instead of equality."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compress_cli.batch import Batch, Outputs
+from compress_cli.losses import Loss, paired, several_classes, unmasked
+
+
+class Dist(Loss):
+    """Keep the proportions of the teacher's probabilities, not their values (DIST; Huang et al. 2022, arXiv:2205.10536).
+
+    T^2 * (beta * inter + gamma * intra): 1 - Pearson's correlation of softmax(s/T) and softmax(t/T), over the classes of
+    one sample (inter, averaged over samples and positions) and over the samples of one class (intra, averaged over
+    classes); averaged over teachers.
+    """
+
+    head: str = Field("", description="the head that is compared; default: the only one")
+    beta: float = Field(2.0, ge=0, description="factor of the relation between classes")
+    gamma: float = Field(2.0, ge=0, description="factor of the relation within a class")
+    temperature: float = Field(4.0, gt=0, description="softens both sides; the paper's 4 is for CIFAR-100, 1 for ImageNet")
+    mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
+
+    def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
+        own, others = paired(student, teacher, self.head)
+        kept = unmasked(batch, self.mask, own[:, 0]).flatten()[:, None]
+        p = functional.softmax(several_classes(own, self.type) / self.temperature, 1)
+        terms = [
+            self._relation(p, functional.softmax(several_classes(each, self.type) / self.temperature, 1), kept)
+            for each in others
+        ]
+        return torch.stack(terms).mean() * self.temperature**2
+
+    def _relation(self, student: Tensor, teacher: Tensor, kept: Tensor) -> Tensor:
+        """Probabilities (positions, classes), ones and zeros (positions, 1) -> ()."""
+        count = kept.sum().clamp(min=1)
+        s, t = (each - each.mean(1, keepdim=True) for each in (student, teacher))
+        inter = ((1 - functional.cosine_similarity(s, t, dim=1)) * kept[:, 0]).sum() / count
+        s, t = ((each - (each * kept).sum(0) / count) * kept for each in (student, teacher))
+        intra = (1 - functional.cosine_similarity(s, t, dim=0)).mean()
+        return self.beta * inter + self.gamma * intra

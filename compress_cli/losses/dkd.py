@@ -1,0 +1,55 @@
+"""Soft targets, taken apart."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compress_cli.batch import Batch, Outputs
+from compress_cli.losses import Loss, average, chosen, paired, several_classes, unmasked
+
+
+class Dkd(Loss):
+    """Match the target class against the rest, and the rest among themselves (Zhao et al. 2022, arXiv:2203.08679).
+
+    T^2 * (alpha * TCKD + beta * NCKD), where TCKD = KL of (p, 1 - p) for the true class and NCKD = KL of the other
+    classes' probabilities, made to sum to 1 without it. Averaged over samples, positions and teachers; a label of
+    -100 is left out. With alpha = 1 and beta = 1 - p of the teacher this would be `soft_targets`.
+    """
+
+    head: str = Field("", description="the head that is compared; default: the only one")
+    target: str = Field("", description="the target that holds the labels; default: the only one")
+    alpha: float = Field(1.0, ge=0, description="factor of the target class")
+    beta: float = Field(8.0, ge=0, description="factor of the other classes; the paper's 1 to 10 by how sure the teacher is")
+    temperature: float = Field(4.0, gt=0, description="softens both sides")
+    standardise: bool = Field(
+        False, description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024)"
+    )
+    mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
+
+    def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
+        own, others = paired(student, teacher, self.head, self.standardise)
+        kept = (unmasked(batch, self.mask, own[:, 0])).flatten()
+        labels = chosen(batch.targets, self.target, "target").long().flatten()
+        kept, labels = kept * (labels != -100), labels.clamp(min=0)
+        s = several_classes(own, self.type) / self.temperature
+        terms = [self._divergence(s, several_classes(each, self.type) / self.temperature, labels) for each in others]
+        return torch.stack([average(each, kept) for each in terms]).mean() * self.temperature**2
+
+    def _divergence(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """(positions, classes), (positions,) -> (positions,)."""
+        (s_margin, s_rest), (t_margin, t_rest) = _apart(student, labels), _apart(teacher, labels)
+        yes = functional.logsigmoid(t_margin) - functional.logsigmoid(s_margin)
+        no = functional.logsigmoid(-t_margin) - functional.logsigmoid(-s_margin)
+        target_class = t_margin.sigmoid() * yes + (-t_margin).sigmoid() * no
+        other_classes = functional.kl_div(s_rest, t_rest, reduction="none", log_target=True).sum(1)
+        return self.alpha * target_class + self.beta * other_classes
+
+
+def _apart(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The logit of "the target, not the rest" (positions,), and log-probabilities of the rest (positions, classes - 1)."""
+    places = torch.arange(logits.shape[1] - 1, device=logits.device)
+    rest = logits.gather(1, places + (places >= labels[:, None]))  # every class but the label
+    return logits.gather(1, labels[:, None])[:, 0] - rest.logsumexp(1), functional.log_softmax(rest, 1)

@@ -1,0 +1,35 @@
+"""The teacher's softened probabilities where labels do not exclude each other."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compress_cli.batch import Batch, Outputs
+from compress_cli.losses import Loss, average, paired, unmasked
+
+
+class MultiLabelTargets(Loss):
+    """Match the teacher's softened yes or no of every label (Hinton et al. 2015, arXiv:1503.02531, in Bernoulli form).
+
+    T^2 * sum_j KL(sigmoid(t_j/T) || sigmoid(s_j/T)) over the labels of a head (N, labels, ...), averaged over samples,
+    positions and teachers.
+    """
+
+    head: str = Field("", description="the head that is compared; default: the only one")
+    temperature: float = Field(4.0, gt=0, description="softens both sides")
+    mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
+
+    def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
+        own, others = paired(student, teacher, self.head)
+        kept = unmasked(batch, self.mask, own[:, 0])
+        divergences = [_divergence(each / self.temperature, own / self.temperature).sum(1) for each in others]
+        return torch.stack([average(each, kept) for each in divergences]).mean() * self.temperature**2
+
+
+def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    yes = functional.logsigmoid(teacher) - functional.logsigmoid(student)
+    no = functional.logsigmoid(-teacher) - functional.logsigmoid(-student)
+    return teacher.sigmoid() * yes + (-teacher).sigmoid() * no

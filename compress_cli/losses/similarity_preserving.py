@@ -1,0 +1,31 @@
+"""Which samples of a batch are alike."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compress_cli.batch import Batch, Outputs
+from compress_cli.losses import Layers, Loss, matched
+
+
+class SimilarityPreserving(Loss):
+    """Samples that activate the teacher alike shall activate the student alike (Tung & Mori 2019, arXiv:1907.09682).
+
+    ||G_t - G_s||^2 / N^2 with G = Q Q', Q the flattened features (N, ...), and the rows of G of length 1 (L2); summed
+    over layers, averaged over teachers. Shapes may differ.
+    """
+
+    layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")
+
+    def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
+        pairs = matched(student, teacher, self.layers)
+        terms = [functional.mse_loss(_similarity(own), _similarity(other)) for own, other in pairs]
+        return torch.stack(terms).sum() / len(teacher)
+
+
+def _similarity(features: Tensor) -> Tensor:
+    flat = features.flatten(1)
+    return functional.normalize(flat @ flat.T, dim=1)  # (N, N)

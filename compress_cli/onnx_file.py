@@ -1,0 +1,121 @@
+"""An ONNX file: cleared of what no runtime needs, checked, written with a card."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import onnx
+
+EXPORTER = re.compile(r"pkg\.|onnx\.(infer|quant)")
+"""Keys of metadata that exporters and quantisation tools leave for themselves."""
+VERSION = 1
+WEIGHTED, BATCH_NORM = ("Conv", "Gemm", "MatMul"), "BatchNormalization"
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove stack traces, doc strings and shapes of intermediate values: up to 190 kB that no runtime reads, and
+    shapes that have gone stale mislead quantisation. Operator sets that no node uses go too."""
+    graph = model.graph
+    for each in (*graph.node, *graph.input, *graph.output, *graph.initializer, *model.functions, graph, model):
+        each.doc_string = ""
+    for each in (*graph.node, *graph.input, *graph.output, *graph.initializer, *model.functions, graph):
+        each.ClearField("metadata_props")
+    graph.ClearField("value_info")
+    used = {node.domain for node in graph.node} | {node.domain for each in model.functions for node in each.node} | {""}
+    opsets = [each for each in model.opset_import if each.domain in used]
+    model.ClearField("opset_import")
+    model.opset_import.extend(opsets)
+    kept = {each.key: each.value for each in model.metadata_props if not EXPORTER.match(each.key)}
+    onnx.helper.set_model_props(model, kept)
+
+
+def shorten_names(model: onnx.ModelProto, keep: set[str]) -> None:
+    """Give intermediate values, and initialisers not in `keep`, short names: in a small int8 file the names would be a
+    tenth of all bytes. A node is called as its first output."""
+    graph = model.graph
+    if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
+        return  # the bodies of If and Loop refer to outer names
+    kept = keep | {each.name for each in (*graph.input, *graph.output)} | {""}
+    short: dict[str, str] = {}
+    for name in [each.name for each in graph.initializer] + [name for node in graph.node for name in node.output]:
+        if name not in kept and name not in short:
+            short[name] = _unused(len(short), kept)
+    for initializer in graph.initializer:
+        initializer.name = short.get(initializer.name, initializer.name)
+    for node in graph.node:
+        node.input[:] = [short.get(name, name) for name in node.input]
+        node.output[:] = [short.get(name, name) for name in node.output]
+        node.name = node.output[0]
+
+
+def write(model: onnx.ModelProto, path: Path, metadata: dict[str, str]) -> None:
+    """Check the model, add `metadata` to what it says of itself, and write it: the same model, the same bytes."""
+    own = {each.key: each.value for each in model.metadata_props}
+    onnx.helper.set_model_props(model, dict(sorted({**own, **metadata}.items())))
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def operators(model: onnx.ModelProto) -> dict[str, int]:
+    """How often each operator occurs, by name."""
+    names = sorted(node.op_type for node in model.graph.node)
+    return {name: names.count(name) for name in dict.fromkeys(names)}
+
+
+def to_leave_float(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that no convolution or matrix product comes before (the preparation of the inputs), and of
+    batch norms that could not be folded: there is no integer kernel for them."""
+    after: set[str] = set()  # values
+    found = []
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED or after.intersection(node.input):
+            after.update(node.output)
+        if node.op_type == BATCH_NORM or not after.intersection(node.output):
+            found.append(node.name)
+    return found
+
+
+def open_heads(model: onnx.ModelProto) -> None:
+    """Let matrix products at the end give float instead of 8 bits made float again, so that logits don't tie."""
+    graph = model.graph
+    maker = {name: node for node in graph.node for name in node.output}
+    users = Counter(name for node in graph.node for name in node.input)
+    for output in graph.output:
+        last = maker.get(output.name)
+        before = maker.get(last.input[0]) if last is not None and last.op_type == "DequantizeLinear" else None
+        head = maker.get(before.input[0]) if before is not None and before.op_type == "QuantizeLinear" else None
+        if last is None or before is None or head is None or head.op_type not in ("Gemm", "MatMul"):
+            continue
+        if users[before.output[0]] > 1 or users[head.output[0]] > 1:
+            continue
+        head.output[0] = output.name
+        graph.node.remove(last)
+        graph.node.remove(before)
+    _drop_unused_initializers(graph)
+
+
+def left_float(model: onnx.ModelProto) -> list[str]:
+    """Layers with weights of a quantised file that compute in float, as `weight: operator`."""
+    integers = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    layers = [node for node in model.graph.node if node.op_type in (*WEIGHTED, BATCH_NORM)]
+    return [
+        f"{node.input[1]}: {node.op_type}"
+        for node in layers
+        if node.op_type == BATCH_NORM or not integers.issuperset(node.input[:2])
+    ]
+
+
+def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
+    kept = [each for each in graph.initializer if each.name in used]
+    graph.ClearField("initializer")
+    graph.initializer.extend(kept)
+
+
+def _unused(count: int, kept: set[str]) -> str:
+    name = f"v{count}"
+    while name in kept:
+        name += "_"
+    return name

@@ -1,0 +1,168 @@
+"""Where numbers become integers: the places of quantise/dequantise pairs that let ONNX Runtime run a graph whole in int8.
+
+ONNX Runtime replaces an operator by its integer kernel when every tensor that goes in comes out of a DequantizeLinear
+and what comes out goes into a QuantizeLinear. A pair inside `conv -> batch norm -> relu`, or a missing one at an
+addition, leaves float operators behind; so one annotation covers everything that becomes one kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+ATEN = torch.ops.aten
+CONTRACTIONS = {ATEN.conv1d.default, ATEN.conv2d.default, ATEN.linear.default}  # args: input, weight, ...
+RELUS = {ATEN.relu.default, ATEN.relu_.default}
+CLAMPS = {ATEN.hardtanh.default, ATEN.hardtanh_.default, ATEN.clamp.default, ATEN.clamp_.default}  # args: input, low, high
+ADDS = {ATEN.add.Tensor, ATEN.add_.Tensor}
+JOINS = {ATEN.cat.default}
+POOLS = {ATEN.avg_pool1d.default, ATEN.avg_pool2d.default}
+ADAPTIVE = {ATEN.adaptive_avg_pool1d.default, ATEN.adaptive_avg_pool2d.default}  # args: input, sizes
+MOVES = {ATEN.max_pool1d.default, ATEN.max_pool2d.default, ATEN.flatten.using_ints, ATEN.reshape.default, ATEN.view.default,
+         ATEN.permute.default, ATEN.transpose.int, ATEN.unsqueeze.default, ATEN.squeeze.dim, ATEN.slice.Tensor}  # fmt: skip
+IDLE = {ATEN.dropout.default, ATEN.dropout_.default, ATEN.alias.default, ATEN.contiguous.default}  # vanish in the file
+VERSION = 1
+ANNOTATION = "quantization_annotation"  # the key that torchao reads
+
+
+@dataclass(frozen=True)
+class Place:
+    """Nodes that become one integer kernel."""
+
+    nodes: tuple[Node, ...]  # in order; the first takes the inputs, the last gives the output
+    inputs: tuple[Node, ...]
+    weight: Node | None = None
+    bias: Node | None = None  # where no kernel rounds it by itself: an open place
+    moves: bool = False  # values are only moved: the output keeps the input's scale
+    open: bool = False  # gives float: a head, where 8 bits would make logits tie
+
+    def annotate(self, activation: Any, weight: Any) -> None:
+        """Write torchao's annotations; `activation` and `weight` are its QuantizationSpec."""
+        from torchao.quantization.pt2e.quantizer import DerivedQuantizationSpec, QuantizationAnnotation, SharedQuantizationSpec
+
+        for node in self.nodes:
+            node.meta[ANNOTATION] = QuantizationAnnotation(_annotated=True)
+        first, last = self.nodes[0].meta[ANNOTATION], self.nodes[-1].meta[ANNOTATION]
+        first.input_qspec_map = dict.fromkeys(self.inputs, activation) | ({self.weight: weight} if self.weight else {})
+        if self.bias:
+            first.input_qspec_map[self.bias] = DerivedQuantizationSpec(
+                derived_from=[(self.inputs[0], self.nodes[0]), (self.weight, self.nodes[0])],
+                derive_qparams_fn=_product, dtype=torch.int32, quant_min=-(2**31), quant_max=2**31 - 1,
+                qscheme=torch.per_channel_symmetric, ch_axis=0,
+            )  # fmt: skip
+        if self.moves:
+            last.output_qspec = SharedQuantizationSpec((self.inputs[0], self.nodes[0]))
+        elif not self.open:
+            last.output_qspec = activation
+
+
+class Placement:
+    """What torchao's `prepare_pt2e` asks for the places (its Quantizer protocol)."""
+
+    def __init__(self, activation: Any, weight: Any):
+        self.activation = activation
+        self.weight = weight
+        self.places: list[Place] = []
+
+    def transform_for_annotation(self, model: GraphModule) -> GraphModule:
+        """Nothing is rewritten."""
+        return model
+
+    def annotate(self, model: GraphModule) -> GraphModule:
+        """Annotate every place of the graph, in order."""
+        self.places = list(places(model))
+        for place in self.places:
+            place.annotate(self.activation, self.weight)
+        return model
+
+    def validate(self, model: GraphModule) -> None:
+        """Nothing to check: annotations come from one source."""
+
+    def prepare_obs_or_fq_callback(self, model: GraphModule, observers: dict[Any, Any]) -> None:
+        """Observers stay as they are."""
+
+
+def places(model: GraphModule) -> Iterator[Place]:
+    """The places of a graph whose batch norms are folded already, in the order of execution.
+
+    Integers begin at the first convolution or linear layer; what comes before it (normalisation of the inputs) stays
+    float, as do operators that ONNX Runtime has no integer kernel for.
+    """
+    integers: set[Node] = set()  # nodes whose values are quantised
+    for node in model.graph.nodes:
+        place = _place(node, integers) if node.op == "call_function" else None
+        if place is not None:
+            yield place
+            if not place.open:
+                integers.add(place.nodes[-1])
+
+
+def left_float(model: nn.Module) -> list[str]:
+    """Operators of a prepared graph that compute in float, as `module: operator`, in order and each once."""
+    found: dict[str, None] = {}
+    graphs = [each.graph for each in model.modules() if isinstance(each, GraphModule)]
+    for node in (node for graph in graphs for node in graph.nodes):
+        if node.op == "call_function" and ANNOTATION not in node.meta and node.target not in IDLE | MOVES:
+            found[f"{_home(node)}: {_word(node)}"] = None
+    return list(found)
+
+
+def _place(node: Node, integers: set[Node]) -> Place | None:
+    tensors = _tensors(node)
+    if node.target in CONTRACTIONS and isinstance(node.args[1], Node) and node.args[1].op == "get_attr":
+        nodes = _with_activation(node)
+        head = node.target is ATEN.linear.default and all(user.op == "output" for user in nodes[-1].users)
+        bias = node.args[2] if head and len(node.args) > 2 and isinstance(node.args[2], Node) else None
+        return Place(nodes, (tensors[0],), weight=node.args[1], bias=bias, open=head)
+    if node.target in ADDS and len(tensors) == 2 and "alpha" not in node.kwargs and integers & set(tensors):
+        return Place(_with_activation(node), tensors) if all(_is_float(each) for each in tensors) else None
+    if node.target in JOINS and tensors and integers.issuperset(tensors):
+        return Place((node,), tensors)
+    if node.target in POOLS or (
+        node.target in ADAPTIVE and node.args[1] not in ([1], [1, 1])
+    ):  # to 1 is a mean: no integer kernel
+        return Place((node,), tensors[:1]) if tensors[0] in integers else None
+    if node.target in MOVES and tensors[0] in integers:
+        return Place((node,), tensors[:1], moves=True)
+    return None
+
+
+def _product(observers: list[Any]) -> tuple[Tensor, Tensor]:
+    """Scale (channels,) of sums of products: that of the input times those of the weights; zero stays zero."""
+    (input_scale, _), (weight_scale, zero_point) = (each.calculate_qparams() for each in observers)
+    return input_scale * weight_scale, zero_point
+
+
+def _with_activation(node: Node) -> tuple[Node, ...]:
+    """The node and the activation that its kernel takes in: one whose lower end is 0, where uint8 begins as well."""
+    if len(node.users) != 1:
+        return (node,)
+    (user,) = node.users
+    rectifies = user.target in RELUS or (user.target in CLAMPS and len(user.args) > 1 and user.args[1] == 0)
+    return (node, user) if rectifies else (node,)
+
+
+def _tensors(node: Node) -> tuple[Node, ...]:
+    first = node.args[0] if node.args else ()
+    given = first if isinstance(first, list | tuple) else node.args
+    return tuple(each for each in given if isinstance(each, Node))
+
+
+def _is_float(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _home(node: Node) -> str:
+    """The module that a node comes from, by its name in the network."""
+    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+    return list(stack.values())[-1][0] or "network"
+
+
+def _word(node: Node) -> str:
+    return getattr(node.target, "__name__", str(node.target)).partition(".")[0]

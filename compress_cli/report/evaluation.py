@@ -1,0 +1,92 @@
+"""What `compress eval` says of one file."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+from rich.console import Console
+
+from compress_cli.graph import Contents
+from compress_cli.intervals import Estimate
+from compress_cli.latency import Latency, Speedup
+from compress_cli.report import figures as write
+
+
+class Against(BaseModel):
+    """The file beside an older one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    baseline: str
+    size_ratio: float
+    """Bytes of the baseline / bytes of the file."""
+    speedup: Speedup
+    change: Estimate | None
+    """Of the primary metric on the same samples; None without data."""
+    change_p: float | None
+    """McNemar's p-value; None for a metric that is not right-or-wrong."""
+
+
+class Evaluation(BaseModel):
+    """One file: what it holds, how well it does, how long it takes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    contents: Contents
+    machine: dict[str, str | int]
+    latency: Latency
+    data: str
+    """Name of the dataset; empty where there was none, and so no metrics."""
+    split: str
+    samples: int
+    primary: str
+    metrics: dict[str, Estimate]
+    against: Against | None
+
+
+def show(evaluation: Evaluation, console: Console | None = None) -> None:
+    """Print it, one line a figure. Default: standard output."""
+    out = console or Console(highlight=False, markup=False, soft_wrap=True)
+    contents, latency = evaluation.contents, evaluation.latency
+    stored = ", ".join(f"{write.count(each)} {kind}" for kind, each in contents.kinds.items())
+    lines = {
+        "parameters": f"{write.count(contents.parameters)} ({stored})" if stored else "none",
+        "MACs": write.count(contents.macs) if contents.macs is not None else f"unknown: {contents.macs_unknown}",
+        "file": write.size(contents.size_bytes),
+    }
+    for name, estimate in evaluation.metrics.items():
+        where = (
+            f"  ({evaluation.samples} {evaluation.split} samples of {evaluation.data})" if name == evaluation.primary else ""
+        )
+        lines[write.title(name)] = f"{write.metric(name, estimate.value)} {write.interval(name, estimate)}{where}"
+    threads = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}"
+    lines["latency"] = (
+        f"{write.milliseconds(latency.p50_ms.value)}, 90% below {write.milliseconds(latency.p90_ms)}, "
+        f"99% below {write.milliseconds(latency.p99_ms)}  (batch {latency.batch}, {threads}, "
+        f"{evaluation.machine['processor']}, ONNX Runtime {evaluation.machine['onnxruntime']})"
+    )
+    lines["throughput"] = f"{write.count(round(latency.throughput_per_s))} samples/s"
+    if evaluation.against:
+        lines |= _against(evaluation.against, evaluation.primary)
+    if not evaluation.metrics:
+        lines["accuracy"] = "not measured: the file does not say what data it is for; name it with --data"
+    out.print(write.printable(evaluation.model))
+    width = max(map(len, lines))
+    for name, line in lines.items():
+        out.print(f"  {name:{width}}  {write.printable(line)}")
+
+
+def _against(against: Against, primary: str) -> dict[str, str]:
+    speedup = against.speedup.speedup
+    interval = f"[{speedup.low:.2f}, {speedup.high:.2f}]"
+    lines = {
+        "baseline": against.baseline,
+        "smaller": write.times(against.size_ratio),
+        "faster": f"{write.times(speedup.value)} {interval} at 99%: {against.speedup.verdict}",
+    }
+    if against.change:
+        change, p = against.change, against.change_p
+        chance = f"  (McNemar p = {p:.2g})" if p is not None else ""
+        value = write.metric(primary, change.value, True)
+        lines["change"] = f"{value} {write.interval(primary, change, True)} of {write.title(primary)}{chance}"
+    return lines

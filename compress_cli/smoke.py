@@ -1,0 +1,75 @@
+"""Two batches through every stage, before the first long one: what can't work comes out in seconds."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress_cli import artifact, work
+from compress_cli.artifact import Artifact, Comparison, Measurement
+from compress_cli.errors import RecipeError, StageError
+from compress_cli.plan import Plan, Step
+from compress_cli.progress import Progress
+from compress_cli.work import Listener
+
+BATCHES = 2
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a smoke run learned of a step: seconds and bytes, projected to the whole stage where it says how."""
+
+    step: Step
+    seconds: float
+    bytes: int
+    memory: int  # the process's peak so far, in bytes
+
+
+def smoke(plan: Plan, listener: Listener, there: dict[str, Artifact] | None = None) -> list[Trial]:
+    """Take every stage through two batches on random weights, in a folder that is thrown away.
+
+    Steps whose artifacts are `there` (by key) are spared and serve as inputs. RecipeError, with the stage's line, for
+    what can't work. Returns what it cost, step by step.
+    """
+    trials: list[Trial] = []
+    with tempfile.TemporaryDirectory(prefix="compress-smoke-") as folder:
+        made = dict(there or {})
+        for step in plan.steps:
+            if step.key in made:
+                continue
+            ready = all(each.key in made for each in work.sources(step))
+            if ready and not issubclass(step.kind, Measurement | Comparison):
+                trial = _try(plan, step, made, Path(folder), listener)
+                trials += [trial] if trial else []
+    return trials
+
+
+def _try(plan: Plan, step: Step, made: dict[str, Artifact], folder: Path, listener: Listener) -> Trial | None:
+    """One step on two batches; None where an implied step can't work: the report will say `-` and why."""
+    listener.begins(step, smoke=True)
+    output = folder / step.key
+    output.mkdir()
+    inputs = {role: tuple(made[each.key] for each in steps) for role, steps in step.inputs.items()}
+    begun = time.monotonic()
+    try:
+        work.perform(plan, step, inputs, output, folder, _unheard, BATCHES)
+    except StageError as error:
+        listener.ended(step, False, time.monotonic() - begun, str(error))
+        if step.implied:
+            return None
+        reason = f"stage '{step.name}' can't work (tried on {BATCHES} batches): {error}"
+        raise RecipeError(plan.recipe.complaint(step.loc, reason)) from error
+    seconds = time.monotonic() - begun
+    listener.ended(step, False, seconds, "")
+    whole = artifact.read(output)
+    assert whole is not None
+    made[step.key] = whole
+    facts = whole.manifest.facts
+    projected = seconds + max(0, facts.get("planned_steps", 0) - BATCHES) * facts.get("seconds_per_step", 0.0)
+    return Trial(step, projected, sum(each.bytes for each in whole.manifest.files.values()), work.peak_memory())
+
+
+def _unheard(progress: Progress) -> None:
+    """Nobody listens within a stage of a smoke run."""

@@ -1,0 +1,184 @@
+"""The file that ships."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+from torch import nn
+
+from compress_cli import graph, measure, onnx_file, restore, runtime, samples
+from compress_cli.agreement import Agreement, compare
+from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
+from compress_cli.card import Card
+from compress_cli.context import Context
+from compress_cli.datasets import Dataset, Split
+from compress_cli.errors import StageError
+from compress_cli.exporters import Exporter
+from compress_cli.exporters.onnx import Onnx
+from compress_cli.plugin import path_marks
+from compress_cli.progress import Progress
+from compress_cli.signature import Signature
+from compress_cli.stages import Role, Stage
+
+Answers = dict[str, np.ndarray]  # head name -> (N, ...)
+Model = Callable[[Split], Answers]
+TINY = float(np.finfo(np.float32).tiny)
+
+FLOAT_LIMIT = 1e-4
+"""Largest difference of a float file from PyTorch, as a share of the output's range: sums in another order give 1e-6."""
+
+GROWTH_LIMIT = 1.5
+"""How much further from the float model an int8 file may be than its simulation in PyTorch is.
+
+Rounding of sums differs between the two, and a value that falls on the other side of a half moves by a whole step; over
+many layers this makes the errors different, but not larger (growth 0.9 to 1.1 was seen). Overflowing sums give 4 to 20.
+"""
+
+
+class Export(Stage):
+    """Write the model as one ONNX file and prove on real samples that it gives what PyTorch gives.
+
+    The facts hold the proof (`parity`, on val samples). A float file fails beyond 1e-4 of the outputs' range. A quantised
+    one is rounded elsewhere, so it fails where it is 1.5 times further from the float model than its simulation in
+    PyTorch. An ONNX file is taken as it is, checked, cleared of what no runtime reads, and given its card.
+    """
+
+    consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, Program, OnnxModel))}
+    shared: ClassVar[dict[str, int]] = {"onnx_file": onnx_file.VERSION}
+
+    start: str | None = Field(None, description="the stage whose model is written; default: the one before")
+    exporter: Exporter = Field(Onnx(), description="how the file is made")
+    metadata: Literal["card", "none"] = Field(
+        "card", description="card: the file names its task, classes, data and step, so that `compress eval` needs no flags"
+    )
+    samples: int = Field(256, ge=1, description="val samples (train where there is no val) for the proof; all if fewer")
+    batch: int = Field(32, ge=1, description="samples that are compared at once")
+
+    def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
+        return OnnxModel
+
+    def run(self, context: Context) -> dict[str, Any]:
+        start, path = context.inputs["start"][0], context.output / "model.onnx"
+        card = _card(context).to_metadata() if self.metadata == "card" else {}
+        held_out = context.split("val", self.batch)
+        check = held_out if len(held_out) else context.split("train", self.batch)
+        real = samples.drawn(check, self.samples, context.seed)
+        if isinstance(start, OnnxModel):
+            parity = self._take(start.file("model.onnx"), path, card, real, context)
+        elif isinstance(start, Program):
+            parity = self._quantised(start, path, card, real, context)
+        else:
+            parity = self._float(start, path, card, real, context)
+        return {
+            "parity": {"samples": len(real), "heads": parity},
+            "size_bytes": graph.contents(path).size_bytes,
+            "operators": onnx_file.operators(graph.load(path)),
+        }
+
+    def _float(self, start: Artifact, path: Path, card: dict[str, str], real: Split, context: Context) -> dict[str, Any]:
+        restored = restore.checkpoint(start)
+        network, signature = restored.network, restored.signature
+        self.exporter.export(network, signature, restore.example(signature), path, card)
+        models = (_in_torch(network, signature), _in_file(runtime.open_session(path)))
+        exact: dict[str, Agreement] = {}
+        for expected, found in _answers(models, real, self.batch, context):
+            compare(exact, expected, found)
+        for head, each in exact.items():
+            if not each.relative_error <= FLOAT_LIMIT:  # NaN fails too
+                raise StageError(
+                    f"the exported file does not give what PyTorch gives: head '{head}' differs by up to "
+                    f"{each.max_abs_error:.3g}, {each.relative_error:.2g} of its range (allowed: {FLOAT_LIMIT:g}), on "
+                    f"{each.samples} samples; try another `exporter: {{type: onnx, opset: ...}}`"
+                )
+        return {head: _figures(each) for head, each in exact.items()}
+
+    def _quantised(self, start: Artifact, path: Path, card: dict[str, str], real: Split, context: Context) -> dict[str, Any]:
+        restored, program = restore.checkpoint(start), restore.program(start)
+        signature = restored.signature
+        self.exporter.export(program, signature, restore.example(signature), path, card)
+        models = (_in_torch(restored.network, signature), _in_torch(program, signature), _in_file(runtime.open_session(path)))
+        exact: dict[str, Agreement] = {}  # file against simulation
+        promised: dict[str, Agreement] = {}  # simulation against float
+        shipped: dict[str, Agreement] = {}  # file against float
+        for original, simulated, found in _answers(models, real, self.batch, context):
+            compare(exact, simulated, found)
+            compare(promised, original, simulated)
+            compare(shipped, original, found)
+        growth = {head: shipped[head].rms_error / max(promised[head].rms_error, TINY) for head in exact}
+        for head, each in growth.items():
+            if not each <= GROWTH_LIMIT:
+                raise StageError(
+                    f"the exported file strays from the quantised model: head '{head}' is {each:.1f} times further from the "
+                    f"float model in ONNX Runtime on this machine than in PyTorch (allowed: {GROWTH_LIMIT:g}), on {len(real)} "
+                    f"samples; {_remedy(start)}"
+                )
+        return {head: {**_figures(exact[head]), "error_growth": growth[head]} for head in exact}
+
+    def _take(self, source: Path, path: Path, card: dict[str, str], real: Split, context: Context) -> dict[str, Any]:
+        model = graph.load(source)
+        onnx_file.strip(model)
+        onnx_file.write(model, path, card)
+        before, after = runtime.open_session(source), runtime.open_session(path)
+        exact: dict[str, Agreement] = {}
+        for expected, found in _answers((_in_file(before), _in_file(after)), real, before.batch or self.batch, context):
+            compare(exact, expected, found)
+        for head, each in exact.items():
+            if not each.max_abs_error == 0:
+                raise StageError(f"{source}: gives other outputs once it is cleared of metadata, or NaN (head '{head}')")
+        return {head: _figures(each) for head, each in exact.items()}
+
+
+def _in_torch(network: nn.Module, signature: Signature) -> Model:
+    return lambda part: samples.answers(network, samples.tensors(part, signature))
+
+
+def _in_file(session: runtime.Session) -> Model:
+    return lambda part: session.run(measure.sample(session, part, len(part)))
+
+
+def _answers(models: Sequence[Model], split: Split, batch: int, context: Context) -> Iterator[list[Answers]]:
+    """What each model makes of each batch."""
+    for start in range(0, len(split), batch):
+        part = split.take(np.s_[start : start + batch])
+        yield [model(part) for model in models]
+        context.log(Progress("check the file", min(start + batch, len(split)), len(split)))
+
+
+def _figures(agreement: Agreement) -> dict[str, float | None]:
+    return {
+        "max_abs_error": agreement.max_abs_error,
+        "relative_error": agreement.relative_error,
+        "argmax_agreement": agreement.argmax_agreement,
+    }
+
+
+def _remedy(start: Artifact) -> str:
+    """What to do about a runtime that strays from the simulation."""
+    settings = json.loads(start.file(restore.QUANTIZER).read_text())
+    if settings.get("reduce_range") is False:
+        return (
+            "8-bit weights overflow 16-bit sums on x86 processors without VNNI: set "
+            "`quantizer: {type: static_int8, reduce_range: true}`, or export on a processor with VNNI"
+        )
+    return "write it with another opset, or ship the float file"
+
+
+def _card(context: Context) -> Card:
+    return Card(
+        task=context.task.model_dump(mode="json"),
+        dataset=_without_paths(context.dataset),
+        fingerprint=context.dataset.fingerprint(),
+        classes={name: head.classes for name, head in context.dataset.signature().heads.items() if head.classes},
+        key=context.key,
+    )
+
+
+def _without_paths(dataset: Dataset) -> dict[str, Any]:
+    """The dataset's settings, without where its files lie: a file must not lead anyone anywhere."""
+    paths = {name for name, info in type(dataset).model_fields.items() if path_marks(info)}
+    return {name: value for name, value in dataset.model_dump(mode="json").items() if name not in paths}

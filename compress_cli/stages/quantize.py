@@ -1,0 +1,104 @@
+"""Weights and activations become small integers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from compress_cli import graph, measure, onnx_file, placement, restore, runtime, samples
+from compress_cli.agreement import Agreement, compare
+from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
+from compress_cli.context import Context
+from compress_cli.datasets import Split
+from compress_cli.errors import StageError
+from compress_cli.progress import Progress
+from compress_cli.quantizers import Quantizer
+from compress_cli.quantizers.static_int8 import StaticInt8
+from compress_cli.signature import Signature
+from compress_cli.stages import Role, Stage
+
+
+class Quantize(Stage):
+    """Quantise a checkpoint, or an ONNX file, after calibrating on training images.
+
+    The facts hold the signal-to-noise ratio of every head against the float model (`sqnr_db`, on val), and what stays
+    float. Calibration runs on the CPU, so that the same recipe gives the same bytes wherever training ran.
+    """
+
+    consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, OnnxModel))}
+    shared: ClassVar[dict[str, int]] = {"placement": placement.VERSION, "onnx_file": onnx_file.VERSION}
+
+    start: str | None = Field(None, description="the stage whose model is quantised; default: the one before")
+    quantizer: Quantizer = Field(StaticInt8(), description="how numbers become integers")
+    samples: int = Field(512, ge=1, description="training samples for calibration, drawn by seed and sample id; all if fewer")
+    batch: int = Field(32, ge=1, description="samples that are calibrated at once: more need more memory")
+
+    def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
+        return Program if issubclass(kinds["start"][0], Checkpoint) else OnnxModel
+
+    def run(self, context: Context) -> dict[str, Any]:
+        start = context.inputs["start"][0]
+        calibration = samples.drawn(context.split("train", self.batch), self.samples, context.seed)
+        held_out = context.split("val", self.batch)
+        check = samples.drawn(held_out, self.samples, context.seed) if len(held_out) else calibration
+        if isinstance(start, OnnxModel):
+            return self._onnx(start, calibration, check, context)
+        return self._program(start, calibration, check, context)
+
+    def _program(self, start: Artifact, calibration: Split, check: Split, context: Context) -> dict[str, Any]:
+        restored = restore.checkpoint(start)
+        prepared = self.quantizer.prepare(restored.network, restore.example(restored.signature))
+        stays_float = placement.left_float(prepared)
+        _calibrate(prepared, restored.signature, calibration, self.batch, context)
+        restore.save_program(restored, self.quantizer, prepared, context.output)
+        converted = self.quantizer.convert(prepared)
+        agreements: dict[str, Agreement] = {}
+        for part in samples.parts(check, self.batch):
+            inputs = samples.tensors(part, restored.signature)
+            compare(agreements, samples.answers(restored.network, inputs), samples.answers(converted, inputs))
+        return {**_facts(calibration, agreements), "left_float": stays_float}
+
+    def _onnx(self, start: Artifact, calibration: Split, check: Split, context: Context) -> dict[str, Any]:
+        path, output = start.file("model.onnx"), context.output / "model.onnx"
+        float_session = runtime.open_session(path)
+        batch = float_session.batch or self.batch
+        total = -(-len(calibration) // batch)
+
+        def batches() -> Iterator[dict[str, np.ndarray]]:
+            for done, part in enumerate(samples.parts(calibration, batch)):
+                context.log(Progress("calibrate", done + 1, total))
+                yield measure.sample(float_session, part, batch)
+
+        facts = self.quantizer.quantize_onnx(path, batches(), output)
+        session = runtime.open_session(output)
+        agreements: dict[str, Agreement] = {}
+        for part in samples.parts(check, batch):
+            feeds = measure.sample(float_session, part, batch)
+            compare(agreements, float_session.run(feeds), session.run(feeds))
+        return {**_facts(calibration, agreements), **facts, "size_bytes": graph.contents(output).size_bytes}
+
+
+def _calibrate(prepared: nn.Module, signature: Signature, calibration: Split, batch: int, context: Context) -> None:
+    total = -(-len(calibration) // batch)
+    with torch.no_grad():
+        for done, part in enumerate(samples.parts(calibration, batch)):
+            prepared(*samples.tensors(part, signature))
+            context.log(Progress("calibrate", done + 1, total))
+
+
+def _facts(calibration: Split, agreements: dict[str, Agreement]) -> dict[str, Any]:
+    broken = [name for name, each in agreements.items() if not math.isfinite(each.rms_error)]
+    if broken:
+        raise StageError(f"head '{broken[0]}' gives NaN or infinity; check the training of the model that is quantised")
+    return {
+        "calibration_samples": len(calibration),
+        "check_samples": max(each.samples for each in agreements.values()),
+        "sqnr_db": {name: each.sqnr_db for name, each in agreements.items()},
+        "argmax_agreement": {name: each.argmax_agreement for name, each in agreements.items()},
+    }

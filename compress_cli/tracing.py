@@ -1,0 +1,54 @@
+"""A module becomes a graph of ATen operators whose batch axis is open."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import TorchDynamoException
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
+
+from compress_cli.errors import StageError
+
+BATCH = "batch"
+"""Name of the open first axis of every input and output."""
+
+
+def trace(network: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
+    """Record what `network` does to inputs like `example`, for any number of samples.
+
+    `example` holds at least two samples: with one, the batch axis would be taken for a constant. StageError where the
+    model can't be recorded: it branches on values, or fixes the number of samples.
+    """
+    axes = tuple({0: Dim(BATCH)} for _ in example)
+    starred = any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(network.forward).parameters.values())
+    try:
+        with quiet("torch.fx.experimental.symbolic_shapes"):
+            return torch.export.export(network, example, dynamic_shapes=(axes,) if starred else axes)
+    except (TorchDynamoException, ConstraintViolationError, GuardOnDataDependentSymNode) as error:
+        reason = str(error).strip().partition("\n")[0].partition(" For more information")[0]
+        raise StageError(
+            f"the model can't be recorded as a graph: {reason}; its forward must not branch on values or fix the batch size"
+        ) from None
+
+
+@contextlib.contextmanager
+def quiet(*names: str) -> Iterator[None]:
+    """Keep what a library prints and these loggers' warnings from users who can do nothing about them; logged errors
+    still come through."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [each.level for each in loggers]
+    try:
+        for each in loggers:
+            each.setLevel(logging.ERROR)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for each, level in zip(loggers, before, strict=True):
+            each.setLevel(level)

@@ -1,0 +1,121 @@
+"""One step at work: what it is given, what may go wrong, and the manifest that makes its folder an artifact."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from compress_cli import artifact
+from compress_cli.artifact import Artifact, Source
+from compress_cli.context import Context
+from compress_cli.errors import CompressError, RecipeError, StageError
+from compress_cli.plan import Plan, Step
+from compress_cli.progress import Log, Progress
+
+LIBRARIES = ("torch", "torchao", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "numpy")
+
+Inputs = dict[str, tuple[Artifact, ...]]
+
+
+class Listener(Protocol):
+    """Whoever shows what goes on."""
+
+    def begins(self, step: Step, smoke: bool) -> None: ...
+    def progress(self, step: Step, progress: Progress) -> None: ...
+    def ended(self, step: Step, cached: bool, seconds: float, problem: str) -> None: ...
+
+
+def device(wanted: str) -> str:
+    """The device a recipe means; RecipeError for a GPU that is not there."""
+    there = torch.cuda.is_available()
+    if wanted == "auto":
+        return "cuda" if there else "cpu"
+    if wanted.startswith("cuda") and not there:
+        raise RecipeError(f"device '{wanted}': PyTorch sees no CUDA device here; use 'cpu' or 'auto'")
+    return wanted
+
+
+def perform(plan: Plan, step: Step, inputs: Inputs, output: Path, memory: Path, log: Log, limit: int | None = None) -> None:
+    """Run a step's stage in `output` and write the manifest.
+
+    RecipeError, with the stage's line, where its settings prove wrong; StageError for what fails on the way.
+    """
+    recipe = plan.recipe
+    context = Context(
+        inputs=inputs,
+        output=output,
+        dataset=recipe.dataset,
+        task=recipe.task,
+        device=device(recipe.device),
+        seed=recipe.seed,
+        log=log,
+        key=step.key,
+        memory=memory,
+        limit=limit,
+        splits=step.stage.splits,
+        environment=_environment(device(recipe.device)),
+    )
+    begun = time.monotonic()
+    try:
+        facts = _facts(step, context)
+    except RecipeError as error:
+        raise RecipeError(recipe.complaint(step.loc, str(error))) from error
+    artifact.write_manifest(
+        output,
+        step.kind,
+        step.key,
+        step.stage.model_dump(mode="json"),
+        facts,
+        {role: recorded(sources) for role, sources in inputs.items()},
+        {**context.environment, "peak_memory_bytes": peak_memory()},
+        time.monotonic() - begun,
+    )
+
+
+def recorded(sources: Sequence[Artifact]) -> list[Source]:
+    """What a manifest remembers of a step's inputs in one role."""
+    return [Source(key=each.manifest.key, digest=each.digest) for each in sources]
+
+
+def sources(step: Step) -> list[Step]:
+    """The steps whose results a step takes."""
+    return [each for steps in step.inputs.values() for each in steps]
+
+
+def peak_memory() -> int:
+    """Of the process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that results may depend on."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def _environment(where: str) -> dict[str, Any]:
+    return {
+        "device": where,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "libraries": libraries(),
+    }
+
+
+def _facts(step: Step, context: Context) -> dict[str, Any]:
+    """What the stage has to say; a full disk or memory is the user's to mend, not a bug."""
+    try:
+        return step.stage.run(context)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        reason = str(error).partition("\n")[0] or "no more to be had"
+        raise StageError(f"out of memory ({reason}); use a smaller batch") from error
+    except OSError as error:
+        if isinstance(error, CompressError) or error.errno is None:
+            raise
+        raise StageError(f"{error.filename or context.output}: {error.strerror}") from error

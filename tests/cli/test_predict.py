@@ -1,0 +1,108 @@
+"""`compress predict`: pictures, folders and arrays become class names with probabilities."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from compress_cli.card import Card
+from compress_cli.datasets.digits import Digits
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+CARD = Card(
+    task={"type": "classification"}, dataset={"type": "digits"}, fingerprint="", classes={"logits": NAMES}, key=""
+).to_metadata()
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of 5 test digits as picture files, and the pixels."""
+    images = Digits().split("test").inputs["image"][:5]
+    (tmp_path / "pictures").mkdir()
+    for place, each in enumerate(images):
+        Image.fromarray(each[0]).save(tmp_path / "pictures" / f"{place}.png")
+    return tmp_path / "pictures", images
+
+
+def shares(images, weight, bias):
+    scores = images.reshape(len(images), -1) @ weight + bias
+    powers = np.exp(scores - scores.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+def test_a_picture(compress, digits_file, pictures):
+    path, weight, bias = digits_file(metadata=CARD)
+    folder, images = pictures
+    found = json.loads(compress("predict", path, folder / "2.png", "--json").out)
+    own = shares(images[2:3], weight, bias)[0]
+    assert [each["class"] for each in found[0]["classes"]] == [NAMES[place] for place in np.argsort(-own)[:3]]
+    np.testing.assert_allclose([each["probability"] for each in found[0]["classes"]], np.sort(own)[::-1][:3], atol=1e-5)
+
+
+def test_a_folder_and_an_npz_say_the_same(compress, digits_file, pictures, tmp_path):
+    path, weight, bias = digits_file()
+    folder, images = pictures
+    np.savez(tmp_path / "x.npz", whatever=images)
+    of_folder = json.loads(compress("predict", path, folder, "--top", "10", "--json").out)
+    of_npz = json.loads(compress("predict", path, tmp_path / "x.npz", "--top", "10", "--json").out)
+    assert [each["input"] for each in of_folder] == [f"{place}.png" for place in range(5)]
+    assert [each["classes"] for each in of_folder] == [each["classes"] for each in of_npz]
+    own = shares(images, weight, bias)
+    for share, each in zip(own, of_npz, strict=True):
+        assert each["classes"][0]["class"] == str(share.argmax())
+        assert sum(one["probability"] for one in each["classes"]) == pytest.approx(1)
+
+
+def test_for_people(compress, digits_file, pictures):
+    path, weight, bias = digits_file(metadata=CARD)
+    folder, images = pictures
+    lines = compress("predict", path, folder).out.splitlines()
+    own = shares(images, weight, bias)
+    assert len(lines) == 5
+    assert lines[0].startswith(f"0.png  {NAMES[own[0].argmax()]} {100 * own[0].max():.1f}%, ")
+
+
+def test_a_larger_picture_in_colour_is_resized_to_grey(compress, digits_file, tmp_path):
+    path, weight, bias = digits_file()
+    Image.new("RGB", (90, 70), (120, 120, 120)).save(tmp_path / "large.png")
+    found = json.loads(compress("predict", path, tmp_path / "large.png", "--top", "1", "--json").out)
+    own = shares(np.full((1, 1, 8, 8), 120), weight, bias)[0]
+    assert found[0]["classes"] == [{"class": str(own.argmax()), "probability": pytest.approx(own.max(), abs=1e-5)}]
+
+
+def test_names_in_a_file_can_not_write_to_the_terminal(compress, digits_file, pictures):
+    evil = Card(task={}, dataset={}, fingerprint="", classes={"logits": ("\x1b[2J",) * 10}, key="").to_metadata()
+    outcome = compress("predict", digits_file(metadata=evil)[0], pictures[0])
+    assert outcome.code == 0
+    assert "\x1b" not in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("source", "code", "said"),
+    [
+        ("none.png", 3, "none.png: there is no such file or folder"),
+        ("none.npz", 3, "none.npz: there is no such file"),
+        ("empty", 3, "holds no pictures"),
+        ("text.png", 3, "is not a picture"),
+        ("text.npz", 3, "is no .npz file"),
+        ("other.npz", 3, "takes other inputs than the data gives"),
+        ("two.npz", 3, "holds arrays a, b; the file takes image"),
+    ],
+)
+def test_bad_input(compress, digits_file, tmp_path, source, code, said):
+    path, _, _ = digits_file()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.npz").write_text("no arrays")
+    np.savez(tmp_path / "other.npz", image=np.zeros((2, 3, 9, 9), np.uint8))
+    np.savez(tmp_path / "two.npz", a=np.zeros((2, 1, 8, 8), np.uint8), b=np.zeros((2, 1, 8, 8), np.uint8))
+    outcome = compress("predict", path, source)
+    assert said in outcome.err
+    assert (outcome.code, outcome.out) == (code, "")
+
+
+def test_a_file_that_takes_no_pictures(compress, linear_file, pictures):
+    outcome = compress("predict", linear_file(np.eye(64, 10), shape=("batch", 64)), pictures[0])
+    assert outcome.code == 3
+    assert "does not take pictures (it takes image: float32 (?, 64))" in outcome.err

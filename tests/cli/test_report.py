@@ -1,0 +1,26 @@
+"""`compress report`: the same report in three forms, and a folder that is no run."""
+
+import json
+
+import pytest
+
+from compress_cli.record import Record
+
+
+@pytest.fixture
+def folder(tmp_path):
+    Record(recipe="empty-run", store=".store", seed=3, baseline="", rows=[], wall_time_s=1.0).write(tmp_path)
+    return tmp_path
+
+
+def test_three_forms(compress, folder):
+    assert json.loads(compress("report", folder, "--json").out)["recipe"] == "empty-run"
+    assert compress("report", folder, "--markdown").out.startswith("# empty-run\n")
+    assert "empty-run (seed 3" in compress("report", folder).out
+
+
+def test_bad_input(compress, folder, tmp_path):
+    outcome = compress("report", tmp_path / "none")
+    assert (outcome.code, outcome.out) == (3, "")
+    assert "holds no run" in outcome.err
+    assert compress("report", folder, "--json", "--markdown").code == 2

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from compress_cli.errors import RecipeError
+from compress_cli.losses import Pair
+from compress_cli.losses.attention_transfer import AttentionTransfer
+
+ONE = (Pair(student="a", teacher="a"),)
+
+
+def attention(features, power):
+    flat = (abs(features) ** power).sum(1).reshape(len(features), -1)
+    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_equals_the_formula_whatever_the_widths(make, make_batch, run, random, power):
+    s, t = random.randn(4, 3, 5, 5), random.randn(4, 7, 5, 5)
+    wanted = ((attention(s, power) - attention(t, power)) ** 2).mean()
+    assert run(AttentionTransfer(layers=ONE, power=power), make(a=s), make(a=t), make_batch(4)) == pytest.approx(wanted)
+
+
+def test_images_shrink_and_size_does_not_matter(make, make_batch, run, random):
+    t = random.randn(2, 3, 4, 4)
+    s = 5 * t.repeat(2, 2).repeat(2, 3)
+    assert run(AttentionTransfer(layers=ONE), make(a=s), make(a=t), make_batch(2)) == pytest.approx(0, abs=1e-12)
+
+
+def test_tokens(make, make_batch, run, random):
+    s, t = random.randn(2, 5, 3), random.randn(2, 5, 6)
+    wanted = ((attention(s.swapaxes(1, 2), 2) - attention(t.swapaxes(1, 2), 2)) ** 2).mean()
+    assert run(AttentionTransfer(layers=ONE), make(a=s), make(a=t), make_batch(2)) == pytest.approx(wanted)
+
+
+def test_vectors_have_no_positions(make):
+    with pytest.raises(RecipeError, match=r"\(N, 3\) can't be compared with the teacher's \(N, 4\): this loss takes tokens"):
+        AttentionTransfer(layers=ONE).adapter(make(a=np.zeros((2, 3))), (make(a=np.zeros((2, 4))),), 10)

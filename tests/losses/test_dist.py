@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+import torch
+
+from compress_cli.losses.dist import Dist
+
+
+def softmax(z, axis=1):
+    e = np.exp(z)
+    return e / e.sum(axis, keepdims=True)
+
+
+def by_hand(s, t, beta, gamma):
+    inter = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(s, t, strict=True)])
+    intra = np.mean([1 - np.corrcoef(a, b)[0, 1] for a, b in zip(s.T, t.T, strict=True)])
+    return beta * inter + gamma * intra
+
+
+def test_equals_pearson_of_numpy(make, make_batch, run, random):
+    s, t = random.randn(2, 7, 5)
+    value = run(Dist(beta=1.5, gamma=0.5, temperature=2.0), make(s), make(t), make_batch(7))
+    assert value == pytest.approx(4 * by_hand(softmax(s / 2), softmax(t / 2), 1.5, 0.5))
+
+
+def test_dense_heads_count_unmasked_positions_as_samples(make, make_batch, run, random):
+    s, t = random.randn(2, 3, 4, 5)
+    mask = (random.rand(3, 5) > 0.4).astype(np.int64)
+    p, q = (np.moveaxis(softmax(z), 1, -1)[mask == 1] for z in (s, t))
+    assert run(Dist(temperature=1.0, mask="m"), make(s), make(t), make_batch(3, m=mask)) == pytest.approx(by_hand(p, q, 2, 2))
+
+
+def test_one_sample_has_no_spread_and_a_finite_gradient(make, make_batch, random):
+    own = make(random.randn(1, 4))
+    own.heads["y"].requires_grad_()
+    Dist()(own, (make(random.randn(1, 4)),), make_batch(1), torch.nn.Identity()).backward()
+    assert torch.isfinite(own.heads["y"].grad).all()

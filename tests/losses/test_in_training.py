@@ -1,0 +1,39 @@
+"""Every loss in the real loop, which makes the adapters, trains them and observes the layers."""
+
+import math
+
+import pytest
+
+from compress_cli import features, restore, training
+from compress_cli.batch import Outputs
+from compress_cli.losses import Loss
+from compress_cli.models.convnet import Convnet
+from compress_cli.optimizers.sgd import Sgd
+from compress_cli.plugin import find, names
+
+LAYERS = [{"student": "layer2", "teacher": "layer2"}]
+SETTINGS = {"crd": {"negatives": 32}, "review_kd": {"layers": ["layer1", "layer2", "avgpool"]}}
+TOKENS = ("hidden_states", "cls_token")  # the networks here have none
+
+
+@pytest.mark.parametrize("name", sorted(set(names(Loss)) - set(TOKENS)))
+def test_a_step_with_the_loss_repeats_and_stays_finite(name, toy, context_for):
+    cls = find(Loss, name)
+    loss = cls.model_validate(({"layers": LAYERS} if "layers" in cls.model_fields else {}) | SETTINGS.get(name, {}))
+    dataset = toy(train=17, val=0)  # the last batch holds one sample
+    settings = training.Training(epochs=2, batch=8, precision="float32", optimizer=Sgd(learning_rate=1e-4))
+    weights = []
+    for _ in range(2):
+        teacher = restore.build(Convnet(widths=(6, 8), convs=1), dataset.signature(), 1).network.eval()
+        seen, _ = features.attach(teacher, loss.teacher_layers())
+
+        def opened(batch, teacher=teacher, seen=seen) -> Outputs:
+            return features.outputs(teacher, teacher.signature, batch, loss.teacher_layers(), seen)
+
+        student = restore.build(Convnet(widths=(4, 6), convs=1), dataset.signature(), 0).network
+        before = [each.detach().clone() for each in student.parameters()]
+        facts = training.fit(student, (loss,), settings, context_for(dataset), (opened,))
+        assert all(math.isfinite(each["loss"]) for each in facts["epochs"])
+        weights.append([each.detach() for each in student.parameters()])
+        assert any(not one.equal(other) for one, other in zip(before, weights[-1], strict=True))
+    assert all(one.equal(other) for one, other in zip(*weights, strict=True))

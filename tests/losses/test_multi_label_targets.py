@@ -1,0 +1,18 @@
+import numpy as np
+import pytest
+
+from compress_cli.losses.multi_label_targets import MultiLabelTargets
+from compress_cli.losses.soft_targets import SoftTargets
+
+
+def test_equals_the_formula(make, make_batch, run, random):
+    s, t = random.randn(2, 5, 10) * 3
+    p, q = (1 / (1 + np.exp(-z / 2)) for z in (t, s))
+    each = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum(1)
+    assert run(MultiLabelTargets(temperature=2.0), make(s), make(t), make_batch(5)) == pytest.approx(4 * each.mean())
+
+
+def test_one_label_is_soft_targets_of_one_logit(make, make_batch, run, random):
+    s, t = random.randn(2, 5, 1)
+    values = [run(loss(), make(s), make(t), make_batch(5)) for loss in (MultiLabelTargets, SoftTargets)]
+    assert values[0] == pytest.approx(values[1])

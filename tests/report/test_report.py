@@ -1,0 +1,235 @@
+"""A report is a function of a run's folder: figures as stored, pairs compared, damage refused."""
+
+import json
+import math
+import re
+import shutil
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from compress_cli import artifact, report
+from compress_cli.artifact import Comparison, Measurement, OnnxModel
+from compress_cli.errors import ArtifactError
+from compress_cli.graph import Contents
+from compress_cli.intervals import Estimate, bootstrap, wilson
+from compress_cli.latency import Latency, Speedup, verdict
+from compress_cli.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
+from compress_cli.record import Record, Row
+from compress_cli.report import figures, markdown, terminal
+
+MACHINE = {"processor": "Test CPU", "cores": 2, "onnxruntime": "1"}
+SAMPLES = 1000
+
+
+def write(store, key, kind, files):
+    folder = store / key
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        if isinstance(content, dict):
+            np.savez(folder / name, **content)
+        else:
+            (folder / name).write_text(content)
+    artifact.write_manifest(folder, kind, key, {"type": "x"}, {}, {}, {}, 1.5)
+
+
+def latency(milliseconds):
+    middle = Estimate(value=milliseconds, low=milliseconds, high=milliseconds, samples=9)
+    return Latency(
+        batch=1, threads=2, runs=9, p50_ms=middle, p90_ms=milliseconds, p99_ms=milliseconds, throughput_per_s=1e3 / milliseconds
+    )
+
+
+class Made:
+    """A run's folder and its store, row by row."""
+
+    def __init__(self, folder):
+        self.folder, self.store, self.rows = folder / "runs" / "r", folder / "runs" / ".store", []
+        self.folder.mkdir(parents=True)
+
+    def add(self, name, right=None, size=1000, speedup=None, parameters=100, reason=""):
+        """`right`: (N,) right-or-wrong; speedup: (low, value, high) against a baseline of 1 ms."""
+        key = f"{len(self.rows):064d}"
+        write(self.store, key, OnnxModel, {"model.onnx": "x"})
+        measurement = comparison = None
+        if right is not None:
+            measurement = f"m{key}"
+            contents = Contents(parameters=parameters, kinds={"int8": parameters}, macs=12_345_678, size_bytes=size)
+            metrics = {"accuracy": wilson(int(right.sum()), len(right)), "cross_entropy": bootstrap(1 - right)}
+            written = Figures(split="test", samples=len(right), primary="accuracy", metrics=metrics, contents=contents)
+            arrays = {"index": np.arange(len(right)), "correct": right.astype(float)}
+            write(self.store, measurement, Measurement, {MEASUREMENT: written.model_dump_json(), PREDICTIONS: arrays})
+        if speedup:
+            comparison = f"c{key}"
+            estimate = Estimate(low=speedup[0], value=speedup[1], high=speedup[2], samples=9)
+            pair = Speedup(baseline=latency(1.0), model=latency(1 / speedup[1]), speedup=estimate, verdict=verdict(estimate))
+            write(self.store, comparison, Comparison, {COMPARISON: Timing(machine=MACHINE, speedup=pair).model_dump_json()})
+        row = Row(
+            name=name, stage="x", key=key, cached=False, onnx=key, measurement=measurement, comparison=comparison, reason=reason
+        )
+        self.rows.append(row)
+        return self
+
+    def record(self, name="digits"):
+        Record(recipe=name, store="../.store", seed=7, baseline=self.rows[0].name, rows=self.rows, wall_time_s=12.3).write(
+            self.folder
+        )
+        return self.folder
+
+
+def right(wrong, samples=SAMPLES):
+    return np.arange(samples) >= wrong
+
+
+@pytest.fixture
+def made(tmp_path):
+    return Made(tmp_path).add("teacher", right(20), size=10_000)
+
+
+def test_figures_are_those_stored(made):
+    found = report.collect(made.add("small", right(30), 1000, (1.9, 2.0, 2.1), parameters=50).record())
+    teacher, small = found.rows
+    assert (found.recipe, found.seed, found.samples, found.primary, found.machine) == (
+        "digits",
+        7,
+        SAMPLES,
+        "accuracy",
+        MACHINE,
+    )
+    assert small.metrics["accuracy"] == wilson(970, 1000)
+    assert (small.parameters, small.kinds, small.macs, small.size_bytes) == (50, {"int8": 50}, 12_345_678, 1000)
+    assert (small.size_ratio, small.speedup.value, small.verdict, small.note) == (10, 2.0, "faster", "")
+    assert (small.latency.p50_ms.value, teacher.latency.p50_ms.value) == (0.5, 1.0)
+    assert (teacher.size_ratio, teacher.change, teacher.speedup) == (None, None, None)
+    assert found.rows[0].wall_time_s == 1.5
+
+
+def test_change_is_paired(made):
+    # wrong on 20, then on those and 10 more: all 10 changes go one way
+    small = report.collect(made.add("small", right(30), 1000, (1.9, 2.0, 2.1)).record()).rows[1]
+    assert small.change.value == pytest.approx(-0.01)
+    assert small.change.high < 0
+    assert small.change_p == pytest.approx(2 / 2**10)
+    apart = math.sqrt(0.02 * 0.98 / SAMPLES + 0.03 * 0.97 / SAMPLES)  # of two independent samples
+    assert small.change.high - small.change.low < 2 * 1.96 * apart
+
+
+def test_other_samples_are_not_compared(made):
+    assert report.collect(made.add("small", right(30, 900), 1000, (1.9, 2.0, 2.1)).record()).rows[1].change is None
+
+
+@pytest.mark.parametrize(
+    ("size", "speedup", "note"),
+    [
+        (1000, (1.9, 2.0, 2.1), ""),
+        (1000, (0.99, 1.0, 1.01), "smaller, not faster"),
+        (1000, (0.4, 0.5, 0.6), "smaller, but slower"),
+        (1000, (0.5, 1.0, 2.0), "smaller; whether it is faster is too noisy to say"),
+        (10_000, (1.9, 2.0, 2.1), "faster, not smaller"),
+        (20_000, (0.4, 0.5, 0.6), "neither smaller nor faster"),
+    ],
+)
+def test_smaller_is_not_said_to_be_faster(made, size, speedup, note):
+    folder = made.add("small", right(30), size, speedup).record()
+    found = report.collect(folder)
+    assert found.rows[1].note == note
+    for text in (markdown.render(found), shown(found)):
+        assert (f"small: {note}" in text) == bool(note)
+
+
+def shown(found, width=100):
+    console = Console(width=width, record=True, highlight=False, markup=False, file=open("/dev/null", "w"))  # noqa: SIM115
+    terminal.show(found, console)
+    return console.export_text()
+
+
+def test_the_terminal_shows_whole_figures_in_100_columns(made):
+    made.add("a stage with a long name", right(30), 123_456_789, (10.91, 12.34, 14.99), parameters=1_234_567_890)
+    text = shown(report.collect(made.record()))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    for figure in ("1.23G", "12.3M", "123.5 MB", "97.0", "[95.7, 97.9]", "-1.0", "12.3x", "[10.91, 14.99]", "0.081 ms"):
+        assert figure in text, figure
+    assert shown(report.collect(made.folder), 60).count("97.0") == 1  # a narrow window wraps, and cuts nothing
+
+
+def test_what_was_not_measured_says_why(made):
+    found = report.collect(made.add("odd", reason="the format has no word for operator 'foo'").record())
+    assert found.rows[1].parameters is None
+    for text in (markdown.render(found), shown(found)):
+        assert "odd: not measured: the format has no word for operator 'foo'" in text
+
+
+def test_names_can_not_break_the_table(tmp_path):
+    name = "a|b<script>&[x](y)\x1b[31m"
+    folder = Made(tmp_path).add(name, right(3)).record("r|<b>")
+    text = markdown.render(report.collect(folder))
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {11}
+    assert "<script>" not in text
+    assert "<b>" not in text
+    assert r"a\|b&lt;script&gt;&amp;\[x\](y)" in text
+    assert "\x1b" not in shown(report.collect(folder))
+
+
+def test_json_says_all_and_reads_back(made):
+    found = report.collect(made.add("small", right(30), 1000, (1.9, 2.0, 2.1)).record())
+    assert report.Report.model_validate_json(found.model_dump_json()) == found
+    assert json.loads(found.model_dump_json())["rows"][1]["metrics"]["cross_entropy"]["samples"] == SAMPLES
+
+
+def test_a_run_without_measurements_is_still_a_report(tmp_path):
+    found = report.collect(Made(tmp_path).add("only", reason="no exporter").record())
+    assert "only" in shown(found)
+    assert "only" in markdown.render(found)
+
+
+def damaged(folder, store, how):
+    key = f"m{1:064d}"
+    match how:
+        case "no run":
+            (folder / "run.json").unlink()
+        case "bad record":
+            (folder / "run.json").write_text("{}")
+        case "gone":
+            shutil.rmtree(store / key)
+        case "edited":
+            path = store / key / MEASUREMENT
+            path.write_text(path.read_text().replace("970", "999").replace("0.97", "0.99"))
+        case "manifest":
+            path = store / key / "manifest.json"
+            path.write_text(path.read_text().replace('"wall_time_s": 1.5', '"wall_time_s": 0.5'))
+        case "missing":
+            (store / key / PREDICTIONS).unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("no run", "holds no run"),
+        ("bad record", "can't be read"),
+        ("gone", "no longer holds what this run made"),
+        ("edited", "its content is not what was written|bytes instead of"),
+        ("manifest", "changed by hand"),
+        ("missing", "is missing"),
+    ],
+)
+def test_damage_is_refused(made, how, said):
+    folder = made.add("small", right(30), 1000, (1.9, 2.0, 2.1)).record()
+    damaged(folder, made.store, how)
+    with pytest.raises(ArtifactError, match=said):
+        report.collect(folder)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.00k"), (12_345, "12.3k"), (999_600, "1.00M"), (1_234_567_890, "1.23G"), (None, "-")],
+)
+def test_counts(value, text):
+    assert figures.count(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(950, "0.9 kB"), (15_499, "15.5 kB"), (12_345_678, "12.3 MB"), (None, "-")])
+def test_sizes(value, text):
+    assert figures.size(value) == text

@@ -1,0 +1,249 @@
+"""Pruning from checkpoint to checkpoint."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from compress_cli import artifact, restore
+from compress_cli.artifact import Checkpoint
+from compress_cli.context import Context
+from compress_cli.datasets import Dataset, Split
+from compress_cli.errors import RecipeError, StageError
+from compress_cli.models.convnet import Convnet
+from compress_cli.models.mlp import Mlp
+from compress_cli.models.resnet import Resnet
+from compress_cli.signature import Head, Input, Signature
+from compress_cli.stages import Stage
+from compress_cli.stages.prune import Prune
+from compress_cli.tasks.classification import Classification
+
+SIGNATURE = Signature(
+    inputs={"image": Input(shape=(3, 8, 8), mean=(100.0, 120.0, 130.0), deviation=(50.0, 60.0, 70.0))},
+    heads={"logits": Head(size=10)},
+)
+
+
+class Noise(Dataset):
+    """Pictures whose class is how bright they are."""
+
+    def signature(self):
+        return SIGNATURE
+
+    def split(self, name):
+        start, size = {"train": (0, 200), "val": (200, 60), "test": (260, 60)}[name]
+        generator = np.random.default_rng(start)
+        labels = generator.integers(0, 10, size)
+        images = (labels[:, None, None, None] * 20 + generator.integers(0, 40, (size, 3, 8, 8))).astype(np.uint8)
+        return Split({"image": images}, {"label": labels}, np.arange(start, start + size))
+
+    def fingerprint(self):
+        return "noise"
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def step(tmp_path, lively):
+    """Prune a model of random weights: settings -> (restored start, restored result, facts, notes)."""
+    count = iter(range(1000))
+
+    def _made(output, facts):
+        artifact.write_manifest(output, Checkpoint, output.name, {}, facts, {}, {}, 0.0)
+        return artifact.read(output)
+
+    def _context(output, notes, **inputs):
+        return Context(
+            inputs={role: (each,) for role, each in inputs.items()}, output=output, dataset=Noise(), task=Classification(),
+            device="cpu", seed=0, log=lambda told: notes.append(told.note), key="k", memory=tmp_path,
+        )  # fmt: skip
+
+    def _step(model, start=None, **settings):
+        notes = []
+        if start is None:
+            folder = tmp_path / f"start{next(count)}"
+            folder.mkdir()
+            made = restore.build(model, SIGNATURE, 0)
+            lively(made.network.body)
+            restore.save(made, folder)
+            start = _made(folder, {})
+        output = tmp_path / f"pruned{next(count)}"
+        output.mkdir()
+        stage = Stage.model_validate({"type": "prune", **settings})
+        roles = {"start": start, "teacher": start} if settings.get("teacher") else {"start": start}
+        facts = stage.run(_context(output, notes, **roles))
+        pruned = _made(output, json.loads(json.dumps(facts)))
+        return restore.checkpoint(start), pruned, facts, [note for note in notes if note]
+
+    return _step
+
+
+MODELS = {"convnet": Convnet(widths=(16, 32)), "resnet": Resnet(), "mlp": Mlp()}
+IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(2)) * 255
+
+
+def model_of(name, architectures):
+    return MODELS[name] if name in MODELS else architectures[name]()
+
+
+@pytest.mark.parametrize("name", [*MODELS, "residual", "depthwise", "concat", "grouped", "flat"])
+def test_a_pruned_checkpoint_restores_bit_for_bit(step, architectures, name, monkeypatch):
+    kept = {}
+    save = restore.save
+    monkeypatch.setattr(restore, "save", lambda restored, output: (kept.update(there=restored), save(restored, output)))
+    before, pruned, facts, _ = step(model_of(name, architectures), ratio=0.5)
+    again = restore.checkpoint(pruned)
+    with torch.no_grad():
+        whole, there, found = (each.network.eval()(IMAGES)["logits"] for each in (before, kept["there"], again))
+    assert torch.equal(there, found)
+    assert found.shape == whole.shape == (4, 10)
+    count = sum(each.numel() for each in again.network.body.parameters())
+    assert count == facts["parameters"][1] < 0.6 * facts["parameters"][0]
+    assert facts["macs"][1] < 0.6 * facts["macs"][0]
+    assert [edit.type for edit in again.edits] == ["narrow"]
+
+
+def test_restoring_needs_no_dependency_graph(step, monkeypatch):
+    _, pruned, _, _ = step(MODELS["resnet"], ratio=0.5)
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)  # importing it fails from here on
+    assert restore.checkpoint(pruned).network(IMAGES)["logits"].shape == (4, 10)
+    with pytest.raises(ImportError):
+        step(MODELS["resnet"], ratio=0.5)
+
+
+def test_the_lowest_go_and_the_rest_keep_their_values(step):
+    before, pruned, _, _ = step(Mlp(hidden=(8, 8)), ratio=0.5, criterion="l1", round_to=1)
+    after = restore.checkpoint(pruned).network.body.state_dict()
+    start = before.network.body.state_dict()
+    name = next(each for each, tensor in start.items() if tensor.dim() == 2)
+    norms = np.abs(start[name].numpy()).sum(1)
+    assert torch.equal(after[name], start[name][sorted(np.argsort(norms)[4:])])
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("what", ["macs", "parameters"])
+def test_targets_are_reached(step, what, share):
+    _, _, facts, notes = step(Resnet(), keep={what: share}, round_to=1)
+    assert facts["reached"]
+    assert facts["asked"] == {what: share}
+    assert abs(facts[what][1] / facts[what][0] - share) <= 0.02 * share
+    assert facts["got"][what] == facts[what][1] / facts[what][0]
+    assert notes == []
+
+
+def test_the_nearest_that_rounding_allows_is_said(step):
+    _, _, facts, notes = step(Convnet(widths=(16, 16), convs=1), keep={"macs": 0.6}, round_to=8)
+    assert not facts["reached"]
+    assert notes == [f"keep.macs: 0.6 was asked for; {facts['got']['macs']:.3f} is the nearest that rounding allows"]
+    assert all(kept in (8, 16) for _, kept in facts["widths"].values())
+
+
+def test_what_is_out_of_reach_is_refused_with_what_is_not(step):
+    message = r"keep\.macs: 0\.01 is out of reach: with these layers and round_to 16, at least 0\.\d+ remains"
+    with pytest.raises(RecipeError, match=message):
+        step(Convnet(widths=(32, 32)), keep={"macs": 0.01}, round_to=16)
+
+
+def test_a_cut_of_nothing_is_refused(step):
+    with pytest.raises(RecipeError, match=r"no layer loses a channel when \[16, 32\] are rounded to 64"):
+        step(MODELS["convnet"], ratio=0.5, round_to=64)
+
+
+def test_widths_are_rounded(step):
+    _, _, facts, _ = step(Convnet(widths=(24, 40, 64), convs=1), ratio=0.4, round_to=8)
+    assert {kept for _, kept in facts["widths"].values()} == {16, 24, 40}
+    _, _, facts, _ = step(Convnet(widths=(16, 32, 64), convs=1), ratio=0.5)
+    assert [kept for _, kept in facts["widths"].values()] == [8, 16, 32]
+
+
+def test_layers_to_ignore_keep_their_shape(step):
+    before, pruned, facts, _ = step(MODELS["convnet"], ratio=0.5, ignore=["layer2.0"])
+    assert facts["whole"]["layer2.0"] == "'layer2.0' is in ignore"
+    start, after = (each.network.body.get_submodule("layer2.0") for each in (before, restore.checkpoint(pruned)))
+    assert after.weight.shape == start.weight.shape
+    with pytest.raises(RecipeError, match="no layer 'layer9'; did you mean 'layer"):
+        step(MODELS["convnet"], ratio=0.5, ignore=["layer9"])
+
+
+def test_what_can_not_bear_a_cut_stays_whole_and_is_named(step, architectures):
+    _, pruned, facts, _ = step(architectures["attention"](), ratio=0.5)
+    assert list(facts["widths"]) == ["1.embed", "1.up"]
+    assert facts["whole"] == {
+        "1.q": "the model does not run when it is narrower",
+        "1.fc": "it makes an output of the model",
+    }
+    assert restore.checkpoint(pruned).network(IMAGES)["logits"].shape == (4, 10)
+
+
+def test_pruned_twice(step):
+    _, once, first, _ = step(MODELS["resnet"], keep={"macs": 0.6}, round_to=4)
+    _, twice, second, _ = step(None, start=once, keep={"macs": 0.6}, round_to=4)
+    assert second["macs"][0] == first["macs"][1]
+    again = restore.checkpoint(twice)
+    assert [edit.type for edit in again.edits] == ["narrow", "narrow"]
+    assert sum(each.numel() for each in again.network.body.parameters()) == second["parameters"][1]
+
+
+@pytest.mark.parametrize("teacher", [None, "start"])
+def test_what_is_left_is_trained(step, teacher):
+    model = Convnet(widths=(16,), convs=1)
+    _, plain, _, _ = step(model, ratio=0.5)
+    training = {"epochs": 4, "batch": 25, "precision": "float32"}
+    _, trained, facts, _ = step(model, ratio=0.5, training=training, teacher=teacher)
+    assert len(facts["epochs"]) == 4
+    if teacher is None:
+        assert facts["epochs"][-1]["loss"] < facts["epochs"][0]["loss"]
+    one, other = (restore.checkpoint(each).network.state_dict() for each in (plain, trained))
+    assert {name: each.shape for name, each in one.items()} == {name: each.shape for name, each in other.items()}
+    assert not torch.equal(one["body.fc.weight"], other["body.fc.weight"])
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "random", "geometric_median", "batchnorm_scale", "taylor"])
+def test_every_criterion(step, criterion, capfd):
+    _, _, facts, _ = step(MODELS["convnet"], ratio=0.5, criterion=criterion)
+    assert {kept for _, kept in facts["widths"].values()} == {8, 16}
+    assert capfd.readouterr().out == ""
+
+
+def test_weights_that_are_not_numbers(step, monkeypatch, tmp_path):
+    load = restore.checkpoint
+
+    def spoilt(source):
+        restored = load(source)
+        restored.network.body.get_parameter("layer1.0.weight").data[3] = float("nan")
+        return restored
+
+    monkeypatch.setattr(restore, "checkpoint", spoilt)
+    with pytest.raises(StageError, match="importance is not a number"):
+        step(MODELS["convnet"], ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "give either 'ratio'"),
+        ({"ratio": 0.5, "keep": {"macs": 0.5}}, "give either 'ratio'"),
+        ({"ratio": 1.0}, "less than 1"),
+        ({"ratio": 0.0}, "greater than 0"),
+        ({"keep": {}}, "either 'macs' or 'parameters'"),
+        ({"keep": {"macs": 0.5, "parameters": 0.5}}, "either 'macs' or 'parameters'"),
+        ({"keep": {"mac": 0.5}}, "there is no field 'mac'; did you mean 'macs'"),
+        ({"ratio": 0.5, "teacher": "big"}, "'teacher' does nothing without 'training'"),
+        ({"ratio": 0.5, "losses": ["soft_targets"]}, "'losses' does nothing without 'training'"),
+        ({"ratio": 0.5, "round_to": 0}, "must be a whole number from 1 on, or 'auto'"),
+        ({"ratio": 0.5, "round_to": True}, "must be a whole number from 1 on, or 'auto'"),
+        ({"ratio": 0.5, "criterion": "l3"}, "there is no criterion 'l3'; choose from: "),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        Stage.model_validate({"type": "prune", **settings})
+
+
+def test_settings_survive_dump_and_load():
+    stage = Prune(keep={"macs": 0.5}, criterion={"type": "random", "seed": 3}, ignore=("fc",), training={"epochs": 2})
+    assert Stage.model_validate(json.loads(json.dumps(stage.model_dump(mode="json")))) == stage

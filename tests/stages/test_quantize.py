@@ -1,0 +1,236 @@
+"""Quantising checkpoints and ONNX files, and writing what ships."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from compress_cli import artifact, restore, runtime
+from compress_cli.artifact import Checkpoint, OnnxModel, Program
+from compress_cli.card import Card
+from compress_cli.context import Context
+from compress_cli.datasets import Dataset, Split
+from compress_cli.errors import StageError
+from compress_cli.exporters import Exporter
+from compress_cli.models.convnet import Convnet
+from compress_cli.plugin import Folder
+from compress_cli.quantizers.static_int8 import StaticInt8
+from compress_cli.signature import Head, Input, Signature
+from compress_cli.stages.export import Export
+from compress_cli.stages.quantize import Quantize
+from compress_cli.tasks.classification import Classification
+
+SIGNATURE = Signature(
+    inputs={"image": Input(shape=(1, 8, 8), mean=(100.0,), deviation=(50.0,))},
+    heads={"logits": Head(size=3, classes=("dark", "grey", "bright"))},
+)
+KEY = "0123456789abcdef" * 4
+SAMPLES = {"train": 96, "val": 40, "test": 0}
+
+
+class Brightness(Dataset):
+    """Pictures whose class is how bright they are."""
+
+    root: Folder
+    shift: int = 0
+    val: bool = True
+
+    def signature(self):
+        return SIGNATURE
+
+    def split(self, name):
+        size = SAMPLES[name] if self.val or name != "val" else 0
+        start = 1000 * list(SAMPLES).index(name)
+        generator = np.random.default_rng(start)
+        labels = generator.integers(0, 3, size)
+        images = (labels[:, None, None, None] * 80 + generator.integers(0, 80, (size, 1, 8, 8))).astype(np.uint8)
+        return Split({"image": images}, {"label": labels}, np.arange(start, start + size))
+
+    def fingerprint(self):
+        return "brightness"
+
+
+class Copying(Exporter):
+    """Writes a file made before: PyTorch's exporter takes seconds."""
+
+    file: Path
+
+    def export(self, network, signature, example, path, metadata):
+        path.write_bytes(self.file.read_bytes())
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """What the tests start from: one checkpoint, its Program and its file, made once."""
+    return Bench(tmp_path_factory.mktemp("stages"))
+
+
+class Bench:
+    def __init__(self, root):
+        self.root, self.count, self.said = root, 0, []
+        torch.manual_seed(0)
+        restored = restore.build(Convnet(widths=(8, 16), convs=1), SIGNATURE, 0)
+        network = restored.network.train()
+        with torch.no_grad():  # batch norms get the statistics of real pictures, and the heads something to tell apart
+            for _ in range(30):
+                network(torch.from_numpy(self.dataset().split("train").inputs["image"]).float())
+        network.eval()
+        self.restored = restored
+        output = self.folder()
+        restore.save(restored, output)
+        self.checkpoint = self.artifact(output, Checkpoint, {})
+        self.program = self.run(Quantize(samples=64), self.checkpoint)
+        self.file = self.run(Export(), self.checkpoint)
+
+    def dataset(self, **settings):
+        return Brightness(root=self.root, **settings)
+
+    def folder(self):
+        self.count += 1
+        output = self.root / str(self.count)
+        output.mkdir()
+        return output
+
+    def artifact(self, output, kind, facts):
+        artifact.write_manifest(output, kind, output.name, {}, json.loads(json.dumps(facts, allow_nan=False)), {}, {}, 0.0)
+        return artifact.read(output)
+
+    def run(self, stage, start, limit=None, **dataset):
+        context = Context(
+            inputs={"start": (start,)}, output=self.folder(), dataset=self.dataset(**dataset), task=Classification(),
+            device="cpu", seed=0, log=self.said.append, key=KEY, memory=self.root, limit=limit,
+        )  # fmt: skip
+        facts = stage.run(context)
+        return self.artifact(context.output, stage.produces({"start": (type(start),)}), facts)
+
+
+def images(name="val"):
+    return Brightness(root=Path()).split(name).inputs["image"].astype(np.float32)
+
+
+def test_a_program_close_to_the_float_model_with_facts(bench):
+    assert isinstance(bench.program, Program)
+    facts = bench.program.manifest.facts
+    assert facts["calibration_samples"] == 64
+    assert facts["check_samples"] == SAMPLES["val"]
+    assert facts["left_float"][:2] == ["normalise.0: sub", "normalise.0: mul"]
+    x = torch.from_numpy(images())
+    with torch.no_grad():
+        expected, found = bench.restored.network(x)["logits"], restore.program(bench.program)(x)["logits"]
+    by_hand = 10 * torch.log10((expected**2).sum() / ((expected - found) ** 2).sum()).item()
+    assert facts["sqnr_db"]["logits"] == pytest.approx(by_hand, abs=0.01)
+    assert by_hand > 25
+
+
+def test_the_same_settings_give_the_same_bytes(bench):
+    again = bench.run(Quantize(samples=64), bench.checkpoint)
+    assert again.digest == bench.program.digest
+    assert bench.run(Quantize(samples=32), bench.checkpoint).digest != again.digest
+
+
+def test_a_smoke_run_sees_two_batches(bench):
+    bench.said.clear()
+    made = bench.run(Quantize(batch=4), bench.checkpoint, limit=2)
+    assert (made.manifest.facts["calibration_samples"], made.manifest.facts["check_samples"]) == (8, 8)
+    assert [(each.what, each.done, each.total) for each in bench.said] == [("calibrate", 1, 2), ("calibrate", 2, 2)]
+
+
+def test_without_val_the_check_falls_back_on_train(bench):
+    made = bench.run(Quantize(samples=16), bench.checkpoint, val=False)
+    assert made.manifest.facts["check_samples"] == 16
+
+
+def test_what_goes_in_decides_what_comes_out(bench):
+    assert Quantize().produces({"start": (Checkpoint,)}) is Program
+    assert Quantize().produces({"start": (OnnxModel,)}) is OnnxModel
+    assert Program not in Quantize.consumes["start"].kinds
+    assert Export().produces({"start": (Program,)}) is OnnxModel
+
+
+def test_a_float_file_is_proved_and_says_what_it_is(bench):
+    facts = bench.file.manifest.facts
+    assert facts["parity"]["samples"] == SAMPLES["val"]
+    head = facts["parity"]["heads"]["logits"]
+    assert head["relative_error"] < 1e-5
+    assert head["argmax_agreement"] == 1.0
+    path = bench.file.file("model.onnx")
+    assert facts["size_bytes"] == path.stat().st_size
+    card = Card.from_metadata(runtime.open_session(path).metadata)
+    assert card is not None
+    assert (card.fingerprint, card.key, card.task["type"]) == ("brightness", KEY, "classification")
+    assert card.classes == {"logits": ("dark", "grey", "bright")}
+    assert card.dataset["shift"] == 0
+    assert "root" not in card.dataset
+    assert str(bench.root).encode() not in path.read_bytes()
+
+
+def test_an_int8_file_is_smaller_and_as_good_as_its_simulation(bench):
+    made = bench.run(Export(metadata="none"), bench.program)
+    head = made.manifest.facts["parity"]["heads"]["logits"]
+    assert 0.5 < head["error_growth"] < 1.5
+    path = made.file("model.onnx")
+    assert runtime.open_session(path).metadata == {}
+    assert path.stat().st_size < 0.75 * bench.file.file("model.onnx").stat().st_size
+    counts = made.manifest.facts["operators"]
+    assert counts["Conv"] == 2
+    assert counts["QuantizeLinear"] >= 3
+
+
+def test_a_file_that_strays_is_refused_with_what_to_do(bench, monkeypatch):
+    settings = Quantize(samples=16, quantizer=StaticInt8(reduce_range=False))
+    program = bench.run(settings, bench.checkpoint)
+    copying = Export(exporter=Copying(file=bench.file.file("model.onnx")))
+    true_run = runtime.Session.run
+
+    def saturated(self, inputs):
+        """As on a processor whose 16-bit sums overflow."""
+        return {name: each + 0.3 * np.abs(each).max() * np.sign(each) for name, each in true_run(self, inputs).items()}
+
+    monkeypatch.setattr(runtime.Session, "run", saturated)
+    with pytest.raises(StageError, match=r"'logits' is \d+\.\d times further .*reduce_range: true"):
+        bench.run(copying, program)
+    with pytest.raises(StageError, match=r"'logits' differs by up to .* of its range"):
+        bench.run(copying, bench.checkpoint)
+
+
+def test_an_onnx_file_is_quantised_and_exported_alike(bench):
+    quantised = bench.run(Quantize(samples=64), bench.file)
+    facts = quantised.manifest.facts
+    assert isinstance(quantised, OnnxModel)
+    assert facts["left_float"] == []
+    assert facts["sqnr_db"]["logits"] > 25
+    assert Card.from_metadata(runtime.open_session(quantised.file("model.onnx")).metadata).key == KEY
+    assert bench.run(Quantize(samples=64), bench.file).digest == quantised.digest
+    shipped = bench.run(Export(), quantised)
+    assert shipped.manifest.facts["parity"]["heads"]["logits"]["max_abs_error"] == 0
+    assert onnx.load(shipped.file("model.onnx")).graph == onnx.load(quantised.file("model.onnx")).graph
+    with pytest.raises(StageError, match="quantised already"):
+        bench.run(Quantize(), quantised)
+
+
+def test_a_file_that_insists_on_a_batch_gets_it(bench):
+    model = onnx.load(bench.file.file("model.onnx"))
+    for each in (*model.graph.input, *model.graph.output):
+        each.type.tensor_type.shape.dim[0].dim_value = 3
+    output = bench.folder()
+    onnx.save(model, output / "model.onnx")
+    fixed = bench.artifact(output, OnnxModel, {})
+    quantised = bench.run(Quantize(samples=10), fixed)
+    assert runtime.open_session(quantised.file("model.onnx")).batch == 3
+    bench.run(Export(samples=10), quantised)
+
+
+def test_nan_is_refused(bench):
+    output = bench.folder()
+    broken = restore.build(Convnet(widths=(8, 16), convs=1), SIGNATURE, 0)
+    with torch.no_grad():
+        broken.network.body.get_parameter("fc.bias").fill_(float("nan"))
+    restore.save(broken, output)
+    start = bench.artifact(output, Checkpoint, {})
+    with pytest.raises(StageError, match="NaN"):
+        bench.run(Quantize(samples=16), start)
+    with pytest.raises(StageError, match="differs by up to nan"):
+        bench.run(Export(samples=16, exporter=Copying(file=bench.file.file("model.onnx"))), start)
