@@ -26,7 +26,7 @@ Key = str | int
 class _Loader(yaml.SafeLoader):
     """Finds the types of plain words by YAML 1.2's core schema."""
 
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's name and type
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:

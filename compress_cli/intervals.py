@@ -64,8 +64,11 @@ def median(values: np.ndarray, confidence: float) -> Estimate:
     ordered, count = np.sort(values), len(values)
     if count == 0:
         raise ValueError("a statistic of no samples has no value")
-    cut, ways, outside = 0, count, 1 + count  # of 2**count; ways to have cut + 1 values below, and at most so many
-    while outside / (1 << count) <= (1 - confidence) / 2:
+    # In whole numbers, since 2**-count is 0 for many values: ways, of 2**count, to have cut + 1 values below the median,
+    # and to have at most so many.
+    most = (1 << count) * round((1 - confidence) / 2 * 10**9) // 10**9
+    cut, ways, outside = 0, count, 1 + count
+    while outside <= most:
         cut += 1
         ways = ways * (count - cut) // (cut + 1)
         outside += ways
@@ -116,7 +119,11 @@ def mcnemar(before: np.ndarray, after: np.ndarray) -> float | None:
         return None
     _, first, second, _ = _agreement(before, after)
     differing, fewer = first + second, min(first, second)
-    return min(1.0, 2 * sum(math.comb(differing, k) for k in range(fewer + 1)) / (1 << differing))
+    ways = tail = 1
+    for k in range(fewer):
+        ways = ways * (differing - k) // (k + 1)
+        tail += ways
+    return min(1.0, 2 * tail / (1 << differing))
 
 
 def _agreement(before: np.ndarray, after: np.ndarray) -> tuple[int, int, int, int]:

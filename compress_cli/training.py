@@ -211,7 +211,7 @@ class _Loop:
         for step, parts in enumerate(self.feed.epoch(epoch), 1):
             rate = self._set_rate(epoch - 1 + (step - 0.5) / self.feed.steps)  # its middle: no step is idle
             seed_step(self.context.device, self.context.seed, epoch, step)
-            losses.add(self._step(parts, seen))
+            losses.add(self._step(parts, seen, epoch - 1 + step / self.feed.steps))
             samples += sum(len(part.index) for part in parts)
             last = step == self.feed.steps
             if last or time.perf_counter() - told > REPORT_S:
@@ -228,12 +228,12 @@ class _Loop:
         self.state.curve.append({"epoch": epoch, **figures})
         self._tell(epoch, self.feed.steps, {**figures, "samples_per_s": samples / spent}, ended=True)
 
-    def _step(self, parts: list[Batch], seen: dict[str, Tensor]) -> Tensor:
-        """One step of the optimiser; the batch's loss, shape ()."""
+    def _step(self, parts: list[Batch], seen: dict[str, Tensor], epochs: float) -> Tensor:
+        """One step of the optimiser, after so many epochs; the batch's loss, shape ()."""
         size = sum(len(part.index) for part in parts)
         shares = []
         for part in parts:
-            loss = self._loss(part, seen) * (len(part.index) / size)
+            loss = self._loss(part, seen, epochs) * (len(part.index) / size)
             loss.backward()
             shares.append(loss.detach())
         if self.settings.clip_norm:
@@ -244,13 +244,14 @@ class _Loop:
             self.state.average.update()
         return torch.stack(shares).sum()
 
-    def _loss(self, part: Batch, seen: dict[str, Tensor]) -> Tensor:
+    def _loss(self, part: Batch, seen: dict[str, Tensor], epochs: float) -> Tensor:
         with torch.no_grad():
             teacher = tuple(each(part) for each in self.teachers)
         student = self._student(part, seen)
         adapters = self.state.adapters
         terms = [
-            each.weight * each(student, teacher, part, adapter) for each, adapter in zip(self.losses, adapters, strict=True)
+            each.weight * each.factor(epochs) * each(student, teacher, part, adapter)
+            for each, adapter in zip(self.losses, adapters, strict=True)
         ]
         return torch.stack(terms).sum()
 

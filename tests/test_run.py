@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,8 +26,23 @@ stages:
 """
 
 
+CHANGED = RECIPE.replace("hidden: [8]", "hidden: [7]")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder in which RECIPE has run."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "r.yaml").write_text(RECIPE)
+    command = [sys.executable, "-m", "compress_cli", "run", "r.yaml"]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": os.getcwd()}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert stages_that_ran(done.stderr) == ["teacher", "student", "export"]
+    return folder
+
+
 @pytest.fixture
-def run(compress, tmp_path):
+def fresh(compress, tmp_path):
     """Run a recipe's text; returns which of its stages ran and the outcome."""
 
     def _run(text=RECIPE, *arguments, name="r.yaml"):
@@ -32,10 +50,20 @@ def run(compress, tmp_path):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
         outcome = compress("run", path, *arguments)
-        ran = [line.removesuffix(" s").split(":")[0] for line in outcome.err.splitlines() if ": done in " in line]
-        return ran, outcome
+        return stages_that_ran(outcome.err), outcome
 
     return _run
+
+
+@pytest.fixture
+def run(fresh, finished, tmp_path):
+    """The same in a folder in which RECIPE has run as r.yaml already."""
+    shutil.copytree(finished / "runs", tmp_path / "runs", symlinks=True)
+    return fresh
+
+
+def stages_that_ran(said):
+    return [line.partition(":")[0] for line in said.splitlines() if ": done in " in line]
 
 
 def manifest(stage, run="r"):
@@ -43,9 +71,6 @@ def manifest(stage, run="r"):
 
 
 def test_a_run_makes_every_artifact_and_a_second_one_none(run):
-    ran, outcome = run()
-    assert outcome.code == 0, outcome
-    assert ran == ["teacher", "student", "export"]
     report = json.loads(Path("runs/r/report.json").read_text())
     assert [row["name"] for row in report["rows"]] == ["teacher", "student", "export"]
     assert report["rows"][0]["metrics"]["accuracy"]["value"] > 0.7
@@ -58,49 +83,40 @@ def test_a_run_makes_every_artifact_and_a_second_one_none(run):
 
 
 def test_same_recipe_same_bytes(run):
-    run()
     first = manifest("student")
-    run(RECIPE, "--store", "elsewhere", "--output", "again")
+    assert run(RECIPE, "--store", "elsewhere", "--output", "again")[0] == ["teacher", "student", "export"]
     assert json.loads(Path("again/r/student/manifest.json").read_text())["files"] == first["files"]
 
 
 def test_a_change_runs_what_depends_on_it(run):
-    run()
     assert run(RECIPE.replace("temperature: 2.0", "temperature: 3.0"))[0] == ["student", "export"]
-    assert run(RECIPE.replace("hidden: [24]", "hidden: [25]"))[0] == ["teacher", "student", "export"]
     assert run(RECIPE, "--set", "stages.export.metadata=none")[0] == ["export"]
 
 
 def test_inserting_a_stage_keeps_the_earlier_ones(run):
-    run()
-    more = RECIPE.replace(
-        "  - export", "  - {type: distill, name: again, teacher: student, model: mlp, training: {epochs: 1}}\n  - export"
-    )
-    assert run(more, "--set", "stages.again.training.precision=float32")[0] == ["again", "export"]
+    again = "  - {type: distill, name: again, teacher: student, model: mlp, training: {epochs: 1, precision: float32}}\n"
+    assert run(RECIPE.replace("  - export", f"{again}  - export"))[0] == ["again", "export"]
 
 
 def test_a_renamed_and_moved_recipe_runs_nothing(run):
-    run()
     ran, outcome = run(RECIPE, "--output", "runs", name="sub/other.yaml")
     assert (ran, outcome.code) == ([], 0)
     assert Path("runs/other/teacher").resolve() == Path("runs/r/teacher").resolve()
 
 
 def test_the_lock_file_is_the_recipe_with_its_defaults(run):
-    run(RECIPE, "--set", "stages.teacher.training.epochs=1")
     lock = Path("runs/r/recipe.lock.yaml").read_text()
     assert "torch 2" in lock
     assert run(lock, name="again.yaml")[0] == []
 
 
 def test_two_recipes_share_a_teacher(run):
-    run(RECIPE, "--until", "teacher")
     assert run(RECIPE.replace("hidden: [8]", "hidden: [9]"), name="b.yaml")[0] == ["student", "export"]
 
 
 def test_until_stops_after_a_stage_and_force_runs_one_again(run):
-    assert run(RECIPE, "--until", "teacher")[0] == ["teacher"]
-    run()
+    assert run(RECIPE.replace("hidden: [24]", "hidden: [25]"), "--until", "teacher")[0] == ["teacher"]
+    assert run()[0] == []
     before = manifest("teacher")
     ran, _ = run(RECIPE, "--force", "teacher")
     assert ran == ["teacher"]  # the same bytes came out: what follows is still up to date
@@ -109,7 +125,6 @@ def test_until_stops_after_a_stage_and_force_runs_one_again(run):
 
 
 def test_damage_is_found_named_and_mended_by_force(run):
-    run()
     weights = Path("runs/r/teacher/weights.safetensors")
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
@@ -123,7 +138,6 @@ def test_damage_is_found_named_and_mended_by_force(run):
 
 
 def test_a_truncated_checkpoint_and_an_edited_manifest_are_refused(run):
-    run()
     weights = Path("runs/r/student/weights.safetensors")
     weights.write_bytes(weights.read_bytes()[:100])
     outcome = run()[1]
@@ -149,12 +163,12 @@ def test_a_stage_that_fails_keeps_what_was_made(run, monkeypatch):
         return whole(self, context)
 
     monkeypatch.setattr(Distill, "run", fails)
-    outcome = run()[1]
+    outcome = run(CHANGED)[1]
     assert outcome.code == 4
     assert "stage 'student' failed: the loss is not a number in epoch 1, step 3" in outcome.err
     assert "kept: teacher" in outcome.err
-    monkeypatch.undo()
-    assert run()[0] == ["student", "export"]
+    monkeypatch.setattr(Distill, "run", whole)
+    assert run(CHANGED)[0] == ["student", "export"]
 
 
 def test_ctrl_c_says_what_is_kept(run, monkeypatch):
@@ -168,7 +182,7 @@ def test_ctrl_c_says_what_is_kept(run, monkeypatch):
         return whole(self, context)
 
     monkeypatch.setattr(Distill, "run", interrupted)
-    outcome = run()[1]
+    outcome = run(CHANGED)[1]
     assert outcome.code == 130
     assert "interrupted; kept: teacher; the same command goes on from there" in outcome.err
 
@@ -180,11 +194,12 @@ def test_what_can_not_work_is_found_before_the_first_long_stage(run, tmp_path):
         "    def student_layers(self):\n        return ('layer9',)\n\n"
         "    def __call__(self, student, teacher, batch, adapter):\n        return student.features['layer9'].mean()\n"
     )
+    kept = set(Path("runs/.store").glob("*/manifest.json"))
     ran, outcome = run(RECIPE.replace("{type: soft_targets, temperature: 2.0}", "peek"), "--plugin", plugin)
     assert (ran, outcome.code) == ([], 2)
     assert "r.yaml:8: stages[1]: " in outcome.err
     assert "layer9" in outcome.err
-    assert not Path("runs/.store").exists() or not list(Path("runs/.store").glob("*/manifest.json"))
+    assert set(Path("runs/.store").glob("*/manifest.json")) == kept
 
 
 def test_an_output_folder_that_can_not_be_written(run, tmp_path):
@@ -197,8 +212,8 @@ def test_an_output_folder_that_can_not_be_written(run, tmp_path):
     assert "--store" in outcome.err
 
 
-def test_smoke_leaves_nothing(run):
-    ran, outcome = run(RECIPE, "--smoke")
+def test_smoke_leaves_nothing(fresh):
+    ran, outcome = fresh(RECIPE, "--smoke")
     assert (ran, outcome.code) == ([], 0)
     assert not Path("runs").exists()
 
@@ -210,7 +225,7 @@ def test_json_is_one_document_and_quiet_is_quiet(run):
 
 
 def test_every_kind_of_change_is_in_the_plan(run, compress):
-    run(RECIPE, "--until", "teacher")
+    Path("r.yaml").write_text(CHANGED)
     document = json.loads(compress("plan", "r.yaml", "--json").out)
     status = {step["name"]: step["status"] for step in document["steps"]}
     assert status["teacher"] == status["teacher.onnx"] == status["teacher.measurement"] == "up to date"
