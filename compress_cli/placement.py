@@ -7,6 +7,7 @@ addition, leaves float operators behind; so one annotation covers everything tha
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,9 @@ JOINS = {ATEN.cat.default}
 POOLS = {ATEN.avg_pool1d.default, ATEN.avg_pool2d.default}
 ADAPTIVE = {ATEN.adaptive_avg_pool1d.default, ATEN.adaptive_avg_pool2d.default}  # args: input, sizes
 MOVES = {ATEN.max_pool1d.default, ATEN.max_pool2d.default, ATEN.flatten.using_ints, ATEN.reshape.default, ATEN.view.default,
-         ATEN.permute.default, ATEN.transpose.int, ATEN.unsqueeze.default, ATEN.squeeze.dim, ATEN.slice.Tensor}  # fmt: skip
+         ATEN.permute.default, ATEN.transpose.int, ATEN.unsqueeze.default, ATEN.squeeze.dim, ATEN.slice.Tensor,
+         ATEN.unflatten.int}  # fmt: skip
+SPLITS = {ATEN.chunk.default, ATEN.split.Tensor, ATEN.split_with_sizes.default}
 IDLE = {ATEN.dropout.default, ATEN.dropout_.default, ATEN.alias.default, ATEN.contiguous.default}  # vanish in the file
 VERSION = 1
 ANNOTATION = "quantization_annotation"  # the key that torchao reads
@@ -38,8 +41,8 @@ class Place:
     inputs: tuple[Node, ...]
     weight: Node | None = None
     bias: Node | None = None  # where no kernel rounds it by itself: an open place
-    moves: bool = False  # values are only moved: the output keeps the input's scale
-    open: bool = False  # gives float: a head, where 8 bits would make logits tie
+    scale_of: tuple[Node, Node] | None = None  # (value, user): values are only moved, so the output keeps its scale
+    open: bool = False  # its output is not observed: a head, where 8 bits would make logits tie; or several outputs
 
     def annotate(self, activation: Any, weight: Any) -> None:
         """Write torchao's annotations; `activation` and `weight` are its QuantizationSpec."""
@@ -55,8 +58,8 @@ class Place:
                 derive_qparams_fn=_product, dtype=torch.int32, quant_min=-(2**31), quant_max=2**31 - 1,
                 qscheme=torch.per_channel_symmetric, ch_axis=0,
             )  # fmt: skip
-        if self.moves:
-            last.output_qspec = SharedQuantizationSpec((self.inputs[0], self.nodes[0]))
+        if self.scale_of:
+            last.output_qspec = SharedQuantizationSpec(self.scale_of)
         elif not self.open:
             last.output_qspec = activation
 
@@ -98,7 +101,7 @@ def places(model: GraphModule) -> Iterator[Place]:
         place = _place(node, integers) if node.op == "call_function" else None
         if place is not None:
             yield place
-            if not place.open:
+            if not place.open or node.target in SPLITS:
                 integers.add(place.nodes[-1])
 
 
@@ -121,14 +124,18 @@ def _place(node: Node, integers: set[Node]) -> Place | None:
         return Place(nodes, (tensors[0],), weight=node.args[1], bias=bias, open=head)
     if node.target in ADDS and len(tensors) == 2 and "alpha" not in node.kwargs and integers & set(tensors):
         return Place(_with_activation(node), tensors) if all(_is_float(each) for each in tensors) else None
-    if node.target in JOINS and tensors and integers.issuperset(tensors):
+    if node.target in JOINS and integers & set(tensors) and all(_is_float(each) for each in tensors):
         return Place((node,), tensors)
     if node.target in POOLS or (
         node.target in ADAPTIVE and node.args[1] not in ([1], [1, 1])
     ):  # to 1 is a mean: no integer kernel
         return Place((node,), tensors[:1]) if tensors[0] in integers else None
     if node.target in MOVES and tensors[0] in integers:
-        return Place((node,), tensors[:1], moves=True)
+        return Place((node,), tensors[:1], scale_of=(tensors[0], node))
+    if node.target in SPLITS and tensors[0] in integers:
+        return Place((node,), tensors[:1], open=True)
+    if node.target is operator.getitem and tensors[0] in integers:
+        return Place((node,), (), scale_of=(tensors[0].all_input_nodes[0], tensors[0]))
     return None
 
 

@@ -117,6 +117,21 @@ class Concat(nn.Module):
         return self.fc(functional.avg_pool2d(torch.relu(self.d(x)), 2).flatten(1))
 
 
+class Shuffle(nn.Module):
+    """Channels split, one half passed by, joined and shuffled, as in ShuffleNet."""
+
+    image = (3, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = conv(3, 8), conv(4, 4), nn.Linear(8 * 64, 5)
+
+    def forward(self, x):
+        passed, changed = torch.relu(self.a(x)).chunk(2, 1)
+        joined = torch.cat([passed, torch.relu(self.b(changed))], 1)
+        return self.fc(joined.unflatten(1, (2, 4)).transpose(1, 2).flatten(1))
+
+
 class Sequence(nn.Sequential):
     """One-dimensional convolutions."""
 
@@ -174,9 +189,10 @@ KERNELS = {  # integer kernels that ONNX Runtime should run, and how many
     Depthwise: {"QLinearConv": 4, "QLinearAdd": 1, "QGemm": 1},
     Perceptron: {"QGemm": 3},
     Concat: {"QLinearConv": 4, "QLinearAdd": 1, "QLinearConcat": 1, "QLinearAveragePool": 1, "QGemm": 1},
+    Shuffle: {"QLinearConv": 2, "QLinearConcat": 1, "QGemm": 1},
     Sequence: {"QLinearConv": 2, "QGemm": 1},
 }
-SLOW = (Plain, Residual, Depthwise, Perceptron, Sequence)  # seconds each, in the exporter
+SLOW = (Plain, Residual, Depthwise, Perceptron, Shuffle, Sequence)  # seconds each, in the exporter
 NETWORKS = [Concat, *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW)]
 
 
