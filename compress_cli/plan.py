@@ -14,7 +14,7 @@ from typing import Any
 
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.document import Key
-from compress_cli.errors import DataError, RecipeError
+from compress_cli.errors import ArtifactError, DataError, RecipeError
 from compress_cli.plugin import find, identity, suggest
 from compress_cli.recipe import Recipe
 from compress_cli.stages import Role, Stage
@@ -183,7 +183,11 @@ class _Planner:
             own = {taken: inputs[taken] for taken in each.consumes if taken in inputs}
             inputs = {**inputs, role: (self._step(f"{name}.{role}", each, own, loc, implied=True),)}
         kind = stage.produces({role: tuple(step.kind for step in steps) for role, steps in inputs.items()})
-        return Step(name, stage, inputs, kind, self._key(stage, inputs), loc, implied)
+        try:
+            key = self._key(stage, inputs)
+        except ArtifactError as error:  # a file that the stage names is missing
+            raise ArtifactError(self.recipe.complaint(loc, str(error))) from None
+        return Step(name, stage, inputs, kind, key, loc, implied)
 
     def _key(self, stage: Stage, inputs: dict[str, tuple[Step, ...]]) -> str:
         """Same key, same artifact: settings, versions, seed, task, data, and the keys of the inputs."""

@@ -18,7 +18,12 @@ from compress_cli.stages import Role, Stage
 from compress_cli.teachers import teacher_for
 from compress_cli.training import Training
 
-Names = Annotated[Many[str], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+
+def _listed(given: object) -> object:
+    return (given,) if isinstance(given, str) else given
+
+
+Names = Annotated[Many[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])]
 
 
 class Distill(Stage):
