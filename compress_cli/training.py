@@ -141,6 +141,8 @@ class _Loop:
     ):
         self.network, self.settings, self.context, self.teachers = network, settings, context, teachers
         self.losses = tuple(each for each in losses if each.weight)
+        if not self.losses:
+            raise RecipeError("no loss has a weight above 0: nothing would be learnt")
         self.layers = tuple(dict.fromkeys(layer for each in self.losses for layer in each.student_layers()))
         self.epochs = 1 if context.limit else settings.epochs
         train, self.val = (context.split(name, settings.batch) for name in ("train", "val"))
@@ -178,7 +180,8 @@ class _Loop:
             "kept_epoch": self.state.best_epoch or self.epochs,
             "precision": {"name": choice.name, "reason": choice.reason, "step_ms": choice.step_ms},
             "samples_per_s": round(len(self.feed) * self.state.epoch / sum(self.step_s), 1),
-            "seconds_per_step": statistics.median_low(self.step_s),
+            # of a smoke run only the last step is like those to come
+            "seconds_per_step": self.step_s[-1] if self.context.limit else statistics.fmean(self.step_s),
             "planned_steps": self.settings.epochs * whole,
         }
 
@@ -214,7 +217,7 @@ class _Loop:
             losses.add(self._step(parts, seen, epoch - 1 + step / self.feed.steps))
             samples += sum(len(part.index) for part in parts)
             last = step == self.feed.steps
-            if last or time.perf_counter() - told > REPORT_S:
+            if last or self.context.limit or time.perf_counter() - told > REPORT_S:
                 self._check(losses, epoch)
             now = time.perf_counter()
             self.step_s.append(now - begun)

@@ -13,7 +13,7 @@ from compress_cli import restore, training
 from compress_cli.augmentations.crop import Crop
 from compress_cli.augmentations.flip import Flip
 from compress_cli.batch import Outputs
-from compress_cli.errors import DataError, StageError
+from compress_cli.errors import DataError, RecipeError, StageError
 from compress_cli.losses import Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.models.convnet import Convnet
@@ -300,6 +300,11 @@ def test_a_loss_counts_with_its_weight_and_not_at_all_with_0(toy, context_for, c
     torch.testing.assert_close(doubled.state_dict(), faster.state_dict(), rtol=1e-3, atol=1e-4)
 
 
+def test_losses_that_weigh_nothing_are_refused(toy, context_for):
+    with pytest.raises(RecipeError, match="no loss has a weight above 0"):
+        fitted(CONVNET, context_for(toy()), losses=(CrossEntropy(weight=0.0),))
+
+
 def test_the_tasks_loss_is_on_the_tasks_head():
     assert training.hard_loss(Classification()) == CrossEntropy()
     assert training.hard_loss(Classification(head="digit")) == CrossEntropy(head="digit")
@@ -326,3 +331,34 @@ def test_settings_say_what_is_wrong():
         Training.model_validate({"epoch": 3})
     with pytest.raises(ValidationError, match="a batch of 2 can't be taken in 3 parts"):
         Training(epochs=1, batch=2, accumulate=3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "settings", [{}, {"ema": 0.9, "accumulate": 3, "clip_norm": 1.0, "precision": "bfloat16_channels_last"}]
+)
+def test_cuda_learns_and_repeats_its_bytes(toy, context_for, settings):
+    settings = {"epochs": 12, "augment": (Flip(),), "optimizer": Sgd(learning_rate=0.05), "deterministic": True, **settings}
+    first, facts = fitted(CONVNET, context_for(toy(), device="cuda"), **settings)
+    again, _ = fitted(CONVNET, context_for(toy(), device="cuda"), **settings)
+    assert facts["epochs"][-1]["loss"] < 0.8 * facts["epochs"][0]["loss"]
+    assert same(first.state_dict(), again.state_dict())
+    assert all(each.device.type == "cpu" for each in first.state_dict().values())
+
+
+@pytest.mark.gpu
+def test_cuda_takes_the_same_steps_as_a_cpu(toy, context_for):
+    settings = {"epochs": 1, "optimizer": Sgd(learning_rate=0.01), "augment": (Crop(padding=1), Flip()), "deterministic": True}
+    model = CONVNET.model_copy(update={"dropout": 0.0})
+    here, _ = fitted(model, context_for(toy()), **settings)
+    there, _ = fitted(model, context_for(toy(), device="cuda"), **settings)
+    for name, each in here.state_dict().items():
+        torch.testing.assert_close(there.state_dict()[name], each, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_cuda_chooses_a_format_and_remembers_it(toy, context_for):
+    context = context_for(toy(), device="cuda")
+    choices = [fitted(CONVNET, context, epochs=10, precision="auto")[1]["precision"] for _ in range(2)]
+    assert choices[0]["name"] == choices[1]["name"]
+    assert choices[1]["reason"].startswith("remembered")
