@@ -30,24 +30,31 @@ class Trial:
 def smoke(plan: Plan, listener: Listener, there: dict[str, Artifact] | None = None) -> list[Trial]:
     """Take every stage through two batches on random weights, in a folder that is thrown away.
 
-    Steps whose artifacts are `there` (by key) are spared and serve as inputs. RecipeError, with the stage's line, for
-    what can't work. Returns what it cost, step by step.
+    Steps whose artifacts are `there` (by key) are spared and serve as inputs, and so are those that only measure: what
+    can't be measured fails no run. RecipeError, with the stage's line, for what can't work. Returns what it cost, step
+    by step.
     """
-    trials: list[Trial] = []
+    needed: dict[str, Step] = {}
+    for stage in plan.stages:
+        _need(stage, needed)
     with tempfile.TemporaryDirectory(prefix="compress-smoke-") as folder:
         made = dict(there or {})
-        for step in plan.steps:
-            if step.key in made:
-                continue
-            ready = all(each.key in made for each in work.sources(step))
-            if ready and not issubclass(step.kind, Measurement | Comparison):
-                trial = _try(plan, step, made, Path(folder), listener)
-                trials += [trial] if trial else []
-    return trials
+        return [
+            _try(plan, step, made, Path(folder), listener)
+            for step in needed.values()
+            if step.key not in made and not issubclass(step.kind, Measurement | Comparison)
+        ]
 
 
-def _try(plan: Plan, step: Step, made: dict[str, Artifact], folder: Path, listener: Listener) -> Trial | None:
-    """One step on two batches; None where an implied step can't work: the report will say `-` and why."""
+def _need(step: Step, needed: dict[str, Step]) -> None:
+    """Add a step after all that it takes."""
+    for source in work.sources(step):
+        _need(source, needed)
+    needed.setdefault(step.key, step)
+
+
+def _try(plan: Plan, step: Step, made: dict[str, Artifact], folder: Path, listener: Listener) -> Trial:
+    """One step on two batches."""
     listener.begins(step, smoke=True)
     output = folder / step.key
     output.mkdir()
@@ -56,9 +63,6 @@ def _try(plan: Plan, step: Step, made: dict[str, Artifact], folder: Path, listen
     try:
         work.perform(plan, step, inputs, output, folder, _unheard, BATCHES)
     except StageError as error:
-        listener.ended(step, False, time.monotonic() - begun, str(error))
-        if step.implied:
-            return None
         reason = f"stage '{step.name}' can't work (tried on {BATCHES} batches): {error}"
         raise RecipeError(plan.recipe.complaint(step.loc, reason)) from error
     seconds = time.monotonic() - begun

@@ -7,14 +7,14 @@ import inspect
 import io
 import logging
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
-from torch.export import Dim, ExportedProgram
-from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
 
 from compress_cli.errors import StageError
+
+if TYPE_CHECKING:  # PyTorch's tracer takes two seconds to import: whoever traces pays for it
+    from torch.export import ExportedProgram
 
 BATCH = "batch"
 """Name of the open first axis of every input and output."""
@@ -26,7 +26,11 @@ def trace(network: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
     `example` holds at least two samples: with one, the batch axis would be taken for a constant. StageError where the
     model can't be recorded: it branches on values, or fixes the number of samples.
     """
-    axes = tuple({0: Dim(BATCH)} for _ in example)
+    import torch.export
+    from torch._dynamo.exc import TorchDynamoException
+    from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
+
+    axes = tuple({0: torch.export.Dim(BATCH)} for _ in example)
     starred = any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(network.forward).parameters.values())
     try:
         with quiet("torch.fx.experimental.symbolic_shapes"):

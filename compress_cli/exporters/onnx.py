@@ -9,7 +9,6 @@ import onnx
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.onnx.errors import OnnxExporterError
 
 from compress_cli import onnx_file
 from compress_cli.errors import StageError
@@ -55,6 +54,9 @@ class Onnx(Exporter):
             raise StageError(f"the exported graph is not valid ONNX: {_first_line(error)}") from None
 
     def _convert(self, network: nn.Module, example: tuple[Tensor, ...], inputs: list[str], heads: list[str]) -> onnx.ModelProto:
+        import torch.onnx
+        from torch.onnx.errors import OnnxExporterError
+
         graph = trace(network, example)
         try:
             with quiet(*CHATTER):
