@@ -45,7 +45,9 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"features", "channels", "widths", "placement", "graph", "randomness", "tracing", "onnx_file"},
     {"store"},
     {"artifact"},
-    {"batch", "signature", "intervals", "agreement", "progress", "card", "record", "pictures", "arrays"},
+    {"record"},
+    {"gate"},
+    {"batch", "signature", "intervals", "agreement", "progress", "card", "pictures", "arrays"},
     {"plugin"},
     {"errors"},
 ]

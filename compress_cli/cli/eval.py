@@ -125,5 +125,5 @@ def _timed(
         change = paired_difference(before, after)
         p = mcnemar(before, after)
     new, old = (graph.contents(each.path).size_bytes for each in sessions)
-    against = Against(baseline=str(older.path), size_ratio=old / new, speedup=speedup, change=change, change_p=p)
+    against = Against(baseline=str(older.path), compression_ratio=old / new, speedup=speedup, change=change, change_p=p)
     return speedup.model, against

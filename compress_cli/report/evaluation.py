@@ -17,7 +17,7 @@ class Against(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     baseline: str
-    size_ratio: float
+    compression_ratio: float
     """Bytes of the baseline / bytes of the file."""
     speedup: Speedup
     change: Estimate | None
@@ -81,7 +81,7 @@ def _against(against: Against, primary: str) -> dict[str, str]:
     interval = f"[{speedup.low:.2f}, {speedup.high:.2f}]"
     lines = {
         "baseline": against.baseline,
-        "smaller": write.times(against.size_ratio),
+        "smaller": write.times(against.compression_ratio),
         "faster": f"{write.times(speedup.value)} {interval} at 99%: {against.speedup.verdict}",
     }
     if against.change:
