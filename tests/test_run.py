@@ -75,6 +75,7 @@ def test_a_run_makes_every_artifact_and_a_second_one_none(run):
     assert [row["name"] for row in report["rows"]] == ["teacher", "student", "export"]
     assert report["rows"][0]["metrics"]["accuracy"]["value"] > 0.7
     assert report["rows"][2]["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    assert Path("runs/r/report.html").read_text().count("<svg") >= 4
     assert Path("runs/r/report.md").read_text().count("|") > 20
     files = sorted(os.listdir("runs/.store"))
     ran, outcome = run()

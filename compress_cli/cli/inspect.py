@@ -45,14 +45,13 @@ def _artifact(folder: Path) -> "Listing":
     found.verify()
     if isinstance(found, OnnxModel):
         return layers.of_onnx(found.file("model.onnx"))
-    if isinstance(found, Program):
-        return layers.of_safetensors(found.file("state.safetensors"), "quantised program before its export")
-    if not isinstance(found, Checkpoint):
+    if not isinstance(found, Checkpoint | Program):
         raise ArtifactError(f"{folder}: is a {found.manifest.kind}, which holds no model")
 
     from compress_cli import restore
     from compress_cli.cost import Cost
 
+    what = "checkpoint" if isinstance(found, Checkpoint) else "quantised program, as the float weights its export will round"
     restored = restore.checkpoint(found)
     cost = Cost(restored.network.body, restore.example(restored.signature))
-    return layers.of_safetensors(found.file("weights.safetensors"), "checkpoint", "body.", cost.by_weight())
+    return layers.of_safetensors(found.file("weights.safetensors"), what, "body.", cost.by_weight())

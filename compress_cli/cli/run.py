@@ -66,7 +66,7 @@ def command(
         typer.echo(made.model_dump_json(indent=1))
     else:
         terminal.show(made)
-        typer.echo(f"report: {directory}/report.md, report.json", err=True)
+        typer.echo(f"report: {directory}/report.html, report.md, report.json", err=True)
     promises.decide(made)
 
 
@@ -91,11 +91,12 @@ def _planned(recipe: Path, overrides: list[str], until: str, gates: list[str], j
 def _write(made: "Report", directory: Path) -> None:
     """The report's files, and the summary of the CI job where there is one."""
     from compress_cli.errors import ArtifactError
-    from compress_cli.report import markdown
+    from compress_cli.report import markdown, page
 
     text = markdown.render(made)
     (directory / "report.json").write_text(made.model_dump_json(indent=1) + "\n")
     (directory / "report.md").write_text(text)
+    (directory / "report.html").write_text(page.render(made, page.background(directory)), encoding="utf-8")
     summary = os.environ.get(SUMMARY)
     if summary:
         try:
