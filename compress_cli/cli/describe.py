@@ -68,8 +68,8 @@ def _field(spec: dict[str, Any], definitions: dict[str, Any], required: bool) ->
 
 def _type(spec: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "$ref" in spec:
-        target = definitions[spec["$ref"].rpartition("/")[2]]
-        return str(target.get("properties", {}).get("type", {}).get("const", "mapping"))
+        name = spec["$ref"].rpartition("/")[2]
+        return str(definitions[name].get("properties", {}).get("type", {}).get("const", name.lower()))
     if "const" in spec:
         return str(spec["const"])
     if "enum" in spec:
