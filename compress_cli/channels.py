@@ -110,6 +110,15 @@ def cut(body: nn.Module, groups: Iterable[Group], removed: Iterable[Tensor]) -> 
     return state
 
 
+def silenced(body: nn.Module, groups: Iterable[Group], removed: Iterable[Tensor]) -> dict[str, Tensor]:
+    """The body's state dict with all that belongs to these channels set to zero: it computes what a cut one does."""
+    state = {name: tensor.detach().clone() for name, tensor in body.state_dict().items()}
+    for group, gone in zip(groups, removed, strict=True):
+        for part in group.parts:
+            state[part.name].movedim(part.axis, 0)[part.index[gone].flatten()] = 0
+    return state
+
+
 _LOST = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What torch-pruning raises, without a class of its own, where a model is beyond it."""
 

@@ -45,8 +45,8 @@ class Training(Settings):
 
     epochs: int = Field(ge=1, description="passes over the train split")
     batch: int = Field(128, ge=1, description="samples of one step")
-    optimizer: Optimizer = Field(default_factory=Sgd, description="how gradients move weights")
-    schedule: Schedule = Field(default_factory=lambda: Cosine(warmup_epochs=1.0), description="learning rate over the epochs")
+    optimizer: Optimizer = Field(Sgd(), description="how gradients move weights")
+    schedule: Schedule = Field(Cosine(warmup_epochs=1.0), description="learning rate over the epochs")
     augment: Many[Augmentation] = Field((), description="random changes of images, in this order")
     clip_norm: float | None = Field(None, gt=0, description="longest gradient (L2 norm over all weights)")
     ema: float | None = Field(

@@ -39,11 +39,7 @@ def narrowed(body, groups, removed):
 
 
 def silenced(body, groups, removed):
-    """Everything that belongs to the removed channels set to zero."""
-    state = body.state_dict()
-    for group, gone in zip(groups, removed, strict=True):
-        for part in group.parts:
-            state[part.name].movedim(part.axis, 0)[part.index[gone].flatten()] = 0
+    body.load_state_dict(channels.silenced(body, groups, removed))
     return body
 
 

@@ -33,11 +33,7 @@ def command(
         assert issubclass(contract, Plugin)
         cls = find(contract, plugin)
         schema = cls.model_json_schema()
-        fields = {
-            field: _field(spec, schema.get("$defs", {}), field in schema["required"])
-            for field, spec in schema["properties"].items()
-            if field != "type"
-        }
+        fields = _fields(schema, schema.get("$defs", {}))
         documents.append({"kind": where, "name": plugin, "about": inspect.getdoc(cls) or "", "fields": fields})
     if json:
         typer.echo(format_json.dumps(documents, indent=1))
@@ -46,6 +42,20 @@ def command(
         typer.secho(f"{document['kind']}/{document['name']}", bold=True)
         typer.echo(f"{document['about']}\n")
         _table(document["fields"])
+
+
+def _fields(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
+    """The fields of a plugin, and after a block of settings (`training`) those of the block, as `training.epochs`."""
+    found = {}
+    for field, spec in schema["properties"].items():
+        if field == "type":
+            continue
+        found[prefix + field] = _field(spec, definitions, field in schema.get("required", []))
+        for part in (spec, *spec.get("anyOf", [])):
+            block = definitions.get(part.get("$ref", "").rpartition("/")[2], {})
+            if "properties" in block and "type" not in block["properties"]:
+                found |= _fields(block, definitions, f"{prefix}{field}.")
+    return found
 
 
 def _field(spec: dict[str, Any], definitions: dict[str, Any], required: bool) -> dict[str, Any]:
@@ -68,8 +78,8 @@ def _field(spec: dict[str, Any], definitions: dict[str, Any], required: bool) ->
 
 def _type(spec: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "$ref" in spec:
-        target = definitions[spec["$ref"].rpartition("/")[2]]
-        return str(target.get("properties", {}).get("type", {}).get("const", "mapping"))
+        name = spec["$ref"].rpartition("/")[2]
+        return str(definitions[name].get("properties", {}).get("type", {}).get("const", name.lower()))
     if "const" in spec:
         return str(spec["const"])
     if "enum" in spec:
@@ -91,6 +101,13 @@ def _table(fields: dict[str, dict[str, Any]]) -> None:
     for heading in ("field", "type", "bounds", "default", "what it is"):
         table.add_column(heading, overflow="fold")
     for field, each in fields.items():
-        default = each["default"] if each["default"] == "required" else json.dumps(each["default"])
+        default = each["default"] if each["default"] == "required" else json.dumps(_brief(each["default"]))
         table.add_row(field, each["type"], each["bounds"], default, each["description"])
     Console(highlight=False, markup=False).print(table)
+
+
+def _brief(default: Any) -> Any:
+    """A plugin by its name alone."""
+    if isinstance(default, list):
+        return [_brief(each) for each in default]
+    return default["type"] if isinstance(default, dict) and "type" in default else default

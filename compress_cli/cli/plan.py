@@ -70,16 +70,15 @@ def _show(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("step", "stage", "takes", "makes", "key", "status", "time", "disk"):
+    for heading in ("step", "stage", "takes", "key", "status", "time", "disk"):
         right = heading in ("time", "disk")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=heading in ("key", "status"))
+        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "takes")
     for step in document["steps"]:
         cost, to_run = step["cost"], step["status"] == "to run"
         table.add_row(
-            ("  " if step["implied"] else "") + step["name"],
+            f"  .{step['name'].rpartition('.')[2]}" if step["implied"] else step["name"],
             step["stage"],
             ", ".join(name for names in step["inputs"].values() for name in names),
-            step["makes"],
             step["key"][:12] if step["key"] else "unknown",
             step["status"],
             f"{cost['seconds']:.1f} s" if cost and to_run else "?" if to_run else "",

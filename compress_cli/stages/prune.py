@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from compress_cli import channels, restore, training, widths
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.batch import Outputs, from_arrays
-from compress_cli.channels import Group
+from compress_cli.channels import Group, evaluating
 from compress_cli.context import Context
 from compress_cli.cost import Cost
 from compress_cli.criteria import Criterion
@@ -167,14 +167,15 @@ class Prune(Stage):
 def _cuttable(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str]) -> tuple[list[Group], dict[str, str]]:
     """The groups that can be cut, and the layers that stay whole, with the reason.
 
-    Whether a model bears a cut is tried: code that writes a width down (heads of attention) fails or gives other shapes.
+    Whether a model bears a cut is tried: code that writes a width down (heads of attention, a channel shuffle) fails, or
+    computes something else.
     """
     coupling = channels.couple(body, inputs, ignore)
     groups, whole = list(coupling.groups), dict(coupling.whole)
     if not _bears(body, inputs, groups):
         for group in groups:
             if not _bears(body, inputs, [group]):
-                whole[group.layer] = "the model does not run when it is narrower"
+                whole[group.layer] = "the model does not run, or goes wrong, when it is narrower"
         groups = [group for group in groups if group.layer not in whole]
     if not groups:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(whole.items())[:5])
@@ -183,15 +184,31 @@ def _cuttable(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str]
 
 
 def _bears(body: nn.Module, inputs: tuple[Tensor, ...], groups: Sequence[Group]) -> bool:
-    """Whether the body without the first channel of each group runs, with outputs of the same shapes."""
-    with torch.no_grad():
-        before = _shapes(body(*inputs))
-        narrower = copy.deepcopy(body)
-        _narrow(narrower, groups, [torch.tensor([0]) for _ in groups])
+    """Whether the body without every other channel of each group computes what it does with these channels silenced.
+
+    A layer that normalises over channels has other statistics over fewer of them: there only the shapes are compared.
+    """
+    removed = [torch.arange(min(1, group.channels - 1), group.channels, 2) for group in groups]
+    removed = [gone[: group.channels - 1] for gone, group in zip(removed, groups, strict=True)]
+    silent, narrower = copy.deepcopy(body), copy.deepcopy(body)
+    silent.load_state_dict(channels.silenced(body, groups, removed))
+    _narrow(narrower, groups, removed)
+    with torch.no_grad(), evaluating(silent), evaluating(narrower):
+        expected = _heads(silent(*inputs))
         try:
-            return _shapes(narrower(*inputs)) == before
+            found = _heads(narrower(*inputs))
         except (RuntimeError, ValueError, LookupError, AssertionError):  # whatever the user's model says to a wrong shape
             return False
+    if {name: head.shape for name, head in found.items()} != {name: head.shape for name, head in expected.items()}:
+        return False
+    if any(isinstance(module, nn.LayerNorm | nn.GroupNorm) for module in body.modules()):
+        return True
+    return all(_close(found[name], expected[name]) for name in expected)
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    """Equal but for rounding, which grows with the size of the numbers."""
+    return bool((found - expected).abs().max() <= 1e-3 * expected.abs().max().clamp(min=1e-6))
 
 
 def _narrow(body: nn.Module, groups: Sequence[Group], removed: Sequence[Tensor]) -> Narrow:
@@ -253,6 +270,5 @@ def _normalised(restored: restore.Restored) -> tuple[Tensor, ...]:
     return tuple(prepare(each) for prepare, each in zip(restored.network.normalise, raw, strict=True))
 
 
-def _shapes(outputs: Any) -> dict[str, torch.Size]:
-    heads = outputs if isinstance(outputs, dict) else {"": outputs}
-    return {name: head.shape for name, head in heads.items()}
+def _heads(outputs: Any) -> dict[str, Tensor]:
+    return outputs if isinstance(outputs, dict) else {"": outputs}

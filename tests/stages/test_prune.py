@@ -1,5 +1,6 @@
 """Pruning from checkpoint to checkpoint."""
 
+import copy
 import json
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from compress_cli import artifact, restore
+from compress_cli import artifact, channels, restore
 from compress_cli.artifact import Checkpoint
 from compress_cli.context import Context
 from compress_cli.datasets import Dataset, Split
@@ -17,7 +18,7 @@ from compress_cli.models.convnet import Convnet
 from compress_cli.models.mlp import Mlp
 from compress_cli.models.resnet import Resnet
 from compress_cli.signature import Head, Input, Signature
-from compress_cli.stages import Stage
+from compress_cli.stages import Stage, prune
 from compress_cli.stages.prune import Prune
 from compress_cli.tasks.classification import Classification
 
@@ -173,7 +174,7 @@ def test_what_can_not_bear_a_cut_stays_whole_and_is_named(step, architectures):
     _, pruned, facts, _ = step(architectures["attention"](), ratio=0.5)
     assert list(facts["widths"]) == ["1.embed", "1.up"]
     assert facts["whole"] == {
-        "1.q": "the model does not run when it is narrower",
+        "1.q": "the model does not run, or goes wrong, when it is narrower",
         "1.fc": "it makes an output of the model",
     }
     assert restore.checkpoint(pruned).network(IMAGES)["logits"].shape == (4, 10)
@@ -247,3 +248,20 @@ def test_settings_that_make_no_sense(settings, message):
 def test_settings_survive_dump_and_load():
     stage = Prune(keep={"macs": 0.5}, criterion={"type": "random", "seed": 3}, ignore=("fc",), training={"epochs": 2})
     assert Stage.model_validate(json.loads(json.dumps(stage.model_dump(mode="json")))) == stage
+
+
+def test_a_cut_that_would_take_the_wrong_channels_is_not_made(lively):
+    """Zero-padding shortcuts add channels whose place in the sum the dependency graph gets wrong across stages."""
+    body = lively(Resnet(depth=8, widths=(4, 8, 16), shortcut="padding").build(SIGNATURE))
+    inputs = (torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
+    offered = {group.layer for group in channels.couple(body, inputs).groups}
+    groups, whole = prune._cuttable(body, inputs, ())
+    refused = offered - {group.layer for group in groups}
+    assert refused
+    assert all("goes wrong" in whole[layer] for layer in refused)
+    removed = [torch.arange(group.channels // 2) for group in groups]
+    silent = copy.deepcopy(body)
+    silent.load_state_dict(channels.silenced(body, groups, removed))
+    expected = silent(*inputs)
+    prune._narrow(body, groups, removed)
+    torch.testing.assert_close(body(*inputs), expected, rtol=1e-4, atol=1e-4)
