@@ -131,3 +131,14 @@ def test_all_misfits_are_named_at_once(planned):
     with pytest.raises(RecipeError) as caught:
         planned(CHAIN.replace("teacher: teacher", "teacher: nobody").replace("  - export", "  - {type: quantize, start: no}"))
     assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_weights_file_enters_a_key_by_its_content(planned, tmp_path):
+    text = "dataset: digits\nstages:\n  - {type: load, weights: %s, model: mlp}\n"
+    (tmp_path / "first.safetensors").write_bytes(b"one")
+    before = keys(planned(text % "first.safetensors"))
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "first.safetensors").rename(tmp_path / "moved" / "other.safetensors")
+    assert keys(planned(text % "moved/other.safetensors")) == before
+    (tmp_path / "moved" / "other.safetensors").write_bytes(b"two")
+    assert keys(planned(text % "moved/other.safetensors")) != before

@@ -1,0 +1,43 @@
+"""What holds for every file of every plugin folder."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+from compress_cli import plugin
+from compress_cli.plugin import Plugin, catalogue, find
+
+HOME = Path(__file__).parent.parent / "compress_cli"
+PLUGINS = [(folder, path.stem) for folder in catalogue() for path in sorted((HOME / folder).glob("[a-z]*.py"))]
+CHOICE = {"load", "prune"}  # one of several fields has to be given
+
+
+def contract_of(folder):
+    package = importlib.import_module(f"compress_cli.{folder}")
+    (contract,) = (each for each in vars(package).values() if inspect.isclass(each) and Plugin in each.__bases__)
+    return contract
+
+
+def test_every_folder_of_the_design_is_there():
+    assert {"stages", "losses", "teachers", "criteria", "edits", "quantizers", "exporters", "models", "datasets", "tasks"} <= {
+        folder for folder, _ in PLUGINS
+    }
+
+
+@pytest.mark.parametrize(("folder", "name"), PLUGINS)
+def test_a_file_holds_one_documented_class_that_survives_dump_and_load(folder, name):
+    contract = contract_of(folder)
+    cls = find(contract, name)
+    assert plugin.name_of(cls) == name
+    assert plugin.contract_of(cls) is contract
+    assert inspect.getdoc(cls) != inspect.getdoc(contract)
+    assert all(info.description for info in cls.model_fields.values()), "each field says what it is"
+    if name in CHOICE or any(info.is_required() for info in cls.model_fields.values()):
+        return
+    made = contract.model_validate(name)
+    again = contract.model_validate(made.model_dump(mode="json"))
+    assert again == made
+    assert plugin.identity(again) == plugin.identity(made)
+    assert plugin.identity(made)["version"] == cls.version
