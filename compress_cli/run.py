@@ -47,8 +47,7 @@ class Run:
         recipe = self.plan.recipe
         if self.plan.missing_data:
             raise ArtifactError(self.plan.missing_data)
-        for name in self.force:
-            self.plan.step(name)
+        self._forced()
         work.device(recipe.device)
         if recipe.threads:
             torch.set_num_threads(recipe.threads)
@@ -81,7 +80,7 @@ class Run:
 
         ArtifactError where it is there but damaged.
         """
-        if step.name in self.force and not step.implied:
+        if step.key in self._forced():
             return None
         found = self.store.get(step.key)
         if found is None:
@@ -92,6 +91,10 @@ class Run:
             return None
         found.verify()
         return found
+
+    def _forced(self) -> set[str]:
+        """Keys, since two stages, or a stage and an implied step, may be one step; RecipeError for an unknown stage."""
+        return {self.plan.step(name).key for name in self.force}
 
     def _input(self, step: Step) -> Artifact | None:
         return self.artifacts.get(step.key) or self.current(step)

@@ -42,7 +42,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
         "augmentations",
     },
     {"cost", "layers"},
-    {"features", "channels", "widths", "placement", "graph", "randomness", "tracing", "onnx_file"},
+    {"features", "channels", "widths", "placement", "graph", "randomness", "allocation", "tracing", "onnx_file"},
     {"store"},
     {"artifact"},
     {"record"},

@@ -69,6 +69,10 @@ def test_settings_reach_the_plugins(load):
         ("dataset: digits", "dataset: [x]", ["1: dataset: a dataset is a name, or a mapping with a 'type'"]),
         ("dataset: digits", "dataset: digits\nseed: -1", ["2: seed: must be greater than or equal to 0 (got -1)"]),
         ("dataset: digits", "dataset: digits\nname: a/b", ["2: name: must match"]),
+        *(
+            ("name: teacher", f"name: {name}", ["3: stages[0].name: must be one word"])
+            for name in ("..", "a/b", "/etc", "run.json", "teacher.onnx", "' '", r'"a\nb"', r'"\e[31m"', "-x", "a" * 101)
+        ),
     ],
 )
 def test_complaints_name_line_field_and_remedy(load, tmp_path, old, new, complaints):

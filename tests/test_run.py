@@ -125,6 +125,16 @@ def test_until_stops_after_a_stage_and_force_runs_one_again(run):
     assert run(RECIPE, "--force", "nobody")[1].code == 2
 
 
+def test_force_means_the_step_whichever_of_two_equal_stages_is_named(fresh):
+    stage = "  - {type: train, name: %s, model: {type: mlp, hidden: [4]}, training: {epochs: 1, precision: float32}}\n"
+    text = "dataset: digits\nthreads: 1\nstages:\n" + stage % "one" + stage % "two"
+    assert fresh(text)[0] == ["one"]
+    assert fresh(text, "--force", "two")[0] == ["one"]
+    (Path("runs/r/one").resolve() / "manifest.json").write_text("{")
+    assert fresh(text)[1].code == 3
+    assert fresh(text, "--force", "one")[0] == ["one"]
+
+
 def test_damage_is_found_named_and_mended_by_force(run):
     weights = Path("runs/r/teacher/weights.safetensors")
     content = bytearray(weights.read_bytes())

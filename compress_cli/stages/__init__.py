@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from compress_cli.artifact import Artifact
 from compress_cli.context import Context
 from compress_cli.datasets import SplitName
 from compress_cli.plugin import Plugin
+
+
+def _one_word(name: str) -> str:
+    if not re.fullmatch(r"(\w[\w-]{0,99})?", name):
+        raise ValueError(f"must be one word of letters, digits, '_' and '-', at most 100 of them (got {name[:80]!r})")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_one_word)]
+"""Names a link in the run's folder, beside `run.json`, and stands between dots in `--set` and in `teacher.onnx`."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Stage(Plugin):
     long: ClassVar[bool] = False
     """Whether it may take minutes: a smoke run goes before the first of them."""
 
-    name: str = Field("", description="what other stages and the report call it; default: the stage's type")
+    name: Name = Field("", description="what other stages and the report call it; default: the stage's type")
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         """The kind it makes of inputs of these kinds (by role)."""
