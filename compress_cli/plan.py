@@ -15,6 +15,7 @@ from typing import Any
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.document import Key
 from compress_cli.errors import ArtifactError, DataError, RecipeError
+from compress_cli.fault import plugins_raise
 from compress_cli.plugin import find, identity, suggest
 from compress_cli.recipe import Recipe
 from compress_cli.stages import Role, Stage
@@ -70,6 +71,7 @@ class Plan:
         return Plan(self.recipe, kept, _ordered(kept, rows), rows, self.baseline, self.missing_data)
 
 
+@plugins_raise(RecipeError)
 def plan(recipe: Recipe) -> Plan:
     """Resolve a recipe; RecipeError, with all complaints at once, for a chain that does not fit."""
     try:

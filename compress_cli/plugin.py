@@ -197,7 +197,7 @@ def register(path: Path) -> list[str]:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, TypeError, AttributeError, ValueError) as error:
+    except (ImportError, SyntaxError, NameError, TypeError, AttributeError, ValueError, SystemExit) as error:
         raise RecipeError(f"--plugin {path}: can't be imported: {type(error).__name__}: {error}") from error
     found = [
         member

@@ -46,6 +46,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"store"},
     {"artifact"},
     {"batch", "signature", "intervals", "agreement", "progress", "card", "record", "pictures", "arrays"},
+    {"fault"},
     {"plugin"},
     {"errors"},
 ]

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from compress_cli.errors import CompressError, Interrupted
+from compress_cli.errors import CompressError, Interrupted, RecipeError
 
 Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file", show_default=False)]
 Set = Annotated[list[str], typer.Option("--set", help="override a field: --set stages.prune.ratio=0.5", show_default=False)]
@@ -80,10 +80,12 @@ def complain(message: str) -> None:
 
 def read_plugins(plugins: list[Path]) -> None:
     """Register the files of `--plugin`."""
+    from compress_cli.fault import plugins_raise
     from compress_cli.plugin import register
 
     for path in plugins:
-        register(path)
+        with plugins_raise(RecipeError):
+            register(path)
 
 
 def _order(name: str) -> tuple[int, str]:
