@@ -15,6 +15,7 @@ from typing import Any
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.document import Key
 from compress_cli.errors import ArtifactError, DataError, RecipeError
+from compress_cli.fault import plugins_raise
 from compress_cli.gate import Gate, impossible
 from compress_cli.plugin import find, identity, suggest
 from compress_cli.recipe import Recipe
@@ -85,6 +86,7 @@ class Plan:
         return impossible(gate, [row.step.name for row in self.rows], self.baseline, task.primary, metrics)
 
 
+@plugins_raise(RecipeError)
 def plan(recipe: Recipe) -> Plan:
     """Resolve a recipe; RecipeError, with all complaints at once, for a chain that does not fit."""
     try:

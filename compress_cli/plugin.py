@@ -99,7 +99,7 @@ class Plugin(Settings):
             return handler(value)
         settings = {"type": value} if isinstance(value, str) else value
         if not isinstance(settings, dict) or not isinstance(settings.get("type"), str):
-            raise PydanticCustomError("plugin", f"a {_word(cls)} is a name, or a mapping with a 'type'")
+            raise PydanticCustomError("plugin", f"must be the name of a plugin ({_word(cls)}), or a mapping with its 'type'")
         rest = {field: given for field, given in settings.items() if field != "type"}
         return find(cls, settings["type"]).model_validate(rest, context=info.context)
 
@@ -197,7 +197,7 @@ def register(path: Path) -> list[str]:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, TypeError, AttributeError, ValueError) as error:
+    except (ImportError, SyntaxError, NameError, TypeError, AttributeError, ValueError, SystemExit) as error:
         raise RecipeError(f"--plugin {path}: can't be imported: {type(error).__name__}: {error}") from error
     found = [
         member

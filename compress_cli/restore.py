@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from compress_cli.artifact import Artifact, Checkpoint, Program
 from compress_cli.edits import Edit
-from compress_cli.errors import ArtifactError
+from compress_cli.errors import ArtifactError, StageError
+from compress_cli.fault import place
 from compress_cli.models import Model, Network
 from compress_cli.quantizers import Quantizer
 from compress_cli.signature import Input, Signature
@@ -41,10 +42,15 @@ class Restored:
 
 
 def build(model: Model, signature: Signature, seed: int) -> Restored:
-    """A network with fresh weights, a function of the seed alone."""
+    """A network with fresh weights, a function of the seed alone; StageError where it does not fit its signature."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Restored(Network(model.build(signature), signature), model)
+        body = model.build(signature)
+        if not isinstance(body, nn.Module):
+            raise StageError(f"the model '{model.type}' built {type(body).__name__} instead of a torch.nn.Module")
+        network = Network(body, signature)
+        _prove(network.eval(), model.type)
+        return Restored(network.train(), model)
 
 
 def save(restored: Restored, output: Path) -> None:
@@ -137,6 +143,23 @@ def load(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     if reasons:
         raise ArtifactError(f"{path}: the weights do not fit the architecture: {'; '.join(reasons)}")
     module.load_state_dict(weights)
+
+
+def _prove(network: Network, name: str) -> None:
+    """StageError where a network can't take its signature's inputs or gives other heads."""
+    signature = network.signature
+    try:
+        with torch.no_grad():
+            given = network(*example(signature))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if place(error):
+            raise  # from a plugin's own line, which says more
+        shapes = {key: each.shape for key, each in signature.inputs.items()}
+        raise StageError(f"the model '{name}' can't take the inputs {shapes}: {_first(error)}") from error
+    wanted = {key: each.size for key, each in signature.heads.items()}
+    found = {key: each.shape[-1] if isinstance(each, Tensor) else type(each).__name__ for key, each in given.items()}
+    if found != wanted:
+        raise StageError(f"the model '{name}' gives heads of the sizes {found}, and the data asks for {wanted}")
 
 
 def _fill(spec: Input, samples: int) -> Tensor:

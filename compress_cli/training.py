@@ -22,7 +22,7 @@ from compress_cli.context import Context
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.features import observe, outputs
 from compress_cli.feed import Feed
-from compress_cli.losses import Loss
+from compress_cli.losses import Loss, one_number
 from compress_cli.models import Model, Network
 from compress_cli.optimizers import Optimizer
 from compress_cli.optimizers.sgd import Sgd
@@ -255,10 +255,13 @@ class _Loop:
         student = self._student(part, seen)
         adapters = self.state.adapters
         terms = [
-            each.weight * each.factor(epochs) * each(student, teacher, part, adapter)
+            each.weight * each.factor(epochs) * one_number(each, each(student, teacher, part, adapter))
             for each, adapter in zip(self.losses, adapters, strict=True)
         ]
-        return torch.stack(terms).sum()
+        total = torch.stack(terms).sum()
+        if not total.requires_grad:
+            raise StageError(f"no loss depends on what is trained: {', '.join(each.type for each in self.losses)}")
+        return total
 
     def _student(self, given: Batch, seen: dict[str, Tensor]) -> Outputs:
         """Outputs in float32, whatever they were computed in: losses are sums of small differences."""

@@ -16,6 +16,7 @@ from compress_cli import artifact
 from compress_cli.artifact import Artifact, Source
 from compress_cli.context import Context
 from compress_cli.errors import CompressError, RecipeError, StageError
+from compress_cli.fault import plugins_raise
 from compress_cli.plan import Plan, Step
 from compress_cli.progress import Log, Progress
 
@@ -111,7 +112,8 @@ def _environment(where: str) -> dict[str, Any]:
 def _facts(step: Step, context: Context) -> dict[str, Any]:
     """What the stage has to say; a full disk or memory is the user's to mend, not a bug."""
     try:
-        return step.stage.run(context)
+        with plugins_raise(StageError):
+            return step.stage.run(context)
     except (MemoryError, torch.OutOfMemoryError) as error:
         reason = str(error).partition("\n")[0] or "no more to be had"
         raise StageError(f"out of memory ({reason}); use a smaller batch") from error

@@ -48,6 +48,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"record"},
     {"gate"},
     {"batch", "signature", "intervals", "agreement", "progress", "card", "pictures", "arrays"},
+    {"fault"},
     {"plugin"},
     {"errors"},
 ]

@@ -66,7 +66,11 @@ def test_settings_reach_the_plugins(load):
         ("epochs: 1}}", "epoch: 2}}", [f"{TRAINING}.epoch: there is no field", f"{TRAINING}.epochs: is required"]),
         ("[4, 8]", "4", ["5: stages[1].model.widths: must be a list (got 4)"]),
         ("dataset: digits", "data: digits", ["1: data: there is no field 'data'", "1: dataset: is required"]),
-        ("dataset: digits", "dataset: [x]", ["1: dataset: a dataset is a name, or a mapping with a 'type'"]),
+        (
+            "dataset: digits",
+            "dataset: [x]",
+            ["1: dataset: must be the name of a plugin (dataset), or a mapping with its 'type'"],
+        ),
         ("dataset: digits", "dataset: digits\nseed: -1", ["2: seed: must be greater than or equal to 0 (got -1)"]),
         ("dataset: digits", "dataset: digits\nname: a/b", ["2: name: must match"]),
         *(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from compress_cli.errors import CompressError, Interrupted
+from compress_cli.errors import CompressError, Interrupted, RecipeError
 
 if TYPE_CHECKING:
     from compress_cli.report import Report
@@ -87,10 +87,12 @@ def complain(message: str) -> None:
 
 def read_plugins(plugins: list[Path]) -> None:
     """Register the files of `--plugin`."""
+    from compress_cli.fault import plugins_raise
     from compress_cli.plugin import register
 
     for path in plugins:
-        register(path)
+        with plugins_raise(RecipeError):
+            register(path)
 
 
 def write_junit(report: Report, path: Path | None) -> None:

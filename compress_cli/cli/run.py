@@ -42,6 +42,8 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe: stages that are up to date are skipped, the report is printed, gates are judged."""
+    import json as format_json
+
     from compress_cli.report.live import Live
 
     read_plugins(plugins)
@@ -56,7 +58,9 @@ def command(
     directory = output / planned.recipe.name
     with Live(quiet=quiet) as listener:
         if smoke:
-            smoke_run.smoke(planned, listener)
+            trials = smoke_run.smoke(planned, listener)
+            if json:
+                typer.echo(format_json.dumps([{"step": each.step.name, "seconds": each.seconds} for each in trials], indent=1))
             return
         run.Run(planned, Store(store or output / ".store"), directory, listener, frozenset(force)).execute()
     made = promises.collect(directory)
@@ -66,7 +70,8 @@ def command(
         typer.echo(made.model_dump_json(indent=1))
     else:
         terminal.show(made)
-        typer.echo(f"report: {directory}/report.html, report.md, report.json", err=True)
+        if not quiet:
+            typer.echo(f"report: {directory}/report.html, report.md, report.json", err=True)
     promises.decide(made)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.errors import RecipeError
+from compress_cli.errors import RecipeError, StageError
 from compress_cli.plugin import Many, Plugin, Settings, suggest
 
 Distance = Literal["mse", "l1", "cosine"]
@@ -74,6 +74,14 @@ class Loss(Plugin):
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         """The loss, shape (), averaged over samples and unmasked positions."""
         raise NotImplementedError
+
+
+def one_number(loss: Loss, given: object) -> Tensor:
+    """What the formula gave, a tensor of shape (); StageError where it is anything else."""
+    if isinstance(given, Tensor) and given.shape == ():
+        return given
+    what = f"a tensor of shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+    raise StageError(f"the loss '{loss.type}' gave {what} instead of one number, a tensor of shape ()")
 
 
 def chosen(tensors: dict[str, Tensor], name: str, what: str) -> Tensor:

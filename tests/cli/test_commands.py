@@ -102,3 +102,13 @@ def test_a_wrong_command_line_is_exit_2(compress):
         assert outcome.code == 2, arguments
         assert "Traceback" not in outcome.err
         assert outcome.err
+
+
+def test_a_quiet_run_says_nothing_on_standard_error_and_a_smoke_run_can_answer_in_json(compress, tmp_path):
+    stage = "{type: train, model: {type: mlp, hidden: [4]}, training: {epochs: 1, precision: float32}}"
+    (tmp_path / "r.yaml").write_text(f"dataset: digits\nthreads: 1\nstages:\n  - {stage}\n")
+    tried = compress("run", "r.yaml", "--smoke", "--json", "--quiet")
+    assert (tried.code, tried.err) == (0, "")
+    assert [each["step"] for each in json.loads(tried.out)] == ["train"]
+    ran = compress("run", "r.yaml", "--quiet")
+    assert (ran.code, ran.err) == (0, "")

@@ -1,0 +1,90 @@
+"""What a plugin from outside does wrong is told with its file and line; a bug of this package keeps its traceback."""
+
+import pytest
+
+from compress_cli import plugin
+from compress_cli.errors import ArtifactError, StageError
+from compress_cli.fault import plugins_raise
+
+PLUGINS = """\
+import torch
+from torch import nn
+
+from compress_cli.losses import Loss
+from compress_cli.models import Model
+from compress_cli.stages import Stage
+
+
+class Explodes(Loss):
+    def __call__(self, student, teacher, batch, adapter):
+        return student.heads["nope"].sum()  # line 11
+
+
+class TooMany(Loss):
+    def __call__(self, student, teacher, batch, adapter):
+        return student.heads["logits"].sum(1)
+
+
+class Constant(Loss):
+    def __call__(self, student, teacher, batch, adapter):
+        return torch.tensor(1.0)
+
+
+class Number(Model):
+    def build(self, signature):
+        return 3
+
+
+class Misfit(Model):
+    def build(self, signature):
+        return nn.Sequential(nn.Flatten(), nn.Linear(63, 10))
+
+
+class Narrow(Model):
+    def build(self, signature):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 9))
+"""
+RECIPE = "dataset: digits\nstages:\n  - {type: train, model: mlp, training: {epochs: 1, precision: float32}%s}\n"
+
+
+@pytest.fixture
+def outside(monkeypatch):
+    """Plugins of a test are forgotten after it."""
+    monkeypatch.setattr(plugin, "_OUTSIDE", {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("loss: explodes", "mine.py:11: KeyError: 'nope'"),
+        ("loss: too_many", "the loss 'too_many' gave a tensor of shape (128,) instead of one number"),
+        ("loss: constant", "no loss depends on what is trained: constant"),
+        ("model: number", "the model 'number' built int instead of a torch.nn.Module"),
+        ("model: misfit", "the model 'misfit' can't take the inputs {'image': (1, 8, 8)}: "),
+        ("model: narrow", "gives heads of the sizes {'logits': 9}, and the data asks for {'logits': 10}"),
+    ],
+)
+def test_a_broken_plugin_is_found_before_the_first_epoch(compress, outside, tmp_path, settings, message):
+    (tmp_path / "mine.py").write_text(PLUGINS)
+    text = RECIPE % (", " + settings) if "loss" in settings else (RECIPE % "").replace("model: mlp", settings)
+    (tmp_path / "r.yaml").write_text(text)
+    outcome = compress("run", "r.yaml", "--plugin", "mine.py")
+    assert outcome.code == 2, outcome
+    assert "r.yaml:3: stages[0]: stage 'train' can't work" in outcome.err
+    assert message in outcome.err
+
+
+@pytest.mark.parametrize("line", ["raise RuntimeError('boom')", "1 / 0", "import sys; sys.exit(3)"])
+def test_a_plugin_that_fails_while_it_is_imported_is_exit_2(compress, outside, tmp_path, line):
+    (tmp_path / "mine.py").write_text(line)
+    outcome = compress("list", "--plugin", "mine.py")
+    assert outcome.code == 2, outcome
+    assert "mine.py" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_our_own_bugs_and_clear_errors_pass_unchanged():
+    for error in (KeyError("ours"), ArtifactError("said already")):
+        with pytest.raises(type(error)) as raised, plugins_raise(StageError):
+            raise error
+        assert raised.value is error
