@@ -159,7 +159,6 @@ def _stages(report: Report) -> str:
     lines = []
     for before, row in zip((None, *report.rows[:-1]), report.rows, strict=True):
         old, new = (each.metrics.get(report.primary) if each else None for each in (before, row))
-        slow, fast = (each.latency.p50_ms.value if each and each.latency else None for each in (before, row))
         spent = [
             f"<b>{_text(row.name)}</b>",
             _text(row.stage),
@@ -169,9 +168,21 @@ def _stages(report: Report) -> str:
             _fewer(getattr(before, each, None), getattr(row, each)) for each in ("parameters", "macs", "size_bytes")
         ]  # fmt: skip
         gained = write.metric(report.primary, new.value - old.value, True) if old and new else NOTHING
-        lines.append([*spent, *counted, _fewer(slow, fast), gained])
+        lines.append([*spent, *counted, _quicker(before, row, report), gained])
     headings = ["stage", "kind", "time", "parameters", "MACs", "bytes", "latency", write.title(report.primary) or "metric"]
     return f"<p>Each beside the line above it: 2.00x is half as much.</p>{_table(headings, lines, words=2)}"
+
+
+def _quicker(before: Row | None, row: Row, report: Report) -> str:
+    """The ratio of two speed-ups, each timed in turn with the baseline: latencies of different moments don't compare."""
+    old, new = (_speedup(each, report) for each in (before, row))
+    return write.times(new / old) if old and new else NOTHING
+
+
+def _speedup(row: Row | None, report: Report) -> float | None:
+    if row is None:
+        return None
+    return 1.0 if row.name == report.baseline else row.speedup.value if row.speedup else None
 
 
 def _fewer(before: float | None, after: float | None) -> str:
