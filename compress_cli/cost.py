@@ -35,6 +35,10 @@ class Cost:
         """Multiply-accumulates for one sample when each group keeps so many channels; all of them by default."""
         return sum(count * self._size(name, kept or self._full) for name, count in self._positions.items())
 
+    def by_weight(self) -> dict[str, int]:
+        """Weight name -> multiply-accumulates for one sample, uncut."""
+        return {name: count * prod(self._shapes[name]) for name, count in self._positions.items()}
+
     def parameters(self, kept: Sequence[int] | None = None) -> int:
         """Trainable values, of every kind, when each group keeps so many channels."""
         return sum(self._size(name, kept or self._full) for name in self._own)

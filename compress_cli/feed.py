@@ -15,6 +15,8 @@ from compress_cli.datasets import Split
 from compress_cli.errors import DataError, RecipeError
 from compress_cli.randomness import draws, order
 
+_DRAWN_TOGETHER = 8192  # samples: numbers for a single batch would cost as much as for these
+
 
 class Feed:
     """A split in batches that differ in size by at most one sample, each in `parts` parts, on a device."""
@@ -34,13 +36,23 @@ class Feed:
 
     def epoch(self, epoch: int) -> Iterator[list[Batch]]:
         """The epoch's batches, every sample once, in an order of its own."""
-        for rows in np.array_split(order(self.seed, epoch, self.index), self.steps):
-            yield [self._augmented(self._take(part), epoch, part) for part in np.array_split(rows, min(self.parts, len(rows)))]
+        batches = np.array_split(order(self.seed, epoch, self.index), self.steps)
+        count = sum(each.draws for each in self.augment)
+        together = max(1, _DRAWN_TOGETHER // len(batches[0]))
+        for start in range(0, self.steps, together):
+            some = batches[start : start + together]
+            numbers = torch.from_numpy(draws(self.seed, epoch, self.index[np.concatenate(some)], count)).to(self.device)
+            for rows, own in zip(some, numbers.split([len(rows) for rows in some]), strict=True):
+                yield self._parts(rows, own)
 
     def first(self) -> Batch:
         """The first part of the first batch, as it is in memory."""
         rows = np.array_split(order(self.seed, 1, self.index), self.steps)[0]
         return self._take(np.array_split(rows, min(self.parts, len(rows)))[0])
+
+    def _parts(self, rows: np.ndarray, numbers: Tensor) -> list[Batch]:
+        places = np.array_split(np.arange(len(rows)), min(self.parts, len(rows)))
+        return [self._augmented(self._take(rows[each[0] : each[-1] + 1]), numbers[each[0] : each[-1] + 1]) for each in places]
 
     def _take(self, rows: np.ndarray) -> Batch:
         if self._resident:
@@ -48,15 +60,14 @@ class Feed:
         inputs, targets = ({name: each[rows] for name, each in kind.items()} for kind in (self._inputs, self._targets))
         return batch.from_arrays(inputs, targets, self.index[rows]).to(self.device)
 
-    def _augmented(self, given: Batch, epoch: int, rows: np.ndarray) -> Batch:
+    def _augmented(self, given: Batch, numbers: Tensor) -> Batch:
         if not self.augment:
             return given
-        inputs = dict(given.inputs)
-        first = 0
+        inputs, first = dict(given.inputs), 0
         for each in self.augment:
-            numbers = torch.from_numpy(draws(self.seed, epoch, self.index[rows], each.draws, first)).to(self.device)
+            own = numbers[:, first : first + each.draws]
             first += each.draws
-            inputs |= {name: each(images, numbers) for name, images in inputs.items() if images.ndim == 4}
+            inputs |= {name: each(images, own) for name, images in inputs.items() if images.ndim == 4}
         return Batch(inputs, given.targets, given.index)
 
 

@@ -65,7 +65,7 @@ def contents(path: Path) -> Contents:
     kinds = _kinds(model.graph)
     try:
         macs, unknown = _macs(model), ""
-    except _Unknown as reason:
+    except Unknown as reason:
         macs, unknown = None, str(reason)
     return Contents(parameters=sum(kinds.values()), kinds=kinds, macs=macs, macs_unknown=unknown, size_bytes=_size(path, model))
 
@@ -87,7 +87,7 @@ def _size(path: Path, model: onnx.ModelProto) -> int:
     """Bytes of the file and of what it keeps beside itself."""
     places = {
         entry.value
-        for tensor, _ in _tensors(model.graph)
+        for tensor, _ in tensors(model.graph)
         if tensor.data_location == TensorProto.EXTERNAL
         for entry in tensor.external_data
         if entry.key == "location"
@@ -108,7 +108,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from _graphs(each)
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[TensorProto, str]]:
+def tensors(graph: onnx.GraphProto) -> Iterator[tuple[TensorProto, str]]:
     """Every constant tensor and the name under which nodes take it."""
     for each in _graphs(graph):
         for tensor in each.initializer:
@@ -122,7 +122,15 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[TensorProto, str]]:
 
 
 def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
-    """Number type -> parameters stored in it."""
+    """Number type -> parameters stored in it, most first."""
+    found: Counter[str] = Counter()
+    for kind, count in weights(graph).values():
+        found[kind] += count
+    return dict(sorted(found.items(), key=lambda each: -each[1]))
+
+
+def weights(graph: onnx.GraphProto) -> dict[str, tuple[str, int]]:
+    """Name of every constant that holds parameters -> number type, and how many they are."""
     nodes = [node for each in _graphs(graph) for node in each.node]
     legends = {
         node.input[place] for node in nodes for place in LEGENDS.get(node.op_type, ()) if place < len(node.input)
@@ -133,17 +141,17 @@ def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
     }
     bits = {node.input[1]: _attribute(node, "bits", 4) for node in nodes if node.op_type == "MatMulNBits"}
     skipped = legends | _normalisation(graph)
-    found: Counter[str] = Counter()
-    for tensor, name in _tensors(graph):
+    found: dict[str, tuple[str, int]] = {}
+    for tensor, name in tensors(graph):
         kind = TensorProto.DataType.Name(tensor.data_type).lower()
         kind = {"float": "float32", "double": "float64"}.get(kind, kind)
         if name in skipped or kind in NEVER_WEIGHTS or (kind == "int32" and name not in biases):
             continue
         if name in packed:
-            found[f"uint{bits[name]}"] += packed[name]
+            found[name] = (f"uint{bits[name]}", packed[name])
         else:
-            found[kind] += math.prod(tensor.dims)
-    return dict(sorted(found.items(), key=lambda each: -each[1]))
+            found[name] = (kind, math.prod(tensor.dims))
+    return found
 
 
 def _dynamic_scales(nodes: list[onnx.NodeProto]) -> set[str]:
@@ -154,7 +162,7 @@ def _dynamic_scales(nodes: list[onnx.NodeProto]) -> set[str]:
 
 def _normalisation(graph: onnx.GraphProto) -> set[str]:
     """Constants, one value a channel, that shift and scale an input before anything else happens to it."""
-    constants = {name: tensor for tensor, name in _tensors(graph)}
+    constants = {name: tensor for tensor, name in tensors(graph)}
     raw = {each.name for each in graph.input} - constants.keys()
     found = set()
     for node in graph.node:
@@ -174,20 +182,20 @@ def _normalisation(graph: onnx.GraphProto) -> set[str]:
 # --- multiply-accumulates
 
 
-class _Unknown(Exception):
+class Unknown(Exception):
     """Why they can't be counted."""
 
 
 def _macs(model: onnx.ModelProto) -> int:
     """For one sample."""
-    batch, shapes = _shapes(model)
-    total = sum(_node_macs(node, shapes) for node in model.graph.node)
+    batch, known = shapes(model)
+    total = sum(node_macs(node, known) for node in model.graph.node)
     if total % batch:
-        raise _Unknown(f"{total} for the file's batch of {batch} is no whole number for a sample")
+        raise Unknown(f"{total} for the file's batch of {batch} is no whole number for a sample")
     return total // batch
 
 
-def _shapes(model: onnx.ModelProto) -> tuple[int, dict[str, Shape]]:
+def shapes(model: onnx.ModelProto) -> tuple[int, dict[str, Shape]]:
     """The batch that the shapes are for, and the shape of every tensor."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
@@ -200,7 +208,7 @@ def _shapes(model: onnx.ModelProto) -> tuple[int, dict[str, Shape]]:
             axes[0].dim_value = 1  # clears the name of the open axis
         batches.update(axis.dim_value for axis in axes[:1])
         if any(not axis.dim_value for axis in axes):
-            raise _Unknown(f"input '{port.name}' has an open axis besides the batch")
+            raise Unknown(f"input '{port.name}' has an open axis besides the batch")
     for port in bare.graph.output:
         port.type.tensor_type.ClearField("shape")
     for tensor in bare.graph.initializer:
@@ -216,11 +224,11 @@ def _shapes(model: onnx.ModelProto) -> tuple[int, dict[str, Shape]]:
     return (batches.pop() if len(batches) == 1 else 1), shapes
 
 
-def _node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
+def node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
     def shape(name: str) -> tuple[int, ...]:
         found = shapes.get(name, (None,))
         if None in found:
-            raise _Unknown(f"the shape of '{name}' at {node.op_type} '{node.name}' can't be inferred")
+            raise Unknown(f"the shape of '{name}' at {node.op_type} '{node.name}' can't be inferred")
         return tuple(axis for axis in found if axis is not None)
 
     match node.op_type:
@@ -238,9 +246,9 @@ def _node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
         case "MatMulNBits":
             return math.prod(shape(node.input[0])) * _attribute(node, "N", 0)
         case kind if kind in UNCOUNTED:
-            raise _Unknown(f"multiplications in {kind} '{node.name}' are not counted")
+            raise Unknown(f"multiplications in {kind} '{node.name}' are not counted")
         case kind if kind in BRANCHING:
-            raise _Unknown(f"what {kind} '{node.name}' does depends on the data")
+            raise Unknown(f"what {kind} '{node.name}' does depends on the data")
     return 0
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.document import Key
 from compress_cli.errors import ArtifactError, DataError, RecipeError
 from compress_cli.fault import plugins_raise
+from compress_cli.gate import Gate, impossible
 from compress_cli.plugin import find, identity, suggest
 from compress_cli.recipe import Recipe
 from compress_cli.stages import Role, Stage
@@ -55,6 +56,7 @@ class Plan:
     steps: tuple[Step, ...]  # with the implied ones, ready to run
     rows: tuple[Row, ...]
     baseline: str
+    gates: tuple[Gate, ...] = ()
     missing_data: str = ""  # why the dataset's fingerprint, and so every key, is not known yet
 
     def step(self, name: str) -> Step:
@@ -65,10 +67,23 @@ class Plan:
         return own[name]
 
     def until(self, name: str) -> Plan:
-        """The plan of the recipe's stages up to and with that one."""
+        """The plan of the recipe's stages up to and with that one; the recipe's gates are about its end, and wait."""
         kept = self.stages[: self.stages.index(self.step(name)) + 1]
         rows = tuple(row for row in self.rows if row.step in kept)
-        return Plan(self.recipe, kept, _ordered(kept, rows), rows, self.baseline, self.missing_data)
+        return Plan(self.recipe, kept, _ordered(kept, rows), rows, self.baseline, missing_data=self.missing_data)
+
+    def promising(self, gates: tuple[Gate, ...]) -> Plan:
+        """The plan with gates of the command line too; RecipeError for one that could never be judged."""
+        lines = [f"--gate '{each.promise}': {reason}" for each in gates if (reason := self.impossible(each))]
+        if lines:
+            raise RecipeError("\n".join(lines))
+        return replace(self, gates=(*self.gates, *gates))
+
+    def impossible(self, gate: Gate) -> str:
+        """Why a gate could never be judged on this plan; empty where it can."""
+        task = self.recipe.task
+        metrics = list(dict.fromkeys((task.primary, *task.metrics)))
+        return impossible(gate, [row.step.name for row in self.rows], self.baseline, task.primary, metrics)
 
 
 @plugins_raise(RecipeError)
@@ -108,7 +123,14 @@ class _Planner:
         if self.complaints:
             raise RecipeError("\n".join(self.complaints))
         rows = tuple(self._rows(models, baseline))
-        return Plan(self.recipe, tuple(steps), _ordered(steps, rows), rows, baseline.name if baseline else "", missing)
+        name, gates = baseline.name if baseline else "", self.recipe.gates
+        made = Plan(self.recipe, tuple(steps), _ordered(steps, rows), rows, name, gates, missing)
+        for position, gate in enumerate(gates):
+            if reason := made.impossible(gate):
+                self._complain(("gates", position), reason)
+        if self.complaints:
+            raise RecipeError("\n".join(self.complaints))
+        return made
 
     def _complain(self, loc: Sequence[Key], reason: str) -> None:
         self.complaints.append(self.recipe.complaint(loc, reason))

@@ -13,30 +13,34 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-_ORDER, _SAMPLES, _STEP = 1, 2, 3  # what numbers are drawn for: each purpose has its own
+_ORDER, _SAMPLES, _STEPS = 1, 2, 3  # what numbers are drawn for: each purpose has its own
 _WORD = (1 << 64) - 1
 
 
 def order(seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
     """(N,) positions of the samples with these ids, shuffled."""
-    return np.argsort(_words(seed, epoch, _ORDER, index), kind="stable")
+    return np.argsort(_words(seed, epoch, _ORDER, index, 1)[0], kind="stable")
 
 
-def draws(seed: int, epoch: int, index: np.ndarray, count: int, first: int = 0) -> np.ndarray:
-    """(N, count) float32 in [0, 1): draws `first`, `first` + 1, ... of each sample in this epoch.
+def draws(seed: int, epoch: int, index: np.ndarray, count: int) -> np.ndarray:
+    """(N, count) float32 in [0, 1), for each sample in this epoch.
 
     They are multiples of 2^-20, so that floor(u * n) stays below n in float32.
     """
-    columns = [_words(seed, epoch, _SAMPLES, index, first + place) >> np.uint64(44) for place in range(count)]
-    return np.stack(columns, 1).astype(np.float32) * np.float32(2**-20)
+    words = _words(seed, epoch, _SAMPLES, index, count) >> np.uint64(44)
+    return np.ascontiguousarray(words.T.astype(np.float32) * np.float32(2**-20))
 
 
-def seed_step(device: str, seed: int, epoch: int, step: int) -> None:
-    """Seed what layers draw from in this step (dropout)."""
-    value = int(_words(seed, epoch, _STEP, np.array([step]))[0] >> np.uint64(1))
-    torch.default_generator.manual_seed(value)  # torch.manual_seed takes 0.4 ms a call where there is no GPU
+def step_seeds(seed: int, epoch: int, steps: int) -> list[int]:
+    """For each step of an epoch, the seed of what layers draw by themselves (dropout)."""
+    return [int(each >> np.uint64(1)) for each in _words(seed, epoch, _STEPS, np.arange(steps), 1)[0]]
+
+
+def seed_layers(device: str, seed: int) -> None:
+    """Seed what layers draw from."""
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 0.4 ms a call where there is no GPU
     if device.startswith("cuda"):
-        torch.cuda.manual_seed(value)
+        torch.cuda.manual_seed(seed)
 
 
 @contextmanager
@@ -62,12 +66,13 @@ def apart(device: str, deterministic: bool = False) -> Iterator[None]:
             torch.backends.cudnn.benchmark = before[1]
 
 
-def _words(seed: int, epoch: int, purpose: int, index: np.ndarray, place: int = 0) -> np.ndarray:
-    """(N,) uint64: a hash of the numbers given (SplitMix64, Steele et al. 2014, doi:10.1145/2660193.2660195)."""
+def _words(seed: int, epoch: int, purpose: int, index: np.ndarray, count: int) -> np.ndarray:
+    """(count, N) uint64: hashes of the numbers given (SplitMix64, Steele et al. 2014, doi:10.1145/2660193.2660195)."""
     start = np.zeros(1, np.uint64)
-    for number in (seed, epoch, purpose, place):
+    for number in (seed, epoch, purpose):
         start = _mix(start + np.uint64(number & _WORD))
-    return _mix(_mix(start + index.astype(np.uint64)))
+    start = _mix(start + np.arange(count, dtype=np.uint64))
+    return _mix(_mix(start[:, None] + index.astype(np.uint64)))
 
 
 def _mix(words: np.ndarray) -> np.ndarray:

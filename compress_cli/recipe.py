@@ -11,6 +11,7 @@ from pydantic import Field, PrivateAttr, ValidationError, field_validator
 from compress_cli.datasets import Dataset
 from compress_cli.document import Document, Key
 from compress_cli.errors import RecipeError
+from compress_cli.gate import Gate
 from compress_cli.plugin import Many, Plugin, Settings, find
 from compress_cli.stages import Stage
 from compress_cli.tasks import Task
@@ -32,6 +33,7 @@ class Recipe(Settings):
     dataset: Dataset = Field(description="where samples come from")
     task: Task = Field(default_factory=_classification, description="what counts as good")
     baseline: str | None = Field(None, description="the stage the report compares with; default: the first model")
+    gates: Many[Gate] = Field((), description="promises about the result; a run that breaks one ends with exit code 5")
     stages: Many[Stage] = Field(min_length=1, description="what to do, in order")
 
     _document: Document = PrivateAttr()

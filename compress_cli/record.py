@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compress_cli.errors import ArtifactError
+from compress_cli.gate import Gate
 
 RECORD = "run.json"
 
@@ -36,6 +37,7 @@ class Record(BaseModel):
     seed: int
     baseline: str  # name of the row that the others are compared with
     rows: list[Row]
+    gates: tuple[Gate, ...] = ()  # of the recipe and of the command line
     wall_time_s: float
 
     def write(self, directory: Path) -> None:

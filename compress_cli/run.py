@@ -68,6 +68,7 @@ class Run:
             seed=recipe.seed,
             baseline=self.plan.baseline,
             rows=[self._row(row) for row in self.plan.rows],
+            gates=self.plan.gates,
             wall_time_s=time.monotonic() - begun,
         )
         record.write(self.directory)

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn, optim
 
 from compress_cli import feed, precision, restore
+from compress_cli.allocation import kept
 from compress_cli.augmentations import Augmentation
 from compress_cli.averaging import Average
 from compress_cli.batch import Batch, Outputs
@@ -28,7 +29,7 @@ from compress_cli.optimizers.sgd import Sgd
 from compress_cli.plugin import Many, Settings, find
 from compress_cli.precision import Choice
 from compress_cli.progress import Progress
-from compress_cli.randomness import apart, seed_step
+from compress_cli.randomness import apart, seed_layers, step_seeds
 from compress_cli.restore import Restored
 from compress_cli.schedules import Schedule
 from compress_cli.schedules.cosine import Cosine
@@ -97,7 +98,7 @@ def fit(
     Teachers see the same augmented batches and compute in float32, so that what they say is what a table of it would say.
     StageError where the loss or the weights are no longer finite.
     """
-    with apart(context.device, settings.deterministic):
+    with apart(context.device, settings.deterministic), kept():
         return _Loop(network, losses, settings, context, teachers).run()
 
 
@@ -200,7 +201,7 @@ class _Loop:
 
     def _adapters(self, first: Batch) -> nn.ModuleList:
         """The trainable parts of the losses, shaped on one pass that changes nothing."""
-        seed_step(self.context.device, self.context.seed, 0, 0)
+        seed_layers(self.context.device, step_seeds(self.context.seed, 0, 1)[0])
         self.network.eval()
         with torch.no_grad(), observe(self.network, self.layers) as seen:
             student, teacher = self._student(first, seen), tuple(each(first) for each in self.teachers)
@@ -211,9 +212,10 @@ class _Loop:
         self.network.train()
         losses, rate, samples, spent, told = _Losses(), 0.0, 0, 0.0, time.perf_counter()
         begun = told
+        seeds = step_seeds(self.context.seed, epoch, self.feed.steps)
         for step, parts in enumerate(self.feed.epoch(epoch), 1):
             rate = self._set_rate(epoch - 1 + (step - 0.5) / self.feed.steps)  # its middle: no step is idle
-            seed_step(self.context.device, self.context.seed, epoch, step)
+            seed_layers(self.context.device, seeds[step - 1])
             losses.add(self._step(parts, seen, epoch - 1 + step / self.feed.steps))
             samples += sum(len(part.index) for part in parts)
             last = step == self.feed.steps

@@ -75,6 +75,7 @@ def test_a_run_makes_every_artifact_and_a_second_one_none(run):
     assert [row["name"] for row in report["rows"]] == ["teacher", "student", "export"]
     assert report["rows"][0]["metrics"]["accuracy"]["value"] > 0.7
     assert report["rows"][2]["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    assert Path("runs/r/report.html").read_text().count("<svg") >= 4
     assert Path("runs/r/report.md").read_text().count("|") > 20
     files = sorted(os.listdir("runs/.store"))
     ran, outcome = run()
@@ -232,6 +233,64 @@ def test_json_is_one_document_and_quiet_is_quiet(run):
     outcome = run(RECIPE, "--json", "--quiet")[1]
     assert json.loads(outcome.out)["recipe"] == "r"
     assert outcome.err == ""
+
+
+GATED = RECIPE.replace(
+    "stages:",
+    "gates:\n  - teacher.accuracy>=10%\n  - size_bytes<=1kB\n  - {promise: size_ratio<=1, undecided: pass}\nstages:",
+)
+
+
+def test_gates_are_judged_and_recompute_nothing(run, monkeypatch, tmp_path):
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    ran, outcome = run(GATED, "--gate", "speedup>=0.001", "--junit", "gates.xml")
+    assert (ran, outcome.code) == ([], 5)
+    assert "error: gate size_bytes<=1kB (export): not met: " in outcome.err
+    assert "gate teacher.accuracy>=10% (teacher): met: " in outcome.out
+    report = json.loads(Path("runs/r/report.json").read_text())
+    assert [gate["outcome"] for gate in report["gates"]] == ["met", "not met", "met", "met"]
+    for name in ("summary.md", "runs/r/report.md"):
+        assert "**failed** | size\\_bytes" in Path(name).read_text(), name
+    assert Path("gates.xml").read_text().count("<testcase") == 4
+    assert run(GATED.replace("1kB", "1MB"))[1].code == 0
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "none" / "summary.md"))
+    assert run(GATED)[1].code == 3
+
+
+def test_a_report_judges_the_gates_of_its_run_and_more(run, compress):
+    assert run(GATED.replace("1kB", "1MB"))[1].code == 0
+    again = compress("report", "runs/r", "--gate", "student.accuracy>=100%")
+    assert again.code == 5
+    assert again.out.count("\ngate ") == 4
+    asked = compress("report", "runs/r", "--gate", "student.acuracy>=1", "--json")
+    assert (asked.code, asked.out) == (2, "")
+    assert "did you mean 'accuracy'" in asked.err
+    assert compress("report", "runs/r", "--junit", "none/gates.xml").code == 3
+
+
+@pytest.mark.parametrize(
+    ("gate", "arguments", "said"),
+    [
+        ("size_bytes<200", [], "r.yaml:3: gates[0].promise: is not of the form"),
+        ("acuracy>=0.9", [], "r.yaml:3: gates[0]: there is no quantity 'acuracy'"),
+        ("sudent.size_bytes<=9", [], "r.yaml:3: gates[0]: 'sudent' is no model of this run; did you mean 'student'"),
+        ("teacher.accuracy_drop<=0.1", [], "r.yaml:3: gates[0]: 'teacher' is the baseline itself"),
+        ("size_bytes<=9", ["--gate", "size_bytes<=9ms"], "--gate 'size_bytes<=9ms': size_bytes takes one of the units"),
+        ("size_bytes<=9", ["--gate", "size<=9"], "--gate 'size<=9': there is no quantity 'size'"),
+        ("size_bytes<=9", ["--until", "teacher", "--junit", "gates.xml"], "--junit: there are no gates"),
+    ],
+)
+def test_a_gate_that_can_never_be_judged_is_found_before_anything_runs(fresh, gate, arguments, said):
+    outcome = fresh(RECIPE.replace("stages:", f"gates: ['{gate}']\nstages:"), *arguments)[1]
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert not Path("runs").exists()
+
+
+def test_until_lets_the_gates_wait(run):
+    outcome = run(GATED, "--until", "teacher")[1]
+    assert outcome.code == 0
+    assert "gates are about its end, and wait" in outcome.err
 
 
 def test_every_kind_of_change_is_in_the_plan(run, compress):

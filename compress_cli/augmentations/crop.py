@@ -22,12 +22,7 @@ class Crop(Augmentation):
     padding: int = Field(4, ge=1, description="pixels of zeros added on each side; 4 for 32 x 32, 1 for 8 x 8")
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
-        _, channels, height, width = images.shape
-        wide = width + 2 * self.padding
-        padded = functional.pad(images, (self.padding,) * 4)
-        corner = (draws * (2 * self.padding + 1)).long()  # (N, 2): top, left
-        rows = torch.arange(height, device=images.device)[:, None] * wide
-        window = (rows + torch.arange(width, device=images.device)).flatten()  # places of a crop at the top left
-        places = (corner[:, :1] * wide + corner[:, 1:]) + window  # (N, height * width)
-        # one gather over flat images: half the time of indexing rows and columns apart
-        return padded.flatten(2).gather(2, places[:, None].expand(-1, channels, -1)).view_as(images)
+        count, _, height, width = images.shape
+        windows = functional.pad(images, (self.padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
+        top, left = (draws * (2 * self.padding + 1)).long().unbind(1)
+        return windows[torch.arange(count, device=images.device), :, top, left]

@@ -12,12 +12,15 @@ import signal
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from compress_cli.errors import CompressError, Interrupted, RecipeError
+
+if TYPE_CHECKING:
+    from compress_cli.report import Report
 
 Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file", show_default=False)]
 Set = Annotated[list[str], typer.Option("--set", help="override a field: --set stages.prune.ratio=0.5", show_default=False)]
@@ -27,6 +30,10 @@ StoreFolder = Annotated[
     Path | None,
     typer.Option("--store", envvar="COMPRESS_STORE", help="where artifacts are kept and shared; default: OUTPUT/.store"),
 ]
+Gates = Annotated[
+    list[str], typer.Option("--gate", help="a promise: 'accuracy_drop<=0.01', 'int8.size_bytes<=200kB'", show_default=False)
+]
+JUnit = Annotated[Path | None, typer.Option("--junit", help="write the gates to this file as JUnit XML", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="standard output is one JSON document")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress on standard error")]
 
@@ -86,6 +93,19 @@ def read_plugins(plugins: list[Path]) -> None:
     for path in plugins:
         with plugins_raise(RecipeError):
             register(path)
+
+
+def write_junit(report: Report, path: Path | None) -> None:
+    """Write the gates where `--junit` says; ArtifactError where that can't be."""
+    if path is None:
+        return
+    from compress_cli.errors import ArtifactError
+    from compress_cli.report import junit
+
+    try:
+        path.write_text(junit.render(report))
+    except OSError as error:
+        raise ArtifactError(f"{path}: can't be written ({error.strerror})") from None
 
 
 def _order(name: str) -> tuple[int, str]:

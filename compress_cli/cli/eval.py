@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from compress_cli.datasets import Dataset, Split
     from compress_cli.latency import Latency
     from compress_cli.measure import Result
-    from compress_cli.report.evaluation import Against
+    from compress_cli.report.evaluation import Against, Evaluation
     from compress_cli.runtime import Session
     from compress_cli.tasks import Task
 
@@ -39,10 +39,31 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Measure an ONNX file: parameters, MACs, bytes, accuracy, latency; with --baseline against an older one."""
-    from compress_cli import graph, runtime
     from compress_cli.report import evaluation
 
     read_plugins(plugins)
+    made = evaluated(model, baseline, data, task, split, batch, latency_batch, threads, quiet)
+    if json:
+        typer.echo(made.model_dump_json(indent=1))
+    else:
+        evaluation.show(made)
+
+
+def evaluated(
+    model: Path,
+    baseline: Path | None,
+    data: str,
+    task: str,
+    split: Literal["test", "val", "train"],
+    batch: int,
+    latency_batch: int,
+    threads: int | None,
+    quiet: bool,
+) -> "Evaluation":
+    """All that is measured of a file, and of the baseline on the same samples."""
+    from compress_cli import graph, runtime
+    from compress_cli.report.evaluation import Evaluation
+
     session = runtime.open_session(model, threads)
     older = runtime.open_session(baseline, threads) if baseline else None
     dataset, judge = _about(session, data, task)
@@ -52,7 +73,7 @@ def command(
         judge.check(dataset.signature(), part.targets)
         results = [_result(each, part, judge, batch, quiet) for each in (session, older) if each]
     latency, against = _timed(session, older, part, latency_batch, results)
-    made = evaluation.Evaluation(
+    return Evaluation(
         model=str(model),
         contents=graph.contents(model),
         machine=runtime.machine(),
@@ -64,10 +85,6 @@ def command(
         metrics=results[0].metrics if results else {},
         against=against,
     )
-    if json:
-        typer.echo(made.model_dump_json(indent=1))
-    else:
-        evaluation.show(made)
 
 
 def _about(session: "Session", data: str, task: str) -> "tuple[Dataset | None, Task]":
@@ -124,6 +141,14 @@ def _timed(
         before, after = results[1].correct, results[0].correct
         change = paired_difference(before, after)
         p = mcnemar(before, after)
-    new, old = (graph.contents(each.path).size_bytes for each in sessions)
-    against = Against(baseline=str(older.path), size_ratio=old / new, speedup=speedup, change=change, change_p=p)
+    new, old = (graph.contents(each.path) for each in sessions)
+    against = Against(
+        baseline=str(older.path),
+        contents=old,
+        metrics=results[1].metrics if results else {},
+        compression_ratio=old.size_bytes / new.size_bytes,
+        speedup=speedup,
+        change=change,
+        change_p=p,
+    )
     return speedup.model, against

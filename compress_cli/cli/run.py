@@ -1,11 +1,30 @@
 """`compress run`"""
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compress_cli.cli import Json, Output, Plugins, Quiet, Recipe, Set, StoreFolder, read_plugins
+from compress_cli.cli import (
+    Gates,
+    Json,
+    JUnit,
+    Output,
+    Plugins,
+    Quiet,
+    Recipe,
+    Set,
+    StoreFolder,
+    read_plugins,
+    write_junit,
+)
+
+if TYPE_CHECKING:
+    from compress_cli.plan import Plan
+    from compress_cli.report import Report
+
+SUMMARY = "GITHUB_STEP_SUMMARY"  # a file in which a job on GitHub says what it found
 
 
 def command(
@@ -16,25 +35,24 @@ def command(
     force: Annotated[list[str], typer.Option(help="run this stage although it is up to date", show_default=False)] = [],  # noqa: B006
     until: Annotated[str, typer.Option(help="stop after this stage", show_default=False)] = "",
     smoke: Annotated[bool, typer.Option("--smoke", help="only try two batches through every stage")] = False,
+    gates: Gates = [],  # noqa: B006
+    junit: JUnit = None,
     plugins: Plugins = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a recipe: stages that are up to date are skipped, the report is printed."""
+    """Run a recipe: stages that are up to date are skipped, the report is printed, gates are judged."""
     import json as format_json
 
-    from compress_cli import plan as plans
-    from compress_cli import recipe as recipes
     from compress_cli.report.live import Live
 
     read_plugins(plugins)
-    planned = plans.plan(recipes.load(recipe, overrides))
-    if until:
-        planned = planned.until(until)
+    planned = _planned(recipe, overrides, until, gates, junit, quiet)
 
-    from compress_cli import report, run  # PyTorch comes with it: only after the recipe proved right
+    from compress_cli import run  # PyTorch comes with it: only after the recipe proved right
     from compress_cli import smoke as smoke_run
-    from compress_cli.report import markdown, terminal
+    from compress_cli.report import gates as promises
+    from compress_cli.report import terminal
     from compress_cli.store import Store
 
     directory = output / planned.recipe.name
@@ -45,12 +63,49 @@ def command(
                 typer.echo(format_json.dumps([{"step": each.step.name, "seconds": each.seconds} for each in trials], indent=1))
             return
         run.Run(planned, Store(store or output / ".store"), directory, listener, frozenset(force)).execute()
-    made = report.collect(directory)
-    (directory / "report.json").write_text(made.model_dump_json(indent=1) + "\n")
-    (directory / "report.md").write_text(markdown.render(made))
+    made = promises.collect(directory)
+    _write(made, directory)
+    write_junit(made, junit)
     if json:
         typer.echo(made.model_dump_json(indent=1))
     else:
         terminal.show(made)
         if not quiet:
-            typer.echo(f"report: {directory}/report.md, report.json", err=True)
+            typer.echo(f"report: {directory}/report.html, report.md, report.json", err=True)
+    promises.decide(made)
+
+
+def _planned(recipe: Path, overrides: list[str], until: str, gates: list[str], junit: Path | None, quiet: bool) -> "Plan":
+    """The plan with the gates of the command line; RecipeError for whatever is wrong with either."""
+    from compress_cli import gate, plan
+    from compress_cli import recipe as recipes
+    from compress_cli.errors import RecipeError
+
+    given = tuple(gate.parse(each) for each in gates)
+    planned = plan.plan(recipes.load(recipe, overrides))
+    if until:
+        if planned.gates and not quiet:
+            typer.echo(f"the recipe's gates are about its end, and wait: this run stops after '{until}'", err=True)
+        planned = planned.until(until)
+    planned = planned.promising(given)
+    if junit and not planned.gates:
+        raise RecipeError("--junit: there are no gates to write; name some with --gate, or in the recipe under 'gates'")
+    return planned
+
+
+def _write(made: "Report", directory: Path) -> None:
+    """The report's files, and the summary of the CI job where there is one."""
+    from compress_cli.errors import ArtifactError
+    from compress_cli.report import markdown, page
+
+    text = markdown.render(made)
+    (directory / "report.json").write_text(made.model_dump_json(indent=1) + "\n")
+    (directory / "report.md").write_text(text)
+    (directory / "report.html").write_text(page.render(made, page.background(directory)), encoding="utf-8")
+    summary = os.environ.get(SUMMARY)
+    if summary:
+        try:
+            with Path(summary).open("a") as out:
+                out.write(text)
+        except OSError as error:
+            raise ArtifactError(f"{summary}: can't be written ({error.strerror}); {SUMMARY} names it") from None

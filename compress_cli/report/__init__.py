@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compress_cli import artifact
 from compress_cli.artifact import Artifact
 from compress_cli.errors import ArtifactError
+from compress_cli.gate import Judged
 from compress_cli.intervals import Estimate, mcnemar, paired_difference
 from compress_cli.latency import Latency, Verdict
 from compress_cli.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
@@ -39,7 +40,7 @@ class Row(BaseModel):
     macs: int | None = None
     macs_unknown: str = ""
     size_bytes: int | None = None
-    size_ratio: float | None = None
+    compression_ratio: float | None = None
     """Bytes of the baseline / bytes of this: above 1 where this is smaller."""
     metrics: dict[str, Estimate] = {}
     change: Estimate | None = None
@@ -70,6 +71,7 @@ class Report(BaseModel):
     """Where latency was measured; empty where it was not."""
     wall_time_s: float
     """Of the last run, in which stages that were up to date took none."""
+    gates: list[Judged] = []
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def _row(measured: _Measured, baseline: _Measured | None, timings: list[Timing])
         return row.model_copy(update={"latency": _typical([each.speedup.baseline for each in timings])})
     if figures and baseline.figures:
         ratio = baseline.figures.contents.size_bytes / figures.contents.size_bytes
-        row = row.model_copy(update={"size_ratio": ratio, **_change(baseline, measured)})
+        row = row.model_copy(update={"compression_ratio": ratio, **_change(baseline, measured)})
     return row.model_copy(update={"note": _note(row)})
 
 
@@ -146,9 +148,9 @@ def _change(baseline: _Measured, measured: _Measured) -> dict[str, Estimate | fl
 
 def _note(row: Row) -> str:
     """What the two ratios say together, in words, where it is not simply smaller and faster."""
-    if row.size_ratio is None or row.verdict is None:
+    if row.compression_ratio is None or row.verdict is None:
         return ""
-    smaller = row.size_ratio > 1
+    smaller = row.compression_ratio > 1
     match row.verdict:
         case "faster":
             return "" if smaller else "faster, not smaller"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compress_cli.gate import Judged, parse, sort_of
 from compress_cli.intervals import Estimate
 from compress_cli.report import Report, Row
 
@@ -75,6 +76,25 @@ def remarks(report: Report) -> list[tuple[str, str]]:
         said = [row.note, *(f"{what}: {why}" for what, why in reasons.items() if why)]
         found += [(row.name, each) for each in said if each]
     return found
+
+
+def gate(judged: Judged) -> str:
+    """`accuracy_drop<=0.01 (int8): undecided: 0.004 [-0.002, 0.011]; needs about 210 more samples`"""
+    said = f"{judged.promise} ({judged.row}): {judged.outcome}"
+    if judged.value is None or judged.low is None or judged.high is None:
+        return f"{said}: {judged.reason}"
+    quantity = parse(judged.promise).terms.quantity
+    sort, timed = sort_of(quantity), quantity.startswith(("latency", "speedup"))
+    unit = {"bytes": " bytes", "ms": " ms"}.get(sort, "")
+    number = "{:,.0f}" if sort in ("bytes", "count") else "{:.4g}"
+    said += f": {number.format(judged.value)}{unit}"
+    if judged.low != judged.high:
+        said += f" [{number.format(judged.low)}, {number.format(judged.high)}]"
+    if judged.needs is not None:
+        said += f"; needs about {judged.needs:,} more {'rounds of timing' if timed else 'samples'}"
+    elif judged.outcome == "undecided":
+        said += "; it lies on the limit, which no number of samples would decide"
+    return f"{said} (which is let pass)" if judged.outcome == "undecided" and judged.passes else said
 
 
 def printable(text: str) -> str:

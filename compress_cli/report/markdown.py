@@ -9,6 +9,8 @@ from compress_cli.report import Report, Row
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 
+_MARKS = {True: "passed", False: "**failed**"}
+
 
 def render(report: Report) -> str:
     """A heading, the table, what it was measured on, and what has to be said in words."""
@@ -26,7 +28,9 @@ def render(report: Report) -> str:
         _plain(write.conditions(report)),
     ]
     remarks = [f"- {_plain(name)}: {_plain(remark)}" for name, remark in write.remarks(report)]
-    return "\n".join([*lines, *([""] if remarks else []), *remarks]) + "\n"
+    gates = [_line([_MARKS[each.passes], _plain(write.gate(each))]) for each in report.gates]
+    head = ["", _line(["", "gate"]), _line(["---", "---"])] if gates else []
+    return "\n".join([*lines, *([""] if remarks else []), *remarks, *head, *gates]) + "\n"
 
 
 def _cells(row: Row, report: Report) -> list[str]:
@@ -44,7 +48,7 @@ def _cells(row: Row, report: Report) -> list[str]:
         write.numbers(row),
         write.count(row.macs),
         write.size(row.size_bytes),
-        write.times(row.size_ratio),
+        write.times(row.compression_ratio),
         metric,
         change,
         write.milliseconds(row.latency.p50_ms.value if row.latency else None),
@@ -58,5 +62,5 @@ def _line(cells: list[str]) -> str:
 
 def _plain(text: str) -> str:
     """Text that means itself: no Markdown, no HTML, no column of its own."""
-    one_line = html.escape(" ".join(text.split()), quote=False)
+    one_line = html.escape(write.printable(" ".join(text.split())), quote=False)
     return re.sub(r"([\\`*_\[\]|#])", r"\\\1", one_line)

@@ -34,6 +34,9 @@ def show(report: Report, console: Console | None = None) -> None:
     out.print(write.conditions(report), style="dim")
     for name, remark in write.remarks(report):
         out.print(f"{write.printable(name)}: {write.printable(remark)}", style="yellow")
+    for judged in report.gates:
+        style = "red" if not judged.passes else "green" if judged.outcome == "met" else "yellow"
+        out.print(write.printable(f"gate {write.gate(judged)}"), style=style)
 
 
 def _cells(row: Row, report: Report) -> list[Text]:
@@ -52,7 +55,7 @@ def _cells(row: Row, report: Report) -> list[Text]:
         _two(write.count(row.parameters), write.numbers(row) if row.kinds else ""),
         Text(write.count(row.macs)),
         Text(write.size(row.size_bytes)),
-        Text(write.times(row.size_ratio)),
+        Text(write.times(row.compression_ratio)),
         _two(*metric),
         _two(*change),
         Text(write.milliseconds(row.latency.p50_ms.value if row.latency else None)),

@@ -18,6 +18,8 @@ class Task(Plugin):
     """The file in `losses/` that trains on the true targets."""
     primary: ClassVar[str]
     """The metric that choices (best epoch) and the report go by."""
+    metrics: ClassVar[tuple[str, ...]] = ()
+    """All that it may give; a gate on anything else is refused before a run."""
     better: ClassVar[Literal["higher", "lower"]] = "higher"
 
     def check(self, signature: Signature, targets: dict[str, np.ndarray]) -> None:

@@ -21,6 +21,7 @@ class Classification(Task):
 
     loss: ClassVar[str] = "cross_entropy"
     primary: ClassVar[str] = "accuracy"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "top5_accuracy", "cross_entropy")
 
     head: str = Field("", description="the model's output that holds the class scores; default: the only one")
     target: str = Field("", description="the dataset's target that holds the class numbers; default: the only one")

@@ -18,7 +18,7 @@ print(loaded, file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("command", ["eval", "predict", "report"])
+@pytest.mark.parametrize("command", ["eval", "predict", "report", "inspect", "compare"])
 def test_never_imports_torch(command, digits_file, tmp_path):
     path, _, _ = digits_file()
     if command == "report":
@@ -28,6 +28,8 @@ def test_never_imports_torch(command, digits_file, tmp_path):
     arguments = {
         "eval": [path, "--data", "digits", "--json"],
         "predict": [path, tmp_path / "x.npz", "--json"],
+        "inspect": [path, "--json"],
+        "compare": [path, path, "--data", "digits", "--json"],
         "report": [tmp_path, "--json"],
     }
     import numpy as np

@@ -99,9 +99,9 @@ def test_figures_are_those_stored(made):
     )
     assert small.metrics["accuracy"] == wilson(970, 1000)
     assert (small.parameters, small.kinds, small.macs, small.size_bytes) == (50, {"int8": 50}, 12_345_678, 1000)
-    assert (small.size_ratio, small.speedup.value, small.verdict, small.note) == (10, 2.0, "faster", "")
+    assert (small.compression_ratio, small.speedup.value, small.verdict, small.note) == (10, 2.0, "faster", "")
     assert (small.latency.p50_ms.value, teacher.latency.p50_ms.value) == (0.5, 1.0)
-    assert (teacher.size_ratio, teacher.change, teacher.speedup) == (None, None, None)
+    assert (teacher.compression_ratio, teacher.change, teacher.speedup) == (None, None, None)
     assert found.rows[0].wall_time_s == 1.5
 
 

@@ -1,0 +1,155 @@
+"""Plots as SVG, drawn here: they open offline, print, and follow the page's colours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from compress_cli.report import figures as write
+
+WIDTH, HEIGHT = 520, 320
+LEFT, RIGHT, TOP, BOTTOM = 64, 28, 16, 48
+COLOURS = 8
+"""Classes s0, s1, ... of the page's style sheet."""
+LABEL = 6.4  # pixels a letter of a label takes, at most
+
+Say = Callable[[float], str]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model in a plane, with its intervals."""
+
+    name: str
+    x: tuple[float, float, float]  # low, value, high
+    y: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values to pixels."""
+
+    title: str
+    low: float
+    high: float
+    first: float  # pixel of `low`
+    last: float
+    say: Say
+    logarithmic: bool = False
+
+    def at(self, value: float) -> float:
+        if self.logarithmic:
+            share = math.log(value / self.low) / math.log(self.high / self.low)
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return self.first + share * (self.last - self.first)
+
+    def ticks(self) -> list[float]:
+        """Round values within the range: 1, 2, 5 times a power of ten."""
+        if self.logarithmic:
+            exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            steps = (1, 2, 5) if self.high / self.low < 1e3 else (1,)
+            found = [step * 10.0**exponent for exponent in exponents for step in steps]
+            return [value for value in found if self.low <= value <= self.high]
+        rough = (self.high - self.low) / 5
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(each * power for each in (1, 2, 5, 10) if each * power >= rough)
+        first = math.ceil(self.low / step)
+        return [number * step for number in range(first, math.floor(self.high / step) + 1)]
+
+
+def scatter(points: Sequence[Point], x_title: str, y_title: str, say_x: Say, say_y: Say) -> str:
+    """Models in a plane with bars for their intervals, each with its name; the horizontal axis is logarithmic where it spans
+    more than a factor of 4."""
+    x = _axis(x_title, [each for point in points for each in point.x], LEFT, WIDTH - RIGHT, say_x, spread=True)
+    y = _axis(y_title, [each for point in points for each in point.y], HEIGHT - BOTTOM, TOP, say_y)
+    marks = [_mark(point, number, x, y) for number, point in enumerate(points)]
+    return _svg(f"{y_title} against {x_title}", [*_frame(x, y), *marks, *_labels(points, x, y)])
+
+
+def curves(lines: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_title: str, say_y: Say, spread: bool) -> str:
+    """A line for each name, named in a legend below; `spread`: logarithmic where values span more than a factor of 4."""
+    x = _axis(x_title, [x for line in lines.values() for x, _ in line], LEFT, WIDTH - RIGHT, lambda value: f"{value:g}", pad=0)
+    y = _axis(y_title, [y for line in lines.values() for _, y in line], HEIGHT - BOTTOM, TOP, say_y, spread)
+    drawn = []
+    for number, (name, line) in enumerate(lines.items()):
+        path = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in line)
+        colour = f"s{number % COLOURS}"
+        drawn.append(f'<polyline class="line {colour}" points="{path}"><title>{_text(name)}</title></polyline>')
+        a, b = line[-1]
+        drawn.append(f'<circle class="dot {colour}" cx="{x.at(a):.1f}" cy="{y.at(b):.1f}" r="3"/>')
+    legend = "".join(
+        f'<li><span class="key s{number % COLOURS}"></span>{_text(name)}</li>' for number, name in enumerate(lines)
+    )
+    return f'{_svg(f"{y_title} by {x_title}", [*_frame(x, y), *drawn])}<ul class="legend">{legend}</ul>'
+
+
+def _axis(
+    title: str, values: list[float], first: float, last: float, say: Say, spread: bool = False, pad: float = 0.08
+) -> Axis:
+    """Room around the values; equal ones get a range of their own."""
+    low, high = min(values), max(values)
+    if spread and low > 0 and high / low > 4:
+        room = (high / low) ** pad
+        return Axis(title, low / room, high * room, first, last, say, logarithmic=True)
+    around = (high - low) * pad or (abs(low) * 0.1 + 1e-9 if high == low else 0)
+    return Axis(title, low - around, high + around, first, last, say)
+
+
+def _frame(x: Axis, y: Axis) -> list[str]:
+    """Grid, numbers and titles."""
+    bottom, left = HEIGHT - BOTTOM, LEFT
+    parts = []
+    for value in x.ticks():
+        place = f"{x.at(value):.1f}"
+        parts.append(f'<line class="grid" x1="{place}" x2="{place}" y1="{TOP}" y2="{bottom}"/>')
+        parts.append(f'<text class="tick" x="{place}" y="{bottom + 16}" text-anchor="middle">{_text(x.say(value))}</text>')
+    for value in y.ticks():
+        up = y.at(value)
+        parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - RIGHT}" y1="{up:.1f}" y2="{up:.1f}"/>')
+        parts.append(f'<text class="tick" x="{left - 6}" y="{up + 4:.1f}" text-anchor="end">{_text(y.say(value))}</text>')
+    middle, height = (left + WIDTH - RIGHT) / 2, (TOP + bottom) / 2
+    parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 10}" text-anchor="middle">{_text(x.title)}</text>')
+    turned = f'transform="rotate(-90 14 {height})" text-anchor="middle"'
+    return [*parts, f'<text class="axis" x="14" y="{height}" {turned}>{_text(y.title)}</text>']
+
+
+def _mark(point: Point, number: int, x: Axis, y: Axis) -> str:
+    colour = f"s{number % COLOURS}"
+    (left, across, right), (low, up, high) = map(x.at, point.x), map(y.at, point.y)
+    said = f"{point.name}: {x.say(point.x[1])}, {y.say(point.y[1])} [{y.say(point.y[0])}, {y.say(point.y[2])}]"
+    return (
+        f'<g class="{colour}"><title>{_text(said)}</title>'
+        f'<line class="bar" x1="{across:.1f}" x2="{across:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
+        f'<line class="bar" x1="{left:.1f}" x2="{right:.1f}" y1="{up:.1f}" y2="{up:.1f}"/>'
+        f'<circle class="dot" cx="{across:.1f}" cy="{up:.1f}" r="5"/></g>'
+    )
+
+
+def _labels(points: Sequence[Point], x: Axis, y: Axis) -> list[str]:
+    """Names beside their points, on the side with room, moved up until none covers another."""
+    dots = [(x.at(each.x[1]), y.at(each.y[1])) for each in points]
+    taken = [(across - 6, across + 6, up + 4) for across, up in dots]  # left, right, height
+    drawn = []
+    for number, point in sorted(enumerate(points), key=lambda each: -y.at(each[1].y[1])):
+        name = point.name if len(point.name) <= 24 else f"{point.name[:23]}…"
+        across, up, wide = x.at(point.x[1]), y.at(point.y[1]) - 8, LABEL * len(name)
+        to_left = across + 9 + wide > WIDTH - RIGHT
+        left = across - 9 - wide if to_left else across + 9
+        while any(left < end and begin < left + wide and abs(up - height) < 13 for begin, end, height in taken):
+            up -= 13
+        taken.append((left, left + wide, up))
+        place = f'x="{across - 9 if to_left else across + 9:.1f}" y="{max(up, 10):.1f}"'
+        anchor = "end" if to_left else "start"
+        drawn.append(f'<text class="label s{number % COLOURS}" {place} text-anchor="{anchor}">{_text(name)}</text>')
+    return drawn
+
+
+def _svg(title: str, parts: list[str]) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_text(title)}">{"".join(parts)}</svg>'
+
+
+def _text(text: str) -> str:
+    return escape(write.printable(text))

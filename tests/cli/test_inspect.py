@@ -1,0 +1,192 @@
+"""`compress inspect` and `compress compare`: counts against counting by hand, and what can't be read."""
+
+import json
+import shutil
+import struct
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper, save
+from safetensors.numpy import save_file
+
+
+def inspected(compress, *arguments):
+    outcome = compress("inspect", *arguments, "--json")
+    assert outcome.code == 0, outcome
+    return json.loads(outcome.out)
+
+
+def test_a_float_file(compress, linear_file):
+    weight = np.ones((64, 10))
+    weight[:16] = 0
+    found = inspected(compress, linear_file(weight, np.ones(10)))
+    (layer,) = found["layers"]
+    assert (layer["operator"], layer["shapes"], layer["output"]) == ("Gemm", [[64, 10], [10]], [1, 10])
+    assert (layer["parameters"], layer["zeros"], layer["macs"]) == (650, 160, 640)
+    assert (found["parameters"], found["zeros"], found["macs"], found["kinds"]) == (650, 160, 640, {"float32": 650})
+    text = compress("inspect", linear_file(weight, np.ones(10))).out
+    assert "24.6%" in text  # 160 of 650
+    assert "64x10, 10" in text
+
+
+@pytest.fixture
+def quantised_file(tmp_path):
+    """int8 weights behind DequantizeLinear, a packed 4-bit product, and a weight that nothing multiplies."""
+    int8 = np.zeros((8, 3, 3, 3), np.int8)
+    int8[0] = 1
+    scale, zero = np.float32(0.1), np.int8(0)
+    arrays = {
+        "w": int8,
+        "w_scale": scale,
+        "w_zero": zero,
+        "q": np.zeros((4, 8, 16), np.uint8),  # K = 256 in blocks of 32, N = 4
+        "q_scale": np.ones(32, np.float32),
+        "lonely": np.ones(7, np.float32),
+    }
+    bits = {"K": 256, "N": 4, "bits": 4, "block_size": 32}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["wf"]),
+        helper.make_node("Conv", ["x", "wf"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        helper.make_node("MatMulNBits", ["flat", "q", "q_scale"], ["y"], "packed", domain="com.microsoft", **bits),
+    ]
+    ports = [("x", ("n", 3, 6, 6)), ("flat", ("n", 256))]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ports],
+        [
+            helper.make_tensor_value_info("c", TensorProto.FLOAT, None),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+        ],
+        [numpy_helper.from_array(np.asarray(each), name) for name, each in arrays.items()],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "q.onnx")
+    return tmp_path / "q.onnx"
+
+
+def test_a_quantised_file(compress, quantised_file):
+    found = inspected(compress, quantised_file)
+    layers = {layer["name"]: layer for layer in found["layers"]}
+    conv = layers["conv"]
+    assert (conv["kinds"], conv["zeros"], conv["macs"]) == ({"int8": 216}, 216 - 27, 216 * 36)
+    assert (layers["packed"]["kinds"], layers["packed"]["macs"]) == ({"uint4": 1024}, 1024)
+    assert layers["packed"]["zeros"] is None  # two values a byte
+    assert (layers["lonely"]["kinds"], layers["lonely"]["macs"]) == ({"float32": 7}, 0)
+    assert found["zeros"] is None
+    assert found["kinds"] == {"uint4": 1024, "int8": 216, "float32": 7}
+
+
+def test_tensors_alone(compress, tmp_path):
+    arrays = {
+        "conv.weight": np.array([[0.0, -0.0], [1, 2]], np.float16),
+        "bn.weight": np.ones(3, np.float32),
+        "bn.running_mean": np.zeros(3, np.float32),
+    }
+    save_file(arrays, tmp_path / "w.safetensors")
+    found = inspected(compress, tmp_path / "w.safetensors")
+    assert (found["parameters"], found["zeros"], found["macs"]) == (7, 2, None)
+    assert {layer["name"]: layer["kinds"] for layer in found["layers"]} == {"bn": {"float32": 3}, "conv": {"float16": 4}}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A Checkpoint's folder: an MLP 64-8-10 whose first layer is half zeros."""
+    from compress_cli import artifact, restore
+    from compress_cli.artifact import Checkpoint
+    from compress_cli.datasets.digits import Digits
+    from compress_cli.models.mlp import Mlp
+
+    restored = restore.build(Mlp(hidden=(8,)), Digits().signature(), 0)
+    first = next(each for each in restored.network.body.parameters() if each.dim() == 2)
+    first.data[:4] = 0
+    folder = tmp_path / "stage"
+    folder.mkdir()
+    restore.save(restored, folder)
+    artifact.write_manifest(folder, Checkpoint, "k", {"type": "train"}, {}, {}, {}, 1.0)
+    return folder
+
+
+def test_a_checkpoint(compress, checkpoint):
+    found = inspected(compress, checkpoint)
+    assert found["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    assert found["macs"] == 64 * 8 + 8 * 10
+    assert found["zeros"] == 64 * 4
+    assert sum(layer["macs"] for layer in found["layers"]) == found["macs"]
+
+
+def broken(tmp_path, how):
+    path = tmp_path / "x.safetensors"
+    header = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+    data = b"\0" * 8
+    match how:
+        case "missing":
+            return path
+        case "empty":
+            path.write_bytes(b"")
+            return path
+        case "short":
+            data = b"\0" * 7
+        case "shape":
+            header["a"]["shape"] = [3]
+        case "negative":
+            header["a"]["data_offsets"] = [-8, 0]
+        case "no offsets":
+            del header["a"]["data_offsets"]
+    text = b"[1]" if how == "list" else json.dumps(header).encode()
+    length = 2**60 if how == "length" else len(text)
+    path.write_bytes(struct.pack("<Q", length) + text + data)
+    return path
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "short", "shape", "negative", "no offsets", "list", "length"])
+def test_broken_tensors(compress, tmp_path, how):
+    outcome = compress("inspect", broken(tmp_path, how))
+    assert (outcome.code, outcome.out) == (3, ""), outcome
+    assert "there is no such file" in outcome.err if how == "missing" else "not a whole safetensors file" in outcome.err
+
+
+def test_what_is_no_model(compress, tmp_path, checkpoint):
+    assert compress("inspect", tmp_path / "none.onnx").code == 3
+    (tmp_path / "text.onnx").write_text("no model")
+    assert compress("inspect", tmp_path / "text.onnx").code == 3
+    (tmp_path / "folder").mkdir()
+    assert "holds no artifact" in compress("inspect", tmp_path / "folder").err
+    (checkpoint / "weights.safetensors").write_bytes(b"other")
+    assert compress("inspect", checkpoint).code == 3
+
+
+@pytest.mark.parametrize("place", ["../secret.bin", "/etc/passwd", "missing.bin"])
+def test_external_data_is_read_from_its_own_folder_only(compress, tmp_path, linear_file, place):
+    import onnx
+
+    model = onnx.load(linear_file(np.ones((64, 10))))
+    weight = next(each for each in model.graph.initializer if each.name == "weight")
+    (tmp_path / "secret.bin").write_bytes(weight.raw_data)
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=place)
+    (tmp_path / "sub").mkdir()
+    save(model, tmp_path / "sub" / "m.onnx")
+    outcome = compress("inspect", tmp_path / "sub" / "m.onnx")
+    assert (outcome.code, "'weight' can't be read" in outcome.err) == (3, True), outcome
+
+
+def test_compare_puts_two_files_side_by_side(compress, digits_file, linear_file):
+    good, weight, bias = digits_file()
+    worse = weight.copy()
+    worse[:, 3] = 0
+    old = linear_file(worse, bias, name="old.onnx")
+    arguments = ("compare", old, good, "--data", "digits", "--threads", "1")
+    outcome = compress(*arguments)
+    assert outcome.code == 0, outcome
+    for said in ("before: ", "old.onnx", "1.00x smaller", "accuracy %", ": higher", "x faster ["):
+        assert said in outcome.out
+    found = json.loads(compress(*arguments, "--json").out)
+    assert found["model"].endswith("model.onnx")
+    before = found["against"]["metrics"]["accuracy"]["value"]
+    assert found["metrics"]["accuracy"]["value"] - before == pytest.approx(found["against"]["change"]["value"])
+    shutil.copy(good, good.with_name("same.onnx"))
+    same = compress("compare", good, good.with_name("same.onnx"))
+    assert "no data named" in same.out
+    assert compress("compare", good, "none.onnx").code == 3
