@@ -2,6 +2,7 @@
 
 import math
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,6 +59,14 @@ def test_what_is_not_understood_is_refused(text, said):
         parse(text)
     with pytest.raises(ValidationError, match=said):
         Gate.model_validate(text)
+
+
+def test_an_editor_accepts_both_forms():
+    schema = Gate.model_json_schema()
+    for good in ("size_bytes<=1kB", {"promise": "size_bytes<=1kB", "undecided": "pass"}):
+        jsonschema.validate(good, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"promise": "size_bytes<=1kB", "undecided": "maybe"}, schema)
 
 
 @pytest.mark.parametrize(

@@ -96,10 +96,18 @@ EXPORT = """\
     name: onnx
 """
 
+GATES = """
+# What every commit has to keep, judged on the end of the interval that speaks against it; a broken promise is exit code 5.
+gates:
+  - size_ratio<=0.5
+  # - accuracy_drop<=0.01     # undecided, which is no pass, until there are enough test samples
+  # - latency_ms<=2
+"""
+
 STARTERS: dict[Target, str] = {
     "mobile": TEACHER + STUDENT + MOBILE + EXPORT,
     "server": TEACHER + STUDENT + SERVER + EXPORT,
-    "ci": TEACHER + CI + EXPORT,
+    "ci": TEACHER + CI + EXPORT + GATES,
 }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -180,10 +182,8 @@ def _training(behind: Background) -> str:
     """A plot for each figure that the stages noted epoch by epoch."""
     lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for name, facts in behind.facts.items():
-        for each in facts.get("epochs", []):
-            for figure, value in each.items():
-                if figure not in ("epoch", "learning_rate") and isinstance(value, int | float):
-                    lines.setdefault(figure, {}).setdefault(name, []).append((each["epoch"], value))
+        for epoch, figure, value in _epochs(facts.get("epochs")):
+            lines.setdefault(figure, {}).setdefault(name, []).append((epoch, value))
     drawn = []
     for figure, curves in lines.items():
         spread = not figure.endswith("accuracy")  # losses fall by orders of magnitude
@@ -191,6 +191,15 @@ def _training(behind: Background) -> str:
         drawn.append(f"<figure>{plot}</figure>")
     said = "<p>Metrics are those of the val split, which chooses the epoch that is kept.</p>"
     return f'<h2>Training</h2>{said}<div class="plots">{"".join(drawn)}</div>' if drawn else ""
+
+
+def _epochs(noted: Any) -> Iterator[tuple[int, str, float]]:
+    """Epoch, figure and value of what a stage noted; a stage from outside may note other things under that name."""
+    for each in noted if isinstance(noted, list) else []:
+        if isinstance(each, dict) and isinstance(each.get("epoch"), int):
+            for figure, value in each.items():
+                if figure not in ("epoch", "learning_rate") and isinstance(value, int | float) and math.isfinite(value):
+                    yield each["epoch"], figure, value
 
 
 def _environment(report: Report, behind: Background) -> str:

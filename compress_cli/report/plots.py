@@ -51,7 +51,7 @@ class Axis:
         if self.logarithmic:
             exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             steps = (1, 2, 5) if self.high / self.low < 1e3 else (1,)
-            found = [step * 10.0**exponent for exponent in exponents for step in steps]
+            found = [step * 10.0**exponent for exponent in exponents[:: 1 + len(exponents) // 8] for step in steps]
             return [value for value in found if self.low <= value <= self.high]
         rough = (self.high - self.low) / 5
         power = 10.0 ** math.floor(math.log10(rough))

@@ -122,6 +122,12 @@ def test_a_run_of_which_nothing_was_measured():
     assert "not measured: no exporter" in " ".join(reader.words)
 
 
+def test_other_notes_of_a_stage_are_no_curves():
+    for epochs in (7, ["x"], [{"loss": 1.0}], [{"epoch": 1, "loss": float("nan")}], [{"epoch": 1, "loss": float("inf")}]):
+        reader = read(page.render(made(), Background({"teacher": {"epochs": epochs}}, {}, "")))
+        assert reader.tags.count("svg") == 2
+
+
 def places(svg, mark):
     return [tuple(map(float, found)) for found in re.findall(rf'<{mark} class="dot[^"]*" cx="([-\d.]+)" cy="([-\d.]+)"', svg)]
 
