@@ -117,7 +117,16 @@ def _facts(step: Step, context: Context) -> dict[str, Any]:
     except (MemoryError, torch.OutOfMemoryError) as error:
         reason = str(error).partition("\n")[0] or "no more to be had"
         raise StageError(f"out of memory ({reason}); use a smaller batch") from error
+    except RuntimeError as error:  # which the CPU's allocator raises
+        if "can't allocate memory" not in str(error):
+            raise
+        raise StageError(f"out of memory ({_allocated(error)}); use a smaller batch or a smaller model") from error
     except OSError as error:
         if isinstance(error, CompressError) or error.errno is None:
             raise
         raise StageError(f"{error.filename or context.output}: {error.strerror}") from error
+
+
+def _allocated(error: RuntimeError) -> str:
+    """`you tried to allocate 25599 bytes`, out of PyTorch's longer message."""
+    return str(error).partition("\n")[0].partition("can't allocate memory: ")[2].partition(". Error code")[0]

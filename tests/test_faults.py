@@ -88,3 +88,22 @@ def test_our_own_bugs_and_clear_errors_pass_unchanged():
         with pytest.raises(type(error)) as raised, plugins_raise(StageError):
             raise error
         assert raised.value is error
+
+
+def test_a_model_that_does_not_fit_into_memory_is_no_bug_of_ours(compress, tmp_path, monkeypatch):
+    import torch
+
+    from compress_cli.models.mlp import Mlp
+
+    monkeypatch.setattr(Mlp, "build", lambda self, signature: torch.empty(2**57))  # more than any address space
+    (tmp_path / "r.yaml").write_text(RECIPE % "")
+    outcome = compress("run", "r.yaml")
+    assert outcome.code == 2, outcome
+    assert "out of memory (you tried to allocate" in outcome.err
+
+
+def test_a_layer_without_channels_is_refused(compress, tmp_path):
+    (tmp_path / "r.yaml").write_text((RECIPE % "").replace("model: mlp", "model: {type: mlp, hidden: [0]}"))
+    outcome = compress("plan", "r.yaml")
+    assert outcome.code == 2
+    assert "stages[0].model.hidden[0]: must be greater than or equal to 1 (got 0)" in outcome.err

@@ -19,7 +19,7 @@ class Crop(Augmentation):
     """
 
     draws: ClassVar[int] = 2
-    padding: int = Field(4, ge=1, description="pixels of zeros added on each side; 4 for 32 x 32, 1 for 8 x 8")
+    padding: int = Field(4, ge=1, le=1024, description="pixels of zeros added on each side; 4 for 32 x 32, 1 for 8 x 8")
 
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         count, _, height, width = images.shape

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Annotated
 
 from pydantic import Field
 from torch import nn
@@ -19,7 +20,9 @@ class Convnet(Model):
     Layers for features: `layer1`, `layer2`, ... one per width; then global average pooling and `fc`.
     """
 
-    widths: Many[int] = Field((32, 64, 128), min_length=1, description="channels; between two widths the image is halved")
+    widths: Many[Annotated[int, Field(ge=1, lt=2**31)]] = Field(
+        (32, 64, 128), min_length=1, description="channels; between two widths the image is halved"
+    )
     convs: int = Field(2, ge=1, description="convolutions per width")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of features dropped before the last layer while training")
 
