@@ -9,7 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compress_cli.errors import ArtifactError
-from compress_cli.plugin import Plugin, find, path_marks
+from compress_cli.identity import path_marks
+from compress_cli.plugin import Plugin, find
 
 PREFIX = "compress."
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from compress_cli.errors import RecipeError, StageError
-from compress_cli.plugin import suggest
+from compress_cli.settings import suggest
 
 VERSION = 1
 

@@ -11,8 +11,8 @@ from compress_cli import arrays, measure, pictures
 from compress_cli.card import Card
 from compress_cli.datasets import Split
 from compress_cli.errors import ArtifactError, DataError, RecipeError
-from compress_cli.plugin import suggest
 from compress_cli.runtime import Session
+from compress_cli.settings import suggest
 
 
 @dataclass(frozen=True)

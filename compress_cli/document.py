@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from compress_cli.errors import RecipeError
-from compress_cli.plugin import suggest
+from compress_cli.settings import suggest
 
 LARGEST_BYTES = 1_000_000
 MOST_NODES = 20_000

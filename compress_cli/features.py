@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 
 from compress_cli.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
-from compress_cli.plugin import suggest
+from compress_cli.settings import suggest
 from compress_cli.signature import Signature
 
 VERSION = 1  # raise it when the same layer name gives other features

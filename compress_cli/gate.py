@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from compress_cli.errors import RecipeError
 from compress_cli.intervals import Estimate
-from compress_cli.plugin import Settings, suggest
+from compress_cli.settings import Settings, suggest
 
 Outcome = Literal["met", "not met", "undecided", "not measured"]
 Sort = Literal["bytes", "ms", "count", "share", "number"]

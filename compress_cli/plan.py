@@ -17,8 +17,10 @@ from compress_cli.document import Key
 from compress_cli.errors import ArtifactError, DataError, RecipeError
 from compress_cli.fault import plugins_raise
 from compress_cli.gate import Gate, impossible
-from compress_cli.plugin import find, identity, suggest
+from compress_cli.identity import identity
+from compress_cli.plugin import find
 from compress_cli.recipe import Recipe
+from compress_cli.settings import suggest
 from compress_cli.stages import Role, Stage
 
 MODELS = (Checkpoint, Program, OnnxModel)

@@ -7,68 +7,25 @@ through `--plugin my_models.py` (its classes, in snake case). Nothing is importe
 from __future__ import annotations
 
 import ast
-import difflib
-import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
-import json
 import pkgutil
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    ValidationError,
     ValidationInfo,
     model_serializer,
     model_validator,
 )
-from pydantic.fields import FieldInfo
-from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
+from pydantic_core import PydanticCustomError, core_schema
 
-from compress_cli.errors import ArtifactError, RecipeError
-
-T = TypeVar("T")
-
-
-class Location:
-    """Marks a path that says where something lies: it never enters a key."""
-
-
-class ByContent:
-    """Marks a path whose file's content, not its place, enters a key."""
-
-
-def _relative_to_recipe(value: Any, info: ValidationInfo) -> Any:
-    if not isinstance(value, str):
-        return value
-    base = (info.context or {}).get("base", Path())
-    return Path(base, Path(value).expanduser())
-
-
-Many = Annotated[tuple[T, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
-InputFile = Annotated[Path, BeforeValidator(_relative_to_recipe), ByContent()]
-Folder = Annotated[Path, BeforeValidator(_relative_to_recipe), Location()]
-
-
-class Settings(BaseModel):
-    """Fields that a recipe may set: frozen, strictly checked, with a slip of the pen answered by the nearest name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _worded(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
-        try:
-            return handler(value)
-        except ValidationError as error:
-            raise _with_suggestions(cls, error) from None
+from compress_cli.errors import RecipeError
+from compress_cli.settings import Settings, suggest
 
 
 class Plugin(Settings):
@@ -214,80 +171,6 @@ def register(path: Path) -> list[str]:
     return [name_of(cls) for cls in found]
 
 
-def identity(value: Any) -> Any:
-    """What a key depends on: settings, versions, the content of named files, the source of code from outside.
-
-    Returns JSON-ready data. Locations do not enter.
-    """
-    if isinstance(value, BaseModel):
-        cls = type(value)
-        known: dict[str, Any] = {}
-        if isinstance(value, Plugin):
-            known = {"type": value.type, "version": value.version}
-            if not cls.__module__.startswith("compress_cli."):
-                known["source"] = hashlib.sha256(_source(cls)).hexdigest()
-        for field, info in cls.model_fields.items():
-            marks = path_marks(info)
-            if any(isinstance(mark, Location) for mark in marks):
-                continue
-            given = getattr(value, field)
-            known[field] = _contents(given) if marks else identity(given)
-        return known
-    if isinstance(value, dict):
-        return {key: identity(each) for key, each in value.items()}
-    if isinstance(value, tuple | list):
-        return [identity(each) for each in value]
-    return value
-
-
-def path_marks(info: FieldInfo) -> list[Location | ByContent]:
-    """The marks of a field that holds paths, also within `Folder | None` or a list of files."""
-    found, types = list(info.metadata), [info.annotation]
-    while types:
-        each = types.pop()
-        found += getattr(each, "__metadata__", ())
-        types += get_args(each)
-    return [mark for mark in found if isinstance(mark, Location | ByContent)]
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, remembered by path, size and time of change for the life of the process.
-
-    ArtifactError where there is no such file."""
-    if not path.is_file():
-        raise ArtifactError(f"{path}: there is no such file")
-    status = path.stat()
-    return _digest(str(path.resolve()), status.st_size, status.st_mtime_ns)
-
-
-def suggest(word: str, choices: list[str]) -> str:
-    """`did you mean 'distill'?`, or the whole list where nothing is near."""
-    close = difflib.get_close_matches(word, choices, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(choices)}"
-
-
-def _contents(given: Any) -> Any:
-    """Digests in the place of paths."""
-    if isinstance(given, Path):
-        return {"sha256": file_digest(given)}
-    return [_contents(each) for each in given] if isinstance(given, tuple) else given
-
-
-_DIGESTS: dict[tuple[str, int, int], str] = {}
-
-
-def _digest(path: str, size: int, changed: int) -> str:
-    if (path, size, changed) not in _DIGESTS:
-        with open(path, "rb") as file:
-            _DIGESTS[path, size, changed] = hashlib.file_digest(file, "sha256").hexdigest()
-    return _DIGESTS[path, size, changed]
-
-
-def _source(cls: type) -> bytes:
-    path = inspect.getsourcefile(cls)
-    return Path(path).read_bytes() if path else json.dumps(cls.__qualname__).encode()
-
-
 def _word(contract: type[Plugin]) -> str:
     return contract.__name__.lower()
 
@@ -315,16 +198,3 @@ def _only_class(contract: type[Plugin], module: Any) -> type[Plugin]:
         if issubclass(member, contract) and member.__module__ == module.__name__
     )
     return found
-
-
-def _with_suggestions(cls: type[BaseModel], error: ValidationError) -> ValidationError:
-    """Word an unknown field as the user's slip: `there is no field 'temprature'; did you mean 'temperature'?`"""
-    lines = []
-    for line in error.errors(include_url=False):
-        kind, message = line["type"], line["msg"].removeprefix("Value error, ")
-        if kind == "extra_forbidden" and len(line["loc"]) == 1:
-            wrong = str(line["loc"][0])
-            message = f"there is no field '{wrong}'; {suggest(wrong, list(cls.model_fields))}"
-        custom = PydanticCustomError(kind, message)  # type: ignore[arg-type]
-        lines.append(InitErrorDetails(type=custom, loc=line["loc"], input=line["input"]))
-    return ValidationError.from_exception_data(cls.__name__, lines)

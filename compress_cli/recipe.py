@@ -12,7 +12,8 @@ from compress_cli.datasets import Dataset
 from compress_cli.document import Document, Key
 from compress_cli.errors import RecipeError
 from compress_cli.gate import Gate
-from compress_cli.plugin import Many, Plugin, Settings, find
+from compress_cli.plugin import Plugin, find
+from compress_cli.settings import Many, Settings
 from compress_cli.stages import Stage
 from compress_cli.tasks import Task
 

@@ -26,13 +26,14 @@ from compress_cli.losses import Loss, one_number
 from compress_cli.models import Model, Network
 from compress_cli.optimizers import Optimizer
 from compress_cli.optimizers.sgd import Sgd
-from compress_cli.plugin import Many, Settings, find
+from compress_cli.plugin import find
 from compress_cli.precision import Choice
 from compress_cli.progress import Progress
 from compress_cli.randomness import apart, seed_layers, step_seeds
 from compress_cli.restore import Restored
 from compress_cli.schedules import Schedule
 from compress_cli.schedules.cosine import Cosine
+from compress_cli.settings import Many, Settings
 from compress_cli.tasks import Task
 from compress_cli.teachers import Opened
 

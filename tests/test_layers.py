@@ -49,7 +49,9 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"gate"},
     {"batch", "signature", "intervals", "agreement", "progress", "card", "pictures", "arrays"},
     {"fault"},
+    {"identity"},
     {"plugin"},
+    {"settings"},
     {"errors"},
 ]
 RANK = {part: rank for rank, layer in enumerate(LAYERS) for part in layer}

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from compress_cli.identity import identity
 from compress_cli.losses import Loss
-from compress_cli.plugin import Folder, InputFile, Many, identity
+from compress_cli.settings import Folder, InputFile, Many
 
 
 class Paths(Loss):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from compress_cli import plugin
+from compress_cli import identity, plugin
 from compress_cli.plugin import Plugin, catalogue, find
 
 HOME = Path(__file__).parent.parent / "compress_cli"
@@ -39,5 +39,5 @@ def test_a_file_holds_one_documented_class_that_survives_dump_and_load(folder, n
     made = contract.model_validate(name)
     again = contract.model_validate(made.model_dump(mode="json"))
     assert again == made
-    assert plugin.identity(again) == plugin.identity(made)
-    assert plugin.identity(made)["version"] == cls.version
+    assert identity.identity(again) == identity.identity(made)
+    assert identity.identity(made)["version"] == cls.version

@@ -8,7 +8,7 @@ import pytest
 
 from compress_cli import plan, recipe
 from compress_cli.errors import RecipeError
-from compress_cli.plugin import identity
+from compress_cli.identity import identity
 from compress_cli.recipe import Recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").rglob("*.yaml"))

@@ -18,7 +18,8 @@ def command(
     import json as format_json
 
     from compress_cli.errors import RecipeError
-    from compress_cli.plugin import Plugin, catalogue, find, suggest
+    from compress_cli.plugin import Plugin, catalogue, find
+    from compress_cli.settings import suggest
 
     read_plugins(plugins)
     folder, _, short = name.rpartition("/")

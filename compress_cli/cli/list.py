@@ -16,7 +16,8 @@ def command(
     import json as format_json
 
     from compress_cli.errors import RecipeError
-    from compress_cli.plugin import catalogue, suggest
+    from compress_cli.plugin import catalogue
+    from compress_cli.settings import suggest
 
     read_plugins(plugins)
     found = catalogue()

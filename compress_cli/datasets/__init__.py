@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from compress_cli.plugin import Plugin, identity
+from compress_cli.identity import identity
+from compress_cli.plugin import Plugin
 from compress_cli.signature import Signature
 
 SplitName = Literal["train", "val", "test"]

@@ -14,7 +14,8 @@ from pydantic import Field
 
 from compress_cli.datasets import Dataset, Split, SplitName, channel_statistics, fingerprint_of, stratified
 from compress_cli.errors import DataError
-from compress_cli.plugin import Folder, file_digest
+from compress_cli.identity import file_digest
+from compress_cli.settings import Folder
 from compress_cli.signature import Head, Input, Signature
 
 CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

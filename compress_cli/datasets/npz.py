@@ -11,7 +11,8 @@ from pydantic import Field
 from compress_cli import arrays
 from compress_cli.datasets import Dataset, Split, SplitName, channel_statistics, fingerprint_of, stratified
 from compress_cli.errors import DataError, RecipeError
-from compress_cli.plugin import InputFile, Many, file_digest
+from compress_cli.identity import file_digest
+from compress_cli.settings import InputFile, Many
 from compress_cli.signature import Head, Input, Signature
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from compress_cli.edits import Edit
 from compress_cli.errors import ArtifactError
-from compress_cli.plugin import Many
+from compress_cli.settings import Many
 
 
 class Narrow(Edit):

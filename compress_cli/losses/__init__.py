@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
 from compress_cli.errors import RecipeError, StageError
-from compress_cli.plugin import Many, Plugin, Settings, suggest
+from compress_cli.plugin import Plugin
+from compress_cli.settings import Many, Settings, suggest
 
 Distance = Literal["mse", "l1", "cosine"]
 

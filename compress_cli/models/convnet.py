@@ -10,7 +10,7 @@ from torch import nn
 
 from compress_cli.errors import RecipeError
 from compress_cli.models import Model, only_head, only_input
-from compress_cli.plugin import Many
+from compress_cli.settings import Many
 from compress_cli.signature import Signature
 
 

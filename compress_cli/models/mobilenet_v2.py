@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from compress_cli.models import Model, he_normal, only_head, only_input
-from compress_cli.plugin import Many
+from compress_cli.settings import Many
 from compress_cli.signature import Signature
 
 _STEM, _LAST = 32, 1280  # channels of the first and the last convolution, before `width`

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from compress_cli.models import Model, Shuffle, Sum, only_head, only_input
-from compress_cli.plugin import Many
+from compress_cli.settings import Many
 from compress_cli.signature import Signature
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from compress_cli.errors import RecipeError
 from compress_cli.models import Model, he_normal, only_head, only_input
-from compress_cli.plugin import Many
+from compress_cli.settings import Many
 from compress_cli.signature import Signature
 
 _CONVOLUTIONS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from compress_cli.models import Model, he_normal, only_head, only_input
-from compress_cli.plugin import Many
+from compress_cli.settings import Many
 from compress_cli.signature import Signature
 
 

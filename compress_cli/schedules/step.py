@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from pydantic import Field, field_validator
 
-from compress_cli.plugin import Many
 from compress_cli.schedules import Schedule
+from compress_cli.settings import Many
 
 
 class Step(Schedule):

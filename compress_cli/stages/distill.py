@@ -13,7 +13,7 @@ from compress_cli.losses import Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.soft_targets import SoftTargets
 from compress_cli.models import Model
-from compress_cli.plugin import Many
+from compress_cli.settings import Many
 from compress_cli.stages import Role, Stage
 from compress_cli.teachers import teacher_for
 from compress_cli.training import Training

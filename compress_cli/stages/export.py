@@ -20,7 +20,7 @@ from compress_cli.datasets import Dataset, Split
 from compress_cli.errors import StageError
 from compress_cli.exporters import Exporter
 from compress_cli.exporters.onnx import Onnx
-from compress_cli.plugin import path_marks
+from compress_cli.identity import path_marks
 from compress_cli.progress import Progress
 from compress_cli.signature import Signature
 from compress_cli.stages import Role, Stage

@@ -21,8 +21,9 @@ from compress_cli import restore, runtime
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel
 from compress_cli.context import Context
 from compress_cli.errors import ArtifactError
+from compress_cli.identity import file_digest
 from compress_cli.models import Model
-from compress_cli.plugin import InputFile, Many, file_digest
+from compress_cli.settings import InputFile, Many
 from compress_cli.signature import Signature
 from compress_cli.stages import Role, Stage
 

@@ -24,8 +24,8 @@ from compress_cli.edits.narrow import Narrow
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.losses import Loss
 from compress_cli.losses.soft_targets import SoftTargets
-from compress_cli.plugin import Many, Settings
 from compress_cli.progress import Progress
+from compress_cli.settings import Many, Settings
 from compress_cli.stages import Role, Stage
 from compress_cli.teachers import teacher_for
 from compress_cli.training import Training

@@ -18,8 +18,8 @@ from compress_cli.artifact import Checkpoint, OnnxModel, read, write_manifest
 from compress_cli.context import Context
 from compress_cli.datasets import Dataset
 from compress_cli.errors import ArtifactError
+from compress_cli.identity import identity
 from compress_cli.models.mlp import Mlp
-from compress_cli.plugin import identity
 from compress_cli.signature import Head, Input, Signature
 from compress_cli.stages import Stage
 from compress_cli.tasks.classification import Classification

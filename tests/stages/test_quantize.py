@@ -16,8 +16,8 @@ from compress_cli.datasets import Dataset, Split
 from compress_cli.errors import StageError
 from compress_cli.exporters import Exporter
 from compress_cli.models.convnet import Convnet
-from compress_cli.plugin import Folder
 from compress_cli.quantizers.static_int8 import StaticInt8
+from compress_cli.settings import Folder
 from compress_cli.signature import Head, Input, Signature
 from compress_cli.stages.export import Export
 from compress_cli.stages.quantize import Quantize

@@ -1,0 +1,86 @@
+"""What a key depends on: settings, versions, the content of named files, the source of code from outside."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import (
+    BaseModel,
+)
+from pydantic.fields import FieldInfo
+
+from compress_cli.errors import ArtifactError
+from compress_cli.plugin import Plugin
+from compress_cli.settings import ByContent, Location
+
+
+def identity(value: Any) -> Any:
+    """What a key depends on: settings, versions, the content of named files, the source of code from outside.
+
+    Returns JSON-ready data. Locations do not enter.
+    """
+    if isinstance(value, BaseModel):
+        cls = type(value)
+        known: dict[str, Any] = {}
+        if isinstance(value, Plugin):
+            known = {"type": value.type, "version": value.version}
+            if not cls.__module__.startswith("compress_cli."):
+                known["source"] = hashlib.sha256(_source(cls)).hexdigest()
+        for field, info in cls.model_fields.items():
+            marks = path_marks(info)
+            if any(isinstance(mark, Location) for mark in marks):
+                continue
+            given = getattr(value, field)
+            known[field] = _contents(given) if marks else identity(given)
+        return known
+    if isinstance(value, dict):
+        return {key: identity(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [identity(each) for each in value]
+    return value
+
+
+def path_marks(info: FieldInfo) -> list[Location | ByContent]:
+    """The marks of a field that holds paths, also within `Folder | None` or a list of files."""
+    found, types = list(info.metadata), [info.annotation]
+    while types:
+        each = types.pop()
+        found += getattr(each, "__metadata__", ())
+        types += get_args(each)
+    return [mark for mark in found if isinstance(mark, Location | ByContent)]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, remembered by path, size and time of change for the life of the process.
+
+    ArtifactError where there is no such file."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: there is no such file")
+    status = path.stat()
+    return _digest(str(path.resolve()), status.st_size, status.st_mtime_ns)
+
+
+def _contents(given: Any) -> Any:
+    """Digests in the place of paths."""
+    if isinstance(given, Path):
+        return {"sha256": file_digest(given)}
+    return [_contents(each) for each in given] if isinstance(given, tuple) else given
+
+
+_DIGESTS: dict[tuple[str, int, int], str] = {}
+
+
+def _digest(path: str, size: int, changed: int) -> str:
+    if (path, size, changed) not in _DIGESTS:
+        with open(path, "rb") as file:
+            _DIGESTS[path, size, changed] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _DIGESTS[path, size, changed]
+
+
+def _source(cls: type) -> bytes:
+    path = inspect.getsourcefile(cls)
+    return Path(path).read_bytes() if path else json.dumps(cls.__qualname__).encode()

@@ -1,0 +1,72 @@
+"""Fields that a recipe may set: how they are checked, how paths are read, how a slip is answered."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+T = TypeVar("T")
+
+
+class Location:
+    """Marks a path that says where something lies: it never enters a key."""
+
+
+class ByContent:
+    """Marks a path whose file's content, not its place, enters a key."""
+
+
+def _relative_to_recipe(value: Any, info: ValidationInfo) -> Any:
+    if not isinstance(value, str):
+        return value
+    base = (info.context or {}).get("base", Path())
+    return Path(base, Path(value).expanduser())
+
+
+Many = Annotated[tuple[T, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+InputFile = Annotated[Path, BeforeValidator(_relative_to_recipe), ByContent()]
+Folder = Annotated[Path, BeforeValidator(_relative_to_recipe), Location()]
+
+
+class Settings(BaseModel):
+    """Fields that a recipe may set: frozen, strictly checked, with a slip of the pen answered by the nearest name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _worded(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            raise _with_suggestions(cls, error) from None
+
+
+def suggest(word: str, choices: list[str]) -> str:
+    """`did you mean 'distill'?`, or the whole list where nothing is near."""
+    close = difflib.get_close_matches(word, choices, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(choices)}"
+
+
+def _with_suggestions(cls: type[BaseModel], error: ValidationError) -> ValidationError:
+    """Word an unknown field as the user's slip: `there is no field 'temprature'; did you mean 'temperature'?`"""
+    lines = []
+    for line in error.errors(include_url=False):
+        kind, message = line["type"], line["msg"].removeprefix("Value error, ")
+        if kind == "extra_forbidden" and len(line["loc"]) == 1:
+            wrong = str(line["loc"][0])
+            message = f"there is no field '{wrong}'; {suggest(wrong, list(cls.model_fields))}"
+        custom = PydanticCustomError(kind, message)  # type: ignore[arg-type]
+        lines.append(InitErrorDetails(type=custom, loc=line["loc"], input=line["input"]))
+    return ValidationError.from_exception_data(cls.__name__, lines)
