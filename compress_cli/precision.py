@@ -130,9 +130,14 @@ def _time(trial: _Trial, steps: int) -> Choice:
 
 
 def _hopeless(trial: _Trial, name: Name, best: dict[str, float]) -> bool:
-    """Whether a first step, on a small part of the batch and then on the whole, is far slower than the best."""
-    reference = trial.seconds("float32", 1 / 8)
-    return trial.seconds(name, 1 / 8) > HOPELESS * reference or trial.seconds(name) > HOPELESS * min(best.values())
+    """Whether first steps, on a small part of the batch and then on the whole, are far slower than the best.
+
+    Twice each, since the very first one builds kernels.
+    """
+    small = min(trial.seconds("float32", 1 / 8) for _ in range(2))
+    return all(trial.seconds(name, 1 / 8) > HOPELESS * small for _ in range(2)) or all(
+        trial.seconds(name) > HOPELESS * min(best.values()) for _ in range(2)
+    )
 
 
 def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
