@@ -57,10 +57,8 @@ def test_the_fastest_counts_unless_within_noise_of_float32(seconds, expected):
 def test_what_is_hopeless_is_tried_twice_on_a_small_part():
     found, clock = choice(**times(0.1, 0.09, 50.0, 40.0))
     assert found.name == "float32_channels_last"
-    assert [each for each in clock.asked if each[0].startswith("bfloat16")] == [
-        ("bfloat16", 1 / 8),
-        ("bfloat16_channels_last", 1 / 8),
-    ]
+    tried = [each for each in clock.asked if each[0].startswith("bfloat16")]
+    assert tried == [("bfloat16", 1 / 8)] * 2 + [("bfloat16_channels_last", 1 / 8)] * 2
     assert set(found.step_ms) == {"float32", "float32_channels_last"}
 
 
