@@ -19,7 +19,7 @@ class Context:
     """All a stage may use besides its settings; a new field needs a reason."""
 
     inputs: dict[str, tuple[Artifact, ...]]  # by role; empty = not given
-    output: Path  # empty, or what an interrupted try left for resuming; becomes the artifact
+    output: Path  # an empty folder that becomes the artifact
     dataset: Dataset
     task: Task
     device: str  # "cpu", "cuda", "cuda:1"

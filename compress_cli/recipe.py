@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError
 
 from compress_cli.datasets import Dataset
 from compress_cli.document import Document, Key
@@ -24,10 +25,13 @@ def _classification() -> Task:
     return task
 
 
+NAME = r"\w[\w.-]*"  # of a recipe: it becomes a folder
+
+
 class Recipe(Settings):
     """One file: the data, the task, and the stages in order."""
 
-    name: str = Field("", pattern=r"^[\w][\w.-]*$|^$", description="names the run's folder; default: the file's name")
+    name: str = Field("", pattern=rf"^({NAME})?$", description="names the run's folder; default: the file's name")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random but the dataset's split")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1")
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads for training; default: all cores")
@@ -38,13 +42,6 @@ class Recipe(Settings):
     stages: Many[Stage] = Field(min_length=1, description="what to do, in order")
 
     _document: Document = PrivateAttr()
-
-    @field_validator("name")
-    @classmethod
-    def _one_word(cls, name: str) -> str:
-        if name.startswith("."):
-            raise ValueError("a name does not begin with a dot")
-        return name
 
     @property
     def path(self) -> Path:
@@ -69,6 +66,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         lines = [f"{document.place(each['loc'])}: {_reason(each)}" for each in _causes(error.errors(include_url=False))]
         raise RecipeError("\n".join(lines)) from None
     if not recipe.name:
+        if not re.fullmatch(NAME, path.stem):
+            raise RecipeError(f"{path}: '{path.stem}' can't name the run's folder; give the recipe a 'name'")
         recipe = recipe.model_copy(update={"name": path.stem})
     recipe._document = document
     return recipe

@@ -129,6 +129,8 @@ class Run:
                 shutil.rmtree(output)
                 return made_elsewhere
 
+            _empty(output)  # of what an interrupted try left: no stage takes it up again
+
             def tell(progress: Progress) -> None:
                 self.listener.progress(step, progress)
                 if progress.epoch_ended or progress.note:
@@ -168,6 +170,14 @@ class Run:
         whole = [step.name for step in self.plan.stages if step.key in self.artifacts]
         kept = f"kept: {', '.join(whole)}" if whole else "no stage was finished before it"
         return f"{kept}; the same command goes on from there"
+
+
+def _empty(directory: Path) -> None:
+    for each in directory.iterdir():
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
 
 
 def _writable(directory: Path) -> None:

@@ -45,7 +45,7 @@ REPORT_S = 0.5  # between reports within an epoch; reading the loss waits for th
 class Training(Settings):
     """How to train. `{epochs: 30}` is enough for small images."""
 
-    epochs: int = Field(ge=1, description="passes over the train split")
+    epochs: int = Field(ge=1, le=1_000_000, description="passes over the train split")
     batch: int = Field(128, ge=1, description="samples of one step")
     optimizer: Optimizer = Field(Sgd(), description="how gradients move weights")
     schedule: Schedule = Field(Cosine(warmup_epochs=1.0), description="learning rate over the epochs")

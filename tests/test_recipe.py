@@ -120,3 +120,12 @@ def test_the_schema_knows_plugins_and_refuses_what_the_loader_refuses(load):
     assert list(checker.iter_errors(good))
     text = json.dumps(schema)
     assert all(f'"{name}"' in text for name in ("soft_targets", "convnet", "digits", "quantize"))
+
+
+@pytest.mark.parametrize("name", [".store.yaml", "..yaml", "-x.yaml"])
+def test_a_file_whose_name_can_not_name_a_folder_wants_a_name(tmp_path, name):
+    (tmp_path / name).write_text(GOOD)
+    with pytest.raises(RecipeError, match="give the recipe a 'name'"):
+        recipe.load(tmp_path / name)
+    (tmp_path / name).write_text(f"name: fine\n{GOOD}")
+    assert recipe.load(tmp_path / name).name == "fine"

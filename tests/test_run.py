@@ -169,7 +169,7 @@ def test_a_stage_that_fails_keeps_what_was_made(run, monkeypatch):
 
     def fails(self, context):
         if context.limit is None:
-            (context.output / "half").write_text("half")
+            (context.output / "half").mkdir()
             raise StageError("the loss is not a number in epoch 1, step 3")
         return whole(self, context)
 
@@ -180,6 +180,7 @@ def test_a_stage_that_fails_keeps_what_was_made(run, monkeypatch):
     assert "kept: teacher" in outcome.err
     monkeypatch.setattr(Distill, "run", whole)
     assert run(CHANGED)[0] == ["student", "export"]
+    assert not Path("runs/r/student/half").exists()
 
 
 def test_ctrl_c_says_what_is_kept(run, monkeypatch):

@@ -72,7 +72,8 @@ def _app() -> typer.Typer:
         help="From a trained model to a small, fast, checked ONNX file, driven by one recipe.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,  # plain help: the other kind takes longer to import than all the rest
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     )
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda each: _order(each.name)):
         app.command(module.name)(importlib.import_module(f"{__name__}.{module.name}").command)

@@ -76,7 +76,7 @@ def _show(document: dict[str, Any]) -> None:
     for step in document["steps"]:
         cost, to_run = step["cost"], step["status"] == "to run"
         table.add_row(
-            f"  .{step['name'].rpartition('.')[2]}" if step["implied"] else step["name"],
+            ("  " if step["implied"] else "") + step["name"],
             step["stage"],
             ", ".join(name for names in step["inputs"].values() for name in names),
             step["key"][:12] if step["key"] else "unknown",

@@ -55,7 +55,7 @@ def test_describe_shows_fields_bounds_defaults_and_the_paper(compress):
     assert "above 0" in said.out
     (document,) = json.loads(compress("describe", "distill", "--json").out)
     assert document["fields"]["training"]["default"] == "required"
-    assert document["fields"]["training.epochs"]["bounds"] == "at least 1"
+    assert document["fields"]["training.epochs"]["bounds"].startswith("at least 1")
     assert "soft_targets" in json.dumps(document["fields"]["losses"]["default"])
     wrong = compress("describe", "distil")
     assert (wrong.code, "did you mean 'distill'" in wrong.err) == (2, True)
