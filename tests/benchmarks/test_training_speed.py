@@ -48,7 +48,7 @@ class Noise(Dataset):
 
 
 CASES = {  # model, data of one short epoch, epochs
-    "resnet-20, 3 x 32 x 32": (Resnet(depth=20), Noise(samples=2 * BATCH, channels=3, side=32), 24),
+    "resnet-20, 3 x 32 x 32": (Resnet(depth=20), Noise(samples=4 * BATCH, channels=3, side=32), 16),
     "convnet, 1 x 8 x 8": (Convnet(), Noise(samples=8 * BATCH, channels=1, side=8), 32),
 }
 
