@@ -89,7 +89,10 @@ def _why_not(each: Gate, row: Row | None) -> str:
 
 
 def _negative(change: Estimate | None) -> Estimate | None:
-    return change and Estimate(value=-change.value, low=-change.high, high=-change.low, samples=change.samples)
+    if change is None:
+        return None
+    value, low, high = (0.0 - each for each in (change.value, change.high, change.low))  # no minus zero
+    return Estimate(value=value, low=low, high=high, samples=change.samples)
 
 
 def _inverse(ratio: Estimate | None) -> Estimate | None:
