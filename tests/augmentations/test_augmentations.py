@@ -31,7 +31,10 @@ def test_crop_is_a_window_of_the_padded_image():
 
 
 def test_the_last_number_before_one_stays_inside():
-    changed(Crop(padding=4), np.full_like(DRAWS, 1 - 2**-20))
+    made = changed(Crop(padding=4), np.full_like(DRAWS, 1 - 2**-20))
+    for image, new in zip(IMAGES, made, strict=True):
+        padded = np.pad(image, ((0, 0), (4, 4), (4, 4)))
+        np.testing.assert_array_equal(new, padded[:, 8:, 8:])  # the corner farthest down and right
 
 
 def test_flip_mirrors_some():
