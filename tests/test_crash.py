@@ -39,7 +39,7 @@ stages:
     round_to: 1
     training: {epochs: 2, precision: float32, accumulate: 2}
   - {type: quantize, name: int8, samples: 96, batch: 8}
-  - {type: export, samples: 32}
+  - {type: export, start: pruned, samples: 32}
 """
 STEPS = ("teacher", "student", "pruned", "int8", "export", "export.measurement")
 
