@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
+from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.document import Key
 from compress_cli.errors import ArtifactError, DataError, RecipeError
 from compress_cli.fault import plugins_raise
@@ -47,6 +47,7 @@ class Row:
     onnx: Step
     measurement: Step
     comparison: Step | None  # None for the baseline itself
+    damage: Step | None
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class Plan:
         """Why a gate could never be judged on this plan; empty where it can."""
         task = self.recipe.task
         metrics = list(dict.fromkeys((task.primary, *task.metrics)))
-        return impossible(gate, [row.step.name for row in self.rows], self.baseline, task.primary, metrics)
+        tables = [step.name for step in self.stages if issubclass(step.kind, Table)]
+        return impossible(gate, [row.step.name for row in self.rows], self.baseline, task.primary, metrics, tables)
 
 
 @plugins_raise(RecipeError)
@@ -171,7 +173,8 @@ class _Planner:
         previous = self.recipe.stages[position - 1]
         if (previous.name or previous.type) in self.failed:
             return None  # its own complaint is enough
-        return self._fitting(name, before[-1:], needed, loc)
+        made = [step for step in before if issubclass(step.kind, MODELS) or issubclass(step.kind, needed.kinds)]
+        return self._fitting(name, made[-1:] or before[-1:], needed, loc)
 
     def _named(
         self, name: str, wanted: tuple[str, ...], role: str, needed: Role, loc: tuple[Key, ...], before: list[Step]
@@ -240,21 +243,26 @@ class _Planner:
         return None
 
     def _rows(self, models: list[Step], baseline: Step | None) -> Iterable[Row]:
-        export, measure, compare = (find(Stage, each)() for each in ("export", "measure", "compare"))
+        export, measure, compare, damage = (find(Stage, each)() for each in ("export", "measure", "compare", "damage"))
         files = {
             step.name: step
             if issubclass(step.kind, OnnxModel)
             else self._step(f"{step.name}.onnx", _stage(export), {"start": (step,)}, step.loc, implied=True)
             for step in models
         }
+        measured = {
+            step.name: self._step(
+                f"{step.name}.measurement", _stage(measure), {"start": (files[step.name],)}, step.loc, implied=True
+            )
+            for step in models
+        }
         for step in models:
-            file, name = files[step.name], step.name
-            measured = self._step(f"{name}.measurement", _stage(measure), {"start": (file,)}, step.loc, implied=True)
-            compared = None
+            name, paired = step.name, {}
             if baseline and step is not baseline:
-                roles: dict[str, tuple[Step, ...]] = {"baseline": (files[baseline.name],), "start": (file,)}
-                compared = self._step(f"{name}.comparison", _stage(compare), roles, step.loc, implied=True)
-            yield Row(step, file, measured, compared)
+                for noun, stage, of in (("comparison", compare, files), ("damage", damage, measured)):
+                    roles: dict[str, tuple[Step, ...]] = {"baseline": (of[baseline.name],), "start": (of[name],)}
+                    paired[noun] = self._step(f"{name}.{noun}", _stage(stage), roles, step.loc, implied=True)
+            yield Row(step, files[name], measured[name], paired.get("comparison"), paired.get("damage"))
 
 
 def _stage(plugin: Any) -> Stage:
@@ -279,8 +287,9 @@ def _ordered(steps: Sequence[Step], rows: Sequence[Row]) -> tuple[Step, ...]:
                 place(row.onnx)
                 place(row.measurement)
     for row in rows:
-        if row.comparison:
-            place(row.comparison)
+        for paired in (row.damage, row.comparison):
+            if paired:
+                place(paired)
     return tuple(placed.values())
 
 

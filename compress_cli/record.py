@@ -24,7 +24,18 @@ class Row(BaseModel):
     onnx: str | None = None  # key of the OnnxModel it was measured through; equal to `key` where it is one
     measurement: str | None = None  # key of its Measurement on the test split
     comparison: str | None = None  # key of its latency Comparison against the baseline
+    damage: str | None = None  # key of its Comparison with the baseline's answers
     reason: str = ""  # why there is no measurement
+
+
+class Found(BaseModel):
+    """One stage of a run that makes a table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    stage: str
+    key: str
 
 
 class Record(BaseModel):
@@ -37,6 +48,7 @@ class Record(BaseModel):
     seed: int
     baseline: str  # name of the row that the others are compared with
     rows: list[Row]
+    tables: list[Found] = []
     gates: tuple[Gate, ...] = ()  # of the recipe and of the command line
     wall_time_s: float
 

@@ -12,11 +12,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compress_cli import artifact
 from compress_cli.artifact import Artifact
+from compress_cli.damage import Damage
 from compress_cli.errors import ArtifactError
+from compress_cli.findings import FINDINGS, Findings
 from compress_cli.gate import Judged
-from compress_cli.intervals import Estimate, mcnemar, paired_difference
+from compress_cli.intervals import Change, Estimate, judge_change, mcnemar, paired_difference
 from compress_cli.latency import Latency, Verdict
-from compress_cli.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
+from compress_cli.measure import COMPARISON, DAMAGE, MEASUREMENT, PREDICTIONS, Figures, Timing
 from compress_cli.record import Record
 from compress_cli.record import Row as RecordRow
 
@@ -47,12 +49,32 @@ class Row(BaseModel):
     """Of the primary metric against the baseline, on the same samples."""
     change_p: float | None = None
     """McNemar's p-value of "right equally often"; None for a metric that is not right-or-wrong."""
+    change_verdict: Change | None = None
+    """What that allows to say at 95%: by McNemar's test, or by the interval."""
+    made_from: str = ""
+    """The model that its stage started from, or was taught by; empty where it started afresh."""
+    gained: Estimate | None = None
+    """Of the primary metric against `made_from` (the baseline where that is empty), on the same samples."""
+    damage: Damage | None = None
+    """Its answers beside the baseline's; None for a task that names no classes."""
     latency: Latency | None = None
     speedup: Estimate | None = None
     """Latency of the baseline / latency of this, a 99% interval."""
     verdict: Verdict | None = None
     note: str = ""
     reason: str = ""
+
+
+class Found(BaseModel):
+    """What a stage found out about a model on request."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    stage: str
+    model: str
+    """The row it is about; empty where it is about something else."""
+    findings: Findings
 
 
 class Report(BaseModel):
@@ -72,6 +94,7 @@ class Report(BaseModel):
     wall_time_s: float
     """Of the last run, in which stages that were up to date took none."""
     gates: list[Judged] = []
+    findings: list[Found] = []
 
 
 @dataclass(frozen=True)
@@ -82,8 +105,15 @@ class _Measured:
     made: Artifact
     figures: Figures | None
     timing: Timing | None
+    damage: Damage | None
     index: np.ndarray  # (N,), empty where nothing was measured
     correct: np.ndarray  # (N,)
+
+    @property
+    def sources(self) -> list[str]:
+        """Keys of what its stage took: what it started from before all else."""
+        inputs = self.made.manifest.inputs
+        return [each.key for role in ("start", *inputs) for each in inputs.get(role, [])]
 
 
 def collect(directory: Path) -> Report:
@@ -91,6 +121,7 @@ def collect(directory: Path) -> Report:
     record = Record.read(directory)
     measured = [_read(directory / record.store, row) for row in record.rows]
     baseline = next((each for each in measured if each.record.name == record.baseline), None)
+    origins = _origins(measured)
     figures = [each.figures for each in measured if each.figures]
     timings = [each.timing for each in measured if each.timing]
     return Report(
@@ -100,13 +131,36 @@ def collect(directory: Path) -> Report:
         primary=figures[0].primary if figures else "",
         split=figures[0].split if figures else "test",
         samples=figures[0].samples if figures else 0,
-        rows=[_row(each, baseline, timings) for each in measured],
+        rows=[_row(each, baseline, origins.get(each.record.name), timings) for each in measured],
         machine=timings[0].machine if timings else {},
         wall_time_s=record.wall_time_s,
+        findings=_findings(directory / record.store, record, measured),
     )
 
 
-def _row(measured: _Measured, baseline: _Measured | None, timings: list[Timing]) -> Row:
+def _origins(measured: list[_Measured]) -> dict[str, _Measured]:
+    """Row name -> the row it was made from."""
+    by_key = {each.record.key: each for each in reversed(measured)}
+    found = {each.record.name: [by_key[key] for key in each.sources if key in by_key] for each in measured}
+    return {name: sources[0] for name, sources in found.items() if sources}
+
+
+def _findings(store: Path, record: Record, measured: list[_Measured]) -> list[Found]:
+    """Tables that are for reading; what other stages use, such as a teacher's outputs, is not."""
+    names = {key: each.record.name for each in reversed(measured) for key in (each.record.onnx, each.record.key) if key}
+    found = []
+    for each in record.tables:
+        made = _artifact(store, each.key)
+        if made is not None and FINDINGS in made.manifest.files:
+            made.verify()
+            keys = [source.key for role in ("start", *made.manifest.inputs) for source in made.manifest.inputs.get(role, [])]
+            about = next((names[key] for key in keys if key in names), "")
+            document = _document(made, FINDINGS, Findings)
+            found.append(Found(name=each.name, stage=each.stage, model=about, findings=document))
+    return found
+
+
+def _row(measured: _Measured, baseline: _Measured | None, origin: _Measured | None, timings: list[Timing]) -> Row:
     record, figures, timing = measured.record, measured.figures, measured.timing
     row = Row(
         name=record.name,
@@ -118,7 +172,11 @@ def _row(measured: _Measured, baseline: _Measured | None, timings: list[Timing])
         speedup=timing.speedup.speedup if timing else None,
         verdict=timing.speedup.verdict if timing else None,
         reason=record.reason,
+        damage=measured.damage,
+        made_from=origin.record.name if origin else "",
     )
+    if origin and figures and origin.figures:
+        row = row.model_copy(update={"gained": _difference(origin, measured)})
     if figures:
         contents = figures.contents
         row = row.model_copy(update={**dict(contents), "metrics": figures.metrics})
@@ -128,7 +186,9 @@ def _row(measured: _Measured, baseline: _Measured | None, timings: list[Timing])
         return row.model_copy(update={"latency": _typical([each.speedup.baseline for each in timings])})
     if figures and baseline.figures:
         ratio = baseline.figures.contents.size_bytes / figures.contents.size_bytes
-        row = row.model_copy(update={"compression_ratio": ratio, **_change(baseline, measured)})
+        row = row.model_copy(update={"compression_ratio": ratio, **_change(baseline, measured, figures)})
+        if not row.made_from:
+            row = row.model_copy(update={"gained": row.change})
     return row.model_copy(update={"note": _note(row)})
 
 
@@ -138,12 +198,20 @@ def _typical(timings: list[Latency]) -> Latency | None:
     return ordered[len(ordered) // 2] if ordered else None
 
 
-def _change(baseline: _Measured, measured: _Measured) -> dict[str, Estimate | float | None]:
+def _change(baseline: _Measured, measured: _Measured, figures: Figures) -> dict[str, Estimate | float | str | None]:
     """Of the primary metric, sample by sample; nothing where they were not measured on the same samples."""
-    before, after = baseline.correct, measured.correct
-    if not len(after) or not np.array_equal(baseline.index, measured.index):
+    change = _difference(baseline, measured)
+    if change is None:
         return {}
-    return {"change": paired_difference(before, after), "change_p": mcnemar(before, after)}
+    p = mcnemar(baseline.correct, measured.correct)
+    return {"change": change, "change_p": p, "change_verdict": judge_change(change, p, figures.better)}
+
+
+def _difference(before: _Measured, after: _Measured) -> Estimate | None:
+    """Paired; None where they were not measured on the same samples."""
+    if not len(after.correct) or not np.array_equal(before.index, after.index):
+        return None
+    return paired_difference(before.correct, after.correct)
 
 
 def _note(row: Row) -> str:
@@ -162,7 +230,7 @@ def _note(row: Row) -> str:
 
 
 def _read(store: Path, row: RecordRow) -> _Measured:
-    measurement, comparison = _artifact(store, row.measurement), _artifact(store, row.comparison)
+    measurement, comparison, damaged = (_artifact(store, key) for key in (row.measurement, row.comparison, row.damage))
     made = _artifact(store, row.key)
     assert made is not None
     index, correct = _predictions(measurement.file(PREDICTIONS)) if measurement else (np.empty(0), np.empty(0))
@@ -171,6 +239,7 @@ def _read(store: Path, row: RecordRow) -> _Measured:
         made=made,
         figures=_document(measurement, MEASUREMENT, Figures) if measurement else None,
         timing=_document(comparison, COMPARISON, Timing) if comparison else None,
+        damage=_document(damaged, DAMAGE, Damage) if damaged and DAMAGE in damaged.manifest.files else None,
         index=index,
         correct=correct,
     )

@@ -43,6 +43,7 @@ class Measure(Stage):
             split=self.split,
             samples=len(split),
             primary=context.task.primary,
+            better=context.task.better,
             metrics=result.metrics,
             contents=graph.contents(path),
         )
