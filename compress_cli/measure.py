@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -32,8 +31,6 @@ class Figures(BaseModel):
     split: SplitName
     samples: int
     primary: str
-    better: Literal["higher", "lower"] = "higher"
-    """Which way the primary metric is better."""
     metrics: dict[str, Estimate]
     contents: Contents
 

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from compress_cli import artifact
-from compress_cli.artifact import Artifact
 from compress_cli.damage import Damage
-from compress_cli.errors import ArtifactError
 from compress_cli.findings import FINDINGS, Findings
 from compress_cli.gate import Judged
 from compress_cli.intervals import Change, Estimate, judge_change, mcnemar, paired_difference
 from compress_cli.latency import Latency, Verdict
-from compress_cli.measure import COMPARISON, DAMAGE, MEASUREMENT, PREDICTIONS, Figures, Timing
+from compress_cli.measure import Timing
 from compress_cli.record import Record
-from compress_cli.record import Row as RecordRow
-
-Document = TypeVar("Document", bound=BaseModel)
+from compress_cli.report import stored
+from compress_cli.report.stored import Stored
 
 
 class Row(BaseModel):
@@ -97,29 +91,10 @@ class Report(BaseModel):
     findings: list[Found] = []
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What the store holds about one row."""
-
-    record: RecordRow
-    made: Artifact
-    figures: Figures | None
-    timing: Timing | None
-    damage: Damage | None
-    index: np.ndarray  # (N,), empty where nothing was measured
-    correct: np.ndarray  # (N,)
-
-    @property
-    def sources(self) -> list[str]:
-        """Keys of what its stage took: what it started from before all else."""
-        inputs = self.made.manifest.inputs
-        return [each.key for role in ("start", *inputs) for each in inputs.get(role, [])]
-
-
 def collect(directory: Path) -> Report:
     """The report of the run in `directory`; ArtifactError where a part of it is missing, damaged or changed."""
     record = Record.read(directory)
-    measured = [_read(directory / record.store, row) for row in record.rows]
+    measured = [stored.read(directory / record.store, row) for row in record.rows]
     baseline = next((each for each in measured if each.record.name == record.baseline), None)
     origins = _origins(measured)
     figures = [each.figures for each in measured if each.figures]
@@ -131,36 +106,42 @@ def collect(directory: Path) -> Report:
         primary=figures[0].primary if figures else "",
         split=figures[0].split if figures else "test",
         samples=figures[0].samples if figures else 0,
-        rows=[_row(each, baseline, origins.get(each.record.name), timings) for each in measured],
+        rows=[_row(each, baseline, origins.get(each.record.name), timings, record.better) for each in measured],
         machine=timings[0].machine if timings else {},
         wall_time_s=record.wall_time_s,
         findings=_findings(directory / record.store, record, measured),
     )
 
 
-def _origins(measured: list[_Measured]) -> dict[str, _Measured]:
+def _origins(measured: list[Stored]) -> dict[str, Stored]:
     """Row name -> the row it was made from."""
     by_key = {each.record.key: each for each in reversed(measured)}
     found = {each.record.name: [by_key[key] for key in each.sources if key in by_key] for each in measured}
     return {name: sources[0] for name, sources in found.items() if sources}
 
 
-def _findings(store: Path, record: Record, measured: list[_Measured]) -> list[Found]:
+def _findings(store: Path, record: Record, measured: list[Stored]) -> list[Found]:
     """Tables that are for reading; what other stages use, such as a teacher's outputs, is not."""
     names = {key: each.record.name for each in reversed(measured) for key in (each.record.onnx, each.record.key) if key}
     found = []
     for each in record.tables:
-        made = _artifact(store, each.key)
-        if made is not None and FINDINGS in made.manifest.files:
+        made = stored.artifact_of(store, each.key)
+        if FINDINGS in made.manifest.files:
             made.verify()
             keys = [source.key for role in ("start", *made.manifest.inputs) for source in made.manifest.inputs.get(role, [])]
             about = next((names[key] for key in keys if key in names), "")
-            document = _document(made, FINDINGS, Findings)
+            document = stored.document(made, FINDINGS, Findings)
             found.append(Found(name=each.name, stage=each.stage, model=about, findings=document))
     return found
 
 
-def _row(measured: _Measured, baseline: _Measured | None, origin: _Measured | None, timings: list[Timing]) -> Row:
+def _row(
+    measured: Stored,
+    baseline: Stored | None,
+    origin: Stored | None,
+    timings: list[Timing],
+    better: Literal["higher", "lower"],
+) -> Row:
     record, figures, timing = measured.record, measured.figures, measured.timing
     row = Row(
         name=record.name,
@@ -186,7 +167,7 @@ def _row(measured: _Measured, baseline: _Measured | None, origin: _Measured | No
         return row.model_copy(update={"latency": _typical([each.speedup.baseline for each in timings])})
     if figures and baseline.figures:
         ratio = baseline.figures.contents.size_bytes / figures.contents.size_bytes
-        row = row.model_copy(update={"compression_ratio": ratio, **_change(baseline, measured, figures)})
+        row = row.model_copy(update={"compression_ratio": ratio, **_change(baseline, measured, better)})
         if not row.made_from:
             row = row.model_copy(update={"gained": row.change})
     return row.model_copy(update={"note": _note(row)})
@@ -198,16 +179,16 @@ def _typical(timings: list[Latency]) -> Latency | None:
     return ordered[len(ordered) // 2] if ordered else None
 
 
-def _change(baseline: _Measured, measured: _Measured, figures: Figures) -> dict[str, Estimate | float | str | None]:
+def _change(baseline: Stored, measured: Stored, better: Literal["higher", "lower"]) -> dict[str, Estimate | float | str | None]:
     """Of the primary metric, sample by sample; nothing where they were not measured on the same samples."""
     change = _difference(baseline, measured)
     if change is None:
         return {}
     p = mcnemar(baseline.correct, measured.correct)
-    return {"change": change, "change_p": p, "change_verdict": judge_change(change, p, figures.better)}
+    return {"change": change, "change_p": p, "change_verdict": judge_change(change, p, better)}
 
 
-def _difference(before: _Measured, after: _Measured) -> Estimate | None:
+def _difference(before: Stored, after: Stored) -> Estimate | None:
     """Paired; None where they were not measured on the same samples."""
     if not len(after.correct) or not np.array_equal(before.index, after.index):
         return None
@@ -227,49 +208,3 @@ def _note(row: Row) -> str:
         case "same":
             return "smaller, not faster" if smaller else "neither smaller nor faster"
     return f"{'smaller' if smaller else 'not smaller'}; whether it is faster is too noisy to say"
-
-
-def _read(store: Path, row: RecordRow) -> _Measured:
-    measurement, comparison, damaged = (_artifact(store, key) for key in (row.measurement, row.comparison, row.damage))
-    made = _artifact(store, row.key)
-    assert made is not None
-    index, correct = _predictions(measurement.file(PREDICTIONS)) if measurement else (np.empty(0), np.empty(0))
-    return _Measured(
-        record=row,
-        made=made,
-        figures=_document(measurement, MEASUREMENT, Figures) if measurement else None,
-        timing=_document(comparison, COMPARISON, Timing) if comparison else None,
-        damage=_document(damaged, DAMAGE, Damage) if damaged and DAMAGE in damaged.manifest.files else None,
-        index=index,
-        correct=correct,
-    )
-
-
-def _predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Sample ids and each sample's share of the primary metric."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["index"], arrays["correct"]
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{path}: can't be read ({error}); run the recipe again") from None
-
-
-def _artifact(store: Path, key: str | None) -> Artifact | None:
-    if key is None:
-        return None
-    found = artifact.read(store / key)
-    if found is None:
-        raise ArtifactError(f"{store / key}: the store no longer holds what this run made; run the recipe again")
-    if found.manifest.kind in ("Measurement", "Comparison"):  # what figures are taken from
-        found.verify()
-    return found
-
-
-def _document(source: Artifact, name: str, kind: type[Document]) -> Document:
-    path = source.file(name)
-    try:
-        return kind.model_validate_json(path.read_text())
-    except ValidationError as error:
-        raise ArtifactError(
-            f"{path}: is not of this version ({error.errors()[0]['msg']}); delete {source.directory} and run the recipe again"
-        ) from None
