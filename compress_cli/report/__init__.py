@@ -91,6 +91,20 @@ class Report(BaseModel):
     findings: list[Found] = []
 
 
+def chain(report: Report) -> list[Row]:
+    """The models between the baseline and the last one, both included, each made from the one before it.
+
+    Where the last one does not come from the baseline, its first ancestor stands beside the baseline.
+    """
+    rows = {row.name: row for row in report.rows}
+    if report.baseline not in rows:
+        return []
+    found = [report.rows[-1]]
+    while found[0].name != report.baseline and found[0].made_from:
+        found.insert(0, rows[found[0].made_from])
+    return found if found[0].name == report.baseline else [rows[report.baseline], *found]
+
+
 def collect(directory: Path) -> Report:
     """The report of the run in `directory`; ArtifactError where a part of it is missing, damaged or changed."""
     record = Record.read(directory)

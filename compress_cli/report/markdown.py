@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import re
 
-from compress_cli.report import Report, Row
+from compress_cli.intervals import Estimate
+from compress_cli.report import Found, Report, Row
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 
@@ -21,16 +22,65 @@ def render(report: Report) -> str:
         "",
         f"Seed {report.seed}, {report.wall_time_s:.0f} s; baseline: {_plain(report.baseline)}.",
         "",
-        _line(headings),
-        _line(["---", *["---:"] * (len(headings) - 1)]),
-        *(_line(_cells(row, report)) for row in report.rows),
+        *_table(headings, [_cells(row, report) for row in report.rows]),
         "",
         _plain(write.conditions(report)),
     ]
+    lines += _damage(report)
+    for found in report.findings:
+        lines += _found(found)
     remarks = [f"- {_plain(name)}: {_plain(remark)}" for name, remark in write.remarks(report)]
     gates = [_line([_MARKS[each.passes], _plain(write.gate(each))]) for each in report.gates]
     head = ["", _line(["", "gate"]), _line(["---", "---"])] if gates else []
     return "\n".join([*lines, *([""] if remarks else []), *remarks, *head, *gates]) + "\n"
+
+
+def _damage(report: Report) -> list[str]:
+    """Each model's answers beside the baseline's."""
+    rows = [(row, row.damage) for row in report.rows if row.damage]
+    headings = [
+        "model",
+        write.title(report.primary).removesuffix(" %"),
+        "agrees %",
+        "lost",
+        "gained",
+        "KL",
+        "ECE %",
+        "hurt most",
+    ]
+    lines = [
+        [
+            _plain(row.name),
+            _plain(write.verdict(row) or NOTHING),
+            _figure("agreement", damage.agreement),
+            write.samples(damage.right_to_wrong),
+            write.samples(damage.wrong_to_right),
+            _figure("kl", damage.kl),
+            _figure("ece", damage.ece),
+            _plain(write.hurt(damage)),
+        ]
+        for row, damage in rows
+    ]
+    return ["", *_table(write.damage_headings(report), lines), "", _plain(write.about_damage(report))] if lines else []
+
+
+def _found(found: Found) -> list[str]:
+    findings = found.findings
+    lines = [
+        [_plain(line.name), *(_figure(name, cell) for name, cell in zip(findings.columns, line.cells, strict=True))]
+        for line in findings.lines
+    ]
+    headings = [_plain(each) for each in (findings.what, *map(write.title, findings.columns))]
+    said = _plain(f"{findings.about} Run by {findings.side}.")
+    return ["", f"## {_plain(write.heading(found))}", "", *_table(headings, lines), "", said]
+
+
+def _figure(name: str, found: Estimate | float | None) -> str:
+    return " ".join(write.cell(name, found)).strip()
+
+
+def _table(headings: list[str], lines: list[list[str]]) -> list[str]:
+    return [_line(headings), _line(["---", *["---:"] * (len(headings) - 1)]), *map(_line, lines)]
 
 
 def _cells(row: Row, report: Report) -> list[str]:
