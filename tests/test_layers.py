@@ -47,7 +47,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"store"},
     {"artifact"},
     {"record"},
-    {"gate"},
+    {"gate", "repeats"},
     {"damage", "findings"},
     {"batch", "signature", "intervals", "agreement", "progress", "card", "pictures", "arrays"},
     {"fault"},

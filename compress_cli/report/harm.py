@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from functools import partial
 
 from compress_cli.damage import Changed
-from compress_cli.report import Found, Report, Row, chain, plots
+from compress_cli.report import Found, Report, Row, plots
 from compress_cli.report import figures as write
+from compress_cli.report.document import chain
 from compress_cli.report.figures import NOTHING
 from compress_cli.report.html import measured, table, text
 from compress_cli.report.plots import Bar
@@ -85,8 +86,8 @@ def classes(report: Report) -> str:
     whole = table(["class", "samples", report.baseline, row.name, "change"], lines)
     worst = measured("worst_class_drop", row.damage.worst_class_drop)
     return (
-        f"<h3>Class by class: {text(row.name)}</h3><p>The {len(bars)} of {len(found)} classes hurt most; bars are 95% intervals "
-        f"of each class alone. Largest drop of any class, for all together: {worst} points.</p><figure>{plot}</figure>"
+        f"<h3>Class by class: {text(row.name)}</h3><p>The {len(bars)} of {len(found)} classes hurt most; whiskers are 95% "
+        f"intervals of each class alone. Largest drop, of all classes together: {worst} points.</p><figure>{plot}</figure>"
         f"<details><summary>All classes</summary>{whole}</details>"
     )
 
@@ -99,8 +100,8 @@ def changed(report: Report, pictures: Mapping[int, bytes]) -> str:
         return ""
     lost, gained = (write.samples(each) for each in (row.damage.right_to_wrong, row.damage.wrong_to_right))
     return (
-        f"<h3>Inputs that changed sides: {text(row.name)}</h3><p>{lost} lost and {gained} gained of {row.damage.samples}; shown "
-        f"are {len(shown)}, those first that {text(report.baseline)} was surest of.</p>"
+        f"<h3>Inputs that changed sides: {text(row.name)}</h3><p>{lost} lost and {gained} gained of {row.damage.samples} "
+        f"samples; {len(shown)} are shown, those first that {text(report.baseline)} was surest of.</p>"
         f'<div class="pictures">{"".join(_picture(each, pictures[each.index]) for each in shown)}</div>'
     )
 

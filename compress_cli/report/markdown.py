@@ -6,7 +6,7 @@ import html
 import re
 
 from compress_cli.intervals import Estimate
-from compress_cli.report import Found, Report, Row
+from compress_cli.report import Found, Report, Row, distillation
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 
@@ -29,7 +29,7 @@ def render(report: Report) -> str:
     lines += _damage(report)
     for found in report.findings:
         lines += _found(found)
-    remarks = [f"- {_plain(name)}: {_plain(remark)}" for name, remark in write.remarks(report)]
+    remarks = [f"- {_plain(name)}: {_plain(remark)}" for name, remark in (*write.remarks(report), *distillation.told(report))]
     gates = [_line([_MARKS[each.passes], _plain(write.gate(each))]) for each in report.gates]
     head = ["", _line(["", "gate"]), _line(["---", "---"])] if gates else []
     return "\n".join([*lines, *([""] if remarks else []), *remarks, *head, *gates]) + "\n"
@@ -38,16 +38,6 @@ def render(report: Report) -> str:
 def _damage(report: Report) -> list[str]:
     """Each model's answers beside the baseline's."""
     rows = [(row, row.damage) for row in report.rows if row.damage]
-    headings = [
-        "model",
-        write.title(report.primary).removesuffix(" %"),
-        "agrees %",
-        "lost",
-        "gained",
-        "KL",
-        "ECE %",
-        "hurt most",
-    ]
     lines = [
         [
             _plain(row.name),

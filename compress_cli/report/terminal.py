@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from compress_cli.report import Found, Report, Row
+from compress_cli.report import Found, Report, Row, distillation
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 
@@ -37,6 +37,8 @@ def show(report: Report, console: Console | None = None) -> None:
         _found(found, out)
     for name, remark in write.remarks(report):
         out.print(f"{write.printable(name)}: {write.printable(remark)}", style="yellow")
+    for name, sentence in distillation.told(report):
+        out.print(f"{write.printable(name)}: {write.printable(sentence)}")
     for judged in report.gates:
         style = "red" if not judged.passes else "green" if judged.outcome == "met" else "yellow"
         out.print(write.printable(f"gate {write.gate(judged)}"), style=style)
@@ -47,9 +49,7 @@ def _damage(report: Report, out: Console) -> None:
     rows = [row for row in report.rows if row.damage]
     if not rows:
         return
-    table = _table(
-        ["model", write.title(report.primary).removesuffix(" %"), "agrees %", "lost", "gained", "KL", "ECE %", "hurt most"]
-    )
+    table = _table(write.damage_headings(report))
     for row in rows:
         damage = row.damage
         assert damage is not None
