@@ -28,6 +28,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"measure"},
     {"latency"},
     {"runtime"},
+    {"disturbances"},
     {"context", "samples"},
     {
         "losses",
@@ -69,6 +70,7 @@ TORCH_FREE = {
     "intervals",
     "agreement",
     "damage",
+    "disturbances",
     "findings",
     "pictures",
     "arrays",

@@ -54,7 +54,8 @@ def _origins(measured: list[Stored]) -> dict[str, Stored]:
 
 def _findings(store: Path, record: Record, measured: list[Stored]) -> list[Found]:
     """Tables that are for reading; what other stages use, such as a teacher's outputs, is not."""
-    names = {key: each.record.name for each in reversed(measured) for key in (each.record.onnx, each.record.key) if key}
+    names = {each.record.onnx: each.record.name for each in measured if each.record.onnx}
+    names |= {each.record.key: each.record.name for each in measured}
     found = []
     for each in record.tables:
         made = stored.artifact_of(store, each.key)

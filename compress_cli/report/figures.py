@@ -148,8 +148,9 @@ def gate(judged: Judged) -> str:
 
 
 def heading(found: Found) -> str:
-    """`Robustness of int8 (stage 'robustness')`"""
-    return f"{found.findings.title}{f' of {found.model}' if found.model else ''} (stage '{found.name}')"
+    """`onnx: robustness (stage 'robustness')`"""
+    title = found.findings.title
+    return f"{found.model}: {title[:1].lower()}{title[1:]} (stage '{found.name}')" if found.model else title
 
 
 def printable(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from functools import partial
+from typing import Literal
 
 from compress_cli.damage import Changed
 from compress_cli.report import Found, Report, Row, plots
@@ -117,7 +118,7 @@ def _picture(each: Changed, png: bytes) -> str:
     )
 
 
-def found(each: Found) -> str:
+def found(each: Found, better: Literal["higher", "lower"]) -> str:
     """A table on request, and a plot of its change or, without one, of its first column."""
     findings = each.findings
     place = next((number for number, name in enumerate(findings.columns) if name.endswith("_change")), 0)
@@ -132,7 +133,7 @@ def found(each: Found) -> str:
         [text(line.name), *(measured(column, cell) for column, cell in zip(findings.columns, line.cells, strict=True))]
         for line in findings.lines
     ]
-    drawn = plots.bars(bars, write.title(name), partial(write.metric, name), "higher") if bars else ""
+    drawn = plots.bars(bars, write.title(name), partial(write.metric, name), better) if bars else ""
     headings = [findings.what, *(write.title(column) for column in findings.columns)]
     return (
         f"<h2>{text(write.heading(each))}</h2><p>{text(findings.about)} Run by {findings.side}.</p>"

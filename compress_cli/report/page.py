@@ -78,7 +78,7 @@ def render(report: Report, behind: Background) -> str:
         f"<h2>Models</h2>{_models(report)}{_remarks(report)}",
         f"<h2>What each stage bought, and what it cost</h2>{_stages(report)}{harm.waterfall(report)}",
         _answers(report, behind),
-        *map(harm.found, report.findings),
+        *(harm.found(each, report.better) for each in report.findings),
         _training(behind),
         f"<h2>Environment</h2>{_environment(report, behind)}",
         f"<details><summary>The recipe as it was run</summary><pre>{text(behind.lock, lines=True)}</pre></details>"
