@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from compress_cli.damage import Answers
 from compress_cli.intervals import Estimate
 from compress_cli.plugin import Plugin
 from compress_cli.signature import Signature
@@ -34,3 +35,11 @@ class Task(Plugin):
     @abstractmethod
     def correct(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> np.ndarray:
         """(N,) float: the primary metric's share of each sample, for paired comparisons."""
+
+    def answers(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> Answers | None:
+        """Class scores and labels, where the task is to name one class for each sample; None for any other task."""
+        return None
+
+    def classes(self, signature: Signature) -> tuple[str, ...]:
+        """Names of those classes, in order; empty where there are none."""
+        return ()
