@@ -47,7 +47,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"artifact"},
     {"record"},
     {"gate"},
-    {"batch", "signature", "intervals", "agreement", "progress", "card", "pictures", "arrays"},
+    {"batch", "signature", "intervals", "agreement", "progress", "card", "pictures", "arrays", "cifar"},
     {"fault"},
     {"identity"},
     {"plugin"},
@@ -68,6 +68,7 @@ TORCH_FREE = {
     "agreement",
     "pictures",
     "arrays",
+    "cifar",
     "classify",
 }
 SLOW = {"torchao", "torchvision", "torch_pruning", "onnxscript", "sklearn"}
