@@ -16,6 +16,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"smoke"},
     {"work"},
     {"plan"},
+    {"step"},
     {"recipe"},
     {"document"},
     {"stages"},
