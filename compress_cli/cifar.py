@@ -21,8 +21,9 @@ class Archive:
     folder: str  # in the archive
     train: tuple[str, ...]
     test: str
-    records: int  # in each file for training; the test file has 10,000
+    records: int  # in each file for training
     labels: int  # bytes before the pixels; the last one is the finest
+    test_records: int = 10_000
 
     def found(self, homes: tuple[Path, ...], dataset: str) -> tuple[Path, ...]:
         """The files for training, then that for testing, in the first of these folders that holds them all; DataError
@@ -43,7 +44,7 @@ class Archive:
         DataError where a file is not as long as published.
         """
         parts = files[:-1] if split == "train" else files[-1:]
-        count = self.records if split == "train" else 10_000
+        count = self.records if split == "train" else self.test_records
         rows = np.concatenate([_records(path, count, self.labels) for path in parts])
         return np.ascontiguousarray(rows[:, self.labels :]).reshape(-1, *PIXELS), rows[:, self.labels - 1].astype(np.int64)
 
