@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import abstractmethod
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -58,6 +60,23 @@ class Dataset(Plugin):
 def fingerprint_of(dataset: Dataset, content: Any) -> str:
     """The fingerprint of a dataset whose files hash to `content` (JSON-ready): content and settings, not places."""
     return hashlib.sha256(json.dumps([identity(dataset), content], sort_keys=True).encode()).hexdigest()
+
+
+def homes(root: Path | None, folder: str, *inside: str) -> tuple[Path, ...]:
+    """Where published files may lie: in `root`, or else in `folder` of what COMPRESS_DATA names; or `inside` of that.
+
+    None where neither is given.
+    """
+    data = os.environ.get("COMPRESS_DATA")
+    home = root or (Path(data, folder) if data else None)
+    return (home, *(home / each for each in inside)) if home else ()
+
+
+def with_val(train: Split, test: Split, val: int, seed: int) -> dict[SplitName, Split]:
+    """The published training and test sets, with so many training samples kept back as val, each class at its share."""
+    share = val / len(train)
+    rows = stratified(train.targets["label"], {"val": share, "train": 1 - share}, seed)
+    return {**{name: train.take(each) for name, each in rows.items()}, "test": test}
 
 
 def stratified(labels: np.ndarray, shares: dict[SplitName, float], seed: int) -> dict[SplitName, np.ndarray]:
