@@ -44,7 +44,7 @@ class Run:
     artifacts: dict[str, Artifact] = field(default_factory=dict)  # key -> what is there now
     cached: set[str] = field(default_factory=set)  # keys of steps that did not run
     problems: dict[str, str] = field(default_factory=dict)  # keys of measuring steps that could not run -> why
-    at_work: tuple[Step, Saves] | None = None
+    at_work: tuple[Step, Saves] | None = None  # the last step that was begun
 
     def execute(self) -> Record:
         """Run what is not up to date. Errors leave every whole artifact in place."""
@@ -125,6 +125,7 @@ class Run:
             self.listener.ended(step, True, 0.0, "")
             return
         self.listener.begins(step, smoke=False)
+        self.at_work = None
         begun = time.monotonic()
         try:
             self.artifacts[step.key] = self._make(step)
@@ -157,7 +158,6 @@ class Run:
                 self.at_work = step, Saves(saved, self.plan.recipe.save, say)
                 with work.threads(attempt.threads):
                     work.perform(self.plan, step, inputs, output, self.store.root / MEMORY, tell, self.at_work[1])
-                self.at_work = None
             return self.store.commit(step.key)
 
     def _attempt(self, step: Step, inputs: work.Inputs) -> Attempt:

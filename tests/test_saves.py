@@ -7,6 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from compress_cli import saves, stopping
+from compress_cli.plan import plan
+from compress_cli.recipe import load
 from compress_cli.saves import Save, Saves, Saving
 
 EVERY = Saving(steps=1)
@@ -122,6 +124,15 @@ def test_a_stop_that_was_told_saves_first(tmp_path, monkeypatch):
     assert Saves(tmp_path).load().document == {"n": 3}
     with pytest.raises(KeyboardInterrupt):
         Saves().step(lambda: state(3))
+
+
+def test_how_often_one_saves_changes_no_key(tmp_path):
+    text = "dataset: digits\nstages: [{type: train, model: mlp, training: {epochs: 1}}]\n"
+    keys = []
+    for name, more in (("a", ""), ("b", "save: {steps: 5}\n")):
+        (tmp_path / f"{name}.yaml").write_text(text + more)
+        keys.append([step.key for step in plan(load(tmp_path / f"{name}.yaml")).steps])
+    assert keys[0] == keys[1]
 
 
 def test_settings():
