@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from compress_cli.errors import ArtifactError
 from compress_cli.intervals import Estimate, bootstrap, median
-from compress_cli.runtime import Session
+from compress_cli.runtime import Options, Session
+from compress_cli.settings import Settings
 
 Verdict = Literal["faster", "same", "slower", "too noisy to say"]
 Feeds = dict[str, np.ndarray]
@@ -28,6 +29,18 @@ FEWEST_ROUNDS = 10  # the least for which the median has an interval at that con
 NOTICEABLE = 0.03  # two sessions of one file may differ by 2% through where their weights lie in memory
 CLOCK_TICK_S = 1e-9
 EQUAL = 0.05  # an interval within this of 1 says "same"
+
+
+class TimingConditions(Settings):
+    """On what and how long a file is timed."""
+
+    batch: int = Field(1, ge=1, le=10**6, description="samples in one run")
+    threads: int | None = Field(None, ge=1, le=1024, description="threads of ONNX Runtime; default: the cores at hand")
+    seconds: float = Field(0.7, gt=0, le=600, description="time for the timing; more makes intervals narrower")
+    concurrency: int = Field(
+        1, ge=1, le=1024, description="clients at once, whose throughput is measured too where there are several"
+    )
+    session: Options = Field(Options(), description="how ONNX Runtime runs it")
 
 
 class Latency(BaseModel):

@@ -17,7 +17,7 @@ from compress_cli.fault import plugins_raise
 from compress_cli.gate import Gate, impossible
 from compress_cli.plugin import find
 from compress_cli.recipe import Recipe
-from compress_cli.settings import suggest
+from compress_cli.settings import Settings, suggest
 from compress_cli.stages import Role, Stage
 from compress_cli.step import Inputs, Row, Step, key, ordered
 
@@ -257,22 +257,26 @@ class _Planner:
         return None
 
     def _rows(self, models: list[Step], baseline: Step | None) -> Iterable[Row]:
+        """A baseline is timed with each of the others; where there is none, it is timed alone."""
         measured = {step.name: self._measured(step) for step in models}
         for step in models:
             row = measured[step.name]
-            if baseline and step is not baseline:
-                roles: Inputs = {"baseline": (measured[baseline.name].onnx,), "start": (row.onnx,)}
-                compared = self._implied(step, "compare", "comparison", roles)
+            if baseline and (step is not baseline or len(models) == 1):
+                other = (measured[baseline.name].onnx,) if step is not baseline else ()
+                roles: Inputs = {"baseline": other, "start": (row.onnx,)}
+                compared = self._implied(step, "compare", "comparison", roles, conditions=self.recipe.compare)
                 row = replace(row, comparison=compared)
             yield row
 
     def _measured(self, step: Step) -> Row:
         """A model, as the file it is or through a float or int8 export, on the test split."""
         file = step if issubclass(step.kind, OnnxModel) else self._implied(step, "export", "onnx", {"start": (step,)})
-        return Row(step, file, self._implied(step, "measure", "measurement", {"start": (file,)}), None)
+        return Row(
+            step, file, self._implied(step, "measure", "measurement", {"start": (file,)}, conditions=self.recipe.measure), None
+        )
 
-    def _implied(self, step: Step, stage: str, suffix: str, inputs: Inputs) -> Step:
-        made = find(Stage, stage)()
+    def _implied(self, step: Step, stage: str, suffix: str, inputs: Inputs, **settings: Settings) -> Step:
+        made = find(Stage, stage).model_validate(settings)
         assert isinstance(made, Stage)
         return self._step(f"{step.name}.{suffix}", made, inputs, step.loc, step.seed, implied=True)
 

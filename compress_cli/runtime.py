@@ -111,9 +111,9 @@ def open_session(
 ) -> Session:
     """Open an ONNX file, with `threads` threads for one operator (default: the cores at hand).
 
-    profile: where ONNX Runtime writes what each node took, as `<profile>_<time>.json`. ArtifactError where there is no such
-    file, it is no ONNX file, is truncated, lacks its external data, or asks for an operator that this ONNX Runtime does not
-    have.
+    profile: a folder where ONNX Runtime writes what each node took and the graph as it rewrote it. ArtifactError where there
+    is no such file, it is no ONNX file, is truncated, lacks its external data, or asks for an operator that this ONNX Runtime
+    does not have.
     """
     if path.is_dir():
         raise ArtifactError(f"{path}: is a folder, not an ONNX file")
@@ -129,7 +129,8 @@ def open_session(
         settings.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
     if profile:
         settings.enable_profiling = True
-        settings.profile_file_prefix = os.fspath(profile)
+        settings.profile_file_prefix = os.fspath(profile / "profile")
+        settings.optimized_model_filepath = os.fspath(profile / "optimised.onnx")
     # Threads of a session that has finished its run would spin on, and slow the other model of a comparison.
     settings.add_session_config_entry("session.force_spinning_stop", "1")
     try:

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from compress_cli import artifact, plan, recipe, work
 from compress_cli.identity import identity
+from compress_cli.step import ordered
 
 KEPT = Path(__file__).parent / "golden.json"
 TOLERANCE = {"f": {"rtol": 2e-3, "atol": 2e-4}, "i": {"rtol": 0.02, "atol": 0.5}}
@@ -38,7 +39,8 @@ stages:
   - {type: prune, start: train, ratio: 0.5, round_to: 2, training: *slow}
   - {type: quantize, samples: 64}
   - export
-  - {type: measure, split: val}
+  - {type: predict, split: val}
+  - {type: measure, start: export, split: val}
   - {type: load, model: {type: mlp, hidden: [4]}, weights: given.safetensors}
   - {type: export, name: float, start: distill}
   - {type: quantize, name: file, samples: 64}
@@ -98,7 +100,7 @@ def made(folder):
     (folder / "golden.yaml").write_text(RECIPE)
     planned = plan.plan(recipe.load(folder / "golden.yaml"))
     there, found = {}, {}
-    for step in planned.stages:
+    for step in ordered(planned.stages):
         output = folder / step.key
         output.mkdir()
         inputs = {role: tuple(there[each.key] for each in steps) for role, steps in step.inputs.items()}

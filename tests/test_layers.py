@@ -26,7 +26,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"restore"},
     {"classify"},
     {"measure"},
-    {"latency"},
+    {"latency", "clients", "profile"},
     {"runtime"},
     {"context", "samples"},
     {
@@ -61,6 +61,8 @@ TORCH_FREE = {
     "datasets",
     "measure",
     "latency",
+    "clients",
+    "profile",
     "runtime",
     "report",
     "graph",

@@ -65,6 +65,9 @@ class Stage(Plugin):
         (), description="repeat this stage and what follows with each of these seeds, for the spread; the first is reported"
     )
 
+    judged: ClassVar[bool] = True
+    """Whether the task has a part in its result."""
+
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         """The kind it makes of inputs of these kinds (by role)."""
         raise NotImplementedError

@@ -18,6 +18,7 @@ from compress_cli.latency import Latency, Speedup, verdict
 from compress_cli.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
 from compress_cli.record import Record, Row
 from compress_cli.report import figures, markdown, terminal
+from compress_cli.runtime import Options
 
 MACHINE = {"processor": "Test CPU", "cores": 2, "onnxruntime": "1"}
 SAMPLES = 1000
@@ -64,7 +65,16 @@ class Made:
             comparison = f"c{key}"
             estimate = Estimate(low=speedup[0], value=speedup[1], high=speedup[2], samples=9)
             pair = Speedup(baseline=latency(1.0), model=latency(1 / speedup[1]), speedup=estimate, verdict=verdict(estimate))
-            write(self.store, comparison, Comparison, {COMPARISON: Timing(machine=MACHINE, speedup=pair).model_dump_json()})
+            write(
+                self.store,
+                comparison,
+                Comparison,
+                {
+                    COMPARISON: Timing(
+                        machine=MACHINE, session=Options(), latency=pair.model, load=None, speedup=pair
+                    ).model_dump_json()
+                },
+            )
         row = Row(
             name=name, stage="x", key=key, cached=False, onnx=key, measurement=measurement, comparison=comparison, reason=reason
         )
