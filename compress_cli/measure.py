@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from compress_cli.clients import Load
+from compress_cli.contents import Contents
 from compress_cli.datasets import Split
 from compress_cli.errors import ArtifactError, DataError, StageError
-from compress_cli.graph import Contents
 from compress_cli.intervals import Estimate
 from compress_cli.latency import Latency, Speedup
 from compress_cli.progress import Log, Progress

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compress_cli import graph, measure
+from compress_cli import contents, measure
 from compress_cli.artifact import Artifact, Measurement, OnnxModel
 from compress_cli.context import Context
 from compress_cli.datasets import SplitName
@@ -21,7 +21,7 @@ class Measure(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((OnnxModel,))}
-    shared: ClassVar[dict[str, int]] = {"measure": measure.VERSION, "graph": graph.VERSION}
+    shared: ClassVar[dict[str, int]] = {"measure": measure.VERSION, "contents": contents.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("val", "test")
     seeded: ClassVar[bool] = False
 
@@ -46,7 +46,7 @@ class Measure(Stage):
             samples=len(split),
             primary=context.task.primary,
             metrics=result.metrics,
-            contents=graph.contents(context.inputs["start"][0].file("model.onnx")),
+            contents=contents.contents(context.inputs["start"][0].file("model.onnx")),
         )
         (context.output / measure.MEASUREMENT).write_text(figures.model_dump_json(indent=1) + "\n")
         measure.keep(context.output / measure.PREDICTIONS, {"index": result.index, "correct": result.correct}, heads)

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from compress_cli import artifact, report
 from compress_cli.artifact import Comparison, Measurement, OnnxModel
+from compress_cli.contents import Contents
 from compress_cli.errors import ArtifactError
-from compress_cli.graph import Contents
 from compress_cli.intervals import Estimate, bootstrap, wilson
 from compress_cli.latency import Latency, Speedup, verdict
 from compress_cli.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
