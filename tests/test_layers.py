@@ -43,7 +43,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
         "schedules",
         "augmentations",
     },
-    {"cost", "layers"},
+    {"cost", "layers", "coupling"},
     {"features", "channels", "widths", "placement", "graph", "randomness", "allocation", "tracing", "onnx_file"},
     {"store"},
     {"artifact"},
