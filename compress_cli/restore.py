@@ -148,7 +148,17 @@ def load(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     ]
     if reasons:
         raise ArtifactError(f"{path}: the weights do not fit the architecture: {'; '.join(reasons)}")
-    module.load_state_dict(weights)
+    put(module, weights)
+
+
+def put(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Strictly load a state dict that was made by a module of the same code.
+
+    Without the versions that a live state dict carries, torchao's observers take it for an old one and reset their `eps`.
+    """
+    own = module.state_dict()
+    own.update(weights)
+    module.load_state_dict(own)
 
 
 def _prove(network: Network, name: str) -> None:

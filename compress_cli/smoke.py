@@ -62,7 +62,7 @@ def _try(plan: Plan, step: Step, made: dict[str, Artifact], folder: Path, listen
     inputs = {role: tuple(made[each.key] for each in steps) for role, steps in step.inputs.items()}
     begun = time.monotonic()
     try:
-        work.perform(plan, step, inputs, output, folder, _unheard, BATCHES)
+        work.perform(plan, step, inputs, output, folder, _unheard, limit=BATCHES)
     except StageError as error:
         reason = f"stage '{step.name}' can't work (tried on {BATCHES} batches): {error}"
         raise RecipeError(plan.recipe.complaint(step.loc, reason)) from error

@@ -1,7 +1,8 @@
 """The content-addressed store: `<root>/<key>/` holds one artifact, whole or not at all.
 
-A stage works in `<key>.partial/`, which a crash may leave behind for resuming. A good artifact is set aside as
-`<key>.old/` only while its successor, already whole, takes its name; a crash in between is mended at the next look.
+A stage works in `<key>.partial/` and leaves its saves in `<key>.saves/`; a crash may leave both behind, for the next try.
+A good artifact is set aside as `<key>.old/` only while its successor, already whole, takes its name; a crash in between is
+mended at the next look.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress_cli import artifact
-from compress_cli.artifact import Artifact
+from compress_cli import artifact, durable
+from compress_cli.artifact import MANIFEST, Artifact
 from compress_cli.errors import ArtifactError
 
 
@@ -31,27 +32,41 @@ class Store:
     def partial(self, key: str) -> Path:
         return self.root / f"{key}.partial"
 
+    def saves(self, key: str) -> Path:
+        """Where a stage at work leaves its state."""
+        return self.root / f"{key}.saves"
+
     def get(self, key: str) -> Artifact | None:
         """The artifact of that key, or None; ArtifactError where its manifest is damaged."""
-        self._mend(key)
+        if self._old(key).exists() or (self.saves(key).exists() and not self.partial(key).exists()):
+            with self._locked(key):  # which mends it
+                pass
         return artifact.read(self.directory(key))
 
     @contextmanager
     def working(self, key: str) -> Iterator[Path]:
-        """Hold the key's lock and yield its working folder, which holds what an interrupted try left."""
+        """Hold the key's lock and yield its working folder; this and `saves` hold what an interrupted try left."""
         with self._locked(key):
-            partial = self.partial(key)
-            partial.mkdir(exist_ok=True)
-            yield partial
+            for each in (self.partial(key), self.saves(key)):  # in this order: saves alone are of a finished step
+                each.mkdir(exist_ok=True)
+            yield self.partial(key)
+
+    def leave(self, key: str) -> None:
+        """Remove the working folder and the saves: there is nothing to go on from."""
+        for each in (self.partial(key), self.saves(key)):
+            shutil.rmtree(each)
 
     def commit(self, key: str) -> Artifact:
-        """Give the working folder, whose manifest is written, its lasting name."""
-        whole, partial, old = self.directory(key), self.partial(key), self.root / f"{key}.old"
+        """Give the working folder, whose manifest is written, its lasting name; its saves have served then."""
+        whole, partial, old = self.directory(key), self.partial(key), self._old(key)
         if whole.exists():
             os.replace(whole, old)
+            durable.reached("old set aside")
         os.replace(partial, whole)
-        _flush(self.root)
+        durable.flush(self.root)
+        durable.reached("committed")
         shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.saves(key))
         made = artifact.read(whole)
         if made is None:
             raise ArtifactError(f"{whole}: was committed without a manifest")
@@ -72,17 +87,23 @@ class Store:
                 if not _same_file(path, lock.fileno()):
                     continue
                 try:
+                    self._mend(key)
                     yield
                 finally:
                     path.unlink(missing_ok=True)
                 return
 
     def _mend(self, key: str) -> None:
-        whole, old = self.directory(key), self.root / f"{key}.old"
+        """Finish a commit that a crash cut short: the successor is whole before the old one is set aside."""
+        whole, partial, old = self.directory(key), self.partial(key), self._old(key)
         if old.exists() and not whole.exists():
-            os.replace(old, whole)
-        elif old.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            os.replace(partial if (partial / MANIFEST).is_file() else old, whole)
+        shutil.rmtree(old, ignore_errors=True)
+        if whole.exists() and not partial.exists():
+            shutil.rmtree(self.saves(key), ignore_errors=True)
+
+    def _old(self, key: str) -> Path:
+        return self.root / f"{key}.old"
 
 
 def _same_file(path: Path, handle: int) -> bool:
@@ -90,12 +111,3 @@ def _same_file(path: Path, handle: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(handle))
     except FileNotFoundError:
         return False
-
-
-def _flush(directory: Path) -> None:
-    """Make renames in a folder last through a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import resource
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from compress_cli.errors import CompressError, RecipeError, StageError
 from compress_cli.fault import plugins_raise
 from compress_cli.plan import Plan
 from compress_cli.progress import Log, Progress
+from compress_cli.saves import Saves
 from compress_cli.step import Step
 
 LIBRARIES = ("torch", "torchao", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "numpy")
@@ -44,12 +45,21 @@ def device(wanted: str) -> str:
     return wanted
 
 
-def perform(plan: Plan, step: Step, inputs: Inputs, output: Path, memory: Path, log: Log, limit: int | None = None) -> None:
+def perform(
+    plan: Plan,
+    step: Step,
+    inputs: Inputs,
+    output: Path,
+    memory: Path,
+    log: Log,
+    saves: Saves | None = None,
+    limit: int | None = None,
+) -> None:
     """Run a step's stage in `output` and write the manifest.
 
     RecipeError, with the stage's line, where its settings prove wrong; StageError for what fails on the way.
     """
-    recipe = plan.recipe
+    recipe, saves = plan.recipe, saves or Saves()
     context = Context(
         inputs=inputs,
         output=output,
@@ -60,11 +70,11 @@ def perform(plan: Plan, step: Step, inputs: Inputs, output: Path, memory: Path, 
         log=log,
         key=step.key,
         memory=memory,
+        saves=saves,
         limit=limit,
         splits=step.stage.splits,
         environment=_environment(device(recipe.device)),
     )
-    begun = time.monotonic()
     try:
         facts = _facts(step, context)
     except RecipeError as error:
@@ -77,8 +87,19 @@ def perform(plan: Plan, step: Step, inputs: Inputs, output: Path, memory: Path, 
         facts,
         {role: recorded(sources) for role, sources in inputs.items()},
         {**context.environment, "peak_memory_bytes": peak_memory()},
-        time.monotonic() - begun,
+        saves.spent_s,
     )
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def recorded(sources: Sequence[Artifact]) -> list[Source]:
