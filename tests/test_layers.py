@@ -50,7 +50,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"record"},
     {"gate", "repeats"},
     {"damage", "findings"},
-    {"batch", "signature", "intervals", "agreement", "progress", "card", "pictures", "arrays"},
+    {"batch", "signature", "intervals", "agreement", "progress", "card", "pictures", "arrays", "cifar"},
     {"fault"},
     {"identity"},
     {"plugin"},
@@ -74,6 +74,7 @@ TORCH_FREE = {
     "findings",
     "pictures",
     "arrays",
+    "cifar",
     "classify",
 }
 SLOW = {"torchao", "torchvision", "torch_pruning", "onnxscript", "sklearn"}
