@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from abc import abstractmethod
 import os
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
