@@ -14,12 +14,12 @@ import torch
 import yaml
 
 from compress_cli import work
-from compress_cli.artifact import Artifact
+from compress_cli.artifact import Artifact, Table
 from compress_cli.errors import ArtifactError, Interrupted, StageError
 from compress_cli.plan import Plan
 from compress_cli.progress import Progress
 from compress_cli.recipe import Recipe
-from compress_cli.record import Record
+from compress_cli.record import Found, Record
 from compress_cli.record import Row as RecordRow
 from compress_cli.smoke import smoke
 from compress_cli.step import Row, Step
@@ -70,6 +70,11 @@ class Run:
             baseline=self.plan.baseline,
             better=recipe.task.better,
             rows=[self._row(row) for row in self.plan.rows],
+            tables=[
+                Found(name=step.name, stage=step.stage.type, key=step.key)
+                for step in self.plan.stages
+                if issubclass(step.kind, Table)
+            ],
             others=[self._row(row) for row in self.plan.beside],
             gates=self.plan.gates,
             wall_time_s=time.monotonic() - begun,
@@ -167,6 +172,7 @@ class Run:
             onnx=there(row.onnx),
             measurement=there(row.measurement),
             comparison=there(row.comparison),
+            damage=there(row.damage),
             reason=self.problems.get(row.measurement.key, ""),
             seed=row.step.seed,
             of=row.step.of,

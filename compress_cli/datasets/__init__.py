@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,19 +42,19 @@ class Split:
 class Dataset(Plugin):
     """Data at hand. Its split's seed is a setting of its own, so that a recipe's seed never moves a test sample."""
 
+    @abstractmethod
     def signature(self) -> Signature:
         """Names, shapes and types of inputs and heads; mean and deviation from the train split."""
-        raise NotImplementedError
 
+    @abstractmethod
     def split(self, name: SplitName) -> Split:
         """Train, val or test; DataError where the files are not at hand. An empty val means there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """A hash of the content and of what the settings make of it; cheap, and never of a place on disk.
 
         DataError where the files are not at hand."""
-        raise NotImplementedError
 
 
 def fingerprint_of(dataset: Dataset, content: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, Literal
 
 import torch
@@ -82,9 +83,9 @@ class Loss(Plugin):
         """
         return nn.Identity()
 
+    @abstractmethod
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         """The loss, shape (), averaged over samples and unmasked positions."""
-        raise NotImplementedError
 
 
 def one_number(loss: Loss, given: object) -> Tensor:

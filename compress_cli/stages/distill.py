@@ -74,7 +74,7 @@ class Distill(Stage):
         """The undistilled control: same student, schedule and seeds, the task's loss on true labels."""
         if not self.control:
             return {}
-        alone = find(Stage, "train")(model=self.model, start=self.start, training=self.training)
+        alone = find(Stage, "train").model_validate({"model": self.model, "start": self.start, "training": self.training})
         assert isinstance(alone, Stage)
         return {"control": alone}
 

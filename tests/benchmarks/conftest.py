@@ -22,6 +22,9 @@ class Noise(Dataset):
         images = random.randint(0, 256, (count, self.channels, self.side, self.side)).astype(np.uint8)
         return Split({"image": images}, {"label": random.randint(0, 10, count)}, np.arange(count))
 
+    def fingerprint(self):
+        return f"noise {self.samples} {self.channels} {self.side}"
+
     def signature(self):
         shape, of = (self.channels, self.side, self.side), self.channels
         mean, deviation = (127.0,) * of, (74.0,) * of
