@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from compress_cli import whole
 from compress_cli.errors import ArtifactError
 from compress_cli.gate import Gate
 
@@ -37,11 +38,13 @@ class Record(BaseModel):
     seed: int
     baseline: str  # name of the row that the others are compared with
     rows: list[Row]
+    steps: dict[str, str] = {}
+    """Name of every step, implied ones too -> key; one that could not run is not among them."""
     gates: tuple[Gate, ...] = ()  # of the recipe and of the command line
     wall_time_s: float
 
     def write(self, directory: Path) -> None:
-        (directory / RECORD).write_text(self.model_dump_json(indent=1) + "\n")
+        whole.write(directory / RECORD, self.model_dump_json(indent=1) + "\n")
 
     @classmethod
     def read(cls, directory: Path) -> Record:
@@ -50,6 +53,6 @@ class Record(BaseModel):
         if not path.is_file():
             raise ArtifactError(f"{directory}: holds no run ({RECORD} is missing); `compress run` makes one")
         try:
-            return cls.model_validate_json(path.read_text())
-        except (ValidationError, ValueError) as error:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (ValidationError, ValueError, OSError) as error:
             raise ArtifactError(f"{path}: can't be read ({str(error).splitlines()[0]}); run the recipe again") from None
