@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict
 from compress_cli import artifact
 from compress_cli.artifact import MANIFEST, Manifest
 from compress_cli.errors import ArtifactError
-from compress_cli.plan import Step
+from compress_cli.identity import is_aside
 from compress_cli.smoke import Trial
+from compress_cli.step import Step
 from compress_cli.store import Store
 
 STATES = 6
@@ -71,7 +72,8 @@ def disk_needed(steps: Iterable[Step], store: Store, trials: Sequence[Trial]) ->
 
 
 def _settings(stage: dict[str, Any], step: Step) -> dict[str, Any]:
-    return {field: value for field, value in stage.items() if field != "name" and field not in step.stage.consumes}
+    aside = {field for field, info in type(step.stage).model_fields.items() if is_aside(info)}
+    return {field: value for field, value in stage.items() if field not in aside and field not in step.stage.consumes}
 
 
 def _of(manifest: Manifest, source: str) -> Cost:

@@ -15,13 +15,13 @@ from pydantic.fields import FieldInfo
 
 from compress_cli.errors import ArtifactError
 from compress_cli.plugin import Plugin
-from compress_cli.settings import ByContent, Location
+from compress_cli.settings import Aside, ByContent, Location
 
 
 def identity(value: Any) -> Any:
     """What a key depends on: settings, versions, the content of named files, the source of code from outside.
 
-    Returns JSON-ready data. Locations do not enter.
+    Returns JSON-ready data. Locations, and what is marked as aside, do not enter.
     """
     if isinstance(value, BaseModel):
         cls = type(value)
@@ -32,7 +32,7 @@ def identity(value: Any) -> Any:
                 known["source"] = hashlib.sha256(_source(cls)).hexdigest()
         for field, info in cls.model_fields.items():
             marks = path_marks(info)
-            if any(isinstance(mark, Location) for mark in marks):
+            if is_aside(info) or any(isinstance(mark, Location) for mark in marks):
                 continue
             given = getattr(value, field)
             known[field] = _contents(given) if marks else identity(given)
@@ -42,6 +42,11 @@ def identity(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [identity(each) for each in value]
     return value
+
+
+def is_aside(info: FieldInfo) -> bool:
+    """Whether a field changes no byte of a result."""
+    return any(isinstance(mark, Aside) for mark in info.metadata)
 
 
 def path_marks(info: FieldInfo) -> list[Location | ByContent]:

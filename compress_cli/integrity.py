@@ -63,7 +63,7 @@ def artifacts_of(directory: Path) -> dict[str, Path]:
     record = Record.read(directory)
     store = Store(directory / record.store)
     named = {key: name for name, key in reversed(record.steps.items())}
-    for row in record.rows:
+    for row in (*record.rows, *record.others):
         measured = {"onnx": row.onnx, "measurement": row.measurement, "comparison": row.comparison}
         named.setdefault(row.key, row.name)
         for what, key in measured.items():

@@ -6,9 +6,7 @@ ONNX file, its measurement on the test split, and its comparison with the baseli
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,36 +15,13 @@ from compress_cli.document import Key
 from compress_cli.errors import ArtifactError, DataError, RecipeError
 from compress_cli.fault import plugins_raise
 from compress_cli.gate import Gate, impossible
-from compress_cli.identity import identity
 from compress_cli.plugin import find
 from compress_cli.recipe import Recipe
 from compress_cli.settings import suggest
 from compress_cli.stages import Role, Stage
+from compress_cli.step import Inputs, Row, Step, key, ordered
 
 MODELS = (Checkpoint, Program, OnnxModel)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage with everything that decides its result."""
-
-    name: str
-    stage: Stage
-    inputs: dict[str, tuple[Step, ...]]  # by role
-    kind: type[Artifact]
-    key: str
-    loc: tuple[Key, ...]  # its place in the recipe
-    implied: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """A model of the recipe and the implied steps that measure it."""
-
-    step: Step
-    onnx: Step
-    measurement: Step
-    comparison: Step | None  # None for the baseline itself
 
 
 @dataclass(frozen=True)
@@ -55,11 +30,24 @@ class Plan:
 
     recipe: Recipe
     stages: tuple[Step, ...]  # as the recipe lists them
-    steps: tuple[Step, ...]  # with the implied ones, ready to run
     rows: tuple[Row, ...]
     baseline: str
+    repeated: tuple[Step, ...] = ()  # stages with their further seeds
+    beside: tuple[Row, ...] = ()  # models of repeated stages and of controls
     gates: tuple[Gate, ...] = ()
     missing_data: str = ""  # why the dataset's fingerprint, and so every key, is not known yet
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """With the implied ones, ready to run: stages as in the recipe, each followed by what measures it."""
+        return ordered(self._in_turn())
+
+    def _in_turn(self) -> Iterator[Step]:
+        for stage in self.stages:
+            yield stage
+            yield from (each for row in self.rows if row.step is stage for each in (row.onnx, row.measurement))
+        yield from self.repeated
+        yield from (each for row in (*self.rows, *self.beside) for each in row.steps)
 
     def step(self, name: str) -> Step:
         """The recipe's stage of that name; RecipeError with the nearest names otherwise."""
@@ -71,8 +59,15 @@ class Plan:
     def until(self, name: str) -> Plan:
         """The plan of the recipe's stages up to and with that one; the recipe's gates are about its end, and wait."""
         kept = self.stages[: self.stages.index(self.step(name)) + 1]
-        rows = tuple(row for row in self.rows if row.step in kept)
-        return Plan(self.recipe, kept, _ordered(kept, rows), rows, self.baseline, missing_data=self.missing_data)
+        names = {step.name for step in kept}
+        return replace(
+            self,
+            stages=kept,
+            rows=tuple(row for row in self.rows if row.step.name in names),
+            repeated=tuple(step for step in self.repeated if step.of in names),
+            beside=tuple(row for row in self.beside if row.step.of in names),
+            gates=(),
+        )
 
     def promising(self, gates: tuple[Gate, ...]) -> Plan:
         """The plan with gates of the command line too; RecipeError for one that could never be judged."""
@@ -104,6 +99,9 @@ class _Planner:
         self.fingerprint = fingerprint
         self.complaints: list[str] = []
         self.failed: set[str] = set()  # stages already complained of: what takes their result is not blamed too
+        self.seeds: dict[str, tuple[int, ...]] = {}  # of stages that are repeated, the reported one first
+        self.again: dict[str, dict[int, Step]] = {}  # stage -> further seed -> the stage with it
+        self.beside: list[Step] = []
 
     def plan(self, missing: str) -> Plan:
         steps: list[Step] = []
@@ -126,7 +124,9 @@ class _Planner:
             raise RecipeError("\n".join(self.complaints))
         rows = tuple(self._rows(models, baseline))
         name, gates = baseline.name if baseline else "", self.recipe.gates
-        made = Plan(self.recipe, tuple(steps), _ordered(steps, rows), rows, name, gates, missing)
+        repeated = tuple(step for copies in self.again.values() for step in copies.values())
+        beside = tuple(self._measured(step) for step in (*repeated, *self.beside) if issubclass(step.kind, MODELS))
+        made = Plan(self.recipe, tuple(steps), rows, name, repeated, beside, gates, missing)
         for position, gate in enumerate(gates):
             if reason := made.impossible(gate):
                 self._complain(("gates", position), reason)
@@ -139,7 +139,7 @@ class _Planner:
 
     def _resolve(self, name: str, stage: Stage, loc: tuple[Key, ...], before: list[Step]) -> Step | None:
         """The step of a stage, or None after a complaint."""
-        inputs: dict[str, tuple[Step, ...]] = {}
+        inputs: Inputs = {}
         sound = True
         for role, needed in stage.consumes.items():
             found = self._inputs(name, stage, role, needed, loc, before)
@@ -147,9 +147,41 @@ class _Planner:
                 sound = False
             else:
                 inputs[role] = found
-        if not sound:
+        seeds = self._seeds(name, stage, inputs, loc) if sound else None
+        if seeds is None:
             return None
-        return self._step(name, stage, inputs, loc)
+        step, *_ = (self._repeat(name, stage, inputs, loc, each, first=each == seeds[0]) for each in seeds)
+        return step
+
+    def _seeds(self, name: str, stage: Stage, inputs: Inputs, loc: tuple[Key, ...]) -> tuple[int, ...] | None:
+        """The seeds of a stage, the reported one first: its own, those of what it follows, or the recipe's."""
+        followed = {each.name: self.seeds[each.name] for steps in inputs.values() for each in steps if each.name in self.seeds}
+        if stage.seeds and followed:
+            self._complain(
+                (*loc, "seeds"), f"'{name}' follows '{next(iter(followed))}', which has seeds already; keep one of them"
+            )
+            return None
+        if len(set(followed.values())) > 1:
+            self._complain(loc, f"'{name}' follows {' and '.join(followed)}, which have different seeds; give them the same")
+            return None
+        varied = stage.seeds or next(iter(followed.values()), ())
+        if varied:
+            self.seeds[name] = varied
+        return varied or (self.recipe.seed,)
+
+    def _repeat(self, name: str, stage: Stage, inputs: Inputs, loc: tuple[Key, ...], seed: int, first: bool) -> Step:
+        """The stage with one of its seeds, made of what it follows with that seed, and what stands beside it."""
+        if not first:
+            inputs = {
+                role: tuple(self.again.get(each.name, {}).get(seed, each) for each in steps) for role, steps in inputs.items()
+            }
+        step = self._step(name if first else f"{name}.seed{seed}", stage, inputs, loc, seed, of="" if first else name)
+        if not first:
+            self.again.setdefault(name, {})[seed] = step
+        for role, other in stage.beside().items():
+            own = {taken: inputs[taken] for taken in other.consumes if taken in inputs}
+            self.beside.append(self._step(f"{step.name}.{role}", other, own, loc, seed, of=name, beside=role))
+        return step
 
     def _inputs(
         self, name: str, stage: Stage, role: str, needed: Role, loc: tuple[Key, ...], before: list[Step]
@@ -201,33 +233,18 @@ class _Planner:
             self._complain(loc, f"stage '{name}' needs {_kinds(needed)}, but '{step.name}' makes {_article(step.kind)}")
         return None if unfit else tuple(found)
 
-    def _step(
-        self, name: str, stage: Stage, inputs: dict[str, tuple[Step, ...]], loc: tuple[Key, ...], implied: bool = False
-    ) -> Step:
+    def _step(self, name: str, stage: Stage, inputs: Inputs, loc: tuple[Key, ...], seed: int, **marks: Any) -> Step:
         """Add what the stage says it needs, then compute kind and key."""
+        seed = seed if stage.seeded else 0
         for role, each in stage.needs().items():
             own = {taken: inputs[taken] for taken in each.consumes if taken in inputs}
-            inputs = {**inputs, role: (self._step(f"{name}.{role}", each, own, loc, implied=True),)}
+            inputs = {**inputs, role: (self._step(f"{name}.{role}", each, own, loc, seed, implied=True),)}
         kind = stage.produces({role: tuple(step.kind for step in steps) for role, steps in inputs.items()})
         try:
-            key = self._key(stage, inputs)
+            known = key(stage, inputs, seed, self.recipe, self.fingerprint)
         except ArtifactError as error:  # a file that the stage names is missing
             raise ArtifactError(self.recipe.complaint(loc, str(error))) from None
-        return Step(name, stage, inputs, kind, key, loc, implied)
-
-    def _key(self, stage: Stage, inputs: dict[str, tuple[Step, ...]]) -> str:
-        """Same key, same artifact: settings, versions, seed, task, data, and the keys of the inputs."""
-        settings = {field: each for field, each in identity(stage).items() if field != "name" and field not in stage.consumes}
-        known: dict[str, Any] = {
-            "stage": settings,
-            "shared": stage.shared,
-            "depends": stage.depends(),
-            "seed": self.recipe.seed,
-            "task": identity(self.recipe.task),
-            "dataset": self.fingerprint,
-            "inputs": {role: [step.key for step in steps] for role, steps in inputs.items()},
-        }
-        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+        return Step(name, stage, inputs, kind, known, loc, seed, **marks)
 
     def _baseline(self, models: list[Step]) -> Step | None:
         wanted = self.recipe.baseline
@@ -240,48 +257,24 @@ class _Planner:
         return None
 
     def _rows(self, models: list[Step], baseline: Step | None) -> Iterable[Row]:
-        export, measure, compare = (find(Stage, each)() for each in ("export", "measure", "compare"))
-        files = {
-            step.name: step
-            if issubclass(step.kind, OnnxModel)
-            else self._step(f"{step.name}.onnx", _stage(export), {"start": (step,)}, step.loc, implied=True)
-            for step in models
-        }
+        measured = {step.name: self._measured(step) for step in models}
         for step in models:
-            file, name = files[step.name], step.name
-            measured = self._step(f"{name}.measurement", _stage(measure), {"start": (file,)}, step.loc, implied=True)
-            compared = None
+            row = measured[step.name]
             if baseline and step is not baseline:
-                roles: dict[str, tuple[Step, ...]] = {"baseline": (files[baseline.name],), "start": (file,)}
-                compared = self._step(f"{name}.comparison", _stage(compare), roles, step.loc, implied=True)
-            yield Row(step, file, measured, compared)
+                roles: Inputs = {"baseline": (measured[baseline.name].onnx,), "start": (row.onnx,)}
+                compared = self._implied(step, "compare", "comparison", roles)
+                row = replace(row, comparison=compared)
+            yield row
 
+    def _measured(self, step: Step) -> Row:
+        """A model, as the file it is or through a float or int8 export, on the test split."""
+        file = step if issubclass(step.kind, OnnxModel) else self._implied(step, "export", "onnx", {"start": (step,)})
+        return Row(step, file, self._implied(step, "measure", "measurement", {"start": (file,)}), None)
 
-def _stage(plugin: Any) -> Stage:
-    assert isinstance(plugin, Stage)
-    return plugin
-
-
-def _ordered(steps: Sequence[Step], rows: Sequence[Row]) -> tuple[Step, ...]:
-    """Every step after its inputs, each key once: stages as in the recipe, each followed by what measures it."""
-    placed: dict[str, Step] = {}
-
-    def place(step: Step) -> None:
-        for each in (source for sources in step.inputs.values() for source in sources):
-            place(each)
-        if step.key not in placed or (placed[step.key].implied and not step.implied):
-            placed[step.key] = step
-
-    for step in steps:
-        place(step)
-        for row in rows:
-            if row.step is step:
-                place(row.onnx)
-                place(row.measurement)
-    for row in rows:
-        if row.comparison:
-            place(row.comparison)
-    return tuple(placed.values())
+    def _implied(self, step: Step, stage: str, suffix: str, inputs: Inputs) -> Step:
+        made = find(Stage, stage)()
+        assert isinstance(made, Stage)
+        return self._step(f"{step.name}.{suffix}", made, inputs, step.loc, step.seed, implied=True)
 
 
 def _kinds(role: Role) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -26,6 +27,10 @@ class Row(BaseModel):
     measurement: str | None = None  # key of its Measurement on the test split
     comparison: str | None = None  # key of its latency Comparison against the baseline
     reason: str = ""  # why there is no measurement
+    seed: int = 0  # of its stage
+    of: str = ""  # the row that it repeats with another seed or stands beside
+    beside: str = ""  # in which part it stands beside that one: `control`
+    teachers: tuple[str, ...] = ()  # rows that it learnt from
 
 
 class Record(BaseModel):
@@ -37,7 +42,9 @@ class Record(BaseModel):
     store: str  # the store's folder, relative to the run's folder where that is possible
     seed: int
     baseline: str  # name of the row that the others are compared with
+    better: Literal["higher", "lower"] = "higher"  # of the primary metric
     rows: list[Row]
+    others: list[Row] = []  # repeated with other seeds, or beside a row as its control
     steps: dict[str, str] = {}
     """Name of every step, implied ones too -> key; one that could not run is not among them."""
     gates: tuple[Gate, ...] = ()  # of the recipe and of the command line

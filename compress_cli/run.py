@@ -14,11 +14,12 @@ import torch
 from compress_cli import disk, estimate, lock, register, work
 from compress_cli.artifact import REMEDY, Artifact
 from compress_cli.errors import ArtifactError, Interrupted, ResourceError, StageError
-from compress_cli.plan import Plan, Row, Step
+from compress_cli.plan import Plan
 from compress_cli.progress import Progress
 from compress_cli.record import Record
 from compress_cli.record import Row as RecordRow
 from compress_cli.smoke import smoke
+from compress_cli.step import Row, Step
 from compress_cli.store import Store
 from compress_cli.work import Listener
 
@@ -77,7 +78,9 @@ class Run:
             store=os.path.relpath(self.store.root.resolve(), self.directory.resolve()),
             seed=recipe.seed,
             baseline=self.plan.baseline,
+            better=recipe.task.better,
             rows=[self._row(row) for row in self.plan.rows],
+            others=[self._row(row) for row in self.plan.beside],
             steps={step.name: step.key for step in self._named() if step.key in self.artifacts},
             gates=self.plan.gates,
             wall_time_s=time.monotonic() - begun,
@@ -114,14 +117,15 @@ class Run:
 
     def _forced(self) -> set[str]:
         """Keys, since two stages, or a stage and an implied step, may be one step; RecipeError for an unknown stage."""
-        return {self.plan.step(name).key for name in self.force}
+        names = {self.plan.step(name).name for name in self.force}
+        return {step.key for step in (*self.plan.stages, *self.plan.repeated) if (step.of or step.name) in names}
 
     def _input(self, step: Step) -> Artifact | None:
         return self.artifacts.get(step.key) or self.current(step)
 
     def _advance(self, step: Step) -> None:
         """Make a step's artifact be there, or note why a measuring step can't."""
-        missing = [each for each in work.sources(step) if each.key in self.problems]
+        missing = [each for each in step.sources if each.key in self.problems]
         if missing:
             self.problems[step.key] = self.problems[missing[0].key]
             return
@@ -167,7 +171,7 @@ class Run:
 
     def _link(self) -> None:
         """`runs/<recipe>/<stage name>` leads into the store."""
-        for step in self.plan.stages:
+        for step in (*self.plan.stages, *self.plan.repeated, *(row.step for row in self.plan.beside)):
             link, target = self.directory / step.name, self.artifacts[step.key].directory.resolve()
             if link.is_dir() and not link.is_symlink():
                 raise ArtifactError(f"{link}: is in the way of the link to stage '{step.name}'; move it elsewhere")
@@ -178,7 +182,7 @@ class Run:
 
     def _named(self) -> list[Step]:
         """Every step once for each name it goes by: equal stages share a key."""
-        return [*self.plan.stages, *(step for step in self.plan.steps if step.implied)]
+        return [*self.plan.stages, *self.plan.steps]
 
     def _row(self, row: Row) -> RecordRow:
         def there(step: Step | None) -> str | None:
@@ -193,6 +197,10 @@ class Run:
             measurement=there(row.measurement),
             comparison=there(row.comparison),
             reason=self.problems.get(row.measurement.key, ""),
+            seed=row.step.seed,
+            of=row.step.of,
+            beside=row.step.beside,
+            teachers=tuple(each.name for each in row.step.inputs.get("teacher", ())),
         )
 
     def _kept(self) -> str:

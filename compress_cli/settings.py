@@ -23,6 +23,10 @@ class Location:
     """Marks a path that says where something lies: it never enters a key."""
 
 
+class Aside:
+    """Marks a field that changes no byte of a result, such as a name: it never enters a key."""
+
+
 class ByContent:
     """Marks a path whose file's content, not its place, enters a key."""
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from compress_cli import artifact, work
 from compress_cli.artifact import Artifact, Comparison, Measurement
 from compress_cli.errors import RecipeError, ResourceError, StageError
-from compress_cli.plan import Plan, Step
+from compress_cli.plan import Plan
 from compress_cli.progress import Progress
+from compress_cli.step import Step
 from compress_cli.work import Listener
 
 BATCHES = 2
@@ -48,7 +49,7 @@ def smoke(plan: Plan, listener: Listener, there: dict[str, Artifact] | None = No
 
 def _need(step: Step, needed: dict[str, Step]) -> None:
     """Add a step after all that it takes."""
-    for source in work.sources(step):
+    for source in step.sources:
         _need(source, needed)
     needed.setdefault(step.key, step)
 

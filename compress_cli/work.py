@@ -17,8 +17,9 @@ from compress_cli.artifact import Artifact, Source
 from compress_cli.context import Context
 from compress_cli.errors import CompressError, RecipeError, ResourceError, StageError
 from compress_cli.fault import plugins_raise
-from compress_cli.plan import Plan, Step
+from compress_cli.plan import Plan
 from compress_cli.progress import Log, Progress
+from compress_cli.step import Step
 
 LIBRARIES = ("torch", "torchao", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "numpy")
 
@@ -55,7 +56,7 @@ def perform(plan: Plan, step: Step, inputs: Inputs, output: Path, memory: Path, 
         dataset=recipe.dataset,
         task=recipe.task,
         device=device(recipe.device),
-        seed=recipe.seed,
+        seed=step.seed,
         log=log,
         key=step.key,
         memory=memory,
@@ -83,11 +84,6 @@ def perform(plan: Plan, step: Step, inputs: Inputs, output: Path, memory: Path, 
 def recorded(sources: Sequence[Artifact]) -> list[Source]:
     """What a manifest remembers of a step's inputs in one role."""
     return [Source(key=each.manifest.key, digest=each.digest) for each in sources]
-
-
-def sources(step: Step) -> list[Step]:
-    """The steps whose results a step takes."""
-    return [each for steps in step.inputs.values() for each in steps]
 
 
 def peak_memory() -> int:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from compress_cli.progress import Progress as Report
 
 if TYPE_CHECKING:
-    from compress_cli.plan import Step
+    from compress_cli.step import Step
 
 
 class Live:

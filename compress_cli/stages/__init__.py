@@ -12,6 +12,7 @@ from compress_cli.artifact import Artifact
 from compress_cli.context import Context
 from compress_cli.datasets import SplitName
 from compress_cli.plugin import Plugin
+from compress_cli.settings import Aside, Many
 
 
 def _one_word(name: str) -> str:
@@ -20,8 +21,15 @@ def _one_word(name: str) -> str:
     return name
 
 
-Name = Annotated[str, AfterValidator(_one_word)]
+def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"a seed stands twice in {list(seeds)}: the second run would be the first one again")
+    return seeds
+
+
+Name = Annotated[str, AfterValidator(_one_word), Aside()]
 """Names a link in the run's folder, beside `run.json`, and stands between dots in `--set` and in `teacher.onnx`."""
+Seeds = Annotated[Many[Annotated[int, Field(ge=0, lt=2**32)]], AfterValidator(_different), Aside()]
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,13 @@ class Stage(Plugin):
     long: ClassVar[bool] = False
     """Whether it may take minutes: a smoke run goes before the first of them."""
 
+    seeded: ClassVar[bool] = True
+    """Whether the seed changes its result; one result of a stage that is not serves every seed."""
+
     name: Name = Field("", description="what other stages and the report call it; default: the stage's type")
+    seeds: Seeds = Field(
+        (), description="repeat this stage and what follows with each of these seeds, for the spread; the first is reported"
+    )
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         """The kind it makes of inputs of these kinds (by role)."""
@@ -57,6 +71,10 @@ class Stage(Plugin):
 
     def needs(self) -> dict[str, Stage]:
         """Stages it implies, by role: the plan makes steps of them, shared by key."""
+        return {}
+
+    def beside(self) -> dict[str, Stage]:
+        """Stages whose models the report holds against this one's, by suffix; they take their inputs from the same roles."""
         return {}
 
     def depends(self) -> dict[str, Any]:

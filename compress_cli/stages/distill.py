@@ -13,7 +13,8 @@ from compress_cli.losses import Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.soft_targets import SoftTargets
 from compress_cli.models import Model
-from compress_cli.settings import Many
+from compress_cli.plugin import find
+from compress_cli.settings import Aside, Many
 from compress_cli.stages import Role, Stage
 from compress_cli.teachers import teacher_for
 from compress_cli.training import Training
@@ -48,6 +49,9 @@ class Distill(Stage):
         description="what is made small, each with its weight",
     )
     training: Training = Field(description="how to train")
+    control: Annotated[bool, Aside()] = Field(
+        False, description="also train the same student on the true labels alone; the report says what the teacher was worth"
+    )
 
     @field_validator("losses")
     @classmethod
@@ -65,6 +69,14 @@ class Distill(Stage):
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Checkpoint
+
+    def beside(self) -> dict[str, Stage]:
+        """The undistilled control: same student, schedule and seeds, the task's loss on true labels."""
+        if not self.control:
+            return {}
+        alone = find(Stage, "train").model_validate({"model": self.model, "start": self.start, "training": self.training})
+        assert isinstance(alone, Stage)
+        return {"control": alone}
 
     def run(self, context: Context) -> dict[str, Any]:
         layers = tuple(dict.fromkeys(layer for each in self.losses for layer in each.teacher_layers()))
