@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from compress_cli import durable
 from compress_cli.errors import ArtifactError
 
 MANIFEST = "manifest.json"
@@ -193,15 +194,13 @@ def write_manifest(
                 sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size
             )
             os.fsync(file.fileno())
+    durable.reached("files flushed")
     manifest = Manifest(
         format=FORMAT, kind=kind.__name__, key=key, stage=stage, facts=facts, inputs=inputs,
         environment=environment, wall_time_s=wall_time_s, files=files,
     )  # fmt: skip
     document = manifest.model_dump(mode="json")
-    with (directory / MANIFEST).open("w") as out:
-        json.dump({**document, "seal": _seal(document)}, out, indent=1)
-        out.flush()
-        os.fsync(out.fileno())
+    durable.write(directory / MANIFEST, json.dumps({**document, "seal": _seal(document)}, indent=1).encode())
     return manifest
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from compress_cli import plan, recipe, whole, work
+from compress_cli import durable, plan, recipe, work
 from compress_cli.errors import ArtifactError, RecipeError
 from compress_cli.plan import Plan
 from compress_cli.recipe import Recipe
@@ -29,7 +29,7 @@ def write(made: Recipe, directory: Path) -> None:
 
     versions = ", ".join(f"{name} {version}" for name, version in work.libraries().items())
     document = yaml.safe_dump(plain(made.model_dump()), sort_keys=False, allow_unicode=True)
-    whole.write(directory / LOCK, f"# {made.path.name} as it was run, with {versions}\n{document}")
+    durable.write(directory / LOCK, f"# {made.path.name} as it was run, with {versions}\n{document}".encode())
 
 
 def planned(directory: Path, record: Record) -> Plan:

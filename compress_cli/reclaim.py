@@ -73,7 +73,9 @@ def _keys(run: Path) -> set[str]:
     if not (run / RECORD).is_file():
         return set()
     record = Record.read(run)
-    rows = {key for row in (*record.rows, *record.others) for key in (row.key, row.onnx, row.measurement, row.comparison) if key}
+    rows = {
+        key for row in (*record.rows, *record.others) for key in (row.key, row.onnx, row.measurement, row.comparison) if key
+    }
     return rows | set(record.steps.values())
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compress_cli import whole
+from compress_cli import durable
 from compress_cli.errors import ArtifactError
 from compress_cli.gate import Gate
 
@@ -51,7 +51,7 @@ class Record(BaseModel):
     wall_time_s: float
 
     def write(self, directory: Path) -> None:
-        whole.write(directory / RECORD, self.model_dump_json(indent=1) + "\n")
+        durable.write(directory / RECORD, (self.model_dump_json(indent=1) + "\n").encode())
 
     @classmethod
     def read(cls, directory: Path) -> Record:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compress_cli import whole
+from compress_cli import durable
 from compress_cli.errors import ArtifactError
 from compress_cli.store import Store
 
@@ -47,7 +47,7 @@ def enter(store: Store, directory: Path, keys: list[str]) -> None:
     if store.root.is_dir() and not os.access(store.root, os.W_OK):
         return
     with held(store):
-        whole.write(_place(store, entry), entry.model_dump_json(indent=1) + "\n")
+        durable.write(_place(store, entry), (entry.model_dump_json(indent=1) + "\n").encode())
 
 
 def entries(store: Store) -> list[Entry]:

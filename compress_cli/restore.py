@@ -17,7 +17,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from compress_cli import disk
 from compress_cli.artifact import Artifact, Checkpoint, Program
 from compress_cli.edits import Edit
 from compress_cli.errors import ArtifactError, StageError
@@ -174,10 +173,7 @@ def _fill(spec: Input, samples: int) -> Tensor:
 def _write(state: dict[str, Tensor], path: Path) -> None:
     """safetensors refuses tensors that are not contiguous or share memory: every tensor gets its own."""
     tensors = {name: each.detach().cpu().clone(memory_format=torch.contiguous_format) for name, each in state.items()}
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        raise disk.told(str(error), path) or error from None
+    save_file(tensors, path)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from compress_cli import disk, estimate, lock, register, work
+from compress_cli import attempt as attempts
+from compress_cli import disk, estimate, lock, register, stopping, work
 from compress_cli.artifact import REMEDY, Artifact
+from compress_cli.attempt import Attempt
 from compress_cli.errors import ArtifactError, Interrupted, ResourceError, StageError
 from compress_cli.plan import Plan
 from compress_cli.progress import Progress
 from compress_cli.record import Record
 from compress_cli.record import Row as RecordRow
+from compress_cli.saves import Saves
 from compress_cli.smoke import smoke
 from compress_cli.step import Row, Step
 from compress_cli.store import Store
@@ -41,6 +43,7 @@ class Run:
     cached: set[str] = field(default_factory=set)  # keys of steps that did not run
     damaged: dict[str, str] = field(default_factory=dict)  # keys of steps whose artifact was not whole -> what was found
     problems: dict[str, str] = field(default_factory=dict)  # keys of measuring steps that could not run -> why
+    at_work: tuple[Step, Saves] | None = None
 
     def execute(self) -> Record:
         """Run what is not up to date. Errors leave every whole artifact in place."""
@@ -53,6 +56,7 @@ class Run:
             torch.set_num_threads(recipe.threads)
         begun = time.monotonic()
         _writable(self.directory)
+        stopping.explain(lambda: f"interrupted; {self._kept()}")
         try:
             register.enter(self.store, self.directory, [step.key for step in self.plan.steps])
             there = {step.key: found for step in self.plan.steps if (found := self.current(step))}
@@ -154,11 +158,9 @@ class Run:
         with self.store.working(step.key, waits) as output, (self.directory / LOG).open("a") as log:
             made_elsewhere = self.current(step)
             if made_elsewhere is not None:  # another run held the lock and finished it
-                shutil.rmtree(output)
+                self.store.leave(step.key)
                 self.cached.add(step.key)
                 return made_elsewhere
-
-            _empty(output)  # of what an interrupted try left: no stage takes it up again
 
             def tell(progress: Progress) -> None:
                 self.listener.progress(step, progress)
@@ -166,8 +168,26 @@ class Run:
                     event = {"step": step.name, "epoch": progress.epoch, **progress.figures, "note": progress.note}
                     print(json.dumps(event), file=log, flush=True)
 
-            work.perform(self.plan, step, inputs, output, self.store.root / MEMORY, tell)
+            def say(note: str) -> None:
+                tell(Progress("resume", 0, 1, note=note))
+
+            saved = self.store.saves(step.key)
+            attempt = attempts.begin(self._attempt(step, inputs), output, saved, say)
+            if not attempt.finished(output):
+                self.at_work = step, Saves(saved, self.plan.recipe.save, say)
+                with work.threads(attempt.threads):
+                    work.perform(self.plan, step, inputs, output, self.store.root / MEMORY, tell, self.at_work[1])
+                self.at_work = None
             return self.store.commit(step.key)
+
+    def _attempt(self, step: Step, inputs: work.Inputs) -> Attempt:
+        return Attempt(
+            forced=step.key in self._forced(),
+            inputs={role: work.recorded(sources) for role, sources in inputs.items()},
+            device=work.device(self.plan.recipe.device),
+            libraries=work.libraries(),
+            threads=torch.get_num_threads(),
+        )
 
     def _link(self) -> None:
         """`runs/<recipe>/<stage name>` leads into the store."""
@@ -206,15 +226,9 @@ class Run:
     def _kept(self) -> str:
         whole = [step.name for step in self.plan.stages if step.key in self.artifacts]
         kept = f"kept: {', '.join(whole)}" if whole else "no stage was finished before it"
+        if self.at_work and self.at_work[1].place:
+            kept += f", and '{self.at_work[0].name}' up to {self.at_work[1].place}"
         return f"{kept}; the same command goes on from there"
-
-
-def _empty(directory: Path) -> None:
-    for each in directory.iterdir():
-        if each.is_dir() and not each.is_symlink():
-            shutil.rmtree(each)
-        else:
-            each.unlink()
 
 
 def _writable(directory: Path) -> None:

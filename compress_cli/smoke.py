@@ -62,7 +62,7 @@ def _try(plan: Plan, step: Step, made: dict[str, Artifact], folder: Path, listen
     inputs = {role: tuple(made[each.key] for each in steps) for role, steps in step.inputs.items()}
     begun = time.monotonic()
     try:
-        work.perform(plan, step, inputs, output, folder, _unheard, BATCHES)
+        work.perform(plan, step, inputs, output, folder, _unheard, limit=BATCHES)
     except ResourceError as error:  # not the recipe's fault
         raise ResourceError(f"stage '{step.name}', tried on {BATCHES} batches: {error}") from error
     except StageError as error:

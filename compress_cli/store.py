@@ -1,7 +1,8 @@
 """The content-addressed store: `<root>/<key>/` holds one artifact, whole or not at all.
 
-A stage works in `<key>.partial/`, which a crash may leave behind for resuming. A good artifact is set aside as
-`<key>.old/` only while its successor, already whole, takes its name; a crash in between is mended at the next look.
+A stage works in `<key>.partial/` and leaves its saves in `<key>.saves/`; a crash may leave both behind, for the next try.
+A good artifact is set aside as `<key>.old/` only while its successor, already whole, takes its name; a crash in between is
+mended at the next look.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from compress_cli import artifact
-from compress_cli.artifact import Artifact
+from compress_cli import artifact, durable
+from compress_cli.artifact import MANIFEST, Artifact
 from compress_cli.errors import ArtifactError
 
-ENTRY = re.compile(r"([0-9a-f]{64})(\.partial|\.old|\.lock|\.gone)?")
+ENTRY = re.compile(r"([0-9a-f]{64})(\.partial|\.saves|\.old|\.lock|\.gone)?")
 """Names of what belongs to a key; whatever else lies in the folder is not the store's."""
 
 Waiting = Callable[[str], None]
@@ -40,10 +41,14 @@ class Store:
     def partial(self, key: str) -> Path:
         return self.root / f"{key}.partial"
 
+    def saves(self, key: str) -> Path:
+        """Where a stage at work leaves its state."""
+        return self.root / f"{key}.saves"
+
     def get(self, key: str) -> Artifact | None:
         """The artifact of that key, or None; ArtifactError where its manifest is damaged, or that of another key."""
-        if self._old(key).exists():
-            with self.idle(key) as free:  # a commit in another process is not for us to mend
+        if self._old(key).exists() or (self.saves(key).exists() and not self.partial(key).exists()):
+            with self.idle(key) as free:  # what another process commits just now is not for us to mend
                 if free:
                     self._mend(key)
         found = artifact.read(self.directory(key))
@@ -55,21 +60,28 @@ class Store:
 
     @contextmanager
     def working(self, key: str, waiting: Waiting | None = None) -> Iterator[Path]:
-        """Hold the key's lock and yield its working folder, which holds what an interrupted try left."""
+        """Hold the key's lock and yield its working folder; this and `saves` hold what an interrupted try left."""
         with self._locked(key, waiting):
-            self._mend(key)
-            partial = self.partial(key)
-            partial.mkdir(exist_ok=True)
-            yield partial
+            for each in (self.partial(key), self.saves(key)):  # in this order: saves alone are of a finished step
+                each.mkdir(exist_ok=True)
+            yield self.partial(key)
+
+    def leave(self, key: str) -> None:
+        """Remove the working folder and the saves: there is nothing to go on from."""
+        for each in (self.partial(key), self.saves(key)):
+            shutil.rmtree(each)
 
     def commit(self, key: str) -> Artifact:
-        """Give the working folder, whose manifest is written, its lasting name."""
+        """Give the working folder, whose manifest is written, its lasting name; its saves have served then."""
         whole, partial, old = self.directory(key), self.partial(key), self._old(key)
         if whole.exists():
             os.replace(whole, old)
+            durable.reached("old set aside")
         os.replace(partial, whole)
-        _flush(self.root)
+        durable.flush(self.root)
+        durable.reached("committed")
         shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.saves(key))
         made = artifact.read(whole)
         if made is None:
             raise ArtifactError(f"{whole}: was committed without a manifest")
@@ -85,7 +97,7 @@ class Store:
 
     def remove(self, key: str) -> None:
         """Take away all that belongs to a key, whose lock is held: out of the way in one step, then file by file."""
-        for path in (self.directory(key), self.partial(key), self._old(key)):
+        for path in (self.saves(key), self.partial(key), self._old(key), self.directory(key)):
             gone = self.root / f"{key}.gone"
             shutil.rmtree(gone, ignore_errors=True)
             if path.exists():
@@ -96,7 +108,7 @@ class Store:
     def idle(self, key: str) -> Iterator[bool]:
         """Hold the key's lock if nobody does; yields whether that is so."""
         with self._lock_file(key) as lock:
-            free = _take(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) and _same_file(self._lock(key), lock.fileno())
+            free = _take(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) and durable.same_file(self._lock(key), lock.fileno())
             try:
                 yield free
             finally:
@@ -113,12 +125,13 @@ class Store:
                         lock.seek(0)
                         waiting(lock.read(200) or "another process")
                     _take(lock, fcntl.LOCK_EX)
-                if not _same_file(self._lock(key), lock.fileno()):
+                if not durable.same_file(self._lock(key), lock.fileno()):
                     continue
                 lock.truncate(0)
                 lock.write(f"process {os.getpid()} on {platform.node()}")
                 lock.flush()
                 try:
+                    self._mend(key)
                     yield
                 finally:
                     self._lock(key).unlink(missing_ok=True)
@@ -138,12 +151,13 @@ class Store:
         return self.root / f"{key}.old"
 
     def _mend(self, key: str) -> None:
-        """What a crash left between the two renames of a commit; the lock is held."""
-        whole, old = self.directory(key), self._old(key)
+        """Finish a commit that a crash cut short: the successor is whole before the old one is set aside."""
+        whole, partial, old = self.directory(key), self.partial(key), self._old(key)
         if old.exists() and not whole.exists():
-            os.replace(old, whole)
-        elif old.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            os.replace(partial if (partial / MANIFEST).is_file() else old, whole)
+        shutil.rmtree(old, ignore_errors=True)
+        if whole.exists() and not partial.exists():
+            shutil.rmtree(self.saves(key), ignore_errors=True)
 
 
 def _take(lock: TextIO, how: int) -> bool:
@@ -152,19 +166,3 @@ def _take(lock: TextIO, how: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _same_file(path: Path, handle: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False
-
-
-def _flush(directory: Path) -> None:
-    """Make renames in a folder last through a power cut."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -90,7 +90,7 @@ with Store(Path({str(tmp_path / "store")!r})).working("k", lambda who: print(who
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     assert waiter.communicate(timeout=20)[0] == "['half']\n"
-    assert sorted(os.listdir(tmp_path / "store")) == ["k.partial"]
+    assert sorted(os.listdir(tmp_path / "store")) == ["k.partial", "k.saves"]
 
 
 def test_a_file_is_written_whole_while_others_read_it(tmp_path):
@@ -98,9 +98,9 @@ def test_a_file_is_written_whole_while_others_read_it(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from compress_cli import whole
+from compress_cli import durable
 for _ in range(100):
-    whole.write(Path({str(path)!r}), sys.argv[1] * 50_000)
+    durable.write(Path({str(path)!r}), sys.argv[1].encode() * 50_000)
 """
     writers = [subprocess.Popen([sys.executable, "-c", code, letter]) for letter in "ab"]
     seen = set()

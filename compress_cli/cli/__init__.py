@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-import signal
 import sys
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from compress_cli import stopping
 from compress_cli.disk import lack
 from compress_cli.errors import CompressError, Interrupted, RecipeError, ResourceError
 
@@ -46,9 +46,9 @@ class _Group(TyperGroup):
     """The one place where an error becomes a message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
-        signal.signal(signal.SIGTERM, _terminate)
         try:
-            return super().invoke(ctx)
+            with stopping.listening():
+                return super().invoke(ctx)
         except CompressError as error:
             complain(str(error))
             raise typer.Exit(error.exit_code) from None
@@ -127,7 +127,3 @@ def write_junit(report: Report, path: Path | None) -> None:
 def _order(name: str) -> tuple[int, str]:
     first = ("init", "run", "plan", "eval", "predict", "report")
     return (first.index(name) if name in first else len(first), name)
-
-
-def _terminate(number: int, frame: object) -> None:
-    raise KeyboardInterrupt("SIGTERM")

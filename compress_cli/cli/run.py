@@ -96,14 +96,14 @@ def _planned(recipe: Path, overrides: list[str], until: str, gates: list[str], j
 
 def write_report(made: "Report", directory: Path) -> None:
     """The report's files, and the summary of the CI job where there is one."""
-    from compress_cli import whole
+    from compress_cli import durable
     from compress_cli.errors import ArtifactError
     from compress_cli.report import markdown, page
 
     text = markdown.render(made)
-    whole.write(directory / "report.json", made.model_dump_json(indent=1) + "\n")
-    whole.write(directory / "report.md", text)
-    whole.write(directory / "report.html", page.render(made, page.background(directory)))
+    durable.write(directory / "report.json", (made.model_dump_json(indent=1) + "\n").encode())
+    durable.write(directory / "report.md", text.encode())
+    durable.write(directory / "report.html", page.render(made, page.background(directory)).encode())
     summary = os.environ.get(SUMMARY)
     if summary:
         try:

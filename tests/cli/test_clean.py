@@ -85,7 +85,13 @@ def test_leavings_of_interrupted_runs(compress, store, tmp_path):
     (tmp_path / "runs" / "r").mkdir()
     register.enter(store, tmp_path / "runs" / "r", [A])
     assert compress("clean").code == 0
-    assert sorted(path.name for path in store.root.iterdir()) == [".machine", ".runs", f"{A}.partial", "notes.txt"]
+    assert sorted(path.name for path in store.root.iterdir()) == [
+        ".machine",
+        ".runs",
+        f"{A}.partial",
+        f"{A}.saves",
+        "notes.txt",
+    ]
     assert (store.root / f"{A}.partial" / "state.bin").exists()
 
 
@@ -98,7 +104,7 @@ def test_what_another_process_holds_stays(compress, store):
     assert holder.stdout.readline() == "held\n"
     outcome = compress("clean")
     assert "in use, stays" in outcome.out
-    assert left(store) == ["a", "a", "a"]  # artifact, working folder, lock
+    assert left(store) == ["a"] * 4  # artifact, working folder, saves, lock
     holder.kill()
     holder.wait()
     assert compress("clean").code == 0
