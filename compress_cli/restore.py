@@ -188,7 +188,8 @@ def _fill(spec: Input, samples: int) -> Tensor:
 
 def _write(state: dict[str, Tensor], path: Path) -> None:
     """safetensors refuses tensors that are not contiguous or share memory: every tensor gets its own."""
-    save_file({name: each.detach().cpu().clone(memory_format=torch.contiguous_format) for name, each in state.items()}, path)
+    tensors = {name: each.detach().cpu().clone(memory_format=torch.contiguous_format) for name, each in state.items()}
+    save_file(tensors, path)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
