@@ -127,6 +127,8 @@ def weights(graph: onnx.GraphProto) -> dict[str, tuple[str, int]]:
     found: dict[str, tuple[str, int]] = {}
     for tensor, name in tensors(graph):
         stored = kind(tensor)
+        if not tensor.dims and name not in scattered:  # a limit, an epsilon, a factor of attention
+            continue
         if name in skipped or (stored in NEVER_WEIGHTS and name not in books) or (stored == "int32" and name not in biases):
             continue
         if name in packed:

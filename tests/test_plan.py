@@ -62,7 +62,8 @@ def test_models_are_measured_by_implied_steps_after_their_inputs(planned):
 def test_the_plan_until_a_stage_ends_there(planned):
     made = planned(CHAIN).until("student")
     assert [step.name for step in made.stages] == ["teacher", "student"]
-    assert {step.stage.type for step in made.steps} == {"train", "distill", "export", "predict", "measure", "compare"}
+    expected = {"train", "distill", "export", "predict", "measure", "damage", "compare"}
+    assert {step.stage.type for step in made.steps} == expected
     with pytest.raises(RecipeError, match=r"no stage 'studnt'.*did you mean 'student'"):
         planned(CHAIN).until("studnt")
 
@@ -251,8 +252,8 @@ def test_another_machine_times_again_and_measures_nothing_again(planned, monkeyp
 @pytest.mark.parametrize(
     ("block", "changed"),
     [
-        ("measure: {batch: 7}", {"predict", "measure"}),
-        ("measure: {session: {optimisation: basic}}", {"predict", "measure"}),
+        ("measure: {batch: 7}", {"predict", "measure", "damage"}),
+        ("measure: {session: {optimisation: basic}}", {"predict", "measure", "damage"}),
         ("compare: {threads: 1}", {"compare"}),
         ("compare: {concurrency: 3, session: {execution: parallel}}", {"compare"}),
         ("compare: {}", set()),

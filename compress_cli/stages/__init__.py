@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -68,9 +69,9 @@ class Stage(Plugin):
     judged: ClassVar[bool] = True
     """Whether the task has a part in its result."""
 
+    @abstractmethod
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         """The kind it makes of inputs of these kinds (by role)."""
-        raise NotImplementedError
 
     def needs(self) -> dict[str, Stage]:
         """Stages it implies, by role: the plan makes steps of them, shared by key."""
@@ -84,6 +85,6 @@ class Stage(Plugin):
         """What changes the result besides settings, inputs and data: a library's version, the machine for a timing."""
         return {}
 
+    @abstractmethod
     def run(self, context: Context) -> dict[str, Any]:
         """Fill `context.output`; return facts for the manifest."""
-        raise NotImplementedError

@@ -40,6 +40,6 @@ class Predict(Stage):
         how = self.conditions
         split = context.split(self.split, how.batch)
         session = runtime.open_session(context.inputs["start"][0].file("model.onnx"), how.threads, how.session)
-        heads = measure.predict(session, split, how.batch, context.log)
+        heads = measure.predict(session, split, how.batch, context.log, context.saves)
         measure.keep(context.output / measure.PREDICTIONS, {"index": split.index}, heads)
         return {"samples": len(split)}

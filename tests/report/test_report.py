@@ -56,7 +56,11 @@ class Made:
         measurement = comparison = None
         if right is not None:
             measurement = f"m{key}"
-            contents = Contents(parameters=parameters, kinds={"int8": parameters}, macs=12_345_678, size_bytes=size)
+            contents = Contents(
+                parameters=parameters, kinds={"int8": parameters}, nonzero=parameters, macs=12_345_678, size_bytes=size,
+                gzip_bytes=size // 2, zstd_bytes=None, compressed_unknown="not installed", peak_activation_bytes=4000,
+                bytes_by_kind={"int8": parameters}, largest=[],
+            )  # fmt: skip
             metrics = {"accuracy": wilson(int(right.sum()), len(right)), "cross_entropy": bootstrap(1 - right)}
             written = Figures(split="test", samples=len(right), primary="accuracy", metrics=metrics, contents=contents)
             arrays = {"index": np.arange(len(right)), "correct": right.astype(float)}
@@ -76,15 +80,29 @@ class Made:
                 },
             )
         row = Row(
-            name=name, stage="x", key=key, cached=False, onnx=key, measurement=measurement, comparison=comparison, reason=reason
+            name=name,
+            stage="x",
+            key=key,
+            cached=False,
+            onnx=key,
+            measurement=measurement,
+            comparison=comparison,
+            reason=reason,
+            seed=7,
         )
         self.rows.append(row)
         return self
 
     def record(self, name="digits"):
-        Record(recipe=name, store="../.store", seed=7, baseline=self.rows[0].name, rows=self.rows, wall_time_s=12.3).write(
-            self.folder
-        )
+        Record(
+            recipe=name,
+            store="../.store",
+            seed=7,
+            baseline=self.rows[0].name,
+            better="higher",
+            rows=self.rows,
+            wall_time_s=12.3,
+        ).write(self.folder)
         return self.folder
 
 
