@@ -120,7 +120,7 @@ class Run:
         try:
             self.artifacts[step.key] = self._make(step)
         except StageError as error:
-            if not step.implied:
+            if step.key in self.plan.needed:
                 raise StageError(f"stage '{step.name}' failed: {error}\n{self._kept()}") from error
             self.problems[step.key] = str(error)
         self.listener.ended(step, False, time.monotonic() - begun, self.problems.get(step.key, ""))

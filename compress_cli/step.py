@@ -62,7 +62,7 @@ def key(stage: Stage, inputs: Inputs, seed: int, recipe: Recipe, fingerprint: st
         "shared": stage.shared,
         "depends": stage.depends(),
         "seed": seed,
-        "task": identity(recipe.task),
+        "task": identity(recipe.task) if stage.tasked else None,
         "dataset": fingerprint,
         "inputs": {role: [step.key for step in steps] for role, steps in inputs.items()},
     }

@@ -38,7 +38,6 @@ from compress_cli.tasks import Task
 from compress_cli.teachers import Opened
 
 VERSION = 1  # raise it when the same settings give other weights
-
 REPORT_S = 0.5  # between reports within an epoch; reading the loss waits for the device
 
 
@@ -50,6 +49,7 @@ class Training(Settings):
     optimizer: Optimizer = Field(Sgd(), description="how gradients move weights")
     schedule: Schedule = Field(Cosine(warmup_epochs=1.0), description="learning rate over the epochs")
     augment: Many[Augmentation] = Field((), description="random changes of images, in this order")
+    views: int | None = Field(None, ge=1, le=10_000, description="fixed ways a sample is shown in, in turn; default: ever new")
     clip_norm: float | None = Field(None, gt=0, description="longest gradient (L2 norm over all weights)")
     ema: float | None = Field(
         None, gt=0, lt=1, description="keep a moving average of the weights with this decay, such as 0.999, and use it"
@@ -150,7 +150,8 @@ class _Loop:
         train, self.val = (context.split(name, settings.batch) for name in ("train", "val"))
         for split in (train, self.val):
             context.task.check(network.signature, split.targets)
-        self.feed = Feed(train, settings.batch, settings.accumulate, settings.augment, context.seed, context.device)
+        parts, changes = settings.accumulate, settings.augment
+        self.feed = Feed(train, settings.batch, parts, changes, context.seed, context.device, settings.views)
         network.to(context.device)
         first = self.feed.first()
         self.precision = self._choose(first)

@@ -44,7 +44,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     },
     {"cost", "layers"},
     {"features", "channels", "widths", "placement", "graph", "randomness", "allocation", "tracing", "onnx_file"},
-    {"store"},
+    {"store", "table"},
     {"artifact"},
     {"record"},
     {"gate"},

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from compress_cli import features, restore, training
-from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
+from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.context import Context
 from compress_cli.losses import Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
@@ -30,11 +30,12 @@ Names = Annotated[Many[str], BeforeValidator(_listed, json_schema_input_type=str
 class Distill(Stage):
     """Train a student to agree with its teacher, or with several (Hinton et al. 2015, arXiv:1503.02531).
 
-    Teachers may be checkpoints, quantised programs or any ONNX file; of an ONNX file only the outputs can be learnt from.
+    Teachers may be checkpoints, quantised programs, any ONNX file or a table of stored outputs; of the last two only the
+    outputs can be learnt from.
     """
 
     consumes: ClassVar[dict[str, Role]] = {
-        "teacher": Role((Checkpoint, Program, OnnxModel), many=True),
+        "teacher": Role((Checkpoint, Program, OnnxModel, Table), many=True),
         "start": Role((Checkpoint,), previous=False, optional=True),
     }
     shared: ClassVar[dict[str, int]] = {"training": training.VERSION, "features": features.VERSION}
@@ -49,6 +50,11 @@ class Distill(Stage):
         description="what is made small, each with its weight",
     )
     training: Training = Field(description="how to train")
+    teacher_cache: bool = Field(
+        False,
+        description="run the teacher once over the data (in each of training.views) and read back what it said: the same "
+        "numbers, sooner, at the price of disk space",
+    )
     control: Annotated[bool, Aside()] = Field(
         False, description="also train the same student on the true labels alone; the report says what the teacher was worth"
     )
@@ -61,6 +67,15 @@ class Distill(Stage):
         return value
 
     @model_validator(mode="after")
+    def _views_to_keep(self) -> Distill:
+        if self.teacher_cache and self.training.augment and self.training.views is None:
+            raise ValueError(
+                "teacher_cache: augment changes the samples anew every epoch, and no table could hold what the teacher says; "
+                "set training.views, such as 8, or leave one of the two out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_student(self) -> Distill:
         if (self.model is None) == (self.start is None):
             given = "not both" if self.model else "none is given"
@@ -70,18 +85,50 @@ class Distill(Stage):
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Checkpoint
 
+    def needs(self) -> dict[str, Stage]:
+        """A table of each teacher's outputs, where they are to be kept."""
+        if not self.teacher_cache:
+            return {}
+        augment = self.training.augment
+        kept = {"augment": augment, "views": self.training.views if augment and self.training.views else 1}
+        return {
+            role: _stage("teacher_table", teacher=name, layers=self._layers(), **kept)
+            for role, name in zip(self._tables(), self.teacher or (None,), strict=True)
+        }
+
     def beside(self) -> dict[str, Stage]:
         """The undistilled control: same student, schedule and seeds, the task's loss on true labels."""
         if not self.control:
             return {}
-        alone = find(Stage, "train")(model=self.model, start=self.start, training=self.training)
-        assert isinstance(alone, Stage)
-        return {"control": alone}
+        return {"control": _stage("train", model=self.model, start=self.start, training=self.training)}
 
     def run(self, context: Context) -> dict[str, Any]:
-        layers = tuple(dict.fromkeys(layer for each in self.losses for layer in each.teacher_layers()))
-        teachers = tuple(teacher_for(each).open(each, layers, context.device) for each in context.inputs["teacher"])
+        index = context.split("train", self.training.batch).index
+        opened = []
+        for each in self._sources(context):
+            kind = teacher_for(each)
+            kind.check(each, index)
+            opened.append(kind.open(each, self._layers(), context.device))
         restored = training.begin(self.model, context)
-        facts = training.fit(restored.network, self.losses, self.training, context, teachers)
+        facts = training.fit(restored.network, self.losses, self.training, context, tuple(opened))
         restore.save(restored, context.output)
         return facts
+
+    def _layers(self) -> tuple[str, ...]:
+        """The teachers' layers that losses read."""
+        return tuple(dict.fromkeys(layer for each in self.losses for layer in each.teacher_layers()))
+
+    def _tables(self) -> tuple[str, ...]:
+        """Roles of the tables of the teachers, in their order."""
+        return tuple(f"{name}_table" for name in self.teacher) or ("table",)
+
+    def _sources(self, context: Context) -> tuple[Artifact, ...]:
+        if not self.teacher_cache:
+            return context.inputs["teacher"]
+        return tuple(context.inputs[role][0] for role in self._tables())
+
+
+def _stage(name: str, **settings: Any) -> Stage:
+    made = find(Stage, name)(**settings)
+    assert isinstance(made, Stage)
+    return made

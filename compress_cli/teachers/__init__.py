@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+import numpy as np
+
 from compress_cli.artifact import Artifact
 from compress_cli.batch import Batch, Outputs
 from compress_cli.plugin import Plugin, find, names
@@ -21,6 +23,9 @@ class Teacher(Plugin):
     def open(self, artifact: Artifact, layers: tuple[str, ...], device: str) -> Opened:
         """A callable that also observes `layers`; RecipeError where a layer is unknown or can't be observed."""
         raise NotImplementedError
+
+    def check(self, artifact: Artifact, index: np.ndarray) -> None:
+        """DataError where it can't answer for all of these samples; most answer for any."""
 
 
 def teacher_for(artifact: Artifact) -> Teacher:
