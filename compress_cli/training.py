@@ -19,6 +19,7 @@ from compress_cli.augmentations import Augmentation
 from compress_cli.averaging import Average
 from compress_cli.batch import Batch, Outputs
 from compress_cli.context import Context
+from compress_cli.ensemble import NOBODY, Ensemble
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.features import observe, outputs
 from compress_cli.feed import Feed
@@ -35,7 +36,6 @@ from compress_cli.schedules import Schedule
 from compress_cli.schedules.cosine import Cosine
 from compress_cli.settings import Many, Settings
 from compress_cli.tasks import Task
-from compress_cli.teachers import Opened
 
 VERSION = 1  # raise it when the same settings give other weights
 REPORT_S = 0.5  # between reports within an epoch; reading the loss waits for the device
@@ -91,7 +91,7 @@ def begin(model: Model | None, context: Context) -> Restored:
 
 
 def fit(
-    network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: tuple[Opened, ...] = ()
+    network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: Ensemble = NOBODY
 ) -> dict[str, Any]:
     """Train `network` in place; returns facts: the curve, the epoch kept, precision, speed.
 
@@ -138,9 +138,7 @@ class _Losses:
 
 
 class _Loop:
-    def __init__(
-        self, network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: tuple[Opened, ...]
-    ):
+    def __init__(self, network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: Ensemble):
         self.network, self.settings, self.context, self.teachers = network, settings, context, teachers
         self.losses = tuple(each for each in losses if each.weight)
         if not self.losses:
@@ -206,9 +204,10 @@ class _Loop:
         seed_layers(self.context.device, step_seeds(self.context.seed, 0, 1)[0])
         self.network.eval()
         with torch.no_grad(), observe(self.network, self.layers) as seen:
-            student, teacher = self._student(first, seen), tuple(each(first) for each in self.teachers)
-        made = [each.adapter(student, teacher, len(self.feed)) for each in self.losses]
-        return nn.ModuleList(made).to(self.context.device)
+            student, mixer = self._student(first, seen), self.teachers.adapter().to(self.context.device)
+            lesson = self.teachers.lesson(first, mixer)
+        made = [each.adapter(student, lesson.of(each), len(self.feed)) for each in self.losses]
+        return nn.ModuleList([*made, mixer]).to(self.context.device)
 
     def _epoch(self, epoch: int, seen: dict[str, Tensor]) -> None:
         self.network.train()
@@ -252,18 +251,16 @@ class _Loop:
         return torch.stack(shares).sum()
 
     def _loss(self, part: Batch, seen: dict[str, Tensor], epochs: float) -> Tensor:
-        with torch.no_grad():
-            teacher = tuple(each(part) for each in self.teachers)
-        student = self._student(part, seen)
-        adapters = self.state.adapters
+        *adapters, mixer = self.state.adapters
+        lesson, student = self.teachers.lesson(part, mixer), self._student(part, seen)
         terms = [
-            each.weight * each.factor(epochs) * one_number(each, each(student, teacher, part, adapter))
+            each.weight * each.factor(epochs) * one_number(each, each(student, lesson.of(each), part, adapter))
             for each, adapter in zip(self.losses, adapters, strict=True)
         ]
-        total = torch.stack(terms).sum()
+        total, mixing = torch.stack(terms).sum(), lesson.loss()
         if not total.requires_grad:
             raise StageError(f"no loss depends on what is trained: {', '.join(each.type for each in self.losses)}")
-        return total
+        return total if mixing is None else total + mixing
 
     def _student(self, given: Batch, seen: dict[str, Tensor]) -> Outputs:
         """Outputs in float32, whatever they were computed in: losses are sums of small differences."""

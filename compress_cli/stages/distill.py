@@ -8,15 +8,17 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from compress_cli import features, restore, training
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
+from compress_cli.combinations import Combination
+from compress_cli.combinations.mean import Mean
 from compress_cli.context import Context
+from compress_cli.ensemble import assemble, layers_of
 from compress_cli.losses import Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.soft_targets import SoftTargets
 from compress_cli.models import Model
 from compress_cli.plugin import find
-from compress_cli.settings import Aside, Many
+from compress_cli.settings import Aside, Many, suggest
 from compress_cli.stages import Role, Stage
-from compress_cli.teachers import teacher_for
 from compress_cli.training import Training
 
 
@@ -49,6 +51,9 @@ class Distill(Stage):
         min_length=1,
         description="what is made small, each with its weight",
     )
+    combine: Combination = Field(
+        Mean(), description="how several teachers become one, for losses on outputs that name none; those on features take each"
+    )
     training: Training = Field(description="how to train")
     teacher_cache: bool = Field(
         False,
@@ -65,6 +70,18 @@ class Distill(Stage):
         if not sum(each.weight for each in value):
             raise ValueError("the weights are all 0: nothing would be learnt")
         return value
+
+    @model_validator(mode="after")
+    def _known_teachers(self) -> Distill:
+        if len(set(self.teacher)) < len(self.teacher):
+            raise ValueError("teacher: one stands twice; give it a larger weight with `combine: {type: weighted, ...}`")
+        if len(self.teacher) > 1:
+            self.combine.fits(len(self.teacher))
+        named = [each.teacher for each in self.losses if each.teacher and each.teacher not in self.teacher]
+        if named:
+            listed = f"; {suggest(named[0], list(self.teacher))}" if self.teacher else "; name the teacher of the stage too"
+            raise ValueError(f"losses: a loss learns from '{named[0]}', which is no teacher of this stage{listed}")
+        return self
 
     @model_validator(mode="after")
     def _views_to_keep(self) -> Distill:
@@ -92,9 +109,14 @@ class Distill(Stage):
         augment = self.training.augment
         kept = {"augment": augment, "views": self.training.views if augment and self.training.views else 1}
         return {
-            role: _stage("teacher_table", teacher=name, layers=self._layers(), **kept)
-            for role, name in zip(self._tables(), self.teacher or (None,), strict=True)
+            role: _stage("teacher_table", teacher=name or None, layers=layers_of(name, self.losses), **kept)
+            for name, role in self._tables().items()
         }
+
+    def depends(self) -> dict[str, Any]:
+        """Which of its teachers a loss names, by position: other names of the same teachers give the same student."""
+        named = [each.teacher and self.teacher.index(each.teacher) for each in self.losses]
+        return {"named": named} if any(each.teacher for each in self.losses) else {}
 
     def beside(self) -> dict[str, Stage]:
         """The undistilled control: same student, schedule and seeds, the task's loss on true labels."""
@@ -103,29 +125,23 @@ class Distill(Stage):
         return {"control": _stage("train", model=self.model, start=self.start, training=self.training)}
 
     def run(self, context: Context) -> dict[str, Any]:
-        index = context.split("train", self.training.batch).index
-        opened = []
-        for each in self._sources(context):
-            kind = teacher_for(each)
-            kind.check(each, index)
-            opened.append(kind.open(each, self._layers(), context.device))
+        train = context.split("train", self.training.batch)
+        teachers = assemble(self._sources(context), self.losses, train, context.device, self.combine)
         restored = training.begin(self.model, context)
-        facts = training.fit(restored.network, self.losses, self.training, context, tuple(opened))
+        facts = training.fit(restored.network, self.losses, self.training, context, teachers)
         restore.save(restored, context.output)
         return facts
 
-    def _layers(self) -> tuple[str, ...]:
-        """The teachers' layers that losses read."""
-        return tuple(dict.fromkeys(layer for each in self.losses for layer in each.teacher_layers()))
+    def _tables(self) -> dict[str, str]:
+        """For each teacher the role of its table; `""` is the stage before."""
+        return {name: f"{name}_table" for name in self.teacher} or {"": "table"}
 
-    def _tables(self) -> tuple[str, ...]:
-        """Roles of the tables of the teachers, in their order."""
-        return tuple(f"{name}_table" for name in self.teacher) or ("table",)
-
-    def _sources(self, context: Context) -> tuple[Artifact, ...]:
+    def _sources(self, context: Context) -> dict[str, Artifact]:
+        """What speaks for each teacher: itself, or the table of what it said."""
+        names = self.teacher or ("",)
         if not self.teacher_cache:
-            return context.inputs["teacher"]
-        return tuple(context.inputs[role][0] for role in self._tables())
+            return dict(zip(names, context.inputs["teacher"], strict=True))
+        return {name: context.inputs[role][0] for name, role in self._tables().items()}
 
 
 def _stage(name: str, **settings: Any) -> Stage:

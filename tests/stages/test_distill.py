@@ -1,5 +1,7 @@
 """`distill`: what the student learns, from whom, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -31,10 +33,14 @@ def stage(**settings):
     return Stage.model_validate({"type": "distill", "training": TRAINING, **settings})
 
 
-def teacher(toy, folder, classes=3, seed=0):
+def stage_of_train(training):
+    return Stage.model_validate({"type": "train", "model": MODEL, "training": training})
+
+
+def teacher(toy, folder, classes=3, seed=0, widths=(4,)):
     """A checkpoint that says nonsense, loudly, so that who learnt from it is known."""
     folder.mkdir()
-    restored = restore.build(Convnet(widths=(4,), convs=1), toy(classes=classes).signature(), seed)
+    restored = restore.build(Convnet(widths=widths, convs=1), toy(classes=classes).signature(), seed)
     with torch.no_grad():
         restored.network.body.fc.weight.mul_(20)
     restore.save(restored, folder)
@@ -67,10 +73,45 @@ def test_the_student_says_what_its_teacher_says(toy, context_for, tmp_path):
 def test_every_teacher_counts(toy, context_for, tmp_path):
     one, other = teacher(toy, tmp_path / "1"), teacher(toy, tmp_path / "2", seed=1)
     made = {
-        len(names): run(stage(model=MODEL, losses=SOFT_ALONE), context_for(toy(), inputs={"teacher": names}))
-        for names in ((one,), (one, other))
+        len(names): run(stage(model=MODEL, losses=SOFT_ALONE, teacher=names), context_for(toy(), inputs={"teacher": sources}))
+        for names, sources in ((["a"], (one,)), (["a", "b"], (one, other)))
     }
     assert made[1].digest != made[2].digest
+
+
+def test_each_loss_may_name_its_teacher_and_its_layers(toy, context_for, tmp_path):
+    """Two teachers of other architectures; other names for the same teachers give the same student."""
+    small, deep = teacher(toy, tmp_path / "1"), teacher(toy, tmp_path / "2", seed=1, widths=(4, 6))
+    losses = [
+        {"type": "soft_targets", "teacher": "small"},
+        {"type": "hints", "teacher": "deep", "layers": [{"student": "layer1", "teacher": "layer2"}]},
+    ]
+    renamed = [{**losses[0], "teacher": "x"}, {**losses[1], "teacher": "y"}]
+    model = {"type": "convnet", "widths": [4], "convs": 1}
+    one = stage(model=model, teacher=["small", "deep"], losses=losses)
+    two = stage(model=model, teacher=["x", "y"], losses=renamed)
+    made = [run(each, context_for(toy(), inputs={"teacher": (small, deep)})) for each in (one, two)]
+    assert made[0].digest == made[1].digest
+    assert one.depends() == two.depends() != stage(model=model, teacher=["y", "x"], losses=renamed).depends()
+    swapped = stage(model=model, teacher=["deep", "small"], losses=losses)
+    with pytest.raises(RecipeError, match="there is no layer 'layer2'"):
+        run(swapped, context_for(toy(), inputs={"teacher": (small, deep)}))
+
+
+@pytest.mark.parametrize("combine", ["mean", {"type": "weighted", "weights": [1.0, 4.0]}, "confidence", "learned"])
+def test_teachers_are_combined(toy, context_for, tmp_path, combine):
+    """One of two teachers knows the answers, and the student learns more of it than from a fool alone."""
+    start = run(stage_of_train(TRAINING | {"epochs": 20}), context_for(toy(train=120)))
+    fool = teacher(toy, tmp_path / "f")
+    settings = {"model": MODEL, "losses": SOFT_ALONE, "training": {**TRAINING, "epochs": 10}}
+    both = context_for(toy(train=120), inputs={"teacher": (fool, start)})
+    made = run(stage(**settings, teacher=["fool", "start"], combine=combine), both)
+    again = run(stage(**settings, teacher=["fool", "start"], combine=combine), replace(both, output=context_for(toy()).output))
+    assert made.digest == again.digest
+    alone = run(stage(**settings), context_for(toy(train=120), inputs={"teacher": (fool,)}))
+    labels = torch.from_numpy(toy().split("test").targets["label"])
+    right = [(said(each, toy).argmax(1) == labels).float().mean() for each in (made, alone)]
+    assert right[0] > right[1]
 
 
 def test_a_student_may_start_from_a_checkpoint(toy, context_for, tmp_path):
@@ -122,6 +163,15 @@ def test_a_teacher_is_a_name_or_a_list_of_them():
     [
         ({"model": MODEL, "losses": [{"type": "soft_targets", "weight": 0.0}]}, "nothing would be learnt"),
         ({"model": MODEL, "losses": []}, "at least 1 item"),
+        ({"model": MODEL, "losses": [{"type": "soft_targets", "temperature": 0.0}]}, "greater than 0"),
+        ({"model": MODEL, "teacher": ["a", "a"]}, "one stands twice"),
+        ({"model": MODEL, "teacher": ["a", "b"], "combine": {"type": "weighted", "weights": [0.0, 0.0]}}, "sum to nothing"),
+        (
+            {"model": MODEL, "teacher": ["a", "b"], "combine": {"type": "weighted", "weights": [1.0] * 3}},
+            "2 teachers and 3 weights",
+        ),
+        ({"model": MODEL, "teacher": ["big"], "losses": [{"type": "dkd", "teacher": "bog"}]}, "did you mean 'big'"),
+        ({"model": MODEL, "losses": [{"type": "cross_entropy", "teacher": "big"}]}, "learns from no teacher"),
         ({}, "none is given"),
         ({"model": MODEL, "start": "a"}, "not both"),
         ({"model": MODEL, "losses": [{"type": "soft_targets", "temprature": 2.0}]}, "did you mean 'temperature'"),
