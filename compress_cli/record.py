@@ -26,7 +26,7 @@ class Row(BaseModel):
     measurement: str | None = None  # key of its Measurement on the test split
     comparison: str | None = None  # key of its latency Comparison against the baseline
     reason: str = ""  # why there is no measurement
-    seed: int
+    seed: int = 0  # of its stage
     of: str = ""  # the row that it repeats with another seed or stands beside
     beside: str = ""  # in which part it stands beside that one: `control`
     teachers: tuple[str, ...] = ()  # rows that it learnt from
@@ -41,7 +41,7 @@ class Record(BaseModel):
     store: str  # the store's folder, relative to the run's folder where that is possible
     seed: int
     baseline: str  # name of the row that the others are compared with
-    better: Literal["higher", "lower"]  # of the primary metric
+    better: Literal["higher", "lower"] = "higher"  # of the primary metric
     rows: list[Row]
     others: list[Row] = []  # repeated with other seeds, or beside a row as its control
     gates: tuple[Gate, ...] = ()  # of the recipe and of the command line

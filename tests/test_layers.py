@@ -48,7 +48,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"store", "table"},
     {"artifact"},
     {"record"},
-    {"gate"},
+    {"gate", "repeats"},
     {"batch", "signature", "intervals", "agreement", "progress", "card", "pictures", "arrays"},
     {"fault"},
     {"identity"},

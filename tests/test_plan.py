@@ -142,3 +142,73 @@ def test_a_weights_file_enters_a_key_by_its_content(planned, tmp_path):
     assert keys(planned(text % "moved/other.safetensors")) == before
     (tmp_path / "moved" / "other.safetensors").write_bytes(b"two")
     assert keys(planned(text % "moved/other.safetensors")) != before
+
+
+SEEDS = CHAIN.replace("name: student,", "name: student, teacher: teacher, seeds: [4, 5, 6],")
+
+
+def test_seeds_repeat_their_stage_and_what_follows_and_no_more(planned):
+    made = planned(SEEDS)
+    assert [step.name for step in made.stages] == ["teacher", "student", "prune", "quantize", "export"]
+    assert {step.name for step in made.repeated} == {
+        f"{name}.seed{seed}" for name in ("student", "prune", "quantize", "export") for seed in (5, 6)
+    }
+    by_name = {step.name: step for step in (*made.stages, *made.repeated)}
+    assert {name: step.seed for name, step in by_name.items() if "seed" not in name} == {
+        "teacher": 0, "student": 4, "prune": 4, "quantize": 4, "export": 4,
+    }  # fmt: skip
+    assert by_name["prune.seed5"].inputs["start"] == (by_name["student.seed5"],)
+    assert by_name["prune.seed5"].inputs["teacher"] == (by_name["teacher"],)
+    assert len({step.key for step in by_name.values()}) == len(by_name)
+    assert {row.step.name for row in made.beside} == {step.name for step in made.repeated}
+    assert {row.measurement.key for row in made.beside} < {step.key for step in made.steps}
+    assert all(row.comparison is None for row in made.beside)
+
+
+def test_more_seeds_or_a_control_keep_what_is_there(planned):
+    before = {step.key for step in planned(SEEDS).steps}
+    more = planned(SEEDS.replace("[4, 5, 6]", "[4, 5, 6, 7], control: true"))
+    assert before < {step.key for step in more.steps}
+    alone = planned(CHAIN, "seed=5")
+    assert by(more.repeated, "student.seed5").key != by(alone.stages, "student").key  # its teacher has another seed
+
+
+def by(steps, name):
+    return next(step for step in steps if step.name == name)
+
+
+def test_a_control_is_the_same_student_without_the_teacher(planned):
+    made = planned(SEEDS.replace("seeds: [4, 5, 6]", "control: true, seeds: [4, 5]"))
+    controls = {row.step.name: row.step for row in made.beside if row.step.beside == "control"}
+    assert {name: step.seed for name, step in controls.items()} == {"student.control": 4, "student.seed5.control": 5}
+    control, student = controls["student.control"], by(made.stages, "student")
+    assert (control.of, control.kind, [*control.sources]) == ("student", Checkpoint, [])
+    assert (control.stage.model, control.stage.training) == (student.stage.model, student.stage.training)
+    same = planned(
+        "dataset: digits\nstages:\n  - {type: train, model: {type: convnet, widths: [4, 8]}, training: {epochs: 1}}", "seed=4"
+    )
+    assert control.key == same.stages[0].key
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (("ratio: 0.5,", "ratio: 0.5, seeds: [1],"), "5: stages[2].seeds: 'prune' follows 'student', which has seeds already"),
+        (("[4, 5, 6]", "[4, 4]"), r"4: stages[1].seeds: a seed stands twice in [4, 4]"),
+        (("[4, 5, 6]", "[-1]"), "4: stages[1].seeds[0]: must be greater than or equal to 0"),
+        (
+            ("ratio: 0.5, teacher: teacher", "ratio: 0.5, teacher: t2, start: student"),
+            "6: stages[3]: 'prune' follows student and t2, which have different seeds; give them the same",
+        ),
+    ],
+)
+def test_seeds_that_contradict_are_refused(planned, change, complaint):
+    text = SEEDS.replace(*change)
+    if "t2" in complaint:
+        text = text.replace(
+            "  - {type: prune",
+            "  - {type: train, name: t2, seeds: [1, 2], model: mlp, training: {epochs: 1}}\n  - {type: prune",
+        )
+    with pytest.raises(RecipeError) as refused:
+        planned(text)
+    assert complaint in str(refused.value)

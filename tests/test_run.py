@@ -308,3 +308,35 @@ def test_every_kind_of_change_is_in_the_plan(run, compress):
     assert costs["student"]["source"] == "smoke run"
     assert costs["student"]["seconds"] > 0
     assert costs["student"]["disk_bytes"] > 1000
+
+
+def test_seeds_and_control_end_in_what_the_teacher_was_worth(fresh):
+    student = "name: student\n    seeds: [0, 1]\n    control: true"
+    text = RECIPE.replace("name: student", student).replace("  - export\n", "")
+    ran, outcome = fresh(text)
+    assert outcome.code == 0
+    assert sorted(ran) == ["student", "student.control", "student.seed1", "student.seed1.control", "teacher"]
+    report = json.loads(Path("runs/r/report.json").read_text())
+    (told,), (spread,) = report["distilled"], report["spread"]
+    assert [row["name"] for row in report["rows"]] == ["teacher", "student"]
+    assert (told["seeds"], told["teacher"], spread["seeds"]) == ([0, 1], "teacher", [0, 1])
+    assert told["student"] == spread["values"]
+    for name, value in (("student", told["student"][0]), ("student.seed1.control", told["control"][1])):
+        measured = compress_eval(Path("runs/r", name))
+        assert measured == pytest.approx(value)
+    assert "gap to 'teacher' closed" in outcome.out
+    assert "seeds 0, 1" in Path("runs/r/report.md").read_text()
+    assert fresh(text, "--force", "student")[0] == ["student", "student.seed1"]
+
+
+def compress_eval(directory):
+    """Accuracy on test, by hand from the network itself."""
+    import torch
+
+    from compress_cli import artifact, restore
+    from compress_cli.datasets.digits import Digits
+
+    test = Digits().split("test")
+    with torch.no_grad():
+        heads = restore.checkpoint(artifact.read(directory.resolve())).network(torch.from_numpy(test.inputs["image"]).float())
+    return float((heads["logits"].argmax(1).numpy() == test.targets["label"]).mean())

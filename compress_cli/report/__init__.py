@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +20,7 @@ from compress_cli.latency import Latency, Verdict
 from compress_cli.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
 from compress_cli.record import Record
 from compress_cli.record import Row as RecordRow
+from compress_cli.repeats import Distilled, Spread, distilled, spread
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -72,6 +74,10 @@ class Report(BaseModel):
     wall_time_s: float
     """Of the last run, in which stages that were up to date took none."""
     gates: list[Judged] = []
+    spread: list[Spread] = []
+    """Models that were made with several seeds; the rows are of the first."""
+    distilled: list[Distilled] = []
+    """Students that were trained without their teacher too."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class _Measured:
 def collect(directory: Path) -> Report:
     """The report of the run in `directory`; ArtifactError where a part of it is missing, damaged or changed."""
     record = Record.read(directory)
-    measured = [_read(directory / record.store, row) for row in record.rows]
+    measured, others = ([_read(directory / record.store, row) for row in rows] for rows in (record.rows, record.others))
     baseline = next((each for each in measured if each.record.name == record.baseline), None)
     figures = [each.figures for each in measured if each.figures]
     timings = [each.timing for each in measured if each.timing]
@@ -103,7 +109,48 @@ def collect(directory: Path) -> Report:
         rows=[_row(each, baseline, timings) for each in measured],
         machine=timings[0].machine if timings else {},
         wall_time_s=record.wall_time_s,
+        spread=_spreads(measured, others),
+        distilled=list(_distilled(measured, others, record)),
     )
+
+
+def _spreads(measured: list[_Measured], others: list[_Measured]) -> list[Spread]:
+    """Of every model that was made with several seeds."""
+    by_seed = {each.record.name: _by_seed(each, others) for each in measured}
+    return [
+        spread(name, {seed: float(each.correct.mean()) for seed, each in found.items()})
+        for name, found in by_seed.items()
+        if len(found) > 1
+    ]
+
+
+def _distilled(measured: list[_Measured], others: list[_Measured], record: Record) -> Iterator[Distilled]:
+    """Of every student with a control; nothing where one of those it is held against could not be measured."""
+    rows, sign = {each.record.name: each for each in measured}, 1 if record.better == "higher" else -1
+    for name, row in rows.items():
+        students, controls = _by_seed(row, others), _by_seed(row, others, "control")
+        taught = [rows[each] for each in row.record.teachers if each in rows and rows[each].figures]
+        if not students or students.keys() != controls.keys() or not taught:
+            continue
+        everyone = (*students.values(), *controls.values(), *taught)
+        if not all(np.array_equal(each.index, everyone[0].index) for each in everyone):
+            continue
+        best = max(taught, key=lambda each: sign * float(each.correct.mean()))
+        yield distilled(
+            name,
+            (best.record.name, best.correct),
+            {seed: each.correct for seed, each in students.items()},
+            {seed: each.correct for seed, each in controls.items()},
+            record.better,
+        )
+
+
+def _by_seed(row: _Measured, others: list[_Measured], beside: str = "") -> dict[int, _Measured]:
+    """What was measured of a row, or of what stands beside it, with each seed; empty where one could not be."""
+    name = row.record.name
+    found = [each for each in others if each.record.of == name and each.record.beside == beside]
+    known = {each.record.seed: each for each in ([] if beside else [row]) + found}
+    return known if all(each.figures for each in known.values()) else {}
 
 
 def _row(measured: _Measured, baseline: _Measured | None, timings: list[Timing]) -> Row:

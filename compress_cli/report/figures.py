@@ -40,6 +40,11 @@ def metric(name: str, value: float, signed: bool = False) -> str:
     return f"{100 * value:{sign}.1f}" if name.endswith("accuracy") else f"{value:{sign}.4g}"
 
 
+def spread(name: str, value: float) -> str:
+    """A standard deviation, with one digit more than the metric."""
+    return f"{100 * value:.2f}" if name.endswith("accuracy") else f"{value:.3g}"
+
+
 def interval(name: str, estimate: Estimate, signed: bool = False) -> str:
     return f"[{metric(name, estimate.low, signed)}, {metric(name, estimate.high, signed)}]"
 

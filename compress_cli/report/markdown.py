@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from compress_cli.report import Report, Row
+from compress_cli.report import Report, Row, distillation
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 
@@ -27,7 +27,7 @@ def render(report: Report) -> str:
         "",
         _plain(write.conditions(report)),
     ]
-    remarks = [f"- {_plain(name)}: {_plain(remark)}" for name, remark in write.remarks(report)]
+    remarks = [f"- {_plain(name)}: {_plain(remark)}" for name, remark in (*write.remarks(report), *distillation.told(report))]
     gates = [_line([_MARKS[each.passes], _plain(write.gate(each))]) for each in report.gates]
     head = ["", _line(["", "gate"]), _line(["---", "---"])] if gates else []
     return "\n".join([*lines, *([""] if remarks else []), *remarks, *head, *gates]) + "\n"

@@ -14,7 +14,7 @@ from typing import Any
 from compress_cli import artifact
 from compress_cli.intervals import Estimate
 from compress_cli.record import Record
-from compress_cli.report import Report, Row, plots
+from compress_cli.report import Report, Row, distillation, plots
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 from compress_cli.report.plots import Point
@@ -149,7 +149,10 @@ def _measured(name: str, estimate: Estimate | None, signed: bool = False) -> str
 
 
 def _remarks(report: Report) -> str:
-    lines = "".join(f"<li><b>{_text(name)}</b>: {_text(remark)}</li>" for name, remark in write.remarks(report))
+    lines = "".join(
+        f"<li><b>{_text(name)}</b>: {_text(remark)}</li>"
+        for name, remark in (*write.remarks(report), *distillation.told(report))
+    )
     return f"<ul>{lines}</ul>" if lines else ""
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from compress_cli.report import Report, Row
+from compress_cli.report import Report, Row, distillation
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 
@@ -34,6 +34,8 @@ def show(report: Report, console: Console | None = None) -> None:
     out.print(write.conditions(report), style="dim")
     for name, remark in write.remarks(report):
         out.print(f"{write.printable(name)}: {write.printable(remark)}", style="yellow")
+    for name, sentence in distillation.told(report):
+        out.print(f"{write.printable(name)}: {write.printable(sentence)}")
     for judged in report.gates:
         style = "red" if not judged.passes else "green" if judged.outcome == "met" else "yellow"
         out.print(write.printable(f"gate {write.gate(judged)}"), style=style)
