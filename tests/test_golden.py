@@ -42,6 +42,7 @@ stages:
   - {type: load, model: {type: mlp, hidden: [4]}, weights: given.safetensors}
   - {type: export, name: float, start: distill}
   - {type: quantize, name: file, samples: 64}
+  - {type: teacher_table, teacher: train, layers: [layer1], augment: [{type: crop, padding: 1}], views: 2}
 """
 
 
@@ -51,6 +52,8 @@ def figures(path):
         arrays = load_file(path)
     elif path.suffix == ".npz":
         arrays = dict(np.load(path))
+    elif path.suffix == ".npy":
+        arrays = {"array": np.load(path)}
     elif path.suffix == ".onnx":
         model = onnx.load(path)
         arrays = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
