@@ -77,15 +77,17 @@ def hard_loss(task: Task) -> Loss:
     return loss
 
 
-def begin(model: Model | None, context: Context) -> Restored:
-    """A fresh network of `model`, or the checkpoint in the role `start`; RecipeError where that has other heads."""
-    wanted = context.dataset.signature()
+def begin(model: Model | None, context: Context, inputs: tuple[str, ...] = (), heads: tuple[str, ...] = ()) -> Restored:
+    """A fresh network of `model` with these inputs and heads, or the checkpoint in the role `start`.
+
+    RecipeError where the dataset asks for no such heads."""
+    wanted = context.dataset.signature().narrowed(inputs, heads)
     if model:
         return restore.build(model, wanted, context.seed)
     (artifact,) = context.inputs["start"]
     restored = restore.checkpoint(artifact)
     own, asked = ({name: each.size for name, each in heads.items()} for heads in (restored.signature.heads, wanted.heads))
-    if own != asked:
+    if not own.items() <= asked.items():
         raise RecipeError(f"start: its heads and their sizes are {own}, and the dataset asks for {asked}")
     return restored
 

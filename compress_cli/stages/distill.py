@@ -45,6 +45,8 @@ class Distill(Stage):
 
     teacher: Names = Field((), description="the stage to learn from, or a list of several; default: the stage before")
     model: Model | None = Field(None, description="the student's architecture, with fresh weights")
+    inputs: Many[str] = Field((), description="of the dataset's inputs, those that the model takes; default: all")
+    heads: Many[str] = Field((), description="of the heads that the dataset asks for, those that the model has; default: all")
     start: str | None = Field(None, description="instead of a model: the stage whose checkpoint becomes the student")
     losses: Many[Loss] = Field(
         (SoftTargets(weight=0.9, temperature=4.0), CrossEntropy(weight=0.1)),
@@ -97,6 +99,8 @@ class Distill(Stage):
         if (self.model is None) == (self.start is None):
             given = "not both" if self.model else "none is given"
             raise ValueError(f"name a model as the student, or in start a stage whose checkpoint it is: {given}")
+        if self.start and (self.inputs or self.heads):
+            raise ValueError("inputs and heads are those of a fresh model; what 'start' names has its own")
         return self
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
@@ -122,12 +126,16 @@ class Distill(Stage):
         """The undistilled control: same student, schedule and seeds, the task's loss on true labels."""
         if not self.control:
             return {}
-        return {"control": _stage("train", model=self.model, start=self.start, training=self.training)}
+        return {
+            "control": _stage(
+                "train", model=self.model, inputs=self.inputs, heads=self.heads, start=self.start, training=self.training
+            )
+        }
 
     def run(self, context: Context) -> dict[str, Any]:
         train = context.split("train", self.training.batch)
         teachers = assemble(self._sources(context), self.losses, train, context.device, self.combine)
-        restored = training.begin(self.model, context)
+        restored = training.begin(self.model, context, self.inputs, self.heads)
         facts = training.fit(restored.network, self.losses, self.training, context, teachers)
         restore.save(restored, context.output)
         return facts

@@ -12,6 +12,7 @@ from compress_cli import graph, measure, runtime
 from compress_cli.artifact import Artifact, Measurement, OnnxModel
 from compress_cli.context import Context
 from compress_cli.datasets import SplitName
+from compress_cli.errors import StageError
 from compress_cli.stages import Role, Stage
 
 
@@ -39,7 +40,10 @@ class Measure(Stage):
     def run(self, context: Context) -> dict[str, Any]:
         path = context.inputs["start"][0].file("model.onnx")
         split = context.split(self.split, self.batch)
-        result = measure.evaluate(runtime.open_session(path), split, context.task, self.batch, context.log)
+        session, head = runtime.open_session(path), getattr(context.task, "head", "")
+        if head in context.dataset.signature().heads and head not in session.outputs:
+            raise StageError(f"this model has no head '{head}', which the task is about (it has: {', '.join(session.outputs)})")
+        result = measure.evaluate(session, split, context.task, self.batch, context.log)
         figures = measure.Figures(
             split=self.split,
             samples=len(split),
