@@ -6,17 +6,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from compress_cli.artifact import Artifact
-from compress_cli.batch import Batch, Outputs
+from compress_cli.batch import Batch, Outputs, from_arrays
 from compress_cli.combinations import Combination
 from compress_cli.combinations.mean import Mean
 from compress_cli.datasets import Split
 from compress_cli.errors import RecipeError
 from compress_cli.losses import Loss
 from compress_cli.settings import suggest
+from compress_cli.tasks import Task
 from compress_cli.teachers import Opened, teacher_for
 
 
@@ -38,6 +40,19 @@ def assemble(
 def layers_of(teacher: str, losses: Iterable[Loss]) -> tuple[str, ...]:
     """The layers of a teacher that these losses read."""
     return tuple(dict.fromkeys(layer for each in losses if each.teacher in ("", teacher) for layer in each.teacher_layers()))
+
+
+def score(opened: Opened, split: Split, task: Task, device: str) -> float | None:
+    """A teacher's primary metric on a split; None where it has no head that the task is about."""
+    heads: dict[str, list[np.ndarray]] = {}
+    for start in range(0, len(split), 256):
+        part = split.take(np.arange(start, min(start + 256, len(split))))
+        for name, each in opened(from_arrays(part.inputs, {}, part.index).to(device)).heads.items():
+            heads.setdefault(name, []).append(each.cpu().numpy())
+    joined = {name: np.concatenate(each) for name, each in heads.items()}
+    if getattr(task, "head", "") not in ("", *joined):
+        return None
+    return float(task.correct(joined, split.targets).mean())
 
 
 @dataclass(frozen=True)

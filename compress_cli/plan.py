@@ -244,7 +244,10 @@ class _Planner:
         for role, each in stage.needs().items():
             own = {taken: _meant(each, taken, inputs[taken]) for taken in each.consumes if taken in inputs}
             inputs = {**inputs, role: (self._step(f"{name}.{role}", each, own, loc, seed, implied=True),)}
-        kind = stage.produces({role: tuple(step.kind for step in steps) for role, steps in inputs.items()})
+        try:
+            kind = stage.produces({role: tuple(step.kind for step in steps) for role, steps in inputs.items()})
+        except RecipeError as error:
+            raise RecipeError(self.recipe.complaint(loc, str(error))) from None
         try:
             known = key(stage, inputs, seed, self.recipe, self.fingerprint)
         except ArtifactError as error:  # a file that the stage names is missing

@@ -148,7 +148,7 @@ class _Loop:
         self.layers = tuple(dict.fromkeys(layer for each in self.losses for layer in each.student_layers()))
         self.epochs = 1 if context.limit else settings.epochs
         train, self.val = (context.split(name, settings.batch) for name in ("train", "val"))
-        for split in (train, self.val):
+        for split in (train, self.val) if context.transfer is None else (self.val,):
             context.task.check(network.signature, split.targets)
         parts, changes = settings.accumulate, settings.augment
         self.feed = Feed(train, settings.batch, parts, changes, context.seed, context.device, settings.views)
@@ -176,7 +176,7 @@ class _Loop:
         return self._facts()
 
     def _facts(self) -> dict[str, Any]:
-        whole = -(-len(self.context.dataset.split("train")) // self.settings.batch)
+        whole = -(-len(self.context.whole("train")) // self.settings.batch)
         choice = self.precision
         return {
             "epochs": self.state.curve,

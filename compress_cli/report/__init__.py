@@ -155,6 +155,7 @@ def _by_seed(row: _Measured, others: list[_Measured], beside: str = "") -> dict[
 
 def _row(measured: _Measured, baseline: _Measured | None, timings: list[Timing]) -> Row:
     record, figures, timing = measured.record, measured.figures, measured.timing
+    noted = "; ".join(measured.made.manifest.facts.get("notes", ()))
     row = Row(
         name=record.name,
         stage=record.stage,
@@ -165,6 +166,7 @@ def _row(measured: _Measured, baseline: _Measured | None, timings: list[Timing])
         speedup=timing.speedup.speedup if timing else None,
         verdict=timing.speedup.verdict if timing else None,
         reason=record.reason,
+        note=noted,
     )
     if figures:
         contents = figures.contents
@@ -176,7 +178,7 @@ def _row(measured: _Measured, baseline: _Measured | None, timings: list[Timing])
     if figures and baseline.figures:
         ratio = baseline.figures.contents.size_bytes / figures.contents.size_bytes
         row = row.model_copy(update={"compression_ratio": ratio, **_change(baseline, measured)})
-    return row.model_copy(update={"note": _note(row)})
+    return row.model_copy(update={"note": "; ".join(filter(None, (noted, _note(row))))})
 
 
 def _typical(timings: list[Latency]) -> Latency | None:

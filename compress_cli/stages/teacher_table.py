@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program, Tabl
 from compress_cli.augmentations import Augmentation
 from compress_cli.batch import Outputs
 from compress_cli.context import Context
-from compress_cli.datasets import SplitName
+from compress_cli.datasets import Dataset, SplitName
 from compress_cli.errors import StageError
 from compress_cli.feed import Feed
 from compress_cli.progress import Progress
@@ -42,15 +43,22 @@ class TeacherTable(Stage):
     teacher: str | None = Field(None, description="the stage whose model is asked; default: the stage before")
     layers: Many[str] = Field((), description="the teacher's layers whose features are kept too")
     augment: Many[Augmentation] = Field((), description="random changes of images, in this order")
+    transfer: Dataset | None = Field(
+        None, description="ask about its training samples instead of those of the recipe's dataset"
+    )
     views: int = Field(1, ge=1, le=10_000, description="fixed draws of these changes that are kept")
+
+    def depends(self) -> dict[str, Any]:
+        return {"transfer": self.transfer.fingerprint()} if self.transfer else {}
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Table
 
     def run(self, context: Context) -> dict[str, Any]:
+        context = replace(context, transfer=self.transfer)
         source = context.inputs["teacher"][0]
         opened = teacher_for(source).open(source, self.layers, context.device)
-        whole, index = self._feed(context, context.limit), context.dataset.split("train").index
+        whole, index = self._feed(context, context.limit), context.whole("train").index
         teacher_for(source).check(source, whole.index)
         steps = self.views * -(-len(whole) // CHUNK)
         writer, size, spent, told = None, 0, 0.0, time.perf_counter()

@@ -13,7 +13,11 @@ from compress_cli.optimizers.sgd import Sgd
 from compress_cli.plugin import find, names
 
 LAYERS = [{"student": "layer2", "teacher": "layer2"}]
-SETTINGS = {"crd": {"negatives": 32}, "review_kd": {"layers": ["layer1", "layer2", "avgpool"]}}
+SETTINGS = {
+    "crd": {"negatives": 32},
+    "review_kd": {"layers": ["layer1", "layer2", "avgpool"]},
+    "self_distillation": {"exits": ["layer1"]},
+}
 TOKENS = ("hidden_states", "cls_token")  # the networks here have none
 
 

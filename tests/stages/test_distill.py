@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
-from compress_cli import artifact, restore
+from compress_cli import artifact, plan, recipe, restore
 from compress_cli.artifact import Checkpoint, OnnxModel
 from compress_cli.errors import RecipeError
 from compress_cli.losses.cross_entropy import CrossEntropy
@@ -140,6 +140,79 @@ def test_an_onnx_file_can_teach_but_shows_no_features(toy, context_for, tmp_path
     monkeypatch.setattr(SoftTargets, "teacher_layers", lambda self: ("layer1",))
     with pytest.raises(RecipeError, match="shows only its outputs"):
         stage(model=MODEL).run(context)
+
+
+def test_a_loss_on_features_of_an_onnx_file_is_refused_by_the_plan(tmp_path, linear_file):
+    text = """\
+dataset: digits
+stages:
+  - {type: load, onnx: model.onnx}
+  - {type: distill, model: mlp, losses: [{type: hints, layers: ["1"]}], training: {epochs: 1}}
+"""
+    (tmp_path / "r.yaml").write_text(text)
+    linear_file(np.zeros((64, 10)))
+    expected = r"r.yaml:4: stages\[1\]: losses: one asks for the teacher's layer '1', but .* only its outputs"
+    with pytest.raises(RecipeError, match=expected):
+        plan.plan(recipe.load(tmp_path / "r.yaml"))
+    (tmp_path / "r.yaml").write_text(text.replace('losses: [{type: hints, layers: ["1"]}]', "initialise: ['1']"))
+    with pytest.raises(RecipeError, match="initialise: takes layers of the first teacher, which has none to take"):
+        plan.plan(recipe.load(tmp_path / "r.yaml"))
+
+
+def test_a_teacher_worse_than_chance_is_named(toy, context_for, tmp_path):
+    """One that is always wrong: its classes are turned by one."""
+    right = run(stage_of_train(TRAINING | {"epochs": 20}), context_for(toy(train=120)))
+    turned = restore.checkpoint(right)
+    last = turned.network.body[-1]
+    with torch.no_grad():
+        last.weight.copy_(last.weight.roll(1, 0))
+        last.bias.copy_(last.bias.roll(1))
+    (tmp_path / "w").mkdir()
+    restore.save(turned, tmp_path / "w")
+    artifact.write_manifest(tmp_path / "w", Checkpoint, "w", {}, {}, {}, {}, 0.0)
+    wrong, told = artifact.read(tmp_path / "w"), []
+    context = context_for(toy(), inputs={"teacher": (right, wrong)}, log=lambda progress: told.append(progress.note))
+    made = run(stage(model=MODEL, teacher=["right", "wrong"]), context)
+    (note,) = made.manifest.facts["notes"]
+    assert "the teacher 'wrong' has accuracy 0" in note
+    assert "on val, where guessing has 0.333" in note
+    assert note in told
+    made = run(stage(model=MODEL), context_for(toy(), inputs={"teacher": (right,)}))
+    assert "notes" not in made.manifest.facts
+
+
+def test_layers_start_from_the_teachers(toy, context_for, tmp_path):
+    """DistilBERT's way: some layers of a deep teacher become those of a shallow student (here they hardly move)."""
+    master = teacher(toy, tmp_path / "t", widths=(4, 4))
+    still = {**TRAINING, "epochs": 1, "optimizer": {"type": "sgd", "learning_rate": 1e-12}}
+    model = {"type": "convnet", "widths": [4], "convs": 1}
+    settings = {"model": model, "training": still, "initialise": ["layer1", {"student": "fc", "teacher": -1}]}
+    made = run(stage(**settings), context_for(toy(), inputs={"teacher": (master,)}))
+    own, theirs = (dict(restore.checkpoint(each).network.body.named_parameters()) for each in (made, master))
+    for name in ("layer1.0.weight", "fc.weight", "fc.bias"):
+        torch.testing.assert_close(own[name], theirs[name])
+    for layers, word in (
+        (["layer9"], r"no layer 'layer9'; did you mean 'layer"),
+        ([{"student": "fc", "teacher": "layer1"}], r"does not fit into 'fc': fc.weight is not there in the teacher"),
+        (["avgpool"], "has no weights"),
+    ):
+        with pytest.raises(RecipeError, match=word):
+            run(stage(**{**settings, "initialise": layers}), context_for(toy(), inputs={"teacher": (master,)}))
+    wide = teacher(toy, tmp_path / "w", widths=(6,))
+    with pytest.raises(
+        RecipeError, match=r"layer1.0.weight is \(6, 2, 3, 3\) in the teacher and \(4, 2, 3, 3\) in the student"
+    ):
+        run(stage(**settings), context_for(toy(), inputs={"teacher": (wide,)}))
+
+
+def test_generations_are_born_again_from_the_one_before(tmp_path):
+    """Each distil stage learns from the stage before (Furlanello et al. 2018): generations need no setting of their own."""
+    again = "  - {type: distill, name: %s, model: mlp, training: {epochs: 1}}\n"
+    text = "dataset: digits\nstages:\n  - {type: train, name: first, model: mlp, training: {epochs: 1}}\n"
+    (tmp_path / "r.yaml").write_text(text + again % "second" + again % "third")
+    made = plan.plan(recipe.load(tmp_path / "r.yaml"))
+    assert [[each.name for each in step.inputs.get("teacher", ())] for step in made.stages] == [[], ["first"], ["second"]]
+    assert len({step.key for step in made.stages}) == 3
 
 
 def test_class_counts_must_agree(toy, context_for, tmp_path):
