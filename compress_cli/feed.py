@@ -50,24 +50,24 @@ class Feed:
     def __len__(self) -> int:
         return len(self.index)
 
-    def epoch(self, epoch: int) -> Iterator[list[Batch]]:
-        """The epoch's batches, every sample once, in an order of its own."""
+    def epoch(self, epoch: int, done: int = 0) -> Iterator[list[Batch]]:
+        """The epoch's batches, every sample once, in an order of its own; without the first `done` of them."""
         batches = np.array_split(order(self.seed, epoch, self.index), self.steps)
         if self.views is None:
-            return self._drawn(batches, self.seed, epoch, 0)
+            return self._drawn(batches, self.seed, epoch, 0, done)
         view = (epoch - 1) % self.views
-        return self._drawn(batches, _FIXED, view + 1, view)
+        return self._drawn(batches, _FIXED, view + 1, view, done)
 
-    def fixed(self, view: int, size: int) -> Iterator[Batch]:
-        """Every sample once, in the split's order, in one of the fixed ways, counted from 0."""
+    def fixed(self, view: int, size: int, done: int = 0) -> Iterator[Batch]:
+        """Every sample once, in the split's order, in one of the fixed ways, counted from 0; without the first batches."""
         batches = np.array_split(np.arange(len(self)), -(-len(self) // size))
-        return (parts[0] for parts in self._drawn(batches, _FIXED, view + 1, view))
+        return (parts[0] for parts in self._drawn(batches, _FIXED, view + 1, view, done))
 
-    def _drawn(self, batches: list[np.ndarray], seed: int, epoch: int, view: int) -> Iterator[list[Batch]]:
-        """Batches of these positions, changed by the numbers of an epoch."""
+    def _drawn(self, batches: list[np.ndarray], seed: int, epoch: int, view: int, done: int = 0) -> Iterator[list[Batch]]:
+        """Batches of these positions, from the one at `done` on, changed by the numbers of an epoch."""
         count = sum(each.draws for each in self.augment)
         together = max(1, _DRAWN_TOGETHER // len(batches[0]))
-        for start in range(0, len(batches), together):
+        for start in range(done, len(batches), together):
             some = batches[start : start + together]
             numbers = torch.from_numpy(draws(seed, epoch, self.index[np.concatenate(some)], count)).to(self.device)
             for rows, own in zip(some, numbers.split([len(rows) for rows in some]), strict=True):

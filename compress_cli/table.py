@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -57,23 +58,30 @@ class Table:
 class Writer:
     """A table in the making, written in whole chunks of rows, one view after another."""
 
-    def __init__(self, folder: Path, index: np.ndarray, rows: int, views: int, first: Arrays):
-        """Rows are of shape and number type of `first`; samples with the ids `index` (N,) share `rows` rows in turn."""
-        self.folder, self.views, self.rows, self._columns = folder, views, rows, {}
+    def __init__(self, folder: Path, index: np.ndarray, rows: int, views: int, first: Arrays, empty: bool = False):
+        """Rows are of shape and number type of `first`, and begin with it unless `empty`; samples with the ids `index` (N,)
+        share `rows` rows in turn. OSError where the disk has no room for all of them."""
+        self.folder, self.views, self.done, self._columns = folder, views, 0, {}
         order = np.argsort(index, kind="stable")
         np.save(folder / IDS, index[order])
         np.save(folder / ROWS, order % rows)
-        for place, ((kind, name), each) in enumerate(first.items()):
+        for place, ((kind, name), each) in enumerate(sorted(first.items(), key=lambda item: item[0])):
             column = Column(kind=kind, name=name, file=f"{place}.npy")
             shape = (views, rows, *each.shape[1:])
-            array = np.lib.format.open_memmap(folder / column.file, mode="w+", dtype=each.dtype, shape=shape)
-            self._columns[column] = array
+            self._columns[column] = _reserved(folder / column.file, each.dtype, shape)
+        if not empty:
+            self.write(first)
 
-    def write(self, view: int, start: int, arrays: Arrays) -> None:
-        """Rows of one view, from `start` on."""
+    def write(self, arrays: Arrays) -> None:
+        """The next rows; past the last one of a view those of the next."""
+        count = len(next(iter(arrays.values())))
         for column, target in self._columns.items():
-            given = arrays[column.kind, column.name]
-            target[view, start : start + len(given)] = given
+            _flat(target)[self.done : self.done + count] = arrays[column.kind, column.name]
+        self.done += count
+
+    def written(self) -> dict[str, np.ndarray]:
+        """What is there so far, `heads logits` -> (rows, ...)."""
+        return {f"{column.kind} {column.name}": _flat(target)[: self.done] for column, target in self._columns.items()}
 
     def close(self) -> None:
         """Bring everything to the disk; only then does the folder describe itself as a table."""
@@ -82,10 +90,33 @@ class Writer:
         contents = Contents(views=self.views, columns=tuple(self._columns))
         (self.folder / CONTENTS).write_text(json.dumps(contents.model_dump(), indent=1) + "\n")
 
+    def size_bytes(self, samples: int) -> int:
+        """What it takes on disk with rows of its own for so many samples."""
+        return size_bytes(samples, self.views, {(each.kind, each.name): array[0] for each, array in self._columns.items()})
+
+
+def unflattened(written: dict[str, np.ndarray]) -> Arrays:
+    """What a writer had `written`, by kind and name."""
+    parts = {name.partition(" ")[::2]: each for name, each in written.items()}
+    return {("heads" if kind == "heads" else "features", name): each for (kind, name), each in parts.items()}
+
 
 def size_bytes(samples: int, views: int, first: Arrays) -> int:
     """What a table takes on disk whose rows are like those of `first`."""
     return sum(each[:1].nbytes for each in first.values()) * samples * views + 2 * 8 * samples
+
+
+def _reserved(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """An array on disk, with room for all of it: a mapped page that finds none would end the process."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    """(views, rows, ...) -> (views * rows, ...), the same memory."""
+    return array.reshape(-1, *array.shape[2:])
 
 
 def _mapped(path: Path) -> np.ndarray:

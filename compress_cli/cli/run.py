@@ -35,6 +35,7 @@ def command(
     force: Annotated[list[str], typer.Option(help="run this stage although it is up to date", show_default=False)] = [],  # noqa: B006
     until: Annotated[str, typer.Option(help="stop after this stage", show_default=False)] = "",
     smoke: Annotated[bool, typer.Option("--smoke", help="only try two batches through every stage")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="make damaged artifacts anew")] = False,
     gates: Gates = [],  # noqa: B006
     junit: JUnit = None,
     plugins: Plugins = [],  # noqa: B006
@@ -47,7 +48,7 @@ def command(
     from compress_cli.report.live import Live
 
     read_plugins(plugins)
-    planned = _planned(recipe, overrides, until, gates, junit, quiet)
+    planned = _planned(recipe, overrides, until, force, gates, junit, quiet)
 
     from compress_cli import run  # PyTorch comes with it: only after the recipe proved right
     from compress_cli import smoke as smoke_run
@@ -62,9 +63,9 @@ def command(
             if json:
                 typer.echo(format_json.dumps([{"step": each.step.name, "seconds": each.seconds} for each in trials], indent=1))
             return
-        run.Run(planned, Store(store or output / ".store"), directory, listener, frozenset(force)).execute()
+        run.Run(planned, Store(store or output / ".store"), directory, listener, frozenset(force), repair).execute()
     made = promises.collect(directory)
-    _write(made, directory)
+    write_report(made, directory)
     write_junit(made, junit)
     if json:
         typer.echo(made.model_dump_json(indent=1))
@@ -75,7 +76,9 @@ def command(
     promises.decide(made)
 
 
-def _planned(recipe: Path, overrides: list[str], until: str, gates: list[str], junit: Path | None, quiet: bool) -> "Plan":
+def _planned(
+    recipe: Path, overrides: list[str], until: str, force: list[str], gates: list[str], junit: Path | None, quiet: bool
+) -> "Plan":
     """The plan with the gates of the command line; RecipeError for whatever is wrong with either."""
     from compress_cli import gate, plan
     from compress_cli import recipe as recipes
@@ -83,25 +86,30 @@ def _planned(recipe: Path, overrides: list[str], until: str, gates: list[str], j
 
     given = tuple(gate.parse(each) for each in gates)
     planned = plan.plan(recipes.load(recipe, overrides))
+    forced = [planned.step(name) for name in force]
     if until:
         if planned.gates and not quiet:
             typer.echo(f"the recipe's gates are about its end, and wait: this run stops after '{until}'", err=True)
         planned = planned.until(until)
+        late = [step.name for step in forced if step not in planned.stages]
+        if late:
+            raise RecipeError(f"--force {late[0]}: the run stops before it, after '{until}'; leave out one of the two")
     planned = planned.promising(given)
     if junit and not planned.gates:
         raise RecipeError("--junit: there are no gates to write; name some with --gate, or in the recipe under 'gates'")
     return planned
 
 
-def _write(made: "Report", directory: Path) -> None:
+def write_report(made: "Report", directory: Path) -> None:
     """The report's files, and the summary of the CI job where there is one."""
+    from compress_cli import durable
     from compress_cli.errors import ArtifactError
     from compress_cli.report import markdown, page
 
     text = markdown.render(made)
-    (directory / "report.json").write_text(made.model_dump_json(indent=1) + "\n")
-    (directory / "report.md").write_text(text)
-    (directory / "report.html").write_text(page.render(made, page.background(directory)), encoding="utf-8")
+    durable.write(directory / "report.json", (made.model_dump_json(indent=1) + "\n").encode())
+    durable.write(directory / "report.md", text.encode())
+    durable.write(directory / "report.html", page.render(made, page.background(directory)).encode())
     summary = os.environ.get(SUMMARY)
     if summary:
         try:

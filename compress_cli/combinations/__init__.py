@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from torch import Tensor, nn
 
 from compress_cli.batch import Batch
@@ -18,9 +20,9 @@ class Combination(Plugin):
         """The trainable part, owned by the loop."""
         return nn.Identity()
 
+    @abstractmethod
     def shares(self, said: Tensor, batch: Batch, adapter: nn.Module) -> Tensor:
         """Of what teachers say in one head, (teachers, N, size, ...): (teachers,) or (teachers, N), of sum 1 over teachers."""
-        raise NotImplementedError
 
     def loss(self, combined: Tensor, batch: Batch) -> Tensor | None:
         """What its trainable part makes small, shape (), of a head (N, size, ...); None where nothing is trained."""

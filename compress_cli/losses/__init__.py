@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -58,11 +59,22 @@ class Loss(Plugin):
             raise ValueError(f"teacher: {self.type} learns from no teacher; leave it out")
         return self
 
+    decay_epochs: float = Field(0.0, ge=0, description="epochs before until_epoch in which the weight falls in a line to 0")
+
+    @model_validator(mode="after")
+    def _decay_ends(self) -> Loss:
+        if self.decay_epochs > (self.until_epoch or 0):
+            what = f"longer than until_epoch, {self.until_epoch:g}" if self.until_epoch else "without an end: set until_epoch"
+            raise ValueError(f"decay_epochs: the weight can't fall for {self.decay_epochs:g} epochs, {what}")
+        return self
+
     def factor(self, epoch: float) -> float:
         """The share of `weight` that counts after so many epochs, fractions included: 0..1."""
-        if self.until_epoch is not None and epoch > self.until_epoch:
-            return 0.0
-        return min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
+        risen = min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
+        if self.until_epoch is None or epoch <= self.until_epoch - self.decay_epochs:
+            return risen
+        left = self.until_epoch - epoch
+        return min(risen, left / self.decay_epochs) if left > 0 else 0.0
 
     def student_layers(self) -> tuple[str, ...]:
         """Names of the student's layers whose features the formula reads."""
@@ -82,9 +94,9 @@ class Loss(Plugin):
         """
         return nn.Identity()
 
+    @abstractmethod
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         """The loss, shape (), averaged over samples and unmasked positions."""
-        raise NotImplementedError
 
 
 def one_number(loss: Loss, given: object) -> Tensor:

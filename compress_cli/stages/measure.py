@@ -43,7 +43,7 @@ class Measure(Stage):
         session, head = runtime.open_session(path), getattr(context.task, "head", "")
         if head in context.dataset.signature().heads and head not in session.outputs:
             raise StageError(f"this model has no head '{head}', which the task is about (it has: {', '.join(session.outputs)})")
-        result = measure.evaluate(session, split, context.task, self.batch, context.log)
+        result = measure.evaluate(session, split, context.task, self.batch, context.log, context.saves)
         figures = measure.Figures(
             split=self.split,
             samples=len(split),

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from compress_cli import features, feed, table
+from compress_cli import disk, features, stopping, table
+from compress_cli import feed as feeds
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.augmentations import Augmentation
-from compress_cli.batch import Outputs
+from compress_cli.batch import Batch, Outputs
 from compress_cli.context import Context
 from compress_cli.datasets import Dataset, SplitName
-from compress_cli.errors import StageError
 from compress_cli.feed import Feed
 from compress_cli.progress import Progress
+from compress_cli.saves import Save
 from compress_cli.settings import Many
 from compress_cli.stages import Role, Stage
 from compress_cli.teachers import teacher_for
@@ -34,7 +36,7 @@ class TeacherTable(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"teacher": Role((Checkpoint, Program, OnnxModel, Table))}
-    shared: ClassVar[dict[str, int]] = {"feed": feed.VERSION, "features": features.VERSION}
+    shared: ClassVar[dict[str, int]] = {"feed": feeds.VERSION, "features": features.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("train",)
     seeded: ClassVar[bool] = False
     tasked: ClassVar[bool] = False
@@ -58,48 +60,46 @@ class TeacherTable(Stage):
         context = replace(context, transfer=self.transfer)
         source = context.inputs["teacher"][0]
         opened = teacher_for(source).open(source, self.layers, context.device)
-        whole, index = self._feed(context, context.limit), context.whole("train").index
-        teacher_for(source).check(source, whole.index)
-        steps = self.views * -(-len(whole) // CHUNK)
-        writer, size, spent, told = None, 0, 0.0, time.perf_counter()
-        for view in range(self.views):
-            start = 0
-            for part in whole.fixed(view, CHUNK):
-                begun = time.perf_counter()
+        # of a smoke run the rows of two chunks serve for all samples
+        feed, index = (
+            Feed(context.split("train", CHUNK), CHUNK, 1, self.augment, 0, context.device),
+            context.whole("train").index,
+        )
+        teacher_for(source).check(source, feed.index)
+        saved, writer = context.saves.load(), None
+        if saved:
+            writer = table.Writer(context.output, index, len(feed), self.views, table.unflattened(saved.arrays))
+            context.log(Progress("ask the teacher", 0, 1, note=f"resumed at {saved.place}"))
+        first = saved.document["chunks"] if saved else 0
+        each, begun, told = -(-len(feed) // CHUNK), time.perf_counter(), time.perf_counter()
+        with stopping.held():
+            for chunk, part in enumerate(self._parts(feed, first, each), first + 1):
                 said = _arrays(opened(part))
                 if writer is None:
-                    size = table.size_bytes(len(index), self.views, said)
-                    self._announce(size, len(index), context)
-                    writer = table.Writer(context.output, index, len(whole), self.views, said)
-                writer.write(view, start, said)
-                start += len(part.index)
-                spent += time.perf_counter() - begun
+                    self._announce(table.size_bytes(len(index), self.views, said), len(index), context)
+                    writer = table.Writer(context.output, index, len(feed), self.views, said, empty=True)
+                writer.write(said)
                 if time.perf_counter() - told > TELL_EVERY_S:
                     told = time.perf_counter()
-                    context.log(Progress("ask the teacher", view * len(whole) + start, self.views * len(whole)))
+                    context.log(Progress("ask the teacher", chunk, each * self.views))
+                context.saves.step(partial(_state, writer, chunk))
         assert writer is not None  # a feed is never empty
         writer.close()
-        planned = self.views * -(-len(index) // CHUNK)
         return {
-            "samples": len(index), "views": self.views, "planned_bytes": size,
-            "planned_steps": planned, "seconds_per_step": spent / steps,
+            "samples": len(index), "views": self.views, "planned_bytes": writer.size_bytes(len(index)),
+            "planned_steps": self.views * -(-len(index) // CHUNK),
+            "seconds_per_step": (time.perf_counter() - begun) / max(1, each * self.views - first),
         }  # fmt: skip
 
-    def _feed(self, context: Context, limit: int | None) -> Feed:
-        """The samples in the order they have; of a smoke run two chunks, whose rows serve for all."""
-        split = context.split("train", CHUNK)
-        return Feed(split, CHUNK, 1, self.augment, 0, context.device, self.views)
+    def _parts(self, feed: Feed, done: int, each: int) -> Iterator[Batch]:
+        """The chunks of every view, `each` a view, without the first `done`."""
+        for view in range(done // each, self.views):
+            yield from feed.fixed(view, CHUNK, max(0, done - view * each))
 
     def _announce(self, size: int, samples: int, context: Context) -> None:
-        """Say what the table takes before it is written; StageError where the disk has no room for it."""
-        free = shutil.disk_usage(context.output).free
+        """Say what the table takes before it is written."""
         what = f"the table of {samples} samples in {self.views} {'view' if self.views == 1 else 'views'}"
-        if size > free:
-            raise StageError(
-                f"{what} takes {_mb(size)}, and {context.output.parent} has {_mb(free)} left; make room, take fewer views, "
-                "leave losses on features out, or set teacher_cache: false"
-            )
-        context.log(Progress("ask the teacher", 0, self.views * samples, note=f"{what} takes {_mb(size)} on disk"))
+        context.log(Progress("ask the teacher", 0, 1, note=f"{what} takes {disk.amount(size)} on disk"))
 
 
 def _arrays(said: Outputs) -> dict[tuple[table.Kind, str], np.ndarray]:
@@ -108,5 +108,5 @@ def _arrays(said: Outputs) -> dict[tuple[table.Kind, str], np.ndarray]:
     return {**heads, **{("features", name): each.cpu().numpy() for name, each in said.features.items()}}
 
 
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+def _state(writer: table.Writer, chunks: int) -> Save:
+    return Save(writer.written(), {"chunks": chunks}, f"row {writer.done}")

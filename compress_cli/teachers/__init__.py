@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -20,9 +21,9 @@ class Teacher(Plugin):
 
     takes: ClassVar[tuple[type[Artifact], ...]]
 
+    @abstractmethod
     def open(self, artifact: Artifact, layers: tuple[str, ...], device: str) -> Opened:
         """A callable that also observes `layers`; RecipeError where a layer is unknown or can't be observed."""
-        raise NotImplementedError
 
     def check(self, artifact: Artifact, index: np.ndarray) -> None:
         """DataError where it can't answer for all of these samples; most answer for any."""
