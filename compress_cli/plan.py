@@ -49,6 +49,11 @@ class Plan:
         yield from self.repeated
         yield from (each for row in (*self.rows, *self.beside) for each in row.steps)
 
+    @property
+    def needed(self) -> frozenset[str]:
+        """Keys of the steps that no stage of the recipe can do without; the others measure."""
+        return frozenset(step.key for step in ordered((*self.stages, *self.repeated, *(row.step for row in self.beside))))
+
     def step(self, name: str) -> Step:
         """The recipe's stage of that name; RecipeError with the nearest names otherwise."""
         own = {step.name: step for step in self.stages}
@@ -239,9 +244,12 @@ class _Planner:
         """Add what the stage says it needs, then compute kind and key."""
         seed = seed if stage.seeded else 0
         for role, each in stage.needs().items():
-            own = {taken: inputs[taken] for taken in each.consumes if taken in inputs}
+            own = {taken: _meant(each, taken, inputs[taken]) for taken in each.consumes if taken in inputs}
             inputs = {**inputs, role: (self._step(f"{name}.{role}", each, own, loc, seed, implied=True),)}
-        kind = stage.produces({role: tuple(step.kind for step in steps) for role, steps in inputs.items()})
+        try:
+            kind = stage.produces({role: tuple(step.kind for step in steps) for role, steps in inputs.items()})
+        except RecipeError as error:
+            raise RecipeError(self.recipe.complaint(loc, str(error))) from None
         try:
             known = key(stage, inputs, seed, self.recipe, self.fingerprint)
         except ArtifactError as error:  # a file that the stage names is missing
@@ -288,6 +296,13 @@ class _Planner:
         made = find(Stage, stage).model_validate(settings)
         assert isinstance(made, Stage)
         return self._step(f"{step.name}.{suffix}", made, inputs, step.loc, step.seed, implied=True)
+
+
+def _meant(stage: Stage, role: str, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Of the steps in a role of the stage that implies this one, those it names; all where it names none."""
+    given = getattr(stage, role)
+    wanted = (given,) if isinstance(given, str) else tuple(given or ())
+    return tuple(step for step in steps if not wanted or (step.of or step.name) in wanted)
 
 
 def _kinds(role: Role) -> str:

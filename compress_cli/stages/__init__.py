@@ -60,14 +60,13 @@ class Stage(Plugin):
 
     seeded: ClassVar[bool] = True
     """Whether the seed changes its result; one result of a stage that is not serves every seed."""
+    judged: ClassVar[bool] = True
+    """Whether the task changes its result; one result of a stage that is not serves every task."""
 
     name: Name = Field("", description="what other stages and the report call it; default: the stage's type")
     seeds: Seeds = Field(
         (), description="repeat this stage and what follows with each of these seeds, for the spread; the first is reported"
     )
-
-    judged: ClassVar[bool] = True
-    """Whether the task has a part in its result."""
 
     @abstractmethod
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
