@@ -8,6 +8,7 @@ from compress_cli.intervals import Estimate
 from compress_cli.report import Found, Report, Row
 
 NOTHING = "-"
+SPOKEN = {"sqnr_db": "SQNR, dB", "cka": "CKA"}
 
 
 def count(value: int | None) -> str:
@@ -37,7 +38,7 @@ def milliseconds(value: float | None) -> str:
 
 def metric(name: str, value: float, signed: bool = False) -> str:
     """Shares in percent, everything else in its own unit."""
-    sign = "+" if signed or name.endswith("_change") else ""
+    sign = "+" if value and (signed or name.endswith("_change")) else ""
     if sort_of(name) == "share":
         return f"{100 * value:{sign}.1f}"
     return f"{value:{sign}.4g}"
@@ -63,7 +64,7 @@ def cell(name: str, found: Estimate | float | None) -> tuple[str, str]:
 
 def title(name: str) -> str:
     """A figure's name with its unit."""
-    words = name.replace("_", " ") if name.endswith(("_change", "_drop", "_db")) else name
+    words = SPOKEN.get(name, name.replace("_", " ") if name.endswith(("_change", "_drop")) else name)
     return f"{words} %" if sort_of(name) == "share" else words
 
 

@@ -24,7 +24,8 @@ def waterfall(report: Report) -> str:
     rows, name = chain(report), report.primary
     if len(rows) < 2 or any(name not in row.metrics for row in rows):
         return ""
-    level, bars = rows[0].metrics[name].value, []
+    level = rows[0].metrics[name].value
+    bars = [Bar(rows[0].name, (level, level, level), write.metric(name, level), begin=level)]
     for row in rows[1:]:
         if row.gained is None:
             return ""
@@ -85,9 +86,12 @@ def classes(report: Report) -> str:
         for each in found
     ]
     whole = table(["class", "samples", report.baseline, row.name, "change"], lines)
+    shown = (
+        f"The {len(bars)} of {len(found)} classes hurt most" if len(bars) < len(found) else "All classes, those hurt most first"
+    )
     worst = measured("worst_class_drop", row.damage.worst_class_drop)
     return (
-        f"<h3>Class by class: {text(row.name)}</h3><p>The {len(bars)} of {len(found)} classes hurt most; whiskers are 95% "
+        f"<h3>Class by class: {text(row.name)}</h3><p>{shown}; whiskers are 95% "
         f"intervals of each class alone. Largest drop, of all classes together: {worst} points.</p><figure>{plot}</figure>"
         f"<details><summary>All classes</summary>{whole}</details>"
     )
