@@ -72,7 +72,7 @@ def classes(report: Report) -> str:
     found = row.damage.classes
     say = partial(write.metric, "accuracy_change")
     bars = [
-        Bar(each.name, (each.change.low, each.change.value, each.change.high), f"{say(each.change.value)} of {each.samples}")
+        Bar(each.name, (each.change.low, each.change.value, each.change.high), f"{say(each.change.value)} ({each.samples} samples)")
         for each in found[:CLASSES]
     ]
     plot = plots.bars(bars, "change of the share that is right, in points", say, "higher")
