@@ -15,8 +15,7 @@ from compress_cli.report.figures import NOTHING
 from compress_cli.report.html import measured, table, text
 from compress_cli.report.plots import Bar
 
-CLASSES = 12
-"""Bars of classes, and of lines of a table, that a plot has room for."""
+CLASSES = 12  # that have a bar; the table has all
 
 
 def waterfall(report: Report) -> str:
@@ -72,7 +71,11 @@ def classes(report: Report) -> str:
     found = row.damage.classes
     say = partial(write.metric, "accuracy_change")
     bars = [
-        Bar(each.name, (each.change.low, each.change.value, each.change.high), f"{say(each.change.value)} ({each.samples} samples)")
+        Bar(
+            each.name,
+            (each.change.low, each.change.value, each.change.high),
+            f"{say(each.change.value)} ({each.samples} samples)",
+        )
         for each in found[:CLASSES]
     ]
     plot = plots.bars(bars, "change of the share that is right, in points", say, "higher")

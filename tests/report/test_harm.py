@@ -182,6 +182,13 @@ def test_the_waterfall_goes_from_the_baseline_to_the_last_model():
     assert total == pytest.approx(report.rows[-1].change.value)
 
 
+def test_the_way_is_told_in_words_too():
+    said = "accuracy %, stage by stage: teacher 98.0, student -1.0 [-2.9, +0.8], int8 -1.0 [-2.9, +0.8]"
+    figures = re.sub(r"\[[^]]*\]", "", said)
+    for text in (shown(made()), markdown.render(made())):
+        assert figures in re.sub(r"\[[^]]*\]", "", " ".join(text.replace("\\", "").split()))
+
+
 def test_a_chain_that_does_not_come_from_the_baseline_begins_beside_it():
     report = made()
     rows = [report.rows[0], report.rows[1].model_copy(update={"made_from": ""}), report.rows[2]]
