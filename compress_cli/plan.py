@@ -235,6 +235,8 @@ class _Planner:
         return self._fitting(name, [known[each] for each in wanted], needed, (*loc, role)) if sound else None
 
     def _fitting(self, name: str, found: list[Step], needed: Role, loc: tuple[Key, ...]) -> tuple[Step, ...] | None:
+        if needed.kinds == (OnnxModel,):  # a checkpoint is taken through the file that it is measured through
+            found = [self._file(step) for step in found]
         unfit = [step for step in found if not issubclass(step.kind, needed.kinds)]
         for step in unfit:
             self._complain(loc, f"stage '{name}' needs {_kinds(needed)}, but '{step.name}' makes {_article(step.kind)}")
@@ -287,10 +289,15 @@ class _Planner:
 
     def _measured(self, step: Step) -> Row:
         """A model, as the file it is or through a float or int8 export, on the test split."""
-        file = step if issubclass(step.kind, OnnxModel) else self._implied(step, "export", "onnx", {"start": (step,)})
-        return Row(
-            step, file, self._implied(step, "measure", "measurement", {"start": (file,)}, conditions=self.recipe.measure), None
-        )
+        file = self._file(step)
+        measured = self._implied(step, "measure", "measurement", {"start": (file,)}, conditions=self.recipe.measure)
+        return Row(step, file, measured, None)
+
+    def _file(self, step: Step) -> Step:
+        """A checkpoint's export; whatever else it is, itself."""
+        if not issubclass(step.kind, Checkpoint | Program):
+            return step
+        return self._implied(step, "export", "onnx", {"start": (step,)})
 
     def _implied(self, step: Step, stage: str, suffix: str, inputs: Inputs, **settings: Settings) -> Step:
         made = find(Stage, stage).model_validate(settings)
