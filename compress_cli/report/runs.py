@@ -142,9 +142,7 @@ def _latency(row: Row, report: Report) -> tuple[str, str]:
 def _said(runs: Runs) -> list[str]:
     said = [f"{each.name}: {write.conditions(each.report)}" for each in runs.runs]
     if not runs.same_machine:
-        said.append(
-            "Latencies were measured on different machines, so they don't stand side by side; each speed-up is of one."
-        )
+        said.append("Latencies were measured on different machines, so they don't stand side by side; each speed-up is of one.")
     baselines = dict.fromkeys(each.report.baseline for each in runs.runs)
     if len(baselines) > 1:
         said.append("The runs have different baselines: changes, smaller and faster are each against its own.")
