@@ -11,6 +11,7 @@ import numpy as np
 from compress_cli.artifact import Artifact
 from compress_cli.datasets import Dataset, Split, SplitName
 from compress_cli.progress import Log
+from compress_cli.saves import Saves
 from compress_cli.tasks import Task
 
 
@@ -27,6 +28,7 @@ class Context:
     log: Log
     key: str  # of this step: an exported file names it
     memory: Path  # a folder that remembers choices made once per machine (precision)
+    saves: Saves = field(default_factory=Saves)  # where it goes on, and where it leaves its state now and then
     limit: int | None = None  # at most this many training steps and batches anywhere: the smoke run's two
     splits: tuple[SplitName, ...] = ("train", "val")  # what the stage may see
     environment: dict[str, Any] = field(default_factory=dict)  # for the manifest; a stage adds what it chose

@@ -34,12 +34,12 @@ class Feed:
     def __len__(self) -> int:
         return len(self.index)
 
-    def epoch(self, epoch: int) -> Iterator[list[Batch]]:
-        """The epoch's batches, every sample once, in an order of its own."""
+    def epoch(self, epoch: int, done: int = 0) -> Iterator[list[Batch]]:
+        """The epoch's batches, every sample once, in an order of its own; without the first `done` of them."""
         batches = np.array_split(order(self.seed, epoch, self.index), self.steps)
         count = sum(each.draws for each in self.augment)
         together = max(1, _DRAWN_TOGETHER // len(batches[0]))
-        for start in range(0, self.steps, together):
+        for start in range(done, self.steps, together):
             some = batches[start : start + together]
             numbers = torch.from_numpy(draws(self.seed, epoch, self.index[np.concatenate(some)], count)).to(self.device)
             for rows, own in zip(some, numbers.split([len(rows) for rows in some]), strict=True):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from compress_cli import stopping
 from compress_cli.datasets import Split, SplitName
 from compress_cli.errors import ArtifactError, DataError, StageError
 from compress_cli.graph import Contents
@@ -15,6 +17,7 @@ from compress_cli.intervals import Estimate
 from compress_cli.latency import Speedup
 from compress_cli.progress import Log, Progress
 from compress_cli.runtime import Port, Session
+from compress_cli.saves import Save, Saves
 from compress_cli.tasks import Task
 
 VERSION = 1
@@ -54,14 +57,14 @@ class Result:
     correct: np.ndarray  # (N,) each sample's share of the primary metric
 
 
-def evaluate(session: Session, split: Split, task: Task, batch: int, log: Log) -> Result:
+def evaluate(session: Session, split: Split, task: Task, batch: int, log: Log, saves: Saves | None = None) -> Result:
     """Predict a split and let the task judge; StageError for NaN, DataError for an empty split or labels out of range."""
-    heads = predict(session, split, batch, log)
+    heads = predict(session, split, batch, log, saves)
     return Result(task.evaluate(heads, split.targets), heads, split.index, task.correct(heads, split.targets))
 
 
-def predict(session: Session, split: Split, batch: int, log: Log) -> dict[str, np.ndarray]:
-    """Output name -> (N, ...) over a whole split.
+def predict(session: Session, split: Split, batch: int, log: Log, saves: Saves | None = None) -> dict[str, np.ndarray]:
+    """Output name -> (N, ...) over a whole split; goes on from `saves`, and leaves what it has there now and then.
 
     A file that insists on a number of samples gets it: the last batch is filled up with copies, which are dropped.
     ArtifactError where the file takes other inputs than the split gives, StageError where its outputs hold NaN.
@@ -70,19 +73,22 @@ def predict(session: Session, split: Split, batch: int, log: Log) -> dict[str, n
     if count == 0:
         raise DataError("there are no samples to measure on: the split is empty")
     names = fitting(session, split)
-    heads: dict[str, np.ndarray] = {}
+    saves = saves or Saves()
+    heads, done = _begun(saves, count, log)
     told = time.perf_counter()
-    for start in range(0, count, size):
-        end = min(start + size, count)
-        outputs = session.run(_feeds(session, names, split, slice(start, end)))
-        for name, each in outputs.items():
-            if start == 0:
-                _check_output(session, name, each, size if session.batch else end)
-                heads[name] = np.empty((count, *each.shape[1:]), each.dtype)
-            heads[name][start:end] = each[: end - start]
-        if end == count or time.perf_counter() - told > TELL_EVERY_S:
-            told = time.perf_counter()
-            log(Progress("measure", end, count))
+    with stopping.held():
+        for start in range(done, count, size):
+            end = min(start + size, count)
+            outputs = session.run(_feeds(session, names, split, slice(start, end)))
+            for name, each in outputs.items():
+                if start == 0:
+                    _check_output(session, name, each, size if session.batch else end)
+                    heads[name] = np.empty((count, *each.shape[1:]), each.dtype)
+                heads[name][start:end] = each[: end - start]
+            if end == count or time.perf_counter() - told > TELL_EVERY_S:
+                told = time.perf_counter()
+                log(Progress("measure", end, count))
+            saves.step(partial(_state, heads, end))
     for name, each in heads.items():
         _check_numbers(session, name, each)
     return heads
@@ -136,6 +142,23 @@ def _feeds(session: Session, names: dict[str, str], split: Split, rows: slice) -
             part = np.concatenate([part, np.repeat(part[-1:], session.batch - len(part), axis=0)])
         feeds[name] = np.ascontiguousarray(part, session.inputs[name].dtype)
     return feeds
+
+
+def _begun(saves: Saves, count: int, log: Log) -> tuple[dict[str, np.ndarray], int]:
+    """What an earlier try had predicted of so many samples, in arrays for all of them, and of how many."""
+    saved = saves.load()
+    if saved is None:
+        return {}, 0
+    done, heads = saved.document["done"], {}
+    for name, each in saved.arrays.items():
+        heads[name] = np.empty((count, *each.shape[1:]), each.dtype)
+        heads[name][:done] = each
+    log(Progress("measure", done, count, note=f"resumed at {saved.place}"))
+    return heads, done
+
+
+def _state(heads: dict[str, np.ndarray], done: int) -> Save:
+    return Save({name: each[:done] for name, each in heads.items()}, {"done": done}, f"sample {done}")
 
 
 def _check_output(session: Session, name: str, output: np.ndarray, batch: int) -> None:

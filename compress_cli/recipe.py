@@ -14,6 +14,7 @@ from compress_cli.document import Document, Key
 from compress_cli.errors import RecipeError
 from compress_cli.gate import Gate
 from compress_cli.plugin import Plugin, find
+from compress_cli.saves import Saving
 from compress_cli.settings import Many, Settings
 from compress_cli.stages import Stage
 from compress_cli.tasks import Task
@@ -38,6 +39,7 @@ class Recipe(Settings):
     dataset: Dataset = Field(description="where samples come from")
     task: Task = Field(default_factory=_classification, description="what counts as good")
     baseline: str | None = Field(None, description="the stage the report compares with; default: the first model")
+    save: Saving = Field(Saving(), description="how often a stage at work is saved; changes no result")
     gates: Many[Gate] = Field((), description="promises about the result; a run that breaks one ends with exit code 5")
     stages: Many[Stage] = Field(min_length=1, description="what to do, in order")
 

@@ -148,7 +148,17 @@ def load(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     ]
     if reasons:
         raise ArtifactError(f"{path}: the weights do not fit the architecture: {'; '.join(reasons)}")
-    module.load_state_dict(weights)
+    put(module, weights)
+
+
+def put(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Strictly load a state dict that was made by a module of the same code.
+
+    Without the versions that a live state dict carries, torchao's observers take it for an old one and reset their `eps`.
+    """
+    own = module.state_dict()
+    own.update(weights)
+    module.load_state_dict(own)
 
 
 def _prove(network: Network, name: str) -> None:
@@ -178,7 +188,8 @@ def _fill(spec: Input, samples: int) -> Tensor:
 
 def _write(state: dict[str, Tensor], path: Path) -> None:
     """safetensors refuses tensors that are not contiguous or share memory: every tensor gets its own."""
-    save_file({name: each.detach().cpu().clone(memory_format=torch.contiguous_format) for name, each in state.items()}, path)
+    tensors = {name: each.detach().cpu().clone(memory_format=torch.contiguous_format) for name, each in state.items()}
+    save_file(tensors, path)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from compress_cli import artifact, work
 from compress_cli.artifact import Artifact, Comparison, Measurement
-from compress_cli.errors import RecipeError, StageError
+from compress_cli.errors import RecipeError, ResourceError, StageError
 from compress_cli.plan import Plan
 from compress_cli.progress import Progress
 from compress_cli.step import Step
@@ -62,7 +62,9 @@ def _try(plan: Plan, step: Step, made: dict[str, Artifact], folder: Path, listen
     inputs = {role: tuple(made[each.key] for each in steps) for role, steps in step.inputs.items()}
     begun = time.monotonic()
     try:
-        work.perform(plan, step, inputs, output, folder, _unheard, BATCHES)
+        work.perform(plan, step, inputs, output, folder, _unheard, limit=BATCHES)
+    except ResourceError as error:  # not the recipe's fault
+        raise ResourceError(f"stage '{step.name}', tried on {BATCHES} batches: {error}") from error
     except StageError as error:
         reason = f"stage '{step.name}' can't work (tried on {BATCHES} batches): {error}"
         raise RecipeError(plan.recipe.complaint(step.loc, reason)) from error

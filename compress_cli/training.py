@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 
-from compress_cli import feed, precision, restore
+from compress_cli import feed, precision, restore, stopping
 from compress_cli.allocation import kept
 from compress_cli.augmentations import Augmentation
 from compress_cli.averaging import Average
@@ -31,9 +29,11 @@ from compress_cli.precision import Choice
 from compress_cli.progress import Progress
 from compress_cli.randomness import apart, seed_layers, step_seeds
 from compress_cli.restore import Restored
+from compress_cli.saves import Save
 from compress_cli.schedules import Schedule
 from compress_cli.schedules.cosine import Cosine
 from compress_cli.settings import Many, Settings
+from compress_cli.state import Losses, State
 from compress_cli.tasks import Task
 from compress_cli.teachers import Opened
 
@@ -103,40 +103,6 @@ def fit(
         return _Loop(network, losses, settings, context, teachers).run()
 
 
-@dataclass
-class State:
-    """What changes while training, besides the network: with settings and data, all that going on later needs.
-
-    The learning rate, the order of samples and every random draw follow from the epoch and the step.
-    """
-
-    adapters: nn.ModuleList
-    optimizer: optim.Optimizer
-    average: Average | None
-    epoch: int = 0  # epochs done
-    curve: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
-    best: dict[str, Tensor] = field(default_factory=dict)  # on the CPU
-
-
-class _Losses:
-    """The losses of an epoch's steps, read from the device only now and then."""
-
-    def __init__(self) -> None:
-        self.known: list[float] = []
-        self._pending: list[Tensor] = []
-
-    def add(self, loss: Tensor) -> None:
-        self._pending.append(loss)
-
-    def read(self) -> int | None:
-        """Bring `known` up to date; the first step (from 1) whose loss is not finite, or None."""
-        if self._pending:
-            self.known += torch.stack(self._pending).tolist()
-            self._pending.clear()
-        return next((step for step, loss in enumerate(self.known, 1) if not math.isfinite(loss)), None)
-
-
 class _Loop:
     def __init__(
         self, network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: tuple[Opened, ...]
@@ -152,24 +118,29 @@ class _Loop:
             context.task.check(network.signature, split.targets)
         self.feed = Feed(train, settings.batch, settings.accumulate, settings.augment, context.seed, context.device)
         network.to(context.device)
-        first = self.feed.first()
-        self.precision = self._choose(first)
+        first, saved = self.feed.first(), context.saves.load()
+        self.precision = Choice(**saved.document["precision"]) if saved else self._choose(first)
+        context.environment["precision"] = self.precision.name
         precision.place(network, self.precision.name)
         adapters = self._adapters(first)
         self.trained = [each for each in (*network.parameters(), *adapters.parameters()) if each.requires_grad]
         average = Average(network, settings.ema) if settings.ema else None
-        self.state = State(adapters, settings.optimizer.build(self.trained), average)
+        self.state = State(network, adapters, settings.optimizer.build(self.trained), average, self.precision)
         self.judged = average.network if average else network  # the network that counts
-        self.step_s: list[float] = []
+        self.step_s = 0.0  # of the last one
+        if saved:
+            self._resume(saved)
 
     def run(self) -> dict[str, Any]:
-        with observe(self.network, self.layers) as seen:
+        with observe(self.network, self.layers) as seen, stopping.held():
             while self.state.epoch < self.epochs:
                 self._epoch(self.state.epoch + 1, seen)
         weights = self.state.best or self.judged.state_dict()
         if not all(bool(torch.isfinite(each).all()) for each in weights.values()):
             raise self._broken(self.epochs, self.feed.steps, "a weight is no longer finite")
         self.network.load_state_dict(weights)
+        if self.context.limit:
+            self.state.save()  # what can't be saved comes out before the long run
         self.network.to("cpu").eval()
         precision.place(self.network, "float32")
         return self._facts()
@@ -181,9 +152,9 @@ class _Loop:
             "epochs": self.state.curve,
             "kept_epoch": self.state.best_epoch or self.epochs,
             "precision": {"name": choice.name, "reason": choice.reason, "step_ms": choice.step_ms},
-            "samples_per_s": round(len(self.feed) * self.state.epoch / sum(self.step_s), 1),
+            "samples_per_s": round(len(self.feed) * self.state.epoch / self.state.seconds, 1),
             # of a smoke run only the last step is like those to come
-            "seconds_per_step": self.step_s[-1] if self.context.limit else statistics.fmean(self.step_s),
+            "seconds_per_step": self.step_s if self.context.limit else self.state.seconds / self.state.steps,
             "planned_steps": self.settings.epochs * whole,
         }
 
@@ -197,8 +168,15 @@ class _Loop:
         else:
             self.network.train()
             choice = precision.choose(self.network, inputs, steps, self.context.device, self.context.memory)
-        self.context.environment["precision"] = choice.name
         return choice
+
+    def _resume(self, saved: Save) -> None:
+        reason = self.state.resume(saved)
+        if reason:
+            self.context.saves.forget(reason)
+        else:
+            note = f"resumed at {saved.place}"
+            self.context.log(Progress("train", self.state.step, self.feed.steps, self.state.epoch + 1, self.epochs, note=note))
 
     def _adapters(self, first: Batch) -> nn.ModuleList:
         """The trainable parts of the losses, shaped on one pass that changes nothing."""
@@ -211,28 +189,36 @@ class _Loop:
 
     def _epoch(self, epoch: int, seen: dict[str, Tensor]) -> None:
         self.network.train()
-        losses, rate, samples, spent, told = _Losses(), 0.0, 0, 0.0, time.perf_counter()
-        begun = told
+        state, losses, samples, spent, told = self.state, self.state.losses, 0, 0.0, time.perf_counter()
+        begun, rate = told, self._rate(epoch - 0.5 / self.feed.steps)
         seeds = step_seeds(self.context.seed, epoch, self.feed.steps)
-        for step, parts in enumerate(self.feed.epoch(epoch), 1):
+        for step, parts in enumerate(self.feed.epoch(epoch, state.step), state.step + 1):
             rate = self._set_rate(epoch - 1 + (step - 0.5) / self.feed.steps)  # its middle: no step is idle
             seed_layers(self.context.device, seeds[step - 1])
             losses.add(self._step(parts, seen, epoch - 1 + step / self.feed.steps))
+            state.step = step
             samples += sum(len(part.index) for part in parts)
             last = step == self.feed.steps
             if last or self.context.limit or time.perf_counter() - told > REPORT_S:
-                self._check(losses, epoch)
+                self._check(epoch)
             now = time.perf_counter()
-            self.step_s.append(now - begun)
-            spent += now - begun
+            self.step_s = now - begun
+            spent += self.step_s
+            state.steps, state.seconds = state.steps + 1, state.seconds + self.step_s
             if not last and now - told > REPORT_S:
                 told = now
                 self._tell(epoch, step, {"loss": losses.known[-1], "samples_per_s": samples / spent, "learning_rate": rate})
+            self.context.saves.step(self._saved)
             begun = time.perf_counter()
-        self.state.epoch = epoch
         figures = {"loss": statistics.fmean(losses.known), **self._judge(epoch), "learning_rate": rate}
-        self.state.curve.append({"epoch": epoch, **figures})
-        self._tell(epoch, self.feed.steps, {**figures, "samples_per_s": samples / spent}, ended=True)
+        state.curve.append({"epoch": epoch, **figures})
+        state.epoch, state.step, state.losses = epoch, 0, Losses()
+        self._tell(epoch, self.feed.steps, {**figures, "samples_per_s": samples / max(spent, 1e-9)}, ended=True)
+        self.context.saves.step(self._saved, epoch_ended=True)
+
+    def _saved(self) -> Save | None:
+        self._check(self.state.epoch + 1)
+        return self.state.save()
 
     def _step(self, parts: list[Batch], seen: dict[str, Tensor], epochs: float) -> Tensor:
         """One step of the optimiser, after so many epochs; the batch's loss, shape ()."""
@@ -273,13 +259,16 @@ class _Loop:
 
     def _set_rate(self, epochs: float) -> float:
         """Set the learning rate after so many epochs, fractions included."""
-        schedule = self.settings.schedule
-        warmup = min(schedule.warmup_epochs, self.settings.epochs / 2)
-        factor = epochs / warmup if epochs < warmup else schedule.factor(epochs - warmup, self.settings.epochs - warmup)
-        rate = self.settings.optimizer.learning_rate * factor
+        rate = self._rate(epochs)
         for group in self.state.optimizer.param_groups:
             group["lr"] = rate
         return rate
+
+    def _rate(self, epochs: float) -> float:
+        schedule = self.settings.schedule
+        warmup = min(schedule.warmup_epochs, self.settings.epochs / 2)
+        factor = epochs / warmup if epochs < warmup else schedule.factor(epochs - warmup, self.settings.epochs - warmup)
+        return self.settings.optimizer.learning_rate * factor
 
     def _judge(self, epoch: int) -> dict[str, float]:
         """The primary metric on val, in float32; remembers the weights where they are the best so far."""
@@ -300,13 +289,16 @@ class _Loop:
             for part in feed.in_order(self.val, self.settings.batch, self.context.device):
                 inputs = precision.placed(part.inputs, self.precision.name)
                 made = network(*(inputs[name] for name in self.network.signature.inputs))
+                if stopping.told():
+                    self.context.saves.step(self._saved)
                 heads.append({name: each.cpu().numpy() for name, each in made.items()})
         joined = {name: np.concatenate([each[name] for each in heads]) for name in heads[0]}
         if any(np.isnan(each).any() for each in joined.values()):
             raise self._broken(epoch, self.feed.steps, "an output on val is NaN")
         return float(self.context.task.correct(joined, self.val.targets).mean())
 
-    def _check(self, losses: _Losses, epoch: int) -> None:
+    def _check(self, epoch: int) -> None:
+        losses = self.state.losses
         step = losses.read()
         if step is not None:
             before = f" (the step before: {losses.known[step - 2]:.4g})" if step > 1 else ""
@@ -316,9 +308,11 @@ class _Loop:
         figures = {name: each for name, each in (self.state.curve or [{}])[-1].items() if name != "epoch"}
         good = ", ".join(f"{name} {each:.4g}" for name, each in figures.items())
         kept = f"the last whole epoch, {self.state.epoch}, had {good}" if good else "no epoch was whole before that"
+        saved = self.context.saves.place
+        again = f"; the same command would go on from {saved}, the last good save, and break down again" if saved else ""
         return StageError(
             f"training broke down in epoch {epoch} of {self.epochs}, at step {step} of {self.feed.steps}: {what}; {kept}. "
-            "Lower optimizer.learning_rate, set clip_norm, or lengthen schedule.warmup_epochs"
+            f"Lower optimizer.learning_rate, set clip_norm, or lengthen schedule.warmup_epochs: that begins anew{again}"
         )
 
     def _tell(self, epoch: int, step: int, figures: dict[str, float], ended: bool = False) -> None:

@@ -39,7 +39,7 @@ class Measure(Stage):
     def run(self, context: Context) -> dict[str, Any]:
         path = context.inputs["start"][0].file("model.onnx")
         split = context.split(self.split, self.batch)
-        result = measure.evaluate(runtime.open_session(path), split, context.task, self.batch, context.log)
+        result = measure.evaluate(runtime.open_session(path), split, context.task, self.batch, context.log, context.saves)
         figures = measure.Figures(
             split=self.split,
             samples=len(split),

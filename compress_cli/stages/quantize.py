@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from compress_cli import graph, measure, onnx_file, placement, restore, runtime, samples
+from compress_cli import graph, measure, onnx_file, placement, restore, runtime, samples, state, stopping
 from compress_cli.agreement import Agreement, compare
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.context import Context
@@ -20,6 +21,7 @@ from compress_cli.errors import StageError
 from compress_cli.progress import Progress
 from compress_cli.quantizers import Quantizer
 from compress_cli.quantizers.static_int8 import StaticInt8
+from compress_cli.saves import Save
 from compress_cli.signature import Signature
 from compress_cli.stages import Role, Stage
 
@@ -28,7 +30,8 @@ class Quantize(Stage):
     """Quantise a checkpoint, or an ONNX file, after calibrating on training images.
 
     The facts hold the signal-to-noise ratio of every head against the float model (`sqnr_db`, on val), and what stays
-    float. Calibration runs on the CPU, so that the same recipe gives the same bytes wherever training ran.
+    float. Calibration runs on the CPU, so that the same recipe gives the same bytes wherever training ran. What is
+    interrupted goes on with the batch it was at; that of an ONNX file, whose ranges ONNX Runtime keeps to itself, starts anew.
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, OnnxModel))}
@@ -55,7 +58,8 @@ class Quantize(Stage):
         restored = restore.checkpoint(start)
         prepared = self.quantizer.prepare(restored.network, restore.example(restored.signature))
         stays_float = placement.left_float(prepared)
-        _calibrate(prepared, restored.signature, calibration, self.batch, context)
+        with stopping.held():
+            _calibrate(prepared, restored.signature, calibration, self.batch, context)
         restore.save_program(restored, self.quantizer, prepared, context.output)
         converted = self.quantizer.convert(prepared)
         agreements: dict[str, Agreement] = {}
@@ -85,11 +89,21 @@ class Quantize(Stage):
 
 
 def _calibrate(prepared: nn.Module, signature: Signature, calibration: Split, batch: int, context: Context) -> None:
-    total = -(-len(calibration) // batch)
+    total, done, saved = -(-len(calibration) // batch), 0, context.saves.load()
+    if saved:
+        own = prepared.state_dict()
+        restore.put(prepared, {name: state.tensor(each, own[name].dtype) for name, each in saved.arrays.items()})
+        done = saved.document["done"]
+        context.log(Progress("calibrate", done, total, note=f"resumed at {saved.place}"))
     with torch.no_grad():
-        for done, part in enumerate(samples.parts(calibration, batch)):
+        for number, part in enumerate(samples.parts(calibration.take(np.s_[done * batch :]), batch), done + 1):
             prepared(*samples.tensors(part, signature))
-            context.log(Progress("calibrate", done + 1, total))
+            context.log(Progress("calibrate", number, total))
+            context.saves.step(partial(_state, prepared, number))
+
+
+def _state(prepared: nn.Module, done: int) -> Save:
+    return Save(state.arrays(prepared.state_dict()), {"done": done}, f"calibration batch {done}")
 
 
 def _facts(calibration: Split, agreements: dict[str, Agreement]) -> dict[str, Any]:

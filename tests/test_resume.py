@@ -1,0 +1,210 @@
+"""Training, calibration and measurement go on from their saves to the same bytes."""
+
+import json
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from compress_cli import features, restore, training
+from compress_cli.augmentations.crop import Crop
+from compress_cli.augmentations.flip import Flip
+from compress_cli.batch import Outputs
+from compress_cli.errors import StageError
+from compress_cli.losses import Pair
+from compress_cli.losses.crd import Crd
+from compress_cli.losses.cross_entropy import CrossEntropy
+from compress_cli.losses.hints import Hints
+from compress_cli.models.convnet import Convnet
+from compress_cli.optimizers import Optimizer
+from compress_cli.optimizers.adamw import AdamW
+from compress_cli.optimizers.sgd import Sgd
+from compress_cli.plugin import find, names
+from compress_cli.saves import Saves, Saving
+from compress_cli.training import Training
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CONVNET = Convnet(widths=(4, 6), convs=1, dropout=0.3)
+STEPS, EPOCHS = 3, 3  # 40 samples in batches of 16
+BOTH = Pair(student="layer1", teacher="layer1")
+HARD = (CrossEntropy(),)
+EVERY_STEP = Saving(steps=1, epochs=1)
+CASES = {
+    "plain": {},
+    "everything": {"augment": (Crop(padding=1), Flip()), "ema": 0.9, "accumulate": 3, "clip_norm": 1.0, "keep": "last"},
+    "adamw": {"optimizer": AdamW(), "ema": 0.5, "augment": (Flip(),)},
+    "no momentum": {"optimizer": Sgd(momentum=0.0)},
+    "bfloat16": {"optimizer": AdamW(), "precision": "bfloat16_channels_last"},
+    "channels_last": {"precision": "float32_channels_last"},
+    "auto": {"precision": "auto"},
+}
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches SIGKILL."""
+
+
+class Mortal(Saves):
+    """Saves that end the process, as it were, at the nth piece of work: just before that is saved, or just after."""
+
+    def __init__(self, folder, at, after):
+        super().__init__(folder, EVERY_STEP, self.notes.append)
+        self.left, self.after = at, after
+
+    notes: ClassVar[list] = []
+
+    def step(self, state, epoch_ended=False):
+        self.left -= 1
+        if self.left or self.after:
+            super().step(state, epoch_ended)
+        if not self.left:
+            raise Killed
+
+
+def teacher(dataset, layers=("layer1",)):
+    network = restore.build(Convnet(widths=(5, 7), convs=1), dataset.signature(), 9).network.eval()
+    seen, _ = features.attach(network, layers)
+
+    def opened(batch) -> Outputs:
+        return features.outputs(network, network.signature, batch, layers, seen)
+
+    return opened
+
+
+def fitted(context, losses=HARD, teachers=(), **settings):
+    network = restore.build(CONVNET, context.dataset.signature(), context.seed).network
+    given = Training(**{"epochs": EPOCHS, "batch": 16, "precision": "float32", **settings})
+    facts = training.fit(network, losses, given, context, teachers)
+    return network.state_dict(), facts
+
+
+def same(one, other):
+    return all(torch.equal(each, other[name]) for name, each in one.items())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_anywhere_and_resumed_it_ends_in_the_same_bytes(toy, context_for, tmp_path, case):
+    expected, facts = fitted(context_for(toy()), **CASES[case])
+    pieces = (STEPS + 1) * EPOCHS
+    for at in range(1, pieces + 1) if case in ("plain", "everything") else (2, 5, 8, 9):
+        folder = tmp_path / f"saves{at}"
+        folder.mkdir()
+        with pytest.raises(Killed):
+            fitted(context_for(toy(), saves=Mortal(folder, at, after=at % 2 == 0)), **CASES[case])
+        reports = []
+        found, again = fitted(context_for(toy(), saves=Saves(folder), log=reports.append), **CASES[case])
+        assert same(found, expected), at
+        assert again["epochs"] == facts["epochs"]
+        assert again["kept_epoch"] == facts["kept_epoch"]
+        assert any("resumed at epoch" in each.note for each in reports) == (at > 1)
+
+
+def test_killed_again_and_again(toy, context_for, tmp_path):
+    expected, _ = fitted(context_for(toy()), **CASES["everything"])
+    for _ in range((STEPS + 1) * EPOCHS):
+        with pytest.raises(Killed):
+            fitted(context_for(toy(), saves=Mortal(tmp_path, 1, after=True)), **CASES["everything"])
+        assert len(list(tmp_path.glob("*.safetensors"))) <= 2
+    assert same(fitted(context_for(toy(), saves=Saves(tmp_path)), **CASES["everything"])[0], expected)
+
+
+@pytest.mark.parametrize(
+    "losses", [(Crd(layers=(BOTH,), negatives=8), CrossEntropy()), (Hints(layers=(BOTH,)), CrossEntropy())]
+)
+def test_what_losses_train_and_remember_goes_on(toy, context_for, tmp_path, losses):
+    dataset = toy()
+    expected, _ = fitted(context_for(dataset), losses, (teacher(dataset),))
+    with pytest.raises(Killed):
+        fitted(context_for(dataset, saves=Mortal(tmp_path, 6, after=True)), losses, (teacher(dataset),))
+    assert same(fitted(context_for(dataset, saves=Saves(tmp_path)), losses, (teacher(dataset),))[0], expected)
+
+
+@pytest.mark.parametrize("name", sorted(names(Optimizer)))
+def test_every_optimizer_comes_back(toy, context_for, tmp_path, name):
+    settings = {"optimizer": find(Optimizer, name)()}
+    expected, _ = fitted(context_for(toy()), **settings)
+    with pytest.raises(Killed):
+        fitted(context_for(toy(), saves=Mortal(tmp_path, 7, after=True)), **settings)
+    assert same(fitted(context_for(toy(), saves=Saves(tmp_path)), **settings)[0], expected)
+
+
+def test_the_precision_chosen_stays(toy, context_for, tmp_path):
+    with pytest.raises(Killed):
+        fitted(context_for(toy(), saves=Mortal(tmp_path, 4, after=True)), precision="auto")
+    context = context_for(toy(), saves=Saves(tmp_path))
+    before = json.loads(_document(tmp_path))["precision"]
+    assert before["name"] == "float32"
+    changed = _document(tmp_path).replace('"name": "float32"', '"name": "bfloat16"')
+    save = Saves(tmp_path).load()
+    (tmp_path / "again").mkdir()
+    rewritten = Saves(tmp_path / "again", EVERY_STEP)
+    rewritten.step(lambda: type(save)(save.arrays, json.loads(changed), save.place))
+    context = context_for(toy(), saves=Saves(tmp_path / "again"))
+    assert fitted(context, precision="auto")[1]["precision"]["name"] == "bfloat16"
+    assert context.environment["precision"] == "bfloat16"
+
+
+def _document(folder):
+    from safetensors import safe_open
+
+    with safe_open(max(folder.glob("*.safetensors")), framework="np") as file:
+        return file.metadata()["document"]
+
+
+def test_a_save_of_something_else_is_not_taken_up(toy, context_for, tmp_path):
+    with pytest.raises(Killed):
+        fitted(context_for(toy(), saves=Mortal(tmp_path, 4, after=True)), ema=0.5)
+    notes: ClassVar[list] = []
+    expected, _ = fitted(context_for(toy()))
+    found, facts = fitted(context_for(toy(), saves=Saves(tmp_path, say=notes.append)))
+    assert same(found, expected)
+    assert len(facts["epochs"]) == EPOCHS
+    assert notes[0].startswith("begins anew: what was saved does not fit what is trained (average/")
+
+
+class NanAt(CrossEntropy):
+    """Cross-entropy that is NaN at its nth call."""
+
+    calls: ClassVar[list] = []
+    at: int
+
+    def __call__(self, student, teacher, batch, adapter):
+        self.calls.append(1)
+        loss = super().__call__(student, teacher, batch, adapter)
+        return loss * float("nan") if len(self.calls) == self.at else loss
+
+
+def test_a_loss_that_is_nan_leaves_the_last_good_save(toy, context_for, tmp_path, monkeypatch):
+    monkeypatch.setattr(NanAt, "calls", [])
+    saves = Saves(tmp_path, EVERY_STEP)
+    with pytest.raises(StageError) as caught:
+        fitted(context_for(toy(), saves=saves), losses=(NanAt(at=5),))
+    assert "broke down in epoch 2 of 3, at step 2 of 3: the loss is nan" in str(caught.value)
+    assert "the same command would go on from epoch 2, step 1, the last good save, and break down again" in str(caught.value)
+    kept = Saves(tmp_path).load()
+    assert kept.place == "epoch 2, step 1"
+    assert all(np.isfinite(each).all() for each in kept.arrays.values() if each.dtype.kind == "f")
+
+
+def test_weights_that_overflow_are_not_saved(toy, context_for, tmp_path):
+    context = context_for(toy(), saves=Saves(tmp_path, EVERY_STEP))
+    with pytest.raises(StageError, match="broke down"):
+        fitted(context, optimizer=Sgd(learning_rate=1e38))
+    kept = Saves(tmp_path).load()
+    assert kept is None or all(np.isfinite(each).all() for each in kept.arrays.values() if each.dtype.kind == "f")
+
+
+def test_a_smoke_run_saves_nothing_but_finds_what_can_not_be_saved(toy, context_for, monkeypatch):
+    fitted(context_for(toy(), limit=2))
+    build = Sgd.build
+
+    def odd(self, parameters):
+        made = build(self, parameters)
+        made.state[made.param_groups[0]["params"][0]]["history"] = object()
+        return made
+
+    monkeypatch.setattr(Sgd, "build", odd)
+    with pytest.raises(StageError, match="keeps 'history', a object, for a weight, which can't be saved"):
+        fitted(context_for(toy(), limit=2))
