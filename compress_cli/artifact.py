@@ -16,6 +16,7 @@ from compress_cli.errors import ArtifactError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+LARGEST_MANIFEST = 16 * 2**20  # bytes
 
 
 class File(BaseModel):
@@ -62,6 +63,18 @@ class Manifest(BaseModel):
 
 
 @dataclass(frozen=True)
+class Fault:
+    """What is wrong with one file of an artifact."""
+
+    path: Path
+    what: str  # "is missing", "its content is not what was written", ...
+    extra: bool = False  # the artifact is whole; this file is none of its own
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+@dataclass(frozen=True)
 class Artifact:
     """A whole directory of files, and its manifest."""
 
@@ -81,19 +94,24 @@ class Artifact:
         return self.directory / name
 
     def verify(self) -> None:
-        """Compare every file with its recorded hash; ArtifactError names the first that differs or is missing."""
-        for name, recorded in self.manifest.files.items():
-            path = self.directory / name
-            if not path.is_file():
-                raise ArtifactError(f"{path}: is missing; {_remedy(self.directory)}")
-            if path.stat().st_size != recorded.bytes:
-                raise ArtifactError(
-                    f"{path}: has {path.stat().st_size} bytes instead of {recorded.bytes}; {_remedy(self.directory)}"
-                )
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != recorded.sha256:
-                raise ArtifactError(f"{path}: its content is not what was written; {_remedy(self.directory)}")
+        """Compare every file with its recorded hash; ArtifactError names all that differ or are missing."""
+        faults = [f"{each}; {REMEDY}" for each in self.faults()]
+        if faults:
+            raise ArtifactError("\n".join(faults))
+
+    def faults(self) -> list[Fault]:
+        """Files that are missing, are links, or are not as they were written."""
+        found = ((name, _fault(self.directory, name, recorded)) for name, recorded in self.manifest.files.items())
+        return [Fault(self.directory / name, what) for name, what in found if what]
+
+    def strays(self) -> list[Fault]:
+        """Files in its directory that are none of its own."""
+        return [
+            Fault(path, "is no file of this artifact", extra=True)
+            for path in sorted(self.directory.rglob("*"))
+            if (path.is_symlink() or not path.is_dir())
+            and path.relative_to(self.directory).as_posix() not in (MANIFEST, *self.manifest.files)
+        ]
 
 
 class Checkpoint(Artifact):
@@ -112,6 +130,10 @@ class Table(Artifact):
     """Arrays by sample id: teacher outputs, sensitivities."""
 
 
+class Predictions(Artifact):
+    """What a model file says of each sample of a split."""
+
+
 class Measurement(Artifact):
     """One model file on one split: metric values with intervals, per-sample predictions."""
 
@@ -121,8 +143,11 @@ class Comparison(Artifact):
 
 
 KINDS: dict[str, type[Artifact]] = {
-    each.__name__: each for each in (Checkpoint, Program, OnnxModel, Table, Measurement, Comparison)
+    each.__name__: each for each in (Checkpoint, Program, OnnxModel, Table, Predictions, Measurement, Comparison)
 }
+
+
+REMEDY = "`compress repair RUN`, or `compress run --repair`, makes it anew"
 
 
 def read(directory: Path) -> Artifact | None:
@@ -134,22 +159,24 @@ def read(directory: Path) -> Artifact | None:
     if not path.is_file():
         return None
     try:
-        document = json.loads(path.read_text())
+        if path.stat().st_size > LARGEST_MANIFEST:
+            raise ArtifactError(f"{path}: has {path.stat().st_size} bytes, and a manifest at most {LARGEST_MANIFEST}; {REMEDY}")
+        document = json.loads(path.read_text(encoding="utf-8"))
         seal = document.pop("seal")
         manifest = Manifest.model_validate(document)
+        sealed = _seal(document)
+    except OSError as error:
+        raise ArtifactError(f"{path}: can't be read ({error.strerror})") from None
     except (ValueError, KeyError, AttributeError, TypeError, ValidationError, RecursionError) as error:
-        raise ArtifactError(
-            f"{path}: is not a manifest this version can read ({_first_line(error)}); {_remedy(directory)}"
-        ) from None
+        raise ArtifactError(f"{path}: is not a manifest this version can read ({_first_line(error)}); {REMEDY}") from None
     if manifest.format > FORMAT:
         raise ArtifactError(f"{path}: was written by a later version (format {manifest.format}); upgrade compress-cli")
-    if seal != _seal(document):
-        raise ArtifactError(f"{path}: was changed by hand after it was written; {_remedy(directory)}")
-    unsafe = [name for name in manifest.files if Path(name).is_absolute() or ".." in Path(name).parts]
+    if seal != sealed:
+        raise ArtifactError(f"{path}: was changed by hand after it was written; {REMEDY}")
+    unsafe = [name for name in manifest.files if not _own(name)]
     if manifest.kind not in KINDS or unsafe:
-        raise ArtifactError(
-            f"{path}: names what an artifact can't hold ({(unsafe or [manifest.kind])[0]!r}); {_remedy(directory)}"
-        )
+        wrong = (unsafe or [manifest.kind])[0][:100]
+        raise ArtifactError(f"{path}: names what an artifact can't hold ({wrong!r}); {REMEDY}")
     return KINDS[manifest.kind](directory, manifest)
 
 
@@ -185,8 +212,30 @@ def _seal(document: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
-def _remedy(directory: Path) -> str:
-    return f"`compress run --force STAGE` makes it anew (or delete {directory})"
+def _own(name: str) -> bool:
+    """Whether a name is that of a file within the directory."""
+    parts = name.split("/")
+    plain = name.isprintable() and "\\" not in name and name != MANIFEST
+    return plain and all(part not in ("", ".", "..") and len(part.encode()) < 256 for part in parts)
+
+
+def _fault(directory: Path, name: str, recorded: File) -> str:
+    """What is wrong with a file; empty where nothing is. A link is refused: it may lead out of the directory."""
+    path = directory
+    try:
+        for part in name.split("/"):
+            path = path / part
+            if path.is_symlink():
+                return "is a link, not the file that was written"
+        if not path.is_file():
+            return "is missing"
+        if (size := path.stat().st_size) != recorded.bytes:
+            return f"has {size} bytes instead of {recorded.bytes}"
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
+    return "" if found == recorded.sha256 else "its content is not what was written"
 
 
 def _first_line(error: Exception) -> str:

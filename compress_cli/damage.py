@@ -122,7 +122,7 @@ def damage(before: Answers, after: Answers, index: np.ndarray, names: tuple[str,
 def changed_sides(before: Answers, after: Answers, most: int = MOST) -> np.ndarray:
     """Positions of samples that went from right to wrong or back, at most `most`: the lost before the gained, but gained
     ones keep a third of the places where there are that many; of each those first that the baseline was surest of."""
-    sure = softmax(before.scores).max(axis=1)
+    sure = softmax(before.scores).max(axis=1).round(6)
     order = np.argsort(-sure, kind="stable")
     lost = order[(before.right & ~after.right)[order]]
     gained = order[(~before.right & after.right)[order]]
@@ -140,9 +140,13 @@ def calibration_error(answers: Answers) -> Estimate:
     gap = confidence - answers.right
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)  # (N,)
     samples, random = len(gap), np.random.default_rng(0)
-    value = _weighted(place, gap)
-    drawn = [_weighted(place[rows], gap[rows]) for rows in (random.integers(0, samples, samples) for _ in range(DRAWS))]
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    value = float(_weighted(place[None], gap[None])[0])
+    at_once = max(1, 1_000_000 // samples)  # resamples in memory together
+    drawn = [
+        _weighted(place[rows], gap[rows])
+        for rows in (random.integers(0, samples, (min(at_once, DRAWS - at), samples)) for at in range(0, DRAWS, at_once))
+    ]
+    low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
     return Estimate(
         value=value,
         low=max(0.0, min(value, 2 * value - float(high))),
@@ -160,9 +164,12 @@ def _name(names: tuple[str, ...], label: int) -> str:
     return names[label] if label < len(names) else str(label)
 
 
-def _weighted(place: np.ndarray, gap: np.ndarray) -> float:
-    """Mean over bins, weighted by their samples, of |mean gap|."""
-    return float(np.abs(np.bincount(place, gap, BINS)).sum() / len(gap))
+def _weighted(place: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """(draws, N) bins and gaps -> (draws,) mean over bins, weighted by their samples, of |mean gap|."""
+    draws, samples = place.shape
+    cell = place + BINS * np.arange(draws)[:, None]
+    sums = np.bincount(cell.ravel(), gap.ravel(), draws * BINS).reshape(draws, BINS)
+    return np.asarray(np.abs(sums).sum(axis=1) / samples)
 
 
 def _kl(before: np.ndarray, after: np.ndarray) -> Estimate | None:
@@ -200,4 +207,4 @@ def _classes(
         )
     value, low, high = (max(ends) + 0.0 for ends in zip(*drops, strict=True))  # no minus zero
     worst = Estimate(value=value, low=low, high=high, samples=len(labels))
-    return sorted(found, key=lambda each: each.change.value), worst
+    return sorted(found, key=lambda each: round(each.change.value, 9)), worst  # but for rounding, in order of equal ones

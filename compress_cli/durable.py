@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file that nobody else writes meanwhile. A crash leaves at most `<name>.partial`, which the next write takes."""
+    """Write a file. Two processes at once take turns; a crash leaves at most `<name>.partial`, which the next write takes."""
     partial = beside(path)
-    with partial.open("wb") as out:
-        reached("opened")
-        out.write(content)
-        reached("written")
-    settle(partial, path)
+    while True:
+        with partial.open("ab") as out:
+            fcntl.flock(out, fcntl.LOCK_EX)
+            if not same_file(partial, out.fileno()):
+                continue  # who held it before has given it its name
+            out.truncate(0)
+            reached("opened")
+            out.write(content)
+            out.flush()
+            reached("written")
+            settle(partial, path)
+        return
+
+
+def same_file(path: Path, handle: int) -> bool:
+    """Whether a path still names the file that was opened."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
 
 
 def beside(path: Path) -> Path:

@@ -5,6 +5,7 @@ CompressError          exit 1
 ├── ArtifactError      exit 3   something on disk is missing, damaged or of the wrong kind
 │   └── DataError      exit 3   a dataset's files are not at hand, or are not what they should be
 ├── StageError         exit 4   a stage or a model failed while running: names it, what is kept, how to go on
+│   └── ResourceError  exit 4   disk, memory or a permission was lacking: how much, where
 ├── GateError          exit 5   a promise about the result is not met, or undecided
 └── Interrupted        exit 130 (Ctrl-C) or 143 (SIGTERM): says what is kept
 """
@@ -36,6 +37,10 @@ class StageError(CompressError):
     """A stage or a model failed while running."""
 
     exit_code = 4
+
+
+class ResourceError(StageError):
+    """The machine lacks disk, memory or a permission that a stage needs."""
 
 
 class GateError(CompressError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -14,6 +14,9 @@ from compress_cli.identity import is_aside
 from compress_cli.smoke import Trial
 from compress_cli.step import Step
 from compress_cli.store import Store
+
+STATES = 6
+"""Room for two saved states of a training, each of weights, their averages and the optimizer's moments."""
 
 
 class Cost(BaseModel):
@@ -55,6 +58,17 @@ def cost(step: Step, known: Iterable[Manifest], trials: Iterable[Trial]) -> Cost
         if trial.step.key == step.key:
             return Cost(seconds=trial.seconds, disk_bytes=trial.bytes, memory_bytes=trial.memory, source="smoke run")
     return None
+
+
+def disk_needed(steps: Iterable[Step], store: Store, trials: Sequence[Trial]) -> int:
+    """Bytes that a store needs until these steps are done; a step that nothing is known of counts as none."""
+    known, total, training = past(store), 0, 0
+    for step in steps:
+        found = cost(step, known, trials)
+        if found:
+            total += found.disk_bytes
+            training = max(training, found.disk_bytes if step.stage.long else 0)
+    return total + STATES * training
 
 
 def _settings(stage: dict[str, Any], step: Step) -> dict[str, Any]:

@@ -51,7 +51,7 @@ UNITS: dict[Sort, dict[str, float]] = {
 }
 AGAINST_BASELINE = ("_ratio", "_drop", "_change", "speedup", "agreement", "churn", "_to_wrong", "_to_right", "kl")
 PROMISE = re.compile(
-    r"\s*(?:(?P<row>[^<>=\s]+)\.)?(?P<quantity>[A-Za-z]\w*)\s*(?P<sign><=|>=)\s*"
+    r"\s*(?:(?P<row>[^<>=\s]+)\.)?(?P<quantity>\w+)\s*(?P<sign><=|>=)\s*"
     r"(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>[A-Za-z%]*)\s*"
 )
 ROUNDING = 1e-12  # a difference of shares, such as 0.98 - 0.97, is off by less
@@ -133,15 +133,13 @@ def impossible(gate: Gate, rows: list[str], baseline: str, primary: str, metrics
     row, quantity = gate.terms.row or (rows[-1] if rows else ""), gate.terms.quantity
     if row in tables:
         return ""
+    if row not in rows:
+        return f"'{row}' is no model of this run; {suggest(row, [*rows, *tables])}" if rows else "this run makes no model"
     known = [*SORTS, *metrics, *(f"{primary}{end}" for end in ("_drop", "_change") if primary)]
     if quantity not in known:
         return f"there is no quantity '{quantity}'; {suggest(quantity, known)}"
-    if row not in rows:
-        return f"'{row}' is no model of this run; {suggest(row, [*rows, *tables])}" if rows else "this run makes no model"
     if row == baseline and quantity.endswith(AGAINST_BASELINE):
         return f"'{row}' is the baseline itself, so it has no {quantity}; name another stage (STAGE.{quantity}) or baseline"
-    if len(rows) == 1 and (quantity.startswith("latency") or quantity == "throughput_per_s"):
-        return f"{quantity} is not measured in a run of one model: models are timed in turn with a baseline"
     return ""
 
 
@@ -161,9 +159,12 @@ def judge(gate: Gate, row: str, found: Estimate | float | None, reason: str = ""
 
 
 def _needs(found: Estimate, limit: float) -> int | None:
-    """More samples until the interval, which narrows with their square root, ends at the limit."""
-    distance = abs(found.value - limit)
-    half = found.high - found.value if limit > found.value else found.value - found.low
+    """More samples until the interval, which narrows with their square root, ends at the limit.
+
+    With few samples the longer side of an interval near 0 or 1 is far longer than the other, with many both are alike: half of
+    the whole tells more than the side that the limit is on.
+    """
+    distance, half = abs(found.value - limit), (found.high - found.low) / 2
     if distance < ROUNDING or not math.isfinite(half):
         return None
     return max(1, math.ceil(found.samples * ((half / distance) ** 2 - 1)))

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from compress_cli import durable
 from compress_cli.errors import ArtifactError
 from compress_cli.gate import Gate
 
@@ -56,11 +57,13 @@ class Record(BaseModel):
     rows: list[Row]
     tables: list[Found] = []
     others: list[Row] = []  # repeated with other seeds, or beside a row as its control
+    steps: dict[str, str] = {}
+    """Name of every step, implied ones too -> key; one that could not run is not among them."""
     gates: tuple[Gate, ...] = ()  # of the recipe and of the command line
     wall_time_s: float
 
     def write(self, directory: Path) -> None:
-        (directory / RECORD).write_text(self.model_dump_json(indent=1) + "\n")
+        durable.write(directory / RECORD, (self.model_dump_json(indent=1) + "\n").encode())
 
     @classmethod
     def read(cls, directory: Path) -> Record:
@@ -69,6 +72,6 @@ class Record(BaseModel):
         if not path.is_file():
             raise ArtifactError(f"{directory}: holds no run ({RECORD} is missing); `compress run` makes one")
         try:
-            return cls.model_validate_json(path.read_text())
-        except (ValidationError, ValueError) as error:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (ValidationError, ValueError, OSError) as error:
             raise ArtifactError(f"{path}: can't be read ({str(error).splitlines()[0]}); run the recipe again") from None

@@ -7,19 +7,16 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 
 from compress_cli import attempt as attempts
-from compress_cli import stopping, work
-from compress_cli.artifact import Artifact, Table
+from compress_cli import disk, estimate, lock, register, stopping, work
+from compress_cli.artifact import REMEDY, Artifact, Table
 from compress_cli.attempt import Attempt
-from compress_cli.errors import ArtifactError, Interrupted, StageError
+from compress_cli.errors import ArtifactError, Interrupted, ResourceError, StageError
 from compress_cli.plan import Plan
 from compress_cli.progress import Progress
-from compress_cli.recipe import Recipe
 from compress_cli.record import Found, Record
 from compress_cli.record import Row as RecordRow
 from compress_cli.saves import Saves
@@ -28,7 +25,7 @@ from compress_cli.step import Row, Step
 from compress_cli.store import Store
 from compress_cli.work import Listener
 
-LOG, LOCK = "log.jsonl", "recipe.lock.yaml"
+LOG = "log.jsonl"
 MEMORY = ".machine"  # in the store: choices made once per machine
 
 
@@ -41,8 +38,10 @@ class Run:
     directory: Path  # runs/<recipe>
     listener: Listener
     force: frozenset[str] = frozenset()
+    repair: bool = False  # what is damaged is made anew, instead of stopping there
     artifacts: dict[str, Artifact] = field(default_factory=dict)  # key -> what is there now
     cached: set[str] = field(default_factory=set)  # keys of steps that did not run
+    damaged: dict[str, str] = field(default_factory=dict)  # keys of steps whose artifact was not whole -> what was found
     problems: dict[str, str] = field(default_factory=dict)  # keys of measuring steps that could not run -> why
     at_work: tuple[Step, Saves] | None = None  # the last step that was begun
 
@@ -59,13 +58,24 @@ class Run:
         _writable(self.directory)
         stopping.explain(lambda: f"interrupted; {self._kept()}")
         try:
+            register.enter(self.store, self.directory, [step.key for step in self.plan.steps])
             there = {step.key: found for step in self.plan.steps if (found := self.current(step))}
+            for step in self.plan.steps:
+                for line in self.damaged.get(step.key, "").splitlines():
+                    self.listener.progress(step, Progress("repair", 0, 0, note=f"damaged: {line.removesuffix(f'; {REMEDY}')}"))
             if any(step.stage.long and step.key not in there for step in self.plan.steps):
-                smoke(self.plan, self.listener, there)
+                trials = smoke(self.plan, self.listener, there)
+                needed = estimate.disk_needed((step for step in self.plan.steps if step.key not in there), self.store, trials)
+                disk.require(needed, self.store.root)
             for step in self.plan.steps:
                 self._advance(step)
         except KeyboardInterrupt as stop:
             raise Interrupted(f"interrupted; {self._kept()}", stop.args) from None
+        except OSError as error:
+            lack = disk.lack(error, self.store.root)
+            if lack is None:
+                raise
+            raise ResourceError(f"{lack}\n{self._kept()}") from error
         self._link()
         record = Record(
             recipe=recipe.name,
@@ -80,20 +90,30 @@ class Run:
                 if issubclass(step.kind, Table)
             ],
             others=[self._row(row) for row in self.plan.beside],
+            steps={step.name: step.key for step in self._named() if step.key in self.artifacts},
             gates=self.plan.gates,
             wall_time_s=time.monotonic() - begun,
         )
         record.write(self.directory)
-        _lock(recipe, self.directory / LOCK)
+        lock.write(recipe, self.directory)
         return record
 
     def current(self, step: Step) -> Artifact | None:
         """The step's artifact if it is whole, unforced, and made of the inputs that are there now.
 
-        ArtifactError where it is there but damaged.
+        ArtifactError where it is there but damaged; in a repair it counts as not there.
         """
         if step.key in self._forced():
             return None
+        try:
+            return self._whole(step)
+        except ArtifactError as error:
+            if not self.repair:
+                raise
+            self.damaged.setdefault(step.key, str(error))
+            return None
+
+    def _whole(self, step: Step) -> Artifact | None:
         found = self.store.get(step.key)
         if found is None:
             return None
@@ -130,17 +150,22 @@ class Run:
         try:
             self.artifacts[step.key] = self._make(step)
         except StageError as error:
-            if not step.implied:
+            if step.key in self.plan.needed or isinstance(error, ResourceError):
                 raise StageError(f"stage '{step.name}' failed: {error}\n{self._kept()}") from error
             self.problems[step.key] = str(error)
-        self.listener.ended(step, False, time.monotonic() - begun, self.problems.get(step.key, ""))
+        self.listener.ended(step, step.key in self.cached, time.monotonic() - begun, self.problems.get(step.key, ""))
 
     def _make(self, step: Step) -> Artifact:
         inputs = {role: tuple(self.artifacts[each.key] for each in steps) for role, steps in step.inputs.items()}
-        with self.store.working(step.key) as output, (self.directory / LOG).open("a") as log:
+
+        def waits(holder: str) -> None:
+            self.listener.progress(step, Progress("wait", 0, 0, note=f"waits for {holder}, which works on it"))
+
+        with self.store.working(step.key, waits) as output, (self.directory / LOG).open("a") as log:
             made_elsewhere = self.current(step)
             if made_elsewhere is not None:  # another run held the lock and finished it
                 self.store.leave(step.key)
+                self.cached.add(step.key)
                 return made_elsewhere
 
             def tell(progress: Progress) -> None:
@@ -175,10 +200,14 @@ class Run:
             link, target = self.directory / step.name, self.artifacts[step.key].directory.resolve()
             if link.is_dir() and not link.is_symlink():
                 raise ArtifactError(f"{link}: is in the way of the link to stage '{step.name}'; move it elsewhere")
-            fresh = self.directory / f".{step.name}.link"
+            fresh = self.directory / f".{step.name}.{os.getpid()}"
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(os.path.relpath(target, self.directory.resolve()), target_is_directory=True)
             os.replace(fresh, link)
+
+    def _named(self) -> list[Step]:
+        """Every step once for each name it goes by: equal stages share a key."""
+        return [*self.plan.stages, *self.plan.steps]
 
     def _row(self, row: Row) -> RecordRow:
         def there(step: Step | None) -> str | None:
@@ -215,18 +244,3 @@ def _writable(directory: Path) -> None:
         (directory / LOG).touch()
     except OSError as error:
         raise ArtifactError(f"{directory}: can't be written ({error.strerror}); choose another folder with --output") from None
-
-
-def _lock(recipe: Recipe, path: Path) -> None:
-    """Write the recipe as it was understood: every default filled in, overrides applied, paths absolute."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: plain(each) for name, each in value.items()}
-        if isinstance(value, list | tuple):
-            return [plain(each) for each in value]
-        return str(value.absolute()) if isinstance(value, Path) else value
-
-    versions = ", ".join(f"{name} {version}" for name, version in work.libraries().items())
-    document = yaml.safe_dump(plain(recipe.model_dump()), sort_keys=False, allow_unicode=True)
-    path.write_text(f"# {recipe.path.name} as it was run, with {versions}\n{document}")

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 
-from compress_cli import artifact
+from compress_cli import artifact, disk, runtime
 from compress_cli.artifact import Artifact, Source
 from compress_cli.context import Context
-from compress_cli.errors import CompressError, RecipeError, StageError
+from compress_cli.errors import CompressError, RecipeError, ResourceError, StageError
 from compress_cli.fault import plugins_raise
 from compress_cli.plan import Plan
 from compress_cli.progress import Log, Progress
@@ -121,6 +122,7 @@ def _environment(where: str) -> dict[str, Any]:
     return {
         "device": where,
         "threads": torch.get_num_threads(),
+        "processor": runtime.machine()["processor"],
         "python": platform.python_version(),
         "libraries": libraries(),
     }
@@ -133,17 +135,31 @@ def _facts(step: Step, context: Context) -> dict[str, Any]:
             return step.stage.run(context)
     except (MemoryError, torch.OutOfMemoryError) as error:
         reason = str(error).partition("\n")[0] or "no more to be had"
-        raise StageError(f"out of memory ({reason}); use a smaller batch") from error
+        raise ResourceError(f"out of memory ({reason}); {_memory()}; use a smaller batch") from error
     except RuntimeError as error:  # which the CPU's allocator raises
-        if "can't allocate memory" not in str(error):
+        if "can't allocate memory" not in str(error) and "bad_alloc" not in str(error):
             raise
-        raise StageError(f"out of memory ({_allocated(error)}); use a smaller batch or a smaller model") from error
+        raise ResourceError(
+            f"out of memory ({_allocated(error)}); {_memory()}; use a smaller batch or a smaller model"
+        ) from error
+    except SafetensorError as error:  # which words the system's errors its own way
+        told = disk.told(str(error), context.output)
+        lacking = disk.lack(told, context.output) if told else None
+        if lacking is None:
+            raise
+        raise lacking from error
     except OSError as error:
         if isinstance(error, CompressError) or error.errno is None:
             raise
-        raise StageError(f"{error.filename or context.output}: {error.strerror}") from error
+        raise disk.lack(error, context.output) or StageError(f"{error.filename or context.output}: {error.strerror}") from error
+
+
+def _memory() -> str:
+    """What the process took before it was refused more."""
+    return f"{disk.amount(peak_memory())} were taken before"
 
 
 def _allocated(error: RuntimeError) -> str:
     """`you tried to allocate 25599 bytes`, out of PyTorch's longer message."""
-    return str(error).partition("\n")[0].partition("can't allocate memory: ")[2].partition(". Error code")[0]
+    line = str(error).partition("\n")[0]
+    return line.partition("can't allocate memory: ")[2].partition(". Error code")[0] or line

@@ -17,7 +17,8 @@ import typer
 from typer.core import TyperGroup
 
 from compress_cli import stopping
-from compress_cli.errors import CompressError, Interrupted, RecipeError
+from compress_cli.disk import lack
+from compress_cli.errors import CompressError, Interrupted, RecipeError, ResourceError
 
 if TYPE_CHECKING:
     from compress_cli.report import Report
@@ -38,6 +39,9 @@ Json = Annotated[bool, typer.Option("--json", help="standard output is one JSON 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress on standard error")]
 
 
+LONGEST_LINE = 2000  # characters of a complaint; what a hostile file names may have millions
+
+
 class _Group(TyperGroup):
     """The one place where an error becomes a message and an exit code."""
 
@@ -52,9 +56,18 @@ class _Group(TyperGroup):
             stopped = Interrupted("interrupted", stop.args)
             complain(str(stopped))
             raise typer.Exit(stopped.exit_code) from None
+        except MemoryError as error:
+            complain(f"out of memory{f' ({error})' if str(error) else ''}; use a smaller batch, or a machine with more")
+            raise typer.Exit(ResourceError.exit_code) from None
         except BrokenPipeError:
             sys.stdout = None  # whoever read our output is gone: there is nobody to tell
             raise typer.Exit(1) from None
+        except OSError as error:
+            lacking = lack(error, Path())
+            if lacking is None:
+                raise
+            complain(str(lacking))
+            raise typer.Exit(lacking.exit_code) from None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -81,8 +94,10 @@ def _app() -> typer.Typer:
 
 
 def complain(message: str) -> None:
-    """One line each on standard error, in red where that shows."""
-    for line in message.splitlines():
+    """One line each on standard error, in red where that shows. Names come from files: no control characters among them."""
+    for line in message.split("\n"):
+        line = "".join(each if each.isprintable() else "?" for each in line)
+        line = line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
         typer.secho(line if line.startswith(" ") else f"error: {line}", fg="red", err=True)
 
 

@@ -35,11 +35,9 @@ def command(
     kept = Store(store or output / ".store")
     with Live(quiet=quiet) as listener:
         trials = smoke_run.smoke(planned, listener) if smoke and not planned.missing_data else []
-        state = run.Run(planned, kept, output / planned.recipe.name, listener)
+        state = run.Run(planned, kept, output / planned.recipe.name, listener, repair=True)
     known = estimate.past(kept)
-    steps = [
-        _step(step, planned, state.current(step) is not None, estimate.cost(step, known, trials)) for step in planned.steps
-    ]
+    steps = [_step(step, planned, _status(step, state), estimate.cost(step, known, trials)) for step in planned.steps]
     document = {
         "recipe": planned.recipe.name,
         "baseline": planned.baseline,
@@ -50,9 +48,19 @@ def command(
         typer.echo(format_json.dumps(document, indent=1))
     else:
         _show(document)
+    if state.damaged:
+        from compress_cli.errors import ArtifactError
+
+        raise ArtifactError("\n".join(state.damaged.values()))
 
 
-def _step(step: Any, planned: Any, current: bool, cost: Any) -> dict[str, Any]:
+def _status(step: Any, state: Any) -> str:
+    if state.current(step) is not None:
+        return "up to date"
+    return "damaged" if step.key in state.damaged else "to run"
+
+
+def _step(step: Any, planned: Any, status: str, cost: Any) -> dict[str, Any]:
     return {
         "name": step.name,
         "stage": step.stage.type,
@@ -60,7 +68,7 @@ def _step(step: Any, planned: Any, current: bool, cost: Any) -> dict[str, Any]:
         "implied": step.implied,
         "inputs": {role: [each.name for each in steps] for role, steps in step.inputs.items() if steps},
         "key": None if planned.missing_data else step.key,
-        "status": "up to date" if current else "to run",
+        "status": status,
         "cost": cost.model_dump() if cost else None,
     }
 
@@ -74,7 +82,7 @@ def _show(document: dict[str, Any]) -> None:
         right = heading in ("time", "disk")
         table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "takes")
     for step in document["steps"]:
-        cost, to_run = step["cost"], step["status"] == "to run"
+        cost, to_run = step["cost"], step["status"] != "up to date"
         table.add_row(
             ("  " if step["implied"] else "") + step["name"],
             step["stage"],
@@ -92,7 +100,7 @@ def _show(document: dict[str, Any]) -> None:
 
 
 def _total(steps: list[dict[str, Any]]) -> str:
-    to_run = [step for step in steps if step["status"] == "to run"]
+    to_run = [step for step in steps if step["status"] != "up to date"]
     if not to_run:
         return "everything is up to date"
     costs = [step["cost"] for step in to_run if step["cost"]]

@@ -35,6 +35,7 @@ def command(
     force: Annotated[list[str], typer.Option(help="run this stage although it is up to date", show_default=False)] = [],  # noqa: B006
     until: Annotated[str, typer.Option(help="stop after this stage", show_default=False)] = "",
     smoke: Annotated[bool, typer.Option("--smoke", help="only try two batches through every stage")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="make damaged artifacts anew")] = False,
     gates: Gates = [],  # noqa: B006
     junit: JUnit = None,
     plugins: Plugins = [],  # noqa: B006
@@ -62,9 +63,9 @@ def command(
             if json:
                 typer.echo(format_json.dumps([{"step": each.step.name, "seconds": each.seconds} for each in trials], indent=1))
             return
-        run.Run(planned, Store(store or output / ".store"), directory, listener, frozenset(force)).execute()
+        run.Run(planned, Store(store or output / ".store"), directory, listener, frozenset(force), repair).execute()
     made = promises.collect(directory)
-    _write(made, directory)
+    write_report(made, directory)
     write_junit(made, junit)
     if json:
         typer.echo(made.model_dump_json(indent=1))
@@ -99,15 +100,16 @@ def _planned(
     return planned
 
 
-def _write(made: "Report", directory: Path) -> None:
+def write_report(made: "Report", directory: Path) -> None:
     """The report's files, and the summary of the CI job where there is one."""
+    from compress_cli import durable
     from compress_cli.errors import ArtifactError
     from compress_cli.report import markdown, page
 
     text = markdown.render(made)
-    (directory / "report.json").write_text(made.model_dump_json(indent=1) + "\n")
-    (directory / "report.md").write_text(text)
-    (directory / "report.html").write_text(page.render(made, page.background(directory)), encoding="utf-8")
+    durable.write(directory / "report.json", (made.model_dump_json(indent=1) + "\n").encode())
+    durable.write(directory / "report.md", text.encode())
+    durable.write(directory / "report.html", page.render(made, page.background(directory)).encode())
     summary = os.environ.get(SUMMARY)
     if summary:
         try:

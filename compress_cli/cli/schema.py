@@ -1,11 +1,10 @@
 """`compress schema`"""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from compress_cli.cli import Plugins, read_plugins
-from compress_cli.errors import RecipeError
 
 
 def command(
@@ -15,8 +14,15 @@ def command(
     """Print the JSON Schema of recipes, plugin choices included, for an editor to complete and check with; or of reports."""
     import json
 
+    read_plugins(plugins)
+    typer.echo(json.dumps(schema_of(document), indent=1))
+
+
+def schema_of(document: str) -> dict[str, Any]:
+    """The JSON Schema of a document; RecipeError where there is none of that name."""
     from pydantic import BaseModel
 
+    from compress_cli.errors import RecipeError
     from compress_cli.recipe import Recipe
     from compress_cli.report import Report
     from compress_cli.report.runs import Runs
@@ -25,10 +31,8 @@ def command(
     models: dict[str, type[BaseModel]] = {"recipe": Recipe, "report": Report, "runs": Runs}
     if document not in models:
         raise RecipeError(f"there is no document '{document}'; {suggest(document, list(models))}")
-    read_plugins(plugins)
-    schema = {
+    return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **models[document].model_json_schema(mode="validation" if document == "recipe" else "serialization"),
         "title": f"compress {document}",
     }
-    typer.echo(json.dumps(schema, indent=1))

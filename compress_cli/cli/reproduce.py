@@ -1,0 +1,38 @@
+"""`compress reproduce`"""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress_cli.cli import Json, Plugins, Quiet, read_plugins
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="a run's folder: runs/RECIPE", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="an empty folder to keep the new run in", show_default=False)
+    ] = None,
+    plugins: Plugins = [],  # noqa: B006 - typer copies it
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Go through a run afresh from its lock file and compare: bytes here, figures within their intervals elsewhere."""
+    from compress_cli import reproduction
+    from compress_cli.report.live import Live
+
+    read_plugins(plugins)
+    with tempfile.TemporaryDirectory(prefix="compress-reproduce-") as temporary, Live(quiet=quiet) as listener:
+        found = reproduction.reproduce(run, output or Path(temporary), listener)
+    if json:
+        typer.echo(found.model_dump_json(indent=1))
+    else:
+        for each in found.artifacts:
+            typer.echo(f"{each.step}: {each.outcome}{f' ({each.said})' if each.said else ''}")
+        typer.echo(
+            "compared by figures, since something is other here: " + "; ".join(found.differs)
+            if found.differs
+            else "compared by bytes: the same kind of machine, libraries and threads"
+        )
+    found.decide()

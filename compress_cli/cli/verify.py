@@ -1,0 +1,28 @@
+"""`compress verify`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress_cli.cli import Json
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="a run's folder (runs/RECIPE), or one artifact's", show_default=False)],
+    json: Json = False,
+) -> None:
+    """Compare every file that a run refers to with what was written; each damaged, missing or strange one is named."""
+    from compress_cli import integrity
+
+    found = integrity.inspect(run)
+    if json:
+        typer.echo(found.model_dump_json(indent=1))
+    elif not found.damages:
+        from compress_cli.disk import amount
+
+        typer.echo(
+            f"{run}: {found.artifacts} artifacts, {found.files} files, {amount(found.bytes)}: all as they were written "
+            f"({found.seconds:.2f} s)"
+        )
+    found.decide()

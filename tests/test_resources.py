@@ -1,0 +1,205 @@
+"""Full disk, read-only folder, lost permission, no memory: what was lacking is said, exit 4, and what was whole stays whole."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compress_cli import disk, estimate
+from compress_cli.errors import ResourceError
+
+RECIPE = """\
+dataset: digits
+threads: 1
+stages:
+  - {type: train, name: teacher, model: {type: mlp, hidden: [8]}, training: {epochs: 1, precision: float32}}
+  - {type: train, name: student, model: {type: mlp, hidden: [%d]}, training: {epochs: 1, precision: float32}}
+"""
+
+
+def started(folder, *arguments, before="", prefix=()):
+    """Run a command in a process of its own; `before` is code that runs first."""
+    code = f"import sys\n{before}\nfrom compress_cli.cli import main\nmain(sys.argv[1:])"
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    command = [*prefix, sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A file system of 20 MB, and a recipe beside it."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "none", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this user can't mount a small file system")
+    (tmp_path / "r.yaml").write_text(RECIPE % 4)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def assert_clear(done, code, *said):
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not re.search(r"\bBug\b", done.stderr)
+    for each in said:
+        assert each in done.stderr, done.stderr
+
+
+def fill(place, left):
+    free = shutil.disk_usage(place).free
+    (place / "filler").write_bytes(b"\0" * (free - left))
+
+
+def whole(compress, run):
+    outcome = compress("verify", run)
+    assert outcome.code == 0, outcome
+
+
+def clear(outcome, code, *said):
+    assert outcome.code == code, outcome
+    assert "Traceback" not in outcome.err
+    for each in said:
+        assert each in outcome.err, outcome
+
+
+@pytest.fixture
+def unforeseen(monkeypatch):
+    """Nothing is refused before it runs."""
+    monkeypatch.setattr(estimate, "disk_needed", lambda *more: 0)
+
+
+def test_a_disk_that_fills_up_while_a_stage_writes(compress, small, unforeseen):
+    clear(compress("run", "r.yaml", "--until", "teacher", "-q", "-o", small), 0)
+    whole(compress, small / "r")
+    before = {path.name for path in (small / ".store").iterdir()}
+    Path("r.yaml").write_text(RECIPE % 3000)  # 900 kB of weights
+    fill(small, 300_000)
+    outcome = compress("run", "r.yaml", "-q", "-o", small)
+    clear(outcome, 4, "No space left on device", " are free there; make room", "kept: teacher")
+    assert {path.name for path in (small / ".store").iterdir()} >= before
+    whole(compress, small / "r")
+    (small / "filler").unlink()
+    clear(compress("run", "r.yaml", "-q", "-o", small, "--until", "student"), 0)
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_runs(compress, small):
+    Path("r.yaml").write_text(RECIPE % 30_000)
+    outcome = compress("run", "r.yaml", "-o", small)
+    clear(outcome, 4, "this run needs about", "MB there, and 2", "nothing was run", "compress clean")
+    assert "epoch 1/1" not in outcome.err
+    assert not [path for path in (small / ".store").iterdir() if path.name != ".runs"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("left", [0, 1_000, 10_000, 30_000, 60_000, 100_000, 200_000])
+def test_wherever_the_disk_fills_up(compress, small, unforeseen, left):
+    """The store's register, links, manifests, reports: whatever meets the full disk says so."""
+    clear(compress("run", "r.yaml", "--until", "teacher", "-q", "-o", small), 0)
+    fill(small, left)
+    outcome = compress("run", "r.yaml", "-q", "-o", small)
+    if outcome.code:
+        clear(outcome, 4, "No space left on device")
+    (small / "filler").unlink()
+    whole(compress, small / "r")
+    clear(compress("run", "r.yaml", "-q", "-o", small), 0)
+
+
+def test_a_file_system_that_may_only_be_read(compress, small):
+    clear(compress("run", "r.yaml", "-q", "-o", small, "--until", "teacher"), 0)
+    subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+    clear(compress("run", "r.yaml", "-q", "-o", small), 3, "can't be written (Read-only file system)", "--output")
+    clear(compress("run", "r.yaml", "-q", "--store", small / ".store"), 3, "can't be written (Read-only", "--store")
+    clear(compress("run", "r.yaml", "-q", "--store", small / ".store", "--until", "teacher"), 0)  # nothing has to be written
+    clear(compress("clean", "-o", small), 3, "Read-only file system")
+    subprocess.run(["mount", "-o", "remount,rw", small], check=True)
+
+
+def unprivileged():
+    """Starts a program whose user permissions bind, also where the tests run as root."""
+    if os.geteuid():
+        return ()
+    if not shutil.which("setpriv"):
+        pytest.skip("permissions do not bind root, and there is no setpriv")
+    return ("setpriv", "--bounding-set", "-dac_override,-dac_read_search,-fowner")
+
+
+@pytest.fixture
+def begun(compress, tmp_path):
+    """A run whose teacher is there."""
+    (tmp_path / "r.yaml").write_text(RECIPE % 4)
+    clear(compress("run", "r.yaml", "-q", "--until", "teacher"), 0)
+    return tmp_path
+
+
+def test_a_file_that_may_no_longer_be_read(begun):
+    next((begun / "runs" / ".store").glob("*/weights.safetensors")).chmod(0)
+    done = started(begun, "verify", "runs/r", prefix=unprivileged())
+    assert_clear(done, 3, "weights.safetensors: can't be read (Permission denied)")
+
+
+@pytest.mark.slow
+def test_folders_that_may_no_longer_be_written(compress, begun):
+    (begun / "runs" / ".store").chmod(0o500)
+    done = started(begun, "run", "r.yaml", "-q", prefix=unprivileged())
+    assert_clear(done, 3, "can't be written (Permission denied)", "--store")
+    (begun / "runs" / ".store").chmod(0o700)
+    losing = "import os\nfrom compress_cli.stages.train import Train\nwhole = Train.run\n"
+    losing += "def run(self, context):\n    if context.limit is None:\n        os.chmod(context.output, 0o500)\n"
+    losing += "    return whole(self, context)\nTrain.run = run"
+    done = started(begun, "run", "r.yaml", "-q", before=losing, prefix=unprivileged())
+    assert_clear(done, 4, "Permission denied", "kept: teacher")
+    whole(compress, "runs/r")
+
+
+LIMIT = """
+import resource
+import torch
+with open("/proc/self/statm") as file:
+    now = int(file.read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (now + %d, now + %d))
+"""
+
+
+def test_memory_that_runs_out_while_training(compress, begun):
+    (begun / "r.yaml").write_text(RECIPE % 4_000_000)  # 1.2 GB of weights
+    done = started(begun, "run", "r.yaml", "-q", before=LIMIT % (600_000_000, 600_000_000))
+    assert_clear(done, 4, "out of memory", "were taken before", "smaller batch or a smaller model")
+    whole(compress, "runs/r")
+
+
+def test_memory_that_runs_out_anywhere_else(compress, monkeypatch, tmp_path):
+    from compress_cli import recipe
+
+    def no_memory(*given):
+        raise MemoryError("Unable to allocate 8.00 TiB")
+
+    monkeypatch.setattr(recipe, "load", no_memory)
+    outcome = compress("plan", "r.yaml")
+    assert outcome.code == 4
+    assert "error: out of memory (Unable to allocate 8.00 TiB)" in outcome.err
+
+
+def test_room_is_asked_for_where_the_folder_will_be(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    disk.require(free // 2, tmp_path / "not" / "there" / "yet")
+    with pytest.raises(ResourceError, match=r"needs about .* there, and .* are free"):
+        disk.require(2 * free, tmp_path / "not" / "there" / "yet")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2_000_000, "2.0 MB"), (3.21e9, "3.2 GB")]
+)
+def test_amounts(count, said):
+    assert disk.amount(int(count)) == said
+
+
+def test_only_what_the_user_can_mend_is_a_lack():
+    assert disk.lack(OSError(2, "No such file or directory", "x"), Path()) is None
+    assert "x: Read-only file system" in str(disk.lack(OSError(30, "Read-only file system", "x"), Path()))
+    assert disk.told("I/O error: No space left on device (os error 28)", Path("w")).errno == 28
+    assert disk.told("header too large", Path("w")) is None
