@@ -27,7 +27,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"teachers"},
     {"restore"},
     {"classify"},
-    {"measure"},
+    {"measure", "preprocess"},
     {"latency", "clients", "profile"},
     {"runtime"},
     {"disturbances"},
