@@ -49,6 +49,9 @@ def load(path: Path) -> onnx.ModelProto:
         raise ArtifactError(f"{path}: there is no such file") from None
     except DecodeError:
         raise ArtifactError(f"{path}: is not an ONNX file, or is truncated or damaged") from None
+    known = TensorProto.DataType.values()
+    if any(tensor.data_type not in known or any(axis < 0 for axis in tensor.dims) for tensor, _ in tensors(model.graph)):
+        raise ArtifactError(f"{path}: is damaged: it holds constants of a kind or a shape that there is not")
     if not model.graph.node:
         raise ArtifactError(f"{path}: holds no graph")
     return model

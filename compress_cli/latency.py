@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ CONFIDENCE = 0.99
 AT_EACH_LOOK = 1 - (1 - CONFIDENCE) / len(LOOKS)  # so that all looks together keep the confidence (Bonferroni)
 FEWEST_ROUNDS = 10  # the least for which the median has an interval at that confidence
 NOTICEABLE = 0.03  # two sessions of one file may differ by 2% through where their weights lie in memory
+MOST_VALUES = 10**9
 CLOCK_TICK_S = 1e-9
 EQUAL = 0.05  # an interval within this of 1 says "same"
 
@@ -126,17 +128,29 @@ def verdict(speedup: Estimate) -> Verdict:
     return "same" if speedup.low >= 1 - EQUAL and speedup.high <= 1 + EQUAL else "too noisy to say"
 
 
-def made_up(session: Session, batch: int, seed: int = 0) -> Feeds:
+def made_up(session: Session, batch: int, shapes: dict[str, tuple[int, ...]] | None = None, seed: int = 0) -> Feeds:
     """Inputs of the shapes that the file states: noise for real numbers, zeros for whole ones (which may be indices).
 
-    ArtifactError where an axis other than the first is open: only data can tell.
+    shapes: of inputs whose axes the file leaves open. ArtifactError where nothing tells them, or where a stated shape is
+    not the file's or is too large.
     """
     random = np.random.default_rng(seed)
     feeds = {}
     for name, port in session.inputs.items():
-        if None in port.shape[1:]:
-            raise ArtifactError(f"{session.path}: input '{name}' is {port}; name data that tells its shape with --data")
-        shape = tuple(batch if axis is None else axis for axis in port.shape)
+        stated = (shapes or {}).get(name)
+        if stated is None and None in port.shape[1:]:
+            raise ArtifactError(
+                f"{session.path}: input '{name}' is {port}; tell its shape with --shape {name}=..., or name data with --data"
+            )
+        shape = stated or tuple(batch if axis is None else axis for axis in port.shape)
+        if len(shape) != len(port.shape) or any(axis not in (None, own) for axis, own in zip(port.shape, shape, strict=True)):
+            raise ArtifactError(f"{session.path}: input '{name}' is {port}, which {shape} is not")
+        if math.prod(shape) > MOST_VALUES:
+            raise ArtifactError(f"{session.path}: input '{name}' of {port} is too large to be made up")
+        if port.dtype not in np.sctypeDict:
+            raise ArtifactError(
+                f"{session.path}: input '{name}' takes {port.dtype}, which can't be made up; name data with --data"
+            )
         feeds[name] = (random.random(shape) if port.dtype.startswith("float") else np.zeros(shape)).astype(port.dtype)
     return feeds
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field, PrivateAttr, ValidationError
 
@@ -15,7 +15,7 @@ from compress_cli.errors import RecipeError
 from compress_cli.gate import Gate
 from compress_cli.latency import TimingConditions
 from compress_cli.measure import RunConditions
-from compress_cli.plugin import Plugin, find
+from compress_cli.plugin import find
 from compress_cli.saves import Saving
 from compress_cli.settings import Many, Settings
 from compress_cli.stages import Stage
@@ -28,6 +28,7 @@ def _classification() -> Task:
     return task
 
 
+Given = TypeVar("Given", bound=Settings)
 NAME = r"\w[\w.-]*"  # of a recipe: it becomes a folder
 
 
@@ -79,8 +80,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def setting(contract: type[Plugin], text: str, option: str) -> Plugin:
-    """One plugin given on the command line: its name, or a mapping as JSON or YAML; RecipeError names the option."""
+def setting(contract: type[Given], text: str, option: str) -> Given:
+    """Settings given on the command line: a plugin's name, or a mapping as JSON or YAML; RecipeError names the option."""
     document = Document.parse(text, option)
     try:
         return contract.model_validate(document.data(), context={"base": Path()})

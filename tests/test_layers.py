@@ -29,7 +29,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"teachers", "combinations"},
     {"restore"},
     {"classify"},
-    {"measure"},
+    {"measure", "preprocess"},
     {"latency", "clients", "profile"},
     {"runtime"},
     {"disturbances"},
