@@ -17,7 +17,7 @@ from compress_cli.fault import plugins_raise
 from compress_cli.gate import Gate, impossible
 from compress_cli.plugin import find
 from compress_cli.recipe import Recipe
-from compress_cli.settings import suggest
+from compress_cli.settings import Settings, suggest
 from compress_cli.stages import Role, Stage
 from compress_cli.step import Inputs, Row, Step, key, ordered
 
@@ -48,6 +48,11 @@ class Plan:
             yield from (each for row in self.rows if row.step is stage for each in (row.onnx, row.measurement))
         yield from self.repeated
         yield from (each for row in (*self.rows, *self.beside) for each in row.steps)
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """Keys of the steps that no stage of the recipe can do without; the others measure."""
+        return frozenset(step.key for step in ordered((*self.stages, *self.repeated, *(row.step for row in self.beside))))
 
     def step(self, name: str) -> Step:
         """The recipe's stage of that name; RecipeError with the nearest names otherwise."""
@@ -241,9 +246,12 @@ class _Planner:
         """Add what the stage says it needs, then compute kind and key."""
         seed = seed if stage.seeded else 0
         for role, each in stage.needs().items():
-            own = {taken: inputs[taken] for taken in each.consumes if taken in inputs}
+            own = {taken: _meant(each, taken, inputs[taken]) for taken in each.consumes if taken in inputs}
             inputs = {**inputs, role: (self._step(f"{name}.{role}", each, own, loc, seed, implied=True),)}
-        kind = stage.produces({role: tuple(step.kind for step in steps) for role, steps in inputs.items()})
+        try:
+            kind = stage.produces({role: tuple(step.kind for step in steps) for role, steps in inputs.items()})
+        except RecipeError as error:
+            raise RecipeError(self.recipe.complaint(loc, str(error))) from None
         try:
             known = key(stage, inputs, seed, self.recipe, self.fingerprint)
         except ArtifactError as error:  # a file that the stage names is missing
@@ -261,6 +269,7 @@ class _Planner:
         return None
 
     def _rows(self, models: list[Step], baseline: Step | None) -> Iterable[Row]:
+        """A baseline is timed with each of the others; where there is none, it is timed alone."""
         measured = {step.name: self._measured(step) for step in models}
         for step in models:
             row = measured[step.name]
@@ -269,15 +278,20 @@ class _Planner:
                 answers: Inputs = {"baseline": (measured[baseline.name].measurement,), "start": (row.measurement,)}
                 row = replace(
                     row,
-                    comparison=self._implied(step, "compare", "comparison", roles),
+                    comparison=self._implied(step, "compare", "comparison", roles, conditions=self.recipe.compare),
                     damage=self._implied(step, "damage", "damage", answers),
                 )
+            elif len(models) == 1:
+                alone: Inputs = {"baseline": (), "start": (row.onnx,)}
+                timed = self._implied(step, "compare", "comparison", alone, conditions=self.recipe.compare)
+                row = replace(row, comparison=timed)
             yield row
 
     def _measured(self, step: Step) -> Row:
         """A model, as the file it is or through a float or int8 export, on the test split."""
         file = self._file(step)
-        return Row(step, file, self._implied(step, "measure", "measurement", {"start": (file,)}), None)
+        measured = self._implied(step, "measure", "measurement", {"start": (file,)}, conditions=self.recipe.measure)
+        return Row(step, file, measured, None)
 
     def _file(self, step: Step) -> Step:
         """A checkpoint's export; whatever else it is, itself."""
@@ -285,10 +299,17 @@ class _Planner:
             return step
         return self._implied(step, "export", "onnx", {"start": (step,)})
 
-    def _implied(self, step: Step, stage: str, suffix: str, inputs: Inputs) -> Step:
-        made = find(Stage, stage)()
+    def _implied(self, step: Step, stage: str, suffix: str, inputs: Inputs, **settings: Settings) -> Step:
+        made = find(Stage, stage).model_validate(settings)
         assert isinstance(made, Stage)
         return self._step(f"{step.name}.{suffix}", made, inputs, step.loc, step.seed, implied=True)
+
+
+def _meant(stage: Stage, role: str, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Of the steps in a role of the stage that implies this one, those it names; all where it names none."""
+    given = getattr(stage, role)
+    wanted = (given,) if isinstance(given, str) else tuple(given or ())
+    return tuple(step for step in steps if not wanted or (step.of or step.name) in wanted)
 
 
 def _kinds(role: Role) -> str:

@@ -149,7 +149,7 @@ class Run:
         try:
             self.artifacts[step.key] = self._make(step)
         except StageError as error:
-            if not step.implied or isinstance(error, ResourceError):
+            if step.key in self.plan.needed or isinstance(error, ResourceError):
                 raise StageError(f"stage '{step.name}' failed: {error}\n{self._kept()}") from error
             self.problems[step.key] = str(error)
         self.listener.ended(step, step.key in self.cached, time.monotonic() - begun, self.problems.get(step.key, ""))

@@ -21,6 +21,7 @@ from compress_cli import artifact, plan, recipe, work
 from compress_cli.findings import FINDINGS, Findings
 from compress_cli.identity import identity
 from compress_cli.measure import DAMAGE
+from compress_cli.step import ordered
 
 KEPT = Path(__file__).parent / "golden.json"
 TOLERANCE = {"f": {"rtol": 2e-3, "atol": 2e-4}, "i": {"rtol": 0.02, "atol": 0.5}, "m": {"rtol": 0.05, "atol": 0.02}}
@@ -41,7 +42,8 @@ stages:
   - {type: prune, start: train, ratio: 0.5, round_to: 2, training: *slow}
   - {type: quantize, samples: 64}
   - export
-  - {type: measure, split: val}
+  - {type: predict, split: val}
+  - {type: measure, start: export, split: val}
   - {type: load, model: {type: mlp, hidden: [4]}, weights: given.safetensors}
   - {type: export, name: float, start: distill}
   - {type: quantize, name: file, samples: 64}
@@ -52,6 +54,7 @@ stages:
   - {type: attack, start: train, epsilons: [2.0], steps: 2, samples: 64}
   - {type: similarity, start: prune, teacher: train, layers: [layer1], samples: 64}
   - {type: sensitivity, start: quantize, samples: 32}
+  - {type: teacher_table, teacher: train, layers: [layer1], augment: [{type: crop, padding: 1}], views: 2}
 """
 
 
@@ -61,6 +64,8 @@ def figures(path):
         arrays = load_file(path)
     elif path.suffix == ".npz":
         arrays = dict(np.load(path))
+    elif path.suffix == ".npy":
+        arrays = {"array": np.load(path)}
     elif path.suffix == ".onnx":
         model = onnx.load(path)
         arrays = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
@@ -116,12 +121,14 @@ def made(folder):
     (folder / "golden.yaml").write_text(RECIPE)
     planned = plan.plan(recipe.load(folder / "golden.yaml"))
     there, found = {}, {}
-    for step in planned.stages:
+    for step in ordered(planned.stages):
         output = folder / step.key
         output.mkdir()
         inputs = {role: tuple(there[each.key] for each in steps) for role, steps in step.inputs.items()}
         work.perform(planned, step, inputs, output, folder, lambda progress: None)
         there[step.key] = artifact.read(output)
+        if step.implied:
+            continue
         files = {each: figures(output / each) for each in sorted(there[step.key].manifest.files)}
         found[step.name] = {
             "stage": step.stage.type,
