@@ -17,6 +17,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"smoke", "lock"},
     {"work"},
     {"plan"},
+    {"chain"},
     {"step"},
     {"recipe"},
     {"document"},
