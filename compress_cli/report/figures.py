@@ -65,7 +65,8 @@ def cell(name: str, found: Estimate | float | None) -> tuple[str, str]:
 
 def title(name: str) -> str:
     """A figure's name with its unit."""
-    words = SPOKEN.get(name, name.replace("_", " ") if name.endswith(("_change", "_drop")) else name)
+    spoken = name.startswith("baseline_") or name.endswith(("_change", "_drop"))
+    words = SPOKEN.get(name, name.replace("_", " ") if spoken else name)
     return f"{words} %" if sort_of(name) == "share" else words
 
 
