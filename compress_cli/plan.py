@@ -17,7 +17,7 @@ from compress_cli.fault import plugins_raise
 from compress_cli.gate import Gate, impossible
 from compress_cli.plugin import find
 from compress_cli.recipe import Recipe
-from compress_cli.settings import suggest
+from compress_cli.settings import Settings, suggest
 from compress_cli.stages import Role, Stage
 from compress_cli.step import Inputs, Row, Step, key, ordered
 
@@ -235,6 +235,8 @@ class _Planner:
         return self._fitting(name, [known[each] for each in wanted], needed, (*loc, role)) if sound else None
 
     def _fitting(self, name: str, found: list[Step], needed: Role, loc: tuple[Key, ...]) -> tuple[Step, ...] | None:
+        if needed.kinds == (OnnxModel,):  # a checkpoint is taken through the file that it is measured through
+            found = [self._file(step) for step in found]
         unfit = [step for step in found if not issubclass(step.kind, needed.kinds)]
         for step in unfit:
             self._complain(loc, f"stage '{name}' needs {_kinds(needed)}, but '{step.name}' makes {_article(step.kind)}")
@@ -267,6 +269,7 @@ class _Planner:
         return None
 
     def _rows(self, models: list[Step], baseline: Step | None) -> Iterable[Row]:
+        """A baseline is timed with each of the others; where there is none, it is timed alone."""
         measured = {step.name: self._measured(step) for step in models}
         for step in models:
             row = measured[step.name]
@@ -275,18 +278,29 @@ class _Planner:
                 answers: Inputs = {"baseline": (measured[baseline.name].measurement,), "start": (row.measurement,)}
                 row = replace(
                     row,
-                    comparison=self._implied(step, "compare", "comparison", roles),
+                    comparison=self._implied(step, "compare", "comparison", roles, conditions=self.recipe.compare),
                     damage=self._implied(step, "damage", "damage", answers),
                 )
+            elif len(models) == 1:
+                alone: Inputs = {"baseline": (), "start": (row.onnx,)}
+                timed = self._implied(step, "compare", "comparison", alone, conditions=self.recipe.compare)
+                row = replace(row, comparison=timed)
             yield row
 
     def _measured(self, step: Step) -> Row:
         """A model, as the file it is or through a float or int8 export, on the test split."""
-        file = step if issubclass(step.kind, OnnxModel) else self._implied(step, "export", "onnx", {"start": (step,)})
-        return Row(step, file, self._implied(step, "measure", "measurement", {"start": (file,)}), None)
+        file = self._file(step)
+        measured = self._implied(step, "measure", "measurement", {"start": (file,)}, conditions=self.recipe.measure)
+        return Row(step, file, measured, None)
 
-    def _implied(self, step: Step, stage: str, suffix: str, inputs: Inputs) -> Step:
-        made = find(Stage, stage)()
+    def _file(self, step: Step) -> Step:
+        """A checkpoint's export; whatever else it is, itself."""
+        if not issubclass(step.kind, Checkpoint | Program):
+            return step
+        return self._implied(step, "export", "onnx", {"start": (step,)})
+
+    def _implied(self, step: Step, stage: str, suffix: str, inputs: Inputs, **settings: Settings) -> Step:
+        made = find(Stage, stage).model_validate(settings)
         assert isinstance(made, Stage)
         return self._step(f"{step.name}.{suffix}", made, inputs, step.loc, step.seed, implied=True)
 

@@ -13,6 +13,8 @@ from compress_cli.datasets import Dataset
 from compress_cli.document import Document, Key
 from compress_cli.errors import RecipeError
 from compress_cli.gate import Gate
+from compress_cli.latency import TimingConditions
+from compress_cli.measure import RunConditions
 from compress_cli.plugin import Plugin, find
 from compress_cli.saves import Saving
 from compress_cli.settings import Many, Settings
@@ -41,6 +43,8 @@ class Recipe(Settings):
     baseline: str | None = Field(None, description="the stage the report compares with; default: the first model")
     save: Saving = Field(Saving(), description="how often a stage at work is saved; changes no result")
     gates: Many[Gate] = Field((), description="promises about the result; a run that breaks one ends with exit code 5")
+    measure: RunConditions = Field(RunConditions(), description="how models are run to be measured")
+    compare: TimingConditions = Field(TimingConditions(), description="how models are timed")
     stages: Many[Stage] = Field(min_length=1, description="what to do, in order")
 
     _document: Document = PrivateAttr()

@@ -61,7 +61,8 @@ def evaluated(
     quiet: bool,
 ) -> "Evaluation":
     """All that is measured of a file, and of the baseline on the same samples."""
-    from compress_cli import graph, runtime
+    from compress_cli import contents as held
+    from compress_cli import runtime
     from compress_cli.report.evaluation import Evaluation
 
     session = runtime.open_session(model, threads)
@@ -75,7 +76,7 @@ def evaluated(
     latency, against = _timed(session, older, part, latency_batch, results)
     return Evaluation(
         model=str(model),
-        contents=graph.contents(model),
+        contents=held.contents(model),
         machine=runtime.machine(),
         latency=latency,
         data=dataset.type if dataset else "",
@@ -127,7 +128,8 @@ def _timed(
     session: "Session", older: "Session | None", part: "Split | None", batch: int, results: "list[Result]"
 ) -> "tuple[Latency, Against | None]":
     """Latency on the first samples, or on made-up ones; in turn with the baseline's where there is one."""
-    from compress_cli import graph, latency, measure
+    from compress_cli import contents as held
+    from compress_cli import latency, measure
     from compress_cli.intervals import mcnemar, paired_difference
     from compress_cli.report.evaluation import Against
 
@@ -141,7 +143,7 @@ def _timed(
         before, after = results[1].correct, results[0].correct
         change = paired_difference(before, after)
         p = mcnemar(before, after)
-    new, old = (graph.contents(each.path) for each in sessions)
+    new, old = (held.contents(each.path) for each in sessions)
     against = Against(
         baseline=str(older.path),
         contents=old,

@@ -83,9 +83,9 @@ def _row(
         key=record.key,
         cached=record.cached,
         wall_time_s=measured.made.manifest.wall_time_s,
-        latency=timing.speedup.model if timing else None,
-        speedup=timing.speedup.speedup if timing else None,
-        verdict=timing.speedup.verdict if timing else None,
+        latency=timing.latency if timing else None,
+        speedup=timing.speedup.speedup if timing and timing.speedup else None,
+        verdict=timing.speedup.verdict if timing and timing.speedup else None,
         reason=record.reason,
         note=noted,
         damage=measured.damage,
@@ -99,7 +99,8 @@ def _row(
     if baseline is None:
         return row
     if baseline is measured:
-        return row.model_copy(update={"latency": _typical([each.speedup.baseline for each in timings])})
+        alone = _typical([each.speedup.baseline for each in timings if each.speedup])
+        return row.model_copy(update={"latency": alone or row.latency})
     if figures and baseline.figures:
         ratio = baseline.figures.contents.size_bytes / figures.contents.size_bytes
         row = row.model_copy(update={"compression_ratio": ratio, **_change(baseline, measured, better)})

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table
 
-from compress_cli.graph import Contents
+from compress_cli.contents import Contents
 from compress_cli.intervals import Estimate
 from compress_cli.latency import Latency, Speedup
 from compress_cli.report import figures as write

@@ -127,7 +127,8 @@ def _gates(report: Report) -> str:
     if not report.gates:
         return ""
     lines = [
-        f'<li class="{"pass" if each.passes else "fail"}">{"✓" if each.passes else "✗"} {text(write.gate(each))}</li>'
+        f'<li class="{"fail" if not each.passes else "pass" if each.outcome == "met" else "let"}">'
+        f"{'✗' if not each.passes else '✓' if each.outcome == 'met' else '○'} {text(write.gate(each))}</li>"
         for each in report.gates
     ]
     return f'<h2>Gates</h2><ul class="gates">{"".join(lines)}</ul>'

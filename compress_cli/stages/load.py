@@ -47,7 +47,7 @@ class Load(Stage):
 
     consumes: ClassVar[dict[str, Role]] = {}
     seeded: ClassVar[bool] = False
-    tasked: ClassVar[bool] = False
+    judged: ClassVar[bool] = False
 
     weights: InputFile | None = Field(None, description="safetensors, or a state dict saved by torch.save")
     model: Model | None = Field(None, description="the architecture that the weights belong to")

@@ -39,7 +39,7 @@ class TeacherTable(Stage):
     shared: ClassVar[dict[str, int]] = {"feed": feeds.VERSION, "features": features.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("train",)
     seeded: ClassVar[bool] = False
-    tasked: ClassVar[bool] = False
+    judged: ClassVar[bool] = False
     long: ClassVar[bool] = True
 
     teacher: str | None = Field(None, description="the stage whose model is asked; default: the stage before")
