@@ -97,7 +97,7 @@ stages:
     assert (found["shape_output"] == arrays["shape"]).mean() > 0.9
     assert (found["colour_output"] == arrays["colour"]).mean() > 0.9
     assert set(runtime.open_session(made["both.onnx"].file("model.onnx")).outputs) == {"shape_output", "colour_output"}
-    assert list(run.problems.values()) == [
+    assert set(run.problems.values()) == {
         "this model has no head 'shape_output', which the task is about (it has: colour_output)"
-    ]
+    }
     assert artifact.read(made["colours"].directory).manifest.facts["epochs"][-1]["accuracy"] > 0.8
