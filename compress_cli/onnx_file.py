@@ -5,13 +5,44 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import onnx
+
+from compress_cli.errors import ArtifactError
 
 EXPORTER = re.compile(r"pkg\.|onnx\.(infer|quant)")
 """Keys of metadata that exporters and quantisation tools leave for themselves."""
 VERSION = 1
 WEIGHTED, BATCH_NORM = ("Conv", "Gemm", "MatMul"), "BatchNormalization"
+
+
+def beside(path: Path, model: onnx.ModelProto) -> list[Path]:
+    """Files that hold weights of an ONNX file; ArtifactError where one lies outside its folder, also by way of a link."""
+    home = path.parent.resolve()
+    found = []
+    for place in sorted(_places(model)):
+        file = Path(path.parent, place)
+        safe = place.isprintable() and not Path(place).is_absolute() and ".." not in Path(place).parts
+        if not safe or not file.resolve().is_relative_to(home):
+            raise ArtifactError(f"{path}: wants weights from outside its folder ({place[:100]!r}), which are never read")
+        found.append(file)
+    return found
+
+
+def _places(model: onnx.ModelProto) -> set[str]:
+    """Names of files, of tensors anywhere in the model: initialisers, attributes, branches, functions."""
+    found: set[str] = set()
+    left: list[Any] = [model]
+    while left:
+        message = left.pop()
+        if isinstance(message, onnx.TensorProto):
+            found.update(each.value for each in message.external_data if each.key == "location")
+            continue
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                left += value if field.is_repeated else [value]
+    return found
 
 
 def strip(model: onnx.ModelProto) -> None:
