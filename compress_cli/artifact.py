@@ -135,7 +135,7 @@ class Measurement(Artifact):
 
 
 class Comparison(Artifact):
-    """Two model files timed in turn."""
+    """Two models compared: files timed in turn, or answers sample by sample."""
 
 
 KINDS: dict[str, type[Artifact]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,6 @@ from torch.fx import GraphModule, Node
 
 from compress_cli.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
-from compress_cli.settings import suggest
 from compress_cli.signature import Signature
 
 VERSION = 1  # raise it when the same layer name gives other features
@@ -136,4 +136,8 @@ def _name(layer: str, known: list[str]) -> str:
         return layer
     if layer.removeprefix("-").isdecimal() and -len(outermost) <= int(layer) < len(outermost):
         return outermost[int(layer)]
-    raise RecipeError(f"there is no layer '{layer}'; {suggest(layer, known)}")
+    nested = [name for name in known if "." in name]
+    inside = f"; {len(nested)} more lie within them, such as {nested[-1]}" if nested else ""
+    near = difflib.get_close_matches(layer, known, n=1)
+    meant = f"did you mean '{near[0]}'? " if near else ""
+    raise RecipeError(f"there is no layer '{layer}'; {meant}There are: {', '.join(outermost)}{inside}")

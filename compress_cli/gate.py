@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -30,9 +31,17 @@ SORTS: dict[str, Sort] = {
     "compression_ratio": "number",
     "parameters_ratio": "number",
     "macs_ratio": "number",
+    "agreement": "share",
+    "churn": "share",
+    "right_to_wrong": "share",
+    "wrong_to_right": "share",
+    "worst_class_drop": "share",
+    "ece": "share",
+    "kl": "number",
 }
 """Quantities that every run has. A `..._ratio` is this model's / the baseline's; `speedup` and `compression_ratio` are the
-baseline's / this model's. Beside them: the task's metrics, and `..._drop` and `..._change` of its primary one."""
+baseline's / this model's. Beside them: the task's metrics, `..._drop` and `..._change` of its primary one, and the figures of
+a stage that makes a table (`robustness.noise_3_accuracy`)."""
 UNITS: dict[Sort, dict[str, float]] = {
     "bytes": {"": 1, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
     "ms": {"": 1, "us": 1e-3, "ms": 1, "s": 1e3},
@@ -40,9 +49,9 @@ UNITS: dict[Sort, dict[str, float]] = {
     "share": {"": 1, "%": 1e-2},
     "number": {"": 1},
 }
-AGAINST_BASELINE = ("_ratio", "_drop", "_change", "speedup")
+AGAINST_BASELINE = ("_ratio", "_drop", "_change", "speedup", "agreement", "churn", "_to_wrong", "_to_right", "kl")
 PROMISE = re.compile(
-    r"\s*(?:(?P<row>[^<>=\s]+)\.)?(?P<quantity>[A-Za-z]\w*)\s*(?P<sign><=|>=)\s*"
+    r"\s*(?:(?P<row>[^<>=\s]+)\.)?(?P<quantity>\w+)\s*(?P<sign><=|>=)\s*"
     r"(?P<number>[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>[A-Za-z%]*)\s*"
 )
 ROUNDING = 1e-12  # a difference of shares, such as 0.98 - 0.97, is off by less
@@ -118,14 +127,17 @@ def sort_of(quantity: str) -> Sort:
     return "share" if quantity.removesuffix("_drop").removesuffix("_change").endswith("accuracy") else "number"
 
 
-def impossible(gate: Gate, rows: list[str], baseline: str, primary: str, metrics: list[str]) -> str:
-    """Why a gate could never be judged on a run with these models; empty where it can."""
+def impossible(gate: Gate, rows: list[str], baseline: str, primary: str, metrics: list[str], tables: Sequence[str] = ()) -> str:
+    """Why a gate could never be judged on a run with these models and tables; empty where it can. What figures a table has
+    is known only when it is there."""
     row, quantity = gate.terms.row or (rows[-1] if rows else ""), gate.terms.quantity
+    if row in tables:
+        return ""
+    if row not in rows:
+        return f"'{row}' is no model of this run; {suggest(row, [*rows, *tables])}" if rows else "this run makes no model"
     known = [*SORTS, *metrics, *(f"{primary}{end}" for end in ("_drop", "_change") if primary)]
     if quantity not in known:
         return f"there is no quantity '{quantity}'; {suggest(quantity, known)}"
-    if row not in rows:
-        return f"'{row}' is no model of this run; {suggest(row, rows)}" if rows else "this run makes no model"
     if row == baseline and quantity.endswith(AGAINST_BASELINE):
         return f"'{row}' is the baseline itself, so it has no {quantity}; name another stage (STAGE.{quantity}) or baseline"
     if len(rows) == 1 and (quantity.startswith("latency") or quantity == "throughput_per_s"):
@@ -149,9 +161,12 @@ def judge(gate: Gate, row: str, found: Estimate | float | None, reason: str = ""
 
 
 def _needs(found: Estimate, limit: float) -> int | None:
-    """More samples until the interval, which narrows with their square root, ends at the limit."""
-    distance = abs(found.value - limit)
-    half = found.high - found.value if limit > found.value else found.value - found.low
+    """More samples until the interval, which narrows with their square root, ends at the limit.
+
+    With few samples the longer side of an interval near 0 or 1 is far longer than the other, with many both are alike: half of
+    the whole tells more than the side that the limit is on.
+    """
+    distance, half = abs(found.value - limit), (found.high - found.low) / 2
     if distance < ROUNDING or not math.isfinite(half):
         return None
     return max(1, math.ceil(found.samples * ((half / distance) ** 2 - 1)))

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict
 
 Z95 = 1.959963984540054  # the 97.5% point of the normal distribution
 
+Change = Literal["better", "same", "worse"]
+"""Of a metric beside another model's on the same samples; "same" is "no difference is certain"."""
+
 
 class Estimate(BaseModel):
     """A figure and the interval that holds its true value with 95% confidence."""
@@ -77,11 +80,11 @@ def median(values: np.ndarray, confidence: float) -> Estimate:
     )
 
 
-def paired_difference(before: np.ndarray, after: np.ndarray) -> Estimate:
+def paired_difference(before: np.ndarray, after: np.ndarray, z: float = Z95) -> Estimate:
     """Mean of after - before over the same samples (N,), with an interval that knows they are the same samples.
 
     For right-or-wrong values Newcombe's hybrid score interval (Newcombe 1998, Stat. Med. 17:2635, method 10), which holds
-    also where no sample or every sample changed; otherwise a bootstrap.
+    also where no sample or every sample changed; otherwise a bootstrap, always at 95%.
     """
     if len(before) != len(after):
         raise ValueError("paired values have to be of the same samples")
@@ -89,7 +92,7 @@ def paired_difference(before: np.ndarray, after: np.ndarray) -> Estimate:
         return bootstrap(after - before)
     samples = len(before)
     both, first, second, neither = _agreement(before, after)
-    earlier, later = wilson(both + first, samples), wilson(both + second, samples)
+    earlier, later = wilson(both + first, samples, z), wilson(both + second, samples, z)
     products = (both + first) * (second + neither) * (both + second) * (first + neither)
     cross = float(both * neither - first * second)
     if cross > 0:
@@ -103,6 +106,14 @@ def paired_difference(before: np.ndarray, after: np.ndarray) -> Estimate:
     low = value - distance(later.value - later.low, earlier.high - earlier.value)
     high = value + distance(later.high - later.value, earlier.value - earlier.low)
     return Estimate(value=value, low=max(-1.0, low), high=min(1.0, high), samples=samples)
+
+
+def judge_change(change: Estimate, p: float | None, better: Literal["higher", "lower"] = "higher") -> Change:
+    """What a paired difference allows to say at 95%: McNemar's test where there is one, otherwise the interval."""
+    sure = p < 0.05 if p is not None else change.low > 0 or change.high < 0
+    if not sure or change.value == 0:
+        return "same"
+    return "better" if (change.value > 0) == (better == "higher") else "worse"
 
 
 def right_or_wrong(values: np.ndarray) -> bool:

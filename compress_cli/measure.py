@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from compress_cli import stopping
-from compress_cli.datasets import Split
+from compress_cli.datasets import Split, SplitName
 from compress_cli.errors import ArtifactError, DataError, StageError
 from compress_cli.graph import Contents
 from compress_cli.intervals import Estimate
@@ -22,6 +22,7 @@ from compress_cli.tasks import Task
 
 VERSION = 1
 MEASUREMENT, PREDICTIONS, COMPARISON = "measurement.json", "predictions.npz", "comparison.json"
+DAMAGE, PICTURES = "damage.json", "pictures.npz"
 TELL_EVERY_S = 0.1
 
 
@@ -30,7 +31,7 @@ class Figures(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    split: str
+    split: SplitName
     samples: int
     primary: str
     metrics: dict[str, Estimate]

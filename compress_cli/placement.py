@@ -111,7 +111,7 @@ def left_float(model: nn.Module) -> list[str]:
     graphs = [each.graph for each in model.modules() if isinstance(each, GraphModule)]
     for node in (node for graph in graphs for node in graph.nodes):
         if node.op == "call_function" and ANNOTATION not in node.meta and node.target not in IDLE | MOVES:
-            found[f"{_home(node)}: {_word(node)}"] = None
+            found[f"{home(node)}: {_word(node)}"] = None
     return list(found)
 
 
@@ -165,7 +165,7 @@ def _is_float(node: Node) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _home(node: Node) -> str:
+def home(node: Node) -> str:
     """The module that a node comes from, by its name in the network."""
     stack = node.meta.get("nn_module_stack") or {"": ("", None)}
     return list(stack.values())[-1][0] or "network"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
+from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.document import Key
 from compress_cli.errors import ArtifactError, DataError, RecipeError
 from compress_cli.fault import plugins_raise
@@ -80,7 +80,8 @@ class Plan:
         """Why a gate could never be judged on this plan; empty where it can."""
         task = self.recipe.task
         metrics = list(dict.fromkeys((task.primary, *task.metrics)))
-        return impossible(gate, [row.step.name for row in self.rows], self.baseline, task.primary, metrics)
+        tables = [step.name for step in self.stages if issubclass(step.kind, Table)]
+        return impossible(gate, [row.step.name for row in self.rows], self.baseline, task.primary, metrics, tables)
 
 
 @plugins_raise(RecipeError)
@@ -203,7 +204,8 @@ class _Planner:
         previous = self.recipe.stages[position - 1]
         if (previous.name or previous.type) in self.failed:
             return None  # its own complaint is enough
-        return self._fitting(name, before[-1:], needed, loc)
+        made = [step for step in before if issubclass(step.kind, MODELS) or issubclass(step.kind, needed.kinds)]
+        return self._fitting(name, made[-1:] or before[-1:], needed, loc)
 
     def _named(
         self, name: str, wanted: tuple[str, ...], role: str, needed: Role, loc: tuple[Key, ...], before: list[Step]
@@ -262,8 +264,12 @@ class _Planner:
             row = measured[step.name]
             if baseline and step is not baseline:
                 roles: Inputs = {"baseline": (measured[baseline.name].onnx,), "start": (row.onnx,)}
-                compared = self._implied(step, "compare", "comparison", roles)
-                row = replace(row, comparison=compared)
+                answers: Inputs = {"baseline": (measured[baseline.name].measurement,), "start": (row.measurement,)}
+                row = replace(
+                    row,
+                    comparison=self._implied(step, "compare", "comparison", roles),
+                    damage=self._implied(step, "damage", "damage", answers),
+                )
             yield row
 
     def _measured(self, step: Step) -> Row:

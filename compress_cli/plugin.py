@@ -121,10 +121,17 @@ def find(contract: type[Plugin], name: str) -> type[Plugin]:
             raise PydanticCustomError("plugin", f"the plugin '{name}' of {entry.value} can't be imported: {error}") from None
         if not (inspect.isclass(found) and issubclass(found, contract)):
             raise PydanticCustomError("plugin", f"the entry point {entry.value} is not a {contract.__name__}")
+        if lacking(found):
+            raise PydanticCustomError("plugin", f"the plugin '{name}' of {entry.value} lacks {lacking(found)}")
         return found
     if homes[2]:
         return _OUTSIDE[group][name]
     raise PydanticCustomError("plugin", f"there is no {_word(contract)} '{name}'; {suggest(name, names(contract))}")
+
+
+def lacking(cls: type[Plugin]) -> str:
+    """The methods of its contract that a class does not have, in words; empty where it has all."""
+    return ", ".join(f"{name}()" for name in sorted(cls.__abstractmethods__))
 
 
 def catalogue() -> dict[str, dict[str, str]]:
@@ -164,6 +171,10 @@ def register(path: Path) -> list[str]:
     if not found:
         raise RecipeError(f"--plugin {path}: holds no plugin class (a subclass of Loss, Model, Dataset, ...)")
     for cls in found:
+        if lacking(cls):
+            raise RecipeError(
+                f"--plugin {path}: {cls.__name__} lacks {lacking(cls)}, which every {contract_of(cls).__name__} has"
+            )
         contract, name = contract_of(cls), name_of(cls)
         if name in names(contract) and _OUTSIDE.get(contract.__module__, {}).get(name) is not cls:
             raise RecipeError(f"--plugin {path}: there already is a {_word(contract)} '{name}'; rename the class")

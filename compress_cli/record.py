@@ -26,11 +26,22 @@ class Row(BaseModel):
     onnx: str | None = None  # key of the OnnxModel it was measured through; equal to `key` where it is one
     measurement: str | None = None  # key of its Measurement on the test split
     comparison: str | None = None  # key of its latency Comparison against the baseline
+    damage: str | None = None  # key of its Comparison with the baseline's answers
     reason: str = ""  # why there is no measurement
     seed: int = 0  # of its stage
     of: str = ""  # the row that it repeats with another seed or stands beside
     beside: str = ""  # in which part it stands beside that one: `control`
     teachers: tuple[str, ...] = ()  # rows that it learnt from
+
+
+class Found(BaseModel):
+    """One stage of a run that makes a table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    stage: str
+    key: str
 
 
 class Record(BaseModel):
@@ -44,6 +55,7 @@ class Record(BaseModel):
     baseline: str  # name of the row that the others are compared with
     better: Literal["higher", "lower"] = "higher"  # of the primary metric
     rows: list[Row]
+    tables: list[Found] = []
     others: list[Row] = []  # repeated with other seeds, or beside a row as its control
     steps: dict[str, str] = {}
     """Name of every step, implied ones too -> key; one that could not run is not among them."""

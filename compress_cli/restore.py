@@ -94,15 +94,21 @@ def save_program(restored: Restored, quantizer: Quantizer, prepared: nn.Module, 
 
 def program(artifact: Artifact) -> nn.Module:
     """The converted graph of a Program: inputs in the signature's order -> heads by name."""
+    quantizer, graph = prepared(artifact)
+    return quantizer.convert(graph)
+
+
+def prepared(artifact: Artifact) -> tuple[Quantizer, nn.Module]:
+    """The quantizer of a Program, and its graph in float with the observers that know every range."""
     path = artifact.file(QUANTIZER)
     try:
         quantizer = Quantizer.model_validate(_read(path))
     except ValidationError as error:
         raise ArtifactError(f"{path}: does not describe a quantizer that is known here ({_first(error)})") from None
     restored = checkpoint(artifact)
-    prepared = quantizer.prepare(restored.network, example(restored.signature))
-    load(prepared, _tensors(artifact.file(STATE)), artifact.file(STATE))
-    return quantizer.convert(prepared)
+    graph = quantizer.prepare(restored.network, example(restored.signature))
+    load(graph, _tensors(artifact.file(STATE)), artifact.file(STATE))
+    return quantizer, graph
 
 
 def runnable(artifact: Artifact) -> nn.Module:
@@ -142,7 +148,17 @@ def load(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     ]
     if reasons:
         raise ArtifactError(f"{path}: the weights do not fit the architecture: {'; '.join(reasons)}")
-    module.load_state_dict(weights)
+    put(module, weights)
+
+
+def put(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Strictly load a state dict that was made by a module of the same code.
+
+    Without the versions that a live state dict carries, torchao's observers take it for an old one and reset their `eps`.
+    """
+    own = module.state_dict()
+    own.update(weights)
+    module.load_state_dict(own)
 
 
 def _prove(network: Network, name: str) -> None:

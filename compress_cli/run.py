@@ -12,12 +12,12 @@ import torch
 
 from compress_cli import attempt as attempts
 from compress_cli import disk, estimate, lock, register, stopping, work
-from compress_cli.artifact import REMEDY, Artifact
+from compress_cli.artifact import REMEDY, Artifact, Table
 from compress_cli.attempt import Attempt
 from compress_cli.errors import ArtifactError, Interrupted, ResourceError, StageError
 from compress_cli.plan import Plan
 from compress_cli.progress import Progress
-from compress_cli.record import Record
+from compress_cli.record import Found, Record
 from compress_cli.record import Row as RecordRow
 from compress_cli.saves import Saves
 from compress_cli.smoke import smoke
@@ -84,6 +84,11 @@ class Run:
             baseline=self.plan.baseline,
             better=recipe.task.better,
             rows=[self._row(row) for row in self.plan.rows],
+            tables=[
+                Found(name=step.name, stage=step.stage.type, key=step.key)
+                for step in self.plan.stages
+                if issubclass(step.kind, Table)
+            ],
             others=[self._row(row) for row in self.plan.beside],
             steps={step.name: step.key for step in self._named() if step.key in self.artifacts},
             gates=self.plan.gates,
@@ -216,6 +221,7 @@ class Run:
             onnx=there(row.onnx),
             measurement=there(row.measurement),
             comparison=there(row.comparison),
+            damage=there(row.damage),
             reason=self.problems.get(row.measurement.key, ""),
             seed=row.step.seed,
             of=row.step.of,

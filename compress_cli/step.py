@@ -45,11 +45,12 @@ class Row:
     step: Step
     onnx: Step
     measurement: Step
-    comparison: Step | None  # None for the baseline itself, and for a stage repeated with another seed
+    comparison: Step | None = None  # None for the baseline itself, and for a stage repeated with another seed
+    damage: Step | None = None
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        return tuple(each for each in (self.step, self.onnx, self.measurement, self.comparison) if each)
+        return tuple(each for each in (self.step, self.onnx, self.measurement, self.damage, self.comparison) if each)
 
 
 def key(stage: Stage, inputs: Inputs, seed: int, recipe: Recipe, fingerprint: str) -> str:

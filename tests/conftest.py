@@ -134,6 +134,9 @@ def toy():
                 images[labels == label, label % 2, :, 2 * label : 2 * label + 2] += 120
             return Split({"image": images.astype(np.uint8)}, {"label": labels}, first + np.arange(count))
 
+        def fingerprint(self):
+            return f"toy {self.train} {self.val} {self.classes}"
+
         def signature(self):
             mean, deviation = channel_statistics(self.split("train").inputs["image"])
             return Signature(

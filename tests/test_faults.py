@@ -74,6 +74,13 @@ def test_a_broken_plugin_is_found_before_the_first_epoch(compress, outside, tmp_
     assert message in outcome.err
 
 
+def test_a_plugin_without_its_method_is_refused_when_it_joins(compress, outside, tmp_path):
+    (tmp_path / "mine.py").write_text('from compress_cli.losses import Loss\n\n\nclass Nothing(Loss):\n    """No formula."""\n')
+    outcome = compress("list", "--plugin", "mine.py")
+    assert outcome.code == 2
+    assert "mine.py: Nothing lacks __call__(), which every Loss has" in outcome.err
+
+
 @pytest.mark.parametrize("line", ["raise RuntimeError('boom')", "1 / 0", "import sys; sys.exit(3)"])
 def test_a_plugin_that_fails_while_it_is_imported_is_exit_2(compress, outside, tmp_path, line):
     (tmp_path / "mine.py").write_text(line)

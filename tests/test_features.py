@@ -65,6 +65,15 @@ def test_a_layer_may_be_named_by_its_position_among_the_outermost(network, expor
             pass
 
 
+def test_a_layer_that_is_not_there_is_answered_with_those_that_are(network):
+    with pytest.raises(RecipeError) as error, features.observe(network, ("layr2",)):
+        pass
+    assert str(error.value) == (
+        "there is no layer 'layr2'; did you mean 'layer2'? There are: layer1, pool1, layer2, avgpool, flatten, fc; "
+        "6 more lie within them, such as layer2.2"
+    )
+
+
 def test_a_name_comes_before_a_position():
     body = nn.ModuleDict({"1": nn.Linear(2, 2), "0": nn.Linear(2, 2)})
     with features.observe(body, ("0",)) as seen:

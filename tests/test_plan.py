@@ -61,7 +61,7 @@ def test_models_are_measured_by_implied_steps_after_their_inputs(planned):
 def test_the_plan_until_a_stage_ends_there(planned):
     made = planned(CHAIN).until("student")
     assert [step.name for step in made.stages] == ["teacher", "student"]
-    assert {step.stage.type for step in made.steps} == {"train", "distill", "export", "measure", "compare"}
+    assert {step.stage.type for step in made.steps} == {"train", "distill", "export", "measure", "damage", "compare"}
     with pytest.raises(RecipeError, match=r"no stage 'studnt'.*did you mean 'student'"):
         planned(CHAIN).until("studnt")
 

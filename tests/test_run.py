@@ -123,6 +123,8 @@ def test_until_stops_after_a_stage_and_force_runs_one_again(run):
     assert ran == ["teacher"]  # the same bytes came out: what follows is still up to date
     assert manifest("teacher")["files"] == before["files"]
     assert run(RECIPE, "--force", "nobody")[1].code == 2
+    late = run(RECIPE, "--until", "teacher", "--force", "student")[1]
+    assert (late.code, "--force student: the run stops before it, after 'teacher'" in late.err) == (2, True)
 
 
 def test_force_means_the_step_whichever_of_two_equal_stages_is_named(fresh):

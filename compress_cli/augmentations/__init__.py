@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 from torch import Tensor
@@ -15,6 +16,6 @@ class Augmentation(Plugin):
     draws: ClassVar[int]
     """Uniform numbers it needs per sample."""
 
+    @abstractmethod
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """images (N, C, H, W) in the raw range; draws (N, self.draws) in [0, 1), a function of (seed, epoch, sample id)."""
-        raise NotImplementedError

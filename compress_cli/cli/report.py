@@ -1,37 +1,74 @@
 """`compress report`"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from compress_cli.cli import Gates, Json, JUnit, write_junit
 
+if TYPE_CHECKING:
+    from compress_cli.report import Report
+
 
 def command(
-    run: Annotated[Path, typer.Argument(help="a run's folder: runs/RECIPE", show_default=False)],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="folders of runs, such as runs/RECIPE; several are put side by side"),
+    ],
     markdown: Annotated[bool, typer.Option("--markdown", help="as Markdown")] = False,
+    html: Annotated[bool, typer.Option("--html", help="as a page for a browser")] = False,
     gates: Gates = [],  # noqa: B006 - typer copies it
     junit: JUnit = None,
     json: Json = False,
 ) -> None:
-    """Show the table of a run again and judge its gates, and those given here; nothing is measured."""
+    """Show the table of a run again, or of several side by side, and judge gates; nothing is measured."""
     from compress_cli import gate
     from compress_cli.errors import RecipeError
     from compress_cli.report import gates as promises
-    from compress_cli.report import markdown as as_markdown
-    from compress_cli.report import terminal
 
-    if json and markdown:
-        raise RecipeError("--json and --markdown: choose one")
-    made = promises.collect(run, tuple(gate.parse(each) for each in gates))
-    if junit and not made.gates:
+    if json + markdown + html > 1:
+        raise RecipeError("--json, --markdown and --html: choose one")
+    promised = tuple(gate.parse(each) for each in gates)
+    made = [promises.collect(folder, promised) for folder in folders]
+    if junit and len(made) > 1:
+        raise RecipeError("--junit: name one run")
+    if junit and not made[0].gates:
         raise RecipeError("--junit: this run has no gates to write; name some with --gate")
-    write_junit(made, junit)
-    if json:
-        typer.echo(made.model_dump_json(indent=1))
-    elif markdown:
-        typer.echo(as_markdown.render(made), nl=False)
+    write_junit(made[0], junit)
+    form = "json" if json else "markdown" if markdown else "html" if html else ""
+    if len(made) == 1:
+        _one(made[0], folders[0], form)
     else:
-        terminal.show(made)
-    promises.decide(made)
+        _several(made, folders, form)
+    for each in made:
+        promises.decide(each)
+
+
+def _one(made: "Report", folder: Path, form: str) -> None:
+    from compress_cli.report import markdown, page, terminal
+
+    match form:
+        case "json":
+            typer.echo(made.model_dump_json(indent=1))
+        case "markdown":
+            typer.echo(markdown.render(made), nl=False)
+        case "html":
+            typer.echo(page.render(made, page.background(folder)), nl=False)
+        case _:
+            terminal.show(made)
+
+
+def _several(made: "list[Report]", folders: list[Path], form: str) -> None:
+    from compress_cli.report import runs
+
+    together = runs.beside([(str(folder), each) for folder, each in zip(folders, made, strict=True)])
+    match form:
+        case "json":
+            typer.echo(together.model_dump_json(indent=1))
+        case "markdown":
+            typer.echo(runs.as_markdown(together), nl=False)
+        case "html":
+            typer.echo(runs.as_html(together), nl=False)
+        case _:
+            runs.show(together)

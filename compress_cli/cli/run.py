@@ -48,7 +48,7 @@ def command(
     from compress_cli.report.live import Live
 
     read_plugins(plugins)
-    planned = _planned(recipe, overrides, until, gates, junit, quiet)
+    planned = _planned(recipe, overrides, until, force, gates, junit, quiet)
 
     from compress_cli import run  # PyTorch comes with it: only after the recipe proved right
     from compress_cli import smoke as smoke_run
@@ -76,7 +76,9 @@ def command(
     promises.decide(made)
 
 
-def _planned(recipe: Path, overrides: list[str], until: str, gates: list[str], junit: Path | None, quiet: bool) -> "Plan":
+def _planned(
+    recipe: Path, overrides: list[str], until: str, force: list[str], gates: list[str], junit: Path | None, quiet: bool
+) -> "Plan":
     """The plan with the gates of the command line; RecipeError for whatever is wrong with either."""
     from compress_cli import gate, plan
     from compress_cli import recipe as recipes
@@ -84,10 +86,14 @@ def _planned(recipe: Path, overrides: list[str], until: str, gates: list[str], j
 
     given = tuple(gate.parse(each) for each in gates)
     planned = plan.plan(recipes.load(recipe, overrides))
+    forced = [planned.step(name) for name in force]
     if until:
         if planned.gates and not quiet:
             typer.echo(f"the recipe's gates are about its end, and wait: this run stops after '{until}'", err=True)
         planned = planned.until(until)
+        late = [step.name for step in forced if step not in planned.stages]
+        if late:
+            raise RecipeError(f"--force {late[0]}: the run stops before it, after '{until}'; leave out one of the two")
     planned = planned.promising(given)
     if junit and not planned.gates:
         raise RecipeError("--junit: there are no gates to write; name some with --gate, or in the recipe under 'gates'")

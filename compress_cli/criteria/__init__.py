@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 from torch import Tensor
@@ -17,6 +18,6 @@ class Criterion(Plugin):
     """Whether it reads gradients of the task's loss; it is then called once for each of some training batches, and its
     scores are averaged."""
 
+    @abstractmethod
     def __call__(self, group: Group, gradients: dict[str, Tensor]) -> Tensor:
         """(channels,): the importance of each channel of the group; gradients by parameter name, empty if not asked for."""
-        raise NotImplementedError

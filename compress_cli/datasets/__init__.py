@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from abc import abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -39,24 +42,41 @@ class Split:
 class Dataset(Plugin):
     """Data at hand. Its split's seed is a setting of its own, so that a recipe's seed never moves a test sample."""
 
+    @abstractmethod
     def signature(self) -> Signature:
         """Names, shapes and types of inputs and heads; mean and deviation from the train split."""
-        raise NotImplementedError
 
+    @abstractmethod
     def split(self, name: SplitName) -> Split:
         """Train, val or test; DataError where the files are not at hand. An empty val means there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fingerprint(self) -> str:
         """A hash of the content and of what the settings make of it; cheap, and never of a place on disk.
 
         DataError where the files are not at hand."""
-        raise NotImplementedError
 
 
 def fingerprint_of(dataset: Dataset, content: Any) -> str:
     """The fingerprint of a dataset whose files hash to `content` (JSON-ready): content and settings, not places."""
     return hashlib.sha256(json.dumps([identity(dataset), content], sort_keys=True).encode()).hexdigest()
+
+
+def homes(root: Path | None, folder: str, *inside: str) -> tuple[Path, ...]:
+    """Where published files may lie: in `root`, or else in `folder` of what COMPRESS_DATA names; or `inside` of that.
+
+    None where neither is given.
+    """
+    data = os.environ.get("COMPRESS_DATA")
+    home = root or (Path(data, folder) if data else None)
+    return (home, *(home / each for each in inside)) if home else ()
+
+
+def with_val(train: Split, test: Split, val: int, seed: int) -> dict[SplitName, Split]:
+    """The published training and test sets, with so many training samples kept back as val, each class at its share."""
+    share = val / len(train)
+    rows = stratified(train.targets["label"], {"val": share, "train": 1 - share}, seed)
+    return {**{name: train.take(each) for name, each in rows.items()}, "test": test}
 
 
 def stratified(labels: np.ndarray, shares: dict[SplitName, float], seed: int) -> dict[SplitName, np.ndarray]:

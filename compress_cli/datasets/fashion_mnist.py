@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from functools import cache
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from compress_cli.datasets import Dataset, Split, SplitName, channel_statistics, fingerprint_of, stratified
+from compress_cli.datasets import Dataset, Split, SplitName, channel_statistics, fingerprint_of, homes, with_val
 from compress_cli.errors import DataError
 from compress_cli.identity import file_digest
 from compress_cli.settings import Folder
@@ -69,13 +68,13 @@ class FashionMnist(Dataset):
 
     def _files(self) -> tuple[Path, ...]:
         """The four files, checked against what is published; DataError where one is not at hand or differs."""
-        homes = self._homes()
+        places = homes(self.root, "fashion-mnist", "FashionMNIST/raw")
         found = []
         for name, digests in KNOWN.items():
-            places = [home / file for home in homes for file in (f"{name}.gz", name)]
-            path = next((place for place in places if place.is_file()), None)
+            candidates = [home / file for home in places for file in (f"{name}.gz", name)]
+            path = next((each for each in candidates if each.is_file()), None)
             if path is None:
-                where = f"not in {homes[0]}" if homes else "COMPRESS_DATA is not set"
+                where = f"not in {places[0]}" if places else "COMPRESS_DATA is not set"
                 raise DataError(
                     f"dataset fashion_mnist: {name}.gz is not at hand ({where}); get the four files from "
                     "https://github.com/zalandoresearch/fashion-mnist and set the dataset's 'root', or COMPRESS_DATA to the "
@@ -85,11 +84,6 @@ class FashionMnist(Dataset):
                 raise DataError(f"{path}: is damaged, or not the published file (sha256 differs); fetch it again")
             found.append(path)
         return tuple(found)
-
-    def _homes(self) -> tuple[Path, ...]:
-        data = os.environ.get("COMPRESS_DATA")
-        root = self.root or (Path(data, "fashion-mnist") if data else None)
-        return (root, root / "FashionMNIST" / "raw") if root else ()
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -109,20 +103,19 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 @cache
-def _arrays(files: tuple[Path, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Training images (60000, 1, 28, 28) uint8 and labels (60000,) int64, then those of the test set."""
+def _published(files: tuple[Path, ...]) -> tuple[Split, Split]:
+    """The training set and the test set."""
     images, labels, test_images, test_labels = (read_idx(path) for path in files)
-    return images[:, None], labels.astype(np.int64), test_images[:, None], test_labels.astype(np.int64)
+    ids = np.arange(len(labels) + len(test_labels))
+    return (
+        Split({"image": images[:, None]}, {"label": labels.astype(np.int64)}, ids[: len(labels)]),
+        Split({"image": test_images[:, None]}, {"label": test_labels.astype(np.int64)}, ids[len(labels) :]),
+    )
 
 
 @cache
 def _splits(files: tuple[Path, ...], val: int | str, seed: int) -> dict[SplitName, Split]:
-    images, labels, test_images, test_labels = _arrays(files)
-    share = 0.0 if isinstance(val, str) else val / len(labels)
-    rows = stratified(labels, {"val": share, "train": 1 - share}, seed)
-    splits = {name: Split({"image": images[each]}, {"label": labels[each]}, each) for name, each in rows.items()}
-    after = np.arange(len(labels), len(labels) + len(test_labels))
-    return {**splits, "test": Split({"image": test_images}, {"label": test_labels}, after)}
+    return with_val(*_published(files), 0 if isinstance(val, str) else val, seed)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from compress_cli.signature import Signature
 class Exporter(Plugin):
     """Writes one file."""
 
+    @abstractmethod
     def export(
         self,
         network: nn.Module,
@@ -24,4 +26,3 @@ class Exporter(Plugin):
         """Write `network` (evaluation mode, heads as a dict) with the signature's names and a dynamic batch.
 
         StageError where the runtime's format has no word for an operator."""
-        raise NotImplementedError

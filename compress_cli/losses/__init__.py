@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -47,12 +48,22 @@ class Loss(Plugin):
     weight: float = Field(1.0, ge=0, description="factor of this loss in the sum")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs in which the weight rises in a line from 0")
     until_epoch: float | None = Field(None, gt=0, description="epochs after which the weight is 0; default: never")
+    decay_epochs: float = Field(0.0, ge=0, description="epochs before until_epoch in which the weight falls in a line to 0")
+
+    @model_validator(mode="after")
+    def _decay_ends(self) -> Loss:
+        if self.decay_epochs > (self.until_epoch or 0):
+            what = f"longer than until_epoch, {self.until_epoch:g}" if self.until_epoch else "without an end: set until_epoch"
+            raise ValueError(f"decay_epochs: the weight can't fall for {self.decay_epochs:g} epochs, {what}")
+        return self
 
     def factor(self, epoch: float) -> float:
         """The share of `weight` that counts after so many epochs, fractions included: 0..1."""
-        if self.until_epoch is not None and epoch > self.until_epoch:
-            return 0.0
-        return min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
+        risen = min(1.0, epoch / self.warmup_epochs) if self.warmup_epochs else 1.0
+        if self.until_epoch is None or epoch <= self.until_epoch - self.decay_epochs:
+            return risen
+        left = self.until_epoch - epoch
+        return min(risen, left / self.decay_epochs) if left > 0 else 0.0
 
     def student_layers(self) -> tuple[str, ...]:
         """Names of the student's layers whose features the formula reads."""
@@ -72,9 +83,9 @@ class Loss(Plugin):
         """
         return nn.Identity()
 
+    @abstractmethod
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         """The loss, shape (), averaged over samples and unmasked positions."""
-        raise NotImplementedError
 
 
 def one_number(loss: Loss, given: object) -> Tensor:

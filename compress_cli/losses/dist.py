@@ -23,10 +23,13 @@ class Dist(Loss):
     beta: float = Field(2.0, ge=0, description="factor of the relation between classes")
     gamma: float = Field(2.0, ge=0, description="factor of the relation within a class")
     temperature: float = Field(4.0, gt=0, description="softens both sides; the paper's 4 is for CIFAR-100, 1 for ImageNet")
+    standardise: bool = Field(
+        False, description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024)"
+    )
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others = paired(student, teacher, self.head)
+        own, others = paired(student, teacher, self.head, self.standardise)
         kept = unmasked(batch, self.mask, own[:, 0]).flatten()[:, None]
         p = functional.softmax(several_classes(own, self.type) / self.temperature, 1)
         terms = [

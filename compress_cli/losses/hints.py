@@ -7,19 +7,22 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Distance, Layers, Loss, distances, matched, projectors, same_size
+from compress_cli.losses import Distance, Layers, Loss, average, distances, matched, projectors, same_size, unmasked
 
 
 class Hints(Loss):
     """Bring the student's features to the teacher's (FitNets; Romero et al. 2015, arXiv:1412.6550).
 
-    The mean over samples, positions and channels of the distance between projector(student) and teacher, summed over
-    layers, averaged over teachers. Where widths differ the projector (1 x 1 convolution or linear map) is trained along;
+    The mean over samples, unmasked positions and channels of the distance between projector(student) and teacher, summed
+    over layers, averaged over teachers. Where widths differ the projector (1 x 1 convolution or linear map) is trained along;
     images of different size are averaged down to the smaller.
     """
 
     layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")
     distance: Distance = Field("mse", description="squares, absolute values, or 1 - cosine over the channels")
+    mask: str = Field(
+        "", description="input of shape (N, T) or (N, H, W) that is 0 at positions to leave out; default: none are"
+    )
 
     def adapter(self, student: Outputs, teacher: tuple[Outputs, ...], samples: int) -> nn.Module:
         return projectors(student, teacher, self.layers)
@@ -27,5 +30,5 @@ class Hints(Loss):
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         assert isinstance(adapter, nn.ModuleList)
         pairs = zip(adapter, matched(student, teacher, self.layers), strict=True)
-        terms = [distances(*same_size(project(own), other), self.distance).mean() for project, (own, other) in pairs]
-        return torch.stack(terms).sum() / len(teacher)
+        terms = [distances(*same_size(project(own), other), self.distance) for project, (own, other) in pairs]
+        return torch.stack([average(each, unmasked(batch, self.mask, each)) for each in terms]).sum() / len(teacher)

@@ -17,9 +17,12 @@ class LogitMse(Loss):
     """
 
     head: str = Field("", description="the head that is compared; default: the only one")
+    standardise: bool = Field(
+        False, description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024)"
+    )
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others = paired(student, teacher, self.head)
+        own, others = paired(student, teacher, self.head, self.standardise)
         kept = unmasked(batch, self.mask, own[:, 0])
         return torch.stack([average((own - each).square().mean(1), kept) for each in others]).mean()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -13,10 +15,10 @@ from compress_cli.signature import Input, Signature
 class Model(Plugin):
     """An architecture. It never knows what is done to it."""
 
+    @abstractmethod
     def build(self, signature: Signature) -> nn.Module:
         """A fresh module. It takes the signature's inputs in order, already normalised, and gives a tensor
         (N, size) for the one head there is, or a dict of them by head name."""
-        raise NotImplementedError
 
 
 class Network(nn.Module):

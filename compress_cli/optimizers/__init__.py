@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,9 +18,9 @@ class Optimizer(Plugin):
     learning_rate: float = Field(gt=0, description="peak learning rate; the schedule scales it")
     weight_decay: float = Field(0.0, ge=0, description="decay of weights; never of biases and normalisation scales")
 
+    @abstractmethod
     def build(self, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
         """The optimiser over these parameters."""
-        raise NotImplementedError
 
 
 def groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ class Quantizer(Plugin):
     """Places and calibrates quantisation. `prepare` on the same network gives the same graph, so that a Program can be
     rebuilt from settings and a state dict."""
 
+    @abstractmethod
     def prepare(self, network: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
         """A graph with observers; run it over calibration batches, then convert. Takes and gives what `network` does."""
-        raise NotImplementedError
 
+    @abstractmethod
     def convert(self, prepared: nn.Module) -> nn.Module:
         """The quantised graph that runs and exports."""
-        raise NotImplementedError
 
+    @abstractmethod
     def quantize_onnx(self, model: Path, batches: Iterable[dict[str, np.ndarray]], output: Path) -> dict[str, Any]:
         """Quantise an ONNX file after calibrating on batches of its inputs; returns facts (layers left float, ...)."""
-        raise NotImplementedError

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from compress_cli.damage import BINS, Damage
 from compress_cli.gate import Judged, parse, sort_of
 from compress_cli.intervals import Estimate
-from compress_cli.report import Report, Row
+from compress_cli.report import Found, Report, Row
 
 NOTHING = "-"
 
@@ -36,8 +37,10 @@ def milliseconds(value: float | None) -> str:
 
 def metric(name: str, value: float, signed: bool = False) -> str:
     """Shares in percent, everything else in its own unit."""
-    sign = "+" if signed else ""
-    return f"{100 * value:{sign}.1f}" if name.endswith("accuracy") else f"{value:{sign}.4g}"
+    sign = "+" if signed or name.endswith("_change") else ""
+    if sort_of(name) == "share":
+        return f"{100 * value:{sign}.1f}"
+    return f"{value:{sign}.4g}"
 
 
 def spread(name: str, value: float) -> str:
@@ -49,9 +52,51 @@ def interval(name: str, estimate: Estimate, signed: bool = False) -> str:
     return f"[{metric(name, estimate.low, signed)}, {metric(name, estimate.high, signed)}]"
 
 
+def cell(name: str, found: Estimate | float | None) -> tuple[str, str]:
+    """A figure, and its interval where it has one."""
+    if found is None:
+        return NOTHING, ""
+    if isinstance(found, Estimate):
+        return metric(name, found.value), interval(name, found)
+    return metric(name, found), ""
+
+
 def title(name: str) -> str:
-    """A metric's name with its unit."""
-    return f"{name} %" if name.endswith("accuracy") else name
+    """A figure's name with its unit."""
+    words = name.replace("_", " ") if name.endswith(("_change", "_drop", "_db")) else name
+    return f"{words} %" if sort_of(name) == "share" else words
+
+
+def samples(share: Estimate) -> str:
+    """A share as a number of samples."""
+    return str(round(share.value * share.samples))
+
+
+def verdict(row: Row) -> str:
+    """`worse (McNemar p = 0.012)`"""
+    if row.change_verdict is None:
+        return ""
+    chance = "" if row.change_p is None else f" (McNemar p = {row.change_p:.2g})"
+    return f"{row.change_verdict}{chance}"
+
+
+def hurt(damage: Damage) -> str:
+    """The class that lost most: `9: -12.5`."""
+    first = damage.classes[0]
+    return f"{first.name}: {metric('accuracy_change', first.change.value)}" if first.change.value < 0 else NOTHING
+
+
+def damage_headings(report: Report) -> list[str]:
+    return ["model", report.primary, "agrees %", "lost", "gained", "KL", "ECE %", "hurt most"]
+
+
+def about_damage(report: Report) -> str:
+    """What the figures of damage mean, in a sentence or two."""
+    return (
+        f"Beside {report.baseline}, sample by sample. Agrees: both name the same class, right or wrong. Lost, gained: samples "
+        "that went from right to wrong, from wrong to right. KL: mean divergence from the baseline's probabilities, in nats. "
+        f"ECE: calibration error, {BINS} bins of equal width."
+    )
 
 
 def numbers(row: Row) -> str:
@@ -100,6 +145,12 @@ def gate(judged: Judged) -> str:
     elif judged.outcome == "undecided":
         said += "; it lies on the limit, which no number of samples would decide"
     return f"{said} (which is let pass)" if judged.outcome == "undecided" and judged.passes else said
+
+
+def heading(found: Found) -> str:
+    """`onnx: robustness (stage 'robustness')`"""
+    title = found.findings.title
+    return f"{found.model}: {title[:1].lower()}{title[1:]} (stage '{found.name}')" if found.model else title
 
 
 def printable(text: str) -> str:

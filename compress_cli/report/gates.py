@@ -11,6 +11,9 @@ from compress_cli.intervals import Estimate
 from compress_cli.record import Record
 from compress_cli.report import Report, Row
 from compress_cli.report import figures as write
+from compress_cli.settings import suggest
+
+DAMAGE = ("agreement", "churn", "right_to_wrong", "wrong_to_right", "worst_class_drop", "ece", "kl")
 
 
 def collect(directory: Path, more: tuple[Gate, ...] = ()) -> Report:
@@ -21,7 +24,8 @@ def collect(directory: Path, more: tuple[Gate, ...] = ()) -> Report:
     made = report.collect(directory)
     rows = [row.name for row in made.rows]
     metrics = list(dict.fromkeys(name for row in made.rows for name in row.metrics))
-    wrong = [(each, gate.impossible(each, rows, made.baseline, made.primary, metrics)) for each in more]
+    tables = [found.name for found in made.findings]
+    wrong = [(each, gate.impossible(each, rows, made.baseline, made.primary, metrics, tables)) for each in more]
     complaints = [f"--gate '{each.promise}': {reason}" for each, reason in wrong if reason]
     if complaints:
         raise RecipeError("\n".join(complaints))
@@ -36,7 +40,14 @@ def judge(made: Report, gates: tuple[Gate, ...]) -> list[Judged]:
     for each in gates:
         name = each.terms.row or last
         row = next((row for row in made.rows if row.name == name), None)
-        judged.append(gate.judge(each, name, _figure(each.terms.quantity, row, made) if row else None, _why_not(each, row)))
+        table = next((found.findings.figures() for found in made.findings if found.name == name), None)
+        if row is None and table is not None:
+            quantity = each.terms.quantity
+            judged.append(
+                gate.judge(each, name, table.get(quantity), f"it has no such figure; {suggest(quantity, list(table))}")
+            )
+        else:
+            judged.append(gate.judge(each, name, _figure(each.terms.quantity, row, made) if row else None, _why_not(each, row)))
     return judged
 
 
@@ -72,6 +83,8 @@ def _figure(quantity: str, row: Row, made: Report) -> Estimate | float | None:
     }
     if quantity in known:
         return known[quantity]
+    if quantity in DAMAGE:
+        return _damage(quantity, row, made)
     counted = {"size_ratio": "size_bytes", "parameters_ratio": "parameters", "macs_ratio": "macs"}
     baseline = next((each for each in made.rows if each.name == made.baseline), None)
     if baseline is None or quantity not in counted:
@@ -80,11 +93,21 @@ def _figure(quantity: str, row: Row, made: Report) -> Estimate | float | None:
     return ours / theirs if ours is not None and theirs else None
 
 
+def _damage(quantity: str, row: Row, made: Report) -> Estimate | None:
+    """The baseline has no damage, but it is as badly calibrated as every other row says."""
+    if quantity == "ece" and row.name == made.baseline:
+        return next((each.damage.ece_baseline for each in made.rows if each.damage), None)
+    found: Estimate | None = getattr(row.damage, quantity) if row.damage else None
+    return found
+
+
 def _why_not(each: Gate, row: Row | None) -> str:
     if row is None:
         return "this run holds no such model"
     if row.reason:
         return row.reason
+    if each.terms.quantity in DAMAGE and row.damage is None:
+        return "the task names no classes, or the model was not measured on the baseline's samples"
     return row.macs_unknown if each.terms.quantity.startswith("macs") else "this run has no such figure of it"
 
 

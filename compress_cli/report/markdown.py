@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import re
 
-from compress_cli.report import Report, Row, distillation
+from compress_cli.intervals import Estimate
+from compress_cli.report import Found, Report, Row, distillation
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 
@@ -17,20 +18,59 @@ def render(report: Report) -> str:
     primary = write.title(report.primary) or "metric"
     headings = ["model", "parameters", "numbers", "MACs", "file", "smaller", primary, "change", "latency", "faster"]
     lines = [
-        f"# {_plain(report.recipe)}",
+        f"# {plain(report.recipe)}",
         "",
-        f"Seed {report.seed}, {report.wall_time_s:.0f} s; baseline: {_plain(report.baseline)}.",
+        f"Seed {report.seed}, {report.wall_time_s:.0f} s; baseline: {plain(report.baseline)}.",
         "",
-        _line(headings),
-        _line(["---", *["---:"] * (len(headings) - 1)]),
-        *(_line(_cells(row, report)) for row in report.rows),
+        *table(headings, [_cells(row, report) for row in report.rows]),
         "",
-        _plain(write.conditions(report)),
+        plain(write.conditions(report)),
     ]
-    remarks = [f"- {_plain(name)}: {_plain(remark)}" for name, remark in (*write.remarks(report), *distillation.told(report))]
-    gates = [_line([_MARKS[each.passes], _plain(write.gate(each))]) for each in report.gates]
+    lines += _damage(report)
+    for found in report.findings:
+        lines += _found(found)
+    remarks = [f"- {plain(name)}: {plain(remark)}" for name, remark in (*write.remarks(report), *distillation.told(report))]
+    gates = [_line([_MARKS[each.passes], plain(write.gate(each))]) for each in report.gates]
     head = ["", _line(["", "gate"]), _line(["---", "---"])] if gates else []
     return "\n".join([*lines, *([""] if remarks else []), *remarks, *head, *gates]) + "\n"
+
+
+def _damage(report: Report) -> list[str]:
+    """Each model's answers beside the baseline's."""
+    rows = [(row, row.damage) for row in report.rows if row.damage]
+    lines = [
+        [
+            plain(row.name),
+            plain(write.verdict(row) or NOTHING),
+            _figure("agreement", damage.agreement),
+            write.samples(damage.right_to_wrong),
+            write.samples(damage.wrong_to_right),
+            _figure("kl", damage.kl),
+            _figure("ece", damage.ece),
+            plain(write.hurt(damage)),
+        ]
+        for row, damage in rows
+    ]
+    return ["", *table(write.damage_headings(report), lines), "", plain(write.about_damage(report))] if lines else []
+
+
+def _found(found: Found) -> list[str]:
+    findings = found.findings
+    lines = [
+        [plain(line.name), *(_figure(name, cell) for name, cell in zip(findings.columns, line.cells, strict=True))]
+        for line in findings.lines
+    ]
+    headings = [plain(each) for each in (findings.what, *map(write.title, findings.columns))]
+    said = plain(f"{findings.about} Run by {findings.side}.")
+    return ["", f"## {plain(write.heading(found))}", "", *table(headings, lines), "", said]
+
+
+def _figure(name: str, found: Estimate | float | None) -> str:
+    return " ".join(write.cell(name, found)).strip()
+
+
+def table(headings: list[str], lines: list[list[str]]) -> list[str]:
+    return [_line(headings), _line(["---", *["---:"] * (len(headings) - 1)]), *map(_line, lines)]
 
 
 def _cells(row: Row, report: Report) -> list[str]:
@@ -43,7 +83,7 @@ def _cells(row: Row, report: Report) -> list[str]:
         else NOTHING
     )
     return [
-        _plain(row.name),
+        plain(row.name),
         write.count(row.parameters),
         write.numbers(row),
         write.count(row.macs),
@@ -60,7 +100,7 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that means itself: no Markdown, no HTML, no column of its own."""
     one_line = html.escape(write.printable(" ".join(text.split())), quote=False)
     return re.sub(r"([\\`*_\[\]|#])", r"\\\1", one_line)

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from compress_cli import artifact
-from compress_cli.intervals import Estimate
+import numpy as np
+
+from compress_cli import artifact, pictures
+from compress_cli.errors import ArtifactError
+from compress_cli.measure import PICTURES
 from compress_cli.record import Record
-from compress_cli.report import Report, Row, distillation, plots
+from compress_cli.report import Report, Row, distillation, harm, html, plots
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
+from compress_cli.report.html import measured, table, text
 from compress_cli.report.plots import Point
 
 LOCK = "recipe.lock.yaml"
-STYLE = (Path(__file__).parent / "page.css").read_text()
-HARMLESS = "default-src 'none'; style-src 'unsafe-inline'"
-"""A page that loads and runs nothing, whatever a name in it may say."""
+LONGEST = 96  # pixels of a picture's longer side
 
 
 @dataclass(frozen=True)
@@ -32,48 +34,100 @@ class Background:
     facts: dict[str, dict[str, Any]]  # row name -> what its stage noted
     environment: dict[str, Any]
     lock: str
+    pictures: dict[int, bytes] = field(default_factory=dict)
+    """Sample id -> PNG, of what the last model answers otherwise than the baseline."""
 
 
 def background(directory: Path) -> Background:
     """Of the run in `directory`; what is not there is left out."""
     record = Record.read(directory)
-    found = {row.name: artifact.read(directory / record.store / row.key) for row in record.rows}
+    store = directory / record.store
+    found = {row.name: artifact.read(store / row.key) for row in record.rows}
     lock = directory / LOCK
     facts = {name: each.manifest.facts for name, each in found.items() if each}
     environments = [each.manifest.environment for each in found.values() if each]
-    return Background(facts, environments[-1] if environments else {}, lock.read_text() if lock.is_file() else "")
+    damaged = next((row.damage for row in reversed(record.rows) if row.damage), None)
+    return Background(
+        facts,
+        environments[-1] if environments else {},
+        lock.read_text() if lock.is_file() else "",
+        _pictures(store / damaged / PICTURES) if damaged else {},
+    )
+
+
+def _pictures(path: Path) -> dict[int, bytes]:
+    if not path.is_file():  # the inputs are no pictures, or none changed sides
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            kept = zip(arrays["index"].tolist(), arrays["images"], strict=True)
+            return {index: pictures.png(pixels, LONGEST) for index, pixels in kept}
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{path}: can't be read ({error}); run the recipe again") from None
 
 
 def render(report: Report, behind: Background) -> str:
     """The whole page."""
-    name = _text(report.recipe)
     parts = [
-        f"<h1>{name}</h1>",
-        f'<p class="facts">Seed {report.seed}, {report.wall_time_s:.0f} s; baseline: {_text(report.baseline)}. '
-        f"{_text(write.conditions(report))}</p>",
+        f"<h1>{text(report.recipe)}</h1>",
+        f'<p class="facts">Seed {report.seed}, {report.wall_time_s:.0f} s; baseline: {text(report.baseline)}. '
+        f"{text(write.conditions(report))}</p>",
+        _tiles(report),
         _gates(report),
         _planes(report),
         f"<h2>Models</h2>{_models(report)}{_remarks(report)}",
-        f"<h2>What each stage bought, and what it cost</h2>{_stages(report)}",
+        f"<h2>What each stage bought, and what it cost</h2>{_stages(report)}{harm.waterfall(report)}",
+        _answers(report, behind),
+        *(harm.found(each, report.better) for each in report.findings),
         _training(behind),
         f"<h2>Environment</h2>{_environment(report, behind)}",
-        f"<details><summary>The recipe as it was run</summary><pre>{_text(behind.lock, lines=True)}</pre></details>"
+        f"<details><summary>The recipe as it was run</summary><pre>{text(behind.lock, lines=True)}</pre></details>"
         if behind.lock
         else "",
     ]
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{HARMLESS}">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
-        f"<body><main>\n{chr(10).join(part for part in parts if part)}\n</main></body></html>\n"
-    )
+    return html.document(report.recipe, parts)
+
+
+def _tiles(report: Report) -> str:
+    """The last model beside the baseline, in four figures."""
+    row, name = report.rows[-1] if report.rows else None, report.primary
+    if row is None or row.name == report.baseline:
+        return ""
+    tiles: list[tuple[str, str, str]] = []
+    if row.compression_ratio:
+        tiles.append(("smaller", write.times(row.compression_ratio), write.size(row.size_bytes)))
+    if row.speedup and row.verdict:
+        tiles.append((row.verdict, write.times(row.speedup.value), f"[{row.speedup.low:.2f}, {row.speedup.high:.2f}] at 99%"))
+    metric = row.metrics.get(name)
+    if metric:
+        change = f"{write.metric(name, row.change.value, True)} {write.interval(name, row.change, True)}" if row.change else ""
+        verdict = f": {row.change_verdict}" if row.change_verdict else ""
+        tiles.append((write.title(name), write.metric(name, metric.value), f"{change}{verdict}"))
+    if row.damage:
+        agreement = row.damage.agreement
+        said = f"{write.samples(row.damage.right_to_wrong)} lost, {write.samples(row.damage.wrong_to_right)} gained"
+        tiles.append(("same answer %", write.metric("agreement", agreement.value), said))
+    drawn = [
+        f'<div class="tile"><span>{text(what)}</span><b>{text(value)}</b><small>{text(said)}</small></div>'
+        for what, value, said in tiles
+    ]
+    said = f"<p><b>{text(row.name)}</b> beside {text(report.baseline)}:</p>"
+    return f'{said}<div class="tiles">{"".join(drawn)}</div>' if drawn else ""
+
+
+def _answers(report: Report, behind: Background) -> str:
+    """What changed in the answers; nothing where the task has no classes."""
+    table = harm.answers(report)
+    if not table:
+        return ""
+    return f"<h2>Answers that changed</h2>{table}{harm.classes(report)}{harm.changed(report, behind.pictures)}"
 
 
 def _gates(report: Report) -> str:
     if not report.gates:
         return ""
     lines = [
-        f'<li class="{"pass" if each.passes else "fail"}">{"✓" if each.passes else "✗"} {_text(write.gate(each))}</li>'
+        f'<li class="{"pass" if each.passes else "fail"}">{"✓" if each.passes else "✗"} {text(write.gate(each))}</li>'
         for each in report.gates
     ]
     return f'<h2>Gates</h2><ul class="gates">{"".join(lines)}</ul>'
@@ -120,20 +174,20 @@ def _bytes(value: float) -> str:
 def _models(report: Report) -> str:
     name = report.primary
     headings = ["model", "parameters", "numbers", "MACs", "file", "smaller", write.title(name) or "metric", "change"]
-    return _table([*headings, "latency", "faster"], [_model(row, report) for row in report.rows])
+    return table([*headings, "latency", "faster"], [_model(row, report) for row in report.rows])
 
 
 def _model(row: Row, report: Report) -> list[str]:
     name, speedup = report.primary, row.speedup
     return [
-        f"<b>{_text(row.name)}</b>",
+        f"<b>{text(row.name)}</b>",
         write.count(row.parameters),
-        _text(write.numbers(row)),
+        text(write.numbers(row)),
         write.count(row.macs),
         write.size(row.size_bytes),
         write.times(row.compression_ratio),
-        _measured(name, row.metrics.get(name)),
-        _measured(name, row.change, signed=True),
+        measured(name, row.metrics.get(name)),
+        measured(name, row.change, signed=True),
         write.milliseconds(row.latency.p50_ms.value if row.latency else None),
         f'{write.times(speedup.value)} <small>[{speedup.low:.2f}, {speedup.high:.2f}]</small><br><small class="verdict '
         f'{(row.verdict or "").partition(" ")[0]}">{row.verdict}</small>'
@@ -142,38 +196,32 @@ def _model(row: Row, report: Report) -> list[str]:
     ]
 
 
-def _measured(name: str, estimate: Estimate | None, signed: bool = False) -> str:
-    if estimate is None:
-        return NOTHING
-    return f"{write.metric(name, estimate.value, signed)} <small>{write.interval(name, estimate, signed)}</small>"
-
-
 def _remarks(report: Report) -> str:
     lines = "".join(
-        f"<li><b>{_text(name)}</b>: {_text(remark)}</li>"
-        for name, remark in (*write.remarks(report), *distillation.told(report))
+        f"<li><b>{text(name)}</b>: {text(remark)}</li>" for name, remark in (*write.remarks(report), *distillation.told(report))
     )
     return f"<ul>{lines}</ul>" if lines else ""
 
 
 def _stages(report: Report) -> str:
-    """Each model beside the one above it. Both were measured on the same samples, but only the change against the baseline
-    has an interval of its own."""
+    """Each model beside the one it was made from, on the same samples."""
+    rows = {row.name: row for row in report.rows}
     lines = []
-    for before, row in zip((None, *report.rows[:-1]), report.rows, strict=True):
-        old, new = (each.metrics.get(report.primary) if each else None for each in (before, row))
+    for row in report.rows:
+        before = rows.get(row.made_from or (report.baseline if row.name != report.baseline else ""))
         spent = [
-            f"<b>{_text(row.name)}</b>",
-            _text(row.stage),
+            f"<b>{text(row.name)}</b>",
+            text(row.stage),
+            text(before.name) if before else NOTHING,
             f"{row.wall_time_s:.1f} s{' <small>(earlier)</small>' if row.cached else ''}",
         ]
         counted = [
             _fewer(getattr(before, each, None), getattr(row, each)) for each in ("parameters", "macs", "size_bytes")
         ]  # fmt: skip
-        gained = write.metric(report.primary, new.value - old.value, True) if old and new else NOTHING
-        lines.append([*spent, *counted, _quicker(before, row, report), gained])
-    headings = ["stage", "kind", "time", "parameters", "MACs", "bytes", "latency", write.title(report.primary) or "metric"]
-    return f"<p>Each beside the line above it: 2.00x is half as much.</p>{_table(headings, lines, words=2)}"
+        lines.append([*spent, *counted, _quicker(before, row, report), measured(report.primary, row.gained, signed=True)])
+    headings = ["stage", "kind", "beside", "time", "parameters", "MACs", "bytes", "latency"]
+    said = "<p>Each beside the model that it was made from, or else the baseline: 2.00x is half as much.</p>"
+    return said + table([*headings, write.title(report.primary) or "metric"], lines, words=3)
 
 
 def _quicker(before: Row | None, row: Row, report: Report) -> str:
@@ -221,24 +269,5 @@ def _environment(report: Report, behind: Background) -> str:
     lines = []
     for name, each in known.items():
         told = ", ".join(f"{key} {value}" for key, value in each.items()) if isinstance(each, dict) else each
-        lines.append([_text(name), _text(told if isinstance(told, str) else json.dumps(told))])
-    return _table(["what", ""], lines, words=2)
-
-
-def _table(headings: list[str], lines: list[list[str]], words: int = 1) -> str:
-    """The first `words` columns hold text, the others figures. Cells are HTML already."""
-
-    def row(tag: str, cells: list[str]) -> str:
-        marks = ["" if place < words else ' class="n"' for place in range(len(cells))]
-        return "".join(f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in zip(marks, cells, strict=True))
-
-    head = row("th", [_text(each) for each in headings])
-    body = "".join(f"<tr>{row('td', line)}</tr>" for line in lines)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _text(text: str, lines: bool = False) -> str:
-    """Text that means itself; its lines are kept where they count."""
-    if lines:
-        return "\n".join(escape(write.printable(line)) for line in text.split("\n"))
-    return escape(write.printable(text))
+        lines.append([text(name), text(told if isinstance(told, str) else json.dumps(told))])
+    return table(["what", ""], lines, words=2)

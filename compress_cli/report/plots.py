@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 from compress_cli.report import figures as write
 
 WIDTH, HEIGHT = 520, 320
 LEFT, RIGHT, TOP, BOTTOM = 64, 28, 16, 48
+WIDE, ROW = 860, 28  # bars
 COLOURS = 8
 """Classes s0, s1, ... of the page's style sheet."""
 LABEL = 6.4  # pixels a letter of a label takes, at most
@@ -25,6 +27,16 @@ class Point:
     name: str
     x: tuple[float, float, float]  # low, value, high
     y: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A step from one value to another, with the interval of its end."""
+
+    name: str
+    ends: tuple[float, float, float]  # low, value, high
+    said: str
+    begin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,46 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str, say_x: Say, say
     y = _axis(y_title, [each for point in points for each in point.y], HEIGHT - BOTTOM, TOP, say_y)
     marks = [_mark(point, number, x, y) for number, point in enumerate(points)]
     return _svg(f"{y_title} against {x_title}", [*_frame(x, y), *marks, *_labels(points, x, y)])
+
+
+def bars(steps: Sequence[Bar], title: str, say: Say, better: Literal["higher", "lower"]) -> str:
+    """One bar below the other from where it begins to its value, with its interval; coloured by whether it is better so.
+
+    Bars that begin where the one above ends make a waterfall.
+    """
+    left = min(260.0, 24 + LABEL * max(len(_short(each.name)) for each in steps))
+    right = WIDE - 24 - LABEL * max(len(each.said) for each in steps)
+    bottom = TOP + ROW * len(steps)
+    x = _axis(title, [each for step in steps for each in (*step.ends, step.begin)], left, right, say)
+    parts = []
+    for value in x.ticks():
+        place = f"{x.at(value):.1f}"
+        parts.append(f'<line class="grid" x1="{place}" x2="{place}" y1="{TOP}" y2="{bottom}"/>')
+        parts.append(f'<text class="tick" x="{place}" y="{bottom + 16}" text-anchor="middle">{_text(x.say(value))}</text>')
+    for number, step in enumerate(steps):
+        parts.append(_bar(step, TOP + ROW * (number + 0.5), x, left, right, better))
+        if number and step.begin == steps[number - 1].ends[1]:
+            place, up = f"{x.at(step.begin):.1f}", TOP + ROW * number
+            parts.append(f'<line class="link" x1="{place}" x2="{place}" y1="{up - ROW / 2}" y2="{up + ROW / 2}"/>')
+    middle = (left + right) / 2
+    parts.append(f'<text class="axis" x="{middle:.1f}" y="{bottom + 36}" text-anchor="middle">{_text(title)}</text>')
+    return _svg(title, parts, (WIDE, bottom + 46))
+
+
+def _bar(step: Bar, middle: float, x: Axis, left: float, right: float, better: Literal["higher", "lower"]) -> str:
+    low, value, high = map(x.at, step.ends)
+    begin, wide = x.at(step.begin), abs(value - x.at(step.begin))
+    gain = (step.ends[1] - step.begin) * (1 if better == "higher" else -1)
+    kind = "even" if gain == 0 else "gain" if gain > 0 else "loss"
+    return (
+        f'<g class="{kind}"><title>{_text(f"{step.name}: {step.said}")}</title>'
+        f'<text class="row" x="{left - 12:.1f}" y="{middle + 4}" text-anchor="end">{_text(_short(step.name))}</text>'
+        f'<rect class="step" x="{min(begin, value) - 1:.1f}" y="{middle - 8}" width="{wide + 2:.1f}" height="16" rx="2"/>'
+        f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}"/>'
+        f'<line class="whisker" x1="{low:.1f}" x2="{low:.1f}" y1="{middle - 4}" y2="{middle + 4}"/>'
+        f'<line class="whisker" x1="{high:.1f}" x2="{high:.1f}" y1="{middle - 4}" y2="{middle + 4}"/>'
+        f'<text class="said" x="{right + 14:.1f}" y="{middle + 4}">{_text(step.said)}</text></g>'
+    )
 
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_title: str, say_y: Say, spread: bool) -> str:
@@ -134,7 +186,7 @@ def _labels(points: Sequence[Point], x: Axis, y: Axis) -> list[str]:
     taken = [(across - 6, across + 6, up + 4) for across, up in dots]  # left, right, height
     drawn = []
     for number, point in sorted(enumerate(points), key=lambda each: -y.at(each[1].y[1])):
-        name = point.name if len(point.name) <= 24 else f"{point.name[:23]}…"
+        name = _short(point.name)
         across, up, wide = x.at(point.x[1]), y.at(point.y[1]) - 8, LABEL * len(name)
         to_left = across + 9 + wide > WIDTH - RIGHT
         left = across - 9 - wide if to_left else across + 9
@@ -147,8 +199,12 @@ def _labels(points: Sequence[Point], x: Axis, y: Axis) -> list[str]:
     return drawn
 
 
-def _svg(title: str, parts: list[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{_text(title)}">{"".join(parts)}</svg>'
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:23]}…"
+
+
+def _svg(title: str, parts: list[str], size: tuple[float, float] = (WIDTH, HEIGHT)) -> str:
+    return f'<svg viewBox="0 0 {size[0]:g} {size[1]:g}" role="img" aria-label="{_text(title)}">{"".join(parts)}</svg>'
 
 
 def _text(text: str) -> str:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from compress_cli.report import Report, Row, distillation
+from compress_cli.report import Found, Report, Row, distillation
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 
@@ -32,6 +32,9 @@ def show(report: Report, console: Console | None = None) -> None:
     out.print(table)
     out.print()
     out.print(write.conditions(report), style="dim")
+    _damage(report, out)
+    for found in report.findings:
+        _found(found, out)
     for name, remark in write.remarks(report):
         out.print(f"{write.printable(name)}: {write.printable(remark)}", style="yellow")
     for name, sentence in distillation.told(report):
@@ -39,6 +42,54 @@ def show(report: Report, console: Console | None = None) -> None:
     for judged in report.gates:
         style = "red" if not judged.passes else "green" if judged.outcome == "met" else "yellow"
         out.print(write.printable(f"gate {write.gate(judged)}"), style=style)
+
+
+def _damage(report: Report, out: Console) -> None:
+    """Each model's answers beside the baseline's."""
+    rows = [row for row in report.rows if row.damage]
+    if not rows:
+        return
+    table = _table(write.damage_headings(report))
+    for row in rows:
+        damage = row.damage
+        assert damage is not None
+        style = {"better": "green", "worse": "red"}.get(row.change_verdict or "", "")
+        table.add_row(
+            Text(write.printable(row.name)),
+            Text(write.verdict(row).replace(" (", "\n("), style),
+            _two(*write.cell("agreement", damage.agreement)),
+            Text(write.samples(damage.right_to_wrong)),
+            Text(write.samples(damage.wrong_to_right)),
+            _two(*write.cell("kl", damage.kl)),
+            _two(*write.cell("ece", damage.ece)),
+            Text(write.printable(write.hurt(damage))),
+        )
+    out.print()
+    out.print(table)
+    out.print()
+    out.print(write.printable(write.about_damage(report)), style="dim")
+
+
+def _found(found: Found, out: Console) -> None:
+    findings = found.findings
+    table = _table([findings.what, *map(write.title, findings.columns)])
+    for line in findings.lines:
+        cells = zip(findings.columns, line.cells, strict=True)
+        table.add_row(Text(write.printable(line.name)), *(_two(*write.cell(name, cell)) for name, cell in cells))
+    out.print()
+    out.print(write.printable(write.heading(found)), style="bold")
+    out.print()
+    out.print(table)
+    out.print()
+    out.print(write.printable(f"{findings.about} Run by {findings.side}."), style="dim")
+
+
+def _table(headings: list[str]) -> Table:
+    """The first column holds names, the others figures."""
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    for place, heading in enumerate(headings):
+        table.add_column(write.printable(heading), justify="right" if place else "left", overflow="fold", max_width=24)
+    return table
 
 
 def _cells(row: Row, report: Report) -> list[Text]:

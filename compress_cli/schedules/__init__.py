@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from pydantic import Field
 
 from compress_cli.plugin import Plugin
@@ -14,6 +16,6 @@ class Schedule(Plugin):
         0.0, ge=0, description="epochs of linear rise from 0 before the schedule begins; at most half of the run"
     )
 
+    @abstractmethod
     def factor(self, epoch: float, epochs: float) -> float:
         """0..1 at `epoch` of `epochs` after the warm-up; `epoch` moves in fractions, step by step."""
-        raise NotImplementedError

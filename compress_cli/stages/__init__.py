@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -67,9 +68,9 @@ class Stage(Plugin):
         (), description="repeat this stage and what follows with each of these seeds, for the spread; the first is reported"
     )
 
+    @abstractmethod
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         """The kind it makes of inputs of these kinds (by role)."""
-        raise NotImplementedError
 
     def needs(self) -> dict[str, Stage]:
         """Stages it implies, by role: the plan makes steps of them, shared by key."""
@@ -83,6 +84,6 @@ class Stage(Plugin):
         """What changes the result besides settings, inputs and data: a library's version, the machine for a timing."""
         return {}
 
+    @abstractmethod
     def run(self, context: Context) -> dict[str, Any]:
         """Fill `context.output`; return facts for the manifest."""
-        raise NotImplementedError

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from compress_cli import channels, restore, training, widths
+from compress_cli import channels, coupling, restore, training, widths
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.batch import Outputs, from_arrays
 from compress_cli.channels import Group, evaluating
@@ -170,8 +170,8 @@ def _cuttable(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str]
     Whether a model bears a cut is tried: code that writes a width down (heads of attention, a channel shuffle) fails, or
     computes something else.
     """
-    coupling = channels.couple(body, inputs, ignore)
-    groups, whole = list(coupling.groups), dict(coupling.whole)
+    found = coupling.couple(body, inputs, ignore)
+    groups, whole = list(found.groups), dict(found.whole)
     if not _bears(body, inputs, groups):
         for group in groups:
             if not _bears(body, inputs, [group]):

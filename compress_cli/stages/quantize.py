@@ -92,7 +92,7 @@ def _calibrate(prepared: nn.Module, signature: Signature, calibration: Split, ba
     total, done, saved = -(-len(calibration) // batch), 0, context.saves.load()
     if saved:
         own = prepared.state_dict()
-        prepared.load_state_dict({name: state.tensor(each, own[name].dtype) for name, each in saved.arrays.items()})
+        restore.put(prepared, {name: state.tensor(each, own[name].dtype) for name, each in saved.arrays.items()})
         done = saved.document["done"]
         context.log(Progress("calibrate", done, total, note=f"resumed at {saved.place}"))
     with torch.no_grad():

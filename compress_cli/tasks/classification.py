@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
+from compress_cli.damage import Answers
 from compress_cli.errors import DataError, RecipeError, StageError
 from compress_cli.intervals import Estimate, bootstrap, wilson
 from compress_cli.signature import Signature
@@ -51,6 +52,12 @@ class Classification(Task):
     def correct(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> np.ndarray:
         scores, labels = self._matched(heads, targets)
         return np.asarray(scores.argmax(axis=1) == labels, np.float64)
+
+    def answers(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> Answers:
+        return Answers(*self._matched(heads, targets))
+
+    def classes(self, signature: Signature) -> tuple[str, ...]:
+        return signature.heads[_choice("head", self.head, signature.heads)].classes
 
     def _matched(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Scores (N, classes) and labels (N,), fit for each other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -18,9 +19,9 @@ class Teacher(Plugin):
 
     takes: ClassVar[tuple[type[Artifact], ...]]
 
+    @abstractmethod
     def open(self, artifact: Artifact, layers: tuple[str, ...], device: str) -> Opened:
         """A callable that also observes `layers`; RecipeError where a layer is unknown or can't be observed."""
-        raise NotImplementedError
 
 
 def teacher_for(artifact: Artifact) -> Teacher:

@@ -3,10 +3,8 @@
 python -m pytest tests/benchmarks/test_training_speed.py -m slow -s
 """
 
-import statistics
 import time
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,12 +12,10 @@ from torch import nn
 from compress_cli import restore, training
 from compress_cli.augmentations.crop import Crop
 from compress_cli.augmentations.flip import Flip
-from compress_cli.datasets import Dataset, Split
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.models.convnet import Convnet
 from compress_cli.models.resnet import Resnet
 from compress_cli.optimizers.sgd import Sgd
-from compress_cli.signature import Head, Input, Signature
 from compress_cli.training import Training
 
 pytestmark = pytest.mark.slow
@@ -28,28 +24,9 @@ BATCH = 128
 AUGMENT = (Crop(padding=2), Flip())
 
 
-class Noise(Dataset):
-    """Pictures of nothing, to train on at full speed."""
-
-    samples: int
-    channels: int
-    side: int
-
-    def split(self, name):
-        count = self.samples if name == "train" else 0
-        random = np.random.RandomState(0)
-        images = random.randint(0, 256, (count, self.channels, self.side, self.side)).astype(np.uint8)
-        return Split({"image": images}, {"label": random.randint(0, 10, count)}, np.arange(count))
-
-    def signature(self):
-        shape, of = (self.channels, self.side, self.side), self.channels
-        mean, deviation = (127.0,) * of, (74.0,) * of
-        return Signature(inputs={"image": Input(shape=shape, mean=mean, deviation=deviation)}, heads={"logits": Head(size=10)})
-
-
 CASES = {  # model, data of one short epoch, epochs
-    "resnet-20, 3 x 32 x 32": (Resnet(depth=20), Noise(samples=4 * BATCH, channels=3, side=32), 16),
-    "convnet, 1 x 8 x 8": (Convnet(), Noise(samples=8 * BATCH, channels=1, side=8), 32),
+    "resnet-20, 3 x 32 x 32": (Resnet(depth=20), {"samples": 4 * BATCH, "channels": 3, "side": 32}, 16),
+    "convnet, 1 x 8 x 8": (Convnet(), {"samples": 8 * BATCH, "channels": 1, "side": 8}, 32),
 }
 
 
@@ -96,21 +73,17 @@ def speedups(model, dataset, epochs, context_for, precision="float32"):
     return [bare_s / our_s for our_s, bare_s in pairs], facts
 
 
-def told(what, ratios):
-    middle = statistics.quantiles(ratios, n=4)
-    print(f"\n{what}: x{middle[1]:.3f} (of {len(ratios)} pairs of epochs half lie from x{middle[0]:.3f} to x{middle[2]:.3f})")
-    return middle[1]
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_the_loop_is_as_fast_as_one_written_by_hand(case, context_for):
-    ratios, facts = speedups(*CASES[case], context_for)
+def test_the_loop_is_as_fast_as_one_written_by_hand(case, context_for, noise, told):
+    model, size, epochs = CASES[case]
+    ratios, facts = speedups(model, noise(**size), epochs, context_for)
     assert told(f"{case}: {facts['samples_per_s']} samples/s, against a bare loop", ratios) >= 0.97
 
 
-def test_auto_precision_pays(context_for):
+def test_auto_precision_pays(context_for, noise, told):
     """At least 1.7x plain float32 where the processor computes in bfloat16; printed everywhere."""
-    model, dataset, epochs = CASES["resnet-20, 3 x 32 x 32"]
+    model, size, epochs = CASES["resnet-20, 3 x 32 x 32"]
+    dataset = noise(**size)
     context = context_for(dataset)
     network = restore.build(model, dataset.signature(), 0).network
     inputs = {"image": torch.from_numpy(dataset.split("train").inputs["image"][:BATCH]).float()}

@@ -22,6 +22,13 @@ def test_equals_pearson_of_numpy(make, make_batch, run, random):
     assert value == pytest.approx(4 * by_hand(softmax(s / 2), softmax(t / 2), 1.5, 0.5))
 
 
+def test_standardised_logits(make, make_batch, run, random):
+    s, t = random.randn(2, 7, 5)
+    p, q = (softmax((z - z.mean(1, keepdims=True)) / z.std(1, keepdims=True) / 2) for z in (s, t))
+    value = run(Dist(temperature=2.0, standardise=True), make(3 * s + 2), make(t), make_batch(7))
+    assert value == pytest.approx(4 * by_hand(p, q, 2, 2))
+
+
 def test_dense_heads_count_unmasked_positions_as_samples(make, make_batch, run, random):
     s, t = random.randn(2, 3, 4, 5)
     mask = (random.rand(3, 5) > 0.4).astype(np.int64)

@@ -143,5 +143,10 @@ def test_layers_are_names_positions_or_pairs(name):
 def test_weight_rises_and_ends():
     loss = find(Loss, "soft_targets").model_validate({"warmup_epochs": 20.0, "until_epoch": 100.0})
     assert [loss.factor(epoch) for epoch in (0, 5, 20, 100, 100.5)] == [0, 0.25, 1, 1, 0]
+    falling = find(Loss, "soft_targets").model_validate({"warmup_epochs": 2.0, "until_epoch": 10.0, "decay_epochs": 4.0})
+    assert [falling.factor(epoch) for epoch in (1, 2, 6, 7, 9, 10, 11)] == [0.5, 1, 1, 0.75, 0.25, 0, 0]
+    for wrong in ({"decay_epochs": 3.0}, {"decay_epochs": 3.0, "until_epoch": 2.0}):
+        with pytest.raises(ValueError, match="decay_epochs: the weight can't fall for 3 epochs"):
+            find(Loss, "soft_targets").model_validate(wrong)
     assert example("soft_targets").factor(0) == 1
     assert np.isfinite(example("soft_targets").factor(1e9))

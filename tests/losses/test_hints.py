@@ -20,6 +20,16 @@ def test_equal_widths_need_no_projector(make, make_batch, run, random, distance,
     assert run(Hints(layers=ONE, distance=distance), make(a=s), make(a=t), make_batch(4)) == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("shape", [(3, 5, 6), (3, 6, 2, 4)])
+def test_masked_positions_do_not_count(make, make_batch, run, random, shape):
+    s, t = random.randn(2, *shape)
+    mask = random.rand(3, *(shape[1:2] if len(shape) == 3 else shape[2:])) < 0.6
+    squares = (s - t) ** 2
+    kept = (np.moveaxis(squares, 1, -1) if len(shape) == 4 else squares)[mask]
+    value = run(Hints(layers=ONE, mask="m"), make(a=s), make(a=t), make_batch(3, m=mask.astype(np.int64)))
+    assert value == pytest.approx(kept.mean())
+
+
 def test_the_projector_brings_widths_together(make, make_batch, random):
     for s, t, kind in (
         (random.randn(4, 3, 5, 5), random.randn(4, 8, 5, 5), nn.Conv2d),

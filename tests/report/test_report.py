@@ -66,15 +66,29 @@ class Made:
             pair = Speedup(baseline=latency(1.0), model=latency(1 / speedup[1]), speedup=estimate, verdict=verdict(estimate))
             write(self.store, comparison, Comparison, {COMPARISON: Timing(machine=MACHINE, speedup=pair).model_dump_json()})
         row = Row(
-            name=name, stage="x", key=key, cached=False, onnx=key, measurement=measurement, comparison=comparison, reason=reason
+            name=name,
+            stage="x",
+            key=key,
+            cached=False,
+            onnx=key,
+            measurement=measurement,
+            comparison=comparison,
+            reason=reason,
+            seed=7,
         )
         self.rows.append(row)
         return self
 
     def record(self, name="digits"):
-        Record(recipe=name, store="../.store", seed=7, baseline=self.rows[0].name, rows=self.rows, wall_time_s=12.3).write(
-            self.folder
-        )
+        Record(
+            recipe=name,
+            store="../.store",
+            seed=7,
+            baseline=self.rows[0].name,
+            better="higher",
+            rows=self.rows,
+            wall_time_s=12.3,
+        ).write(self.folder)
         return self.folder
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from compress_cli import artifact, channels, restore
+from compress_cli import artifact, channels, coupling, restore
 from compress_cli.artifact import Checkpoint
 from compress_cli.context import Context
 from compress_cli.datasets import Dataset, Split
@@ -254,7 +254,7 @@ def test_a_cut_that_would_take_the_wrong_channels_is_not_made(lively):
     """Zero-padding shortcuts add channels whose place in the sum the dependency graph gets wrong across stages."""
     body = lively(Resnet(depth=8, widths=(4, 8, 16), shortcut="padding").build(SIGNATURE))
     inputs = (torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
-    offered = {group.layer for group in channels.couple(body, inputs).groups}
+    offered = {group.layer for group in coupling.couple(body, inputs).groups}
     groups, whole = prune._cuttable(body, inputs, ())
     refused = offered - {group.layer for group in groups}
     assert refused

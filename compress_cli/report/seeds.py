@@ -1,0 +1,50 @@
+"""Models that were made with several seeds, and students beside their controls, out of what the store holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from compress_cli.record import Record
+from compress_cli.repeats import Distilled, Spread, distilled, spread
+from compress_cli.report.stored import Stored
+
+
+def spreads(measured: list[Stored], others: list[Stored]) -> list[Spread]:
+    """Of every model that was made with several seeds."""
+    by_seed = {each.record.name: _by_seed(each, others) for each in measured}
+    return [
+        spread(name, {seed: float(each.correct.mean()) for seed, each in found.items()})
+        for name, found in by_seed.items()
+        if len(found) > 1
+    ]
+
+
+def distillations(measured: list[Stored], others: list[Stored], record: Record) -> Iterator[Distilled]:
+    """Of every student with a control; nothing where one of those it is held against could not be measured."""
+    rows, sign = {each.record.name: each for each in measured}, 1 if record.better == "higher" else -1
+    for name, row in rows.items():
+        students, controls = _by_seed(row, others), _by_seed(row, others, "control")
+        taught = [rows[each] for each in row.record.teachers if each in rows and rows[each].figures]
+        if not students or students.keys() != controls.keys() or not taught:
+            continue
+        everyone = (*students.values(), *controls.values(), *taught)
+        if not all(np.array_equal(each.index, everyone[0].index) for each in everyone):
+            continue
+        best = max(taught, key=lambda each: sign * float(each.correct.mean()))
+        yield distilled(
+            name,
+            (best.record.name, best.correct),
+            {seed: each.correct for seed, each in students.items()},
+            {seed: each.correct for seed, each in controls.items()},
+            record.better,
+        )
+
+
+def _by_seed(row: Stored, others: list[Stored], beside: str = "") -> dict[int, Stored]:
+    """What was measured of a row, or of what stands beside it, with each seed; empty where one could not be."""
+    name = row.record.name
+    found = [each for each in others if each.record.of == name and each.record.beside == beside]
+    known = {each.record.seed: each for each in ([] if beside else [row]) + found}
+    return known if all(each.figures for each in known.values()) else {}

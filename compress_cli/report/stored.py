@@ -1,0 +1,85 @@
+"""What the store holds about a run's models, read and checked."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from compress_cli import artifact
+from compress_cli.artifact import Artifact
+from compress_cli.damage import Damage
+from compress_cli.errors import ArtifactError
+from compress_cli.measure import COMPARISON, DAMAGE, MEASUREMENT, PREDICTIONS, Figures, Timing
+from compress_cli.record import Row
+
+Document = TypeVar("Document", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the store holds about one row."""
+
+    record: Row
+    made: Artifact
+    figures: Figures | None
+    timing: Timing | None
+    damage: Damage | None
+    index: np.ndarray  # (N,), empty where nothing was measured
+    correct: np.ndarray  # (N,)
+
+    @property
+    def sources(self) -> list[str]:
+        """Keys of what its stage took: what it started from before all else."""
+        inputs = self.made.manifest.inputs
+        return [each.key for role in ("start", *inputs) for each in inputs.get(role, [])]
+
+
+def read(store: Path, row: Row) -> Stored:
+    """Of one row; ArtifactError where a part of it is missing, damaged or changed."""
+    keys = (row.measurement, row.comparison, row.damage)
+    measurement, comparison, damaged = (artifact_of(store, key) if key else None for key in keys)
+    index, correct = _predictions(measurement.file(PREDICTIONS)) if measurement else (np.empty(0), np.empty(0))
+    return Stored(
+        record=row,
+        made=artifact_of(store, row.key),
+        figures=document(measurement, MEASUREMENT, Figures) if measurement else None,
+        timing=document(comparison, COMPARISON, Timing) if comparison else None,
+        damage=document(damaged, DAMAGE, Damage) if damaged and DAMAGE in damaged.manifest.files else None,
+        index=index,
+        correct=correct,
+    )
+
+
+def artifact_of(store: Path, key: str) -> Artifact:
+    """What the store holds under a key, its files checked where figures are taken from them."""
+    found = artifact.read(store / key)
+    if found is None:
+        raise ArtifactError(f"{store / key}: the store no longer holds what this run made; run the recipe again")
+    if found.manifest.kind in ("Measurement", "Comparison"):
+        found.verify()
+    return found
+
+
+def document(source: Artifact, name: str, kind: type[Document]) -> Document:
+    """One of an artifact's JSON files."""
+    path = source.file(name)
+    try:
+        return kind.model_validate_json(path.read_text())
+    except ValidationError as error:
+        raise ArtifactError(
+            f"{path}: is not of this version ({error.errors()[0]['msg']}); delete {source.directory} and run the recipe again"
+        ) from None
+
+
+def _predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Sample ids and each sample's share of the primary metric."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["index"], arrays["correct"]
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{path}: can't be read ({error}); run the recipe again") from None

@@ -1,0 +1,86 @@
+"""Two models' answers, sample by sample."""
+
+from __future__ import annotations
+
+import zipfile
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from compress_cli import damage, measure
+from compress_cli.artifact import Artifact, Comparison, Measurement
+from compress_cli.context import Context
+from compress_cli.datasets import Split, SplitName
+from compress_cli.errors import ArtifactError, RecipeError
+from compress_cli.stages import Role, Stage
+
+HEAD = "head."  # what names of heads begin with among the predictions
+
+
+class Damage(Stage):
+    """Hold a model's answers against a baseline's: agreement, churn, change of each class, calibration, divergence.
+
+    A run does it for each of its models by itself. Nothing is measured again: it takes what was predicted before. Of inputs
+    that are pictures, those that changed sides are kept for the report.
+    """
+
+    consumes: ClassVar[dict[str, Role]] = {
+        "baseline": Role((Measurement,), previous=False),
+        "start": Role((Measurement,)),
+    }
+    shared: ClassVar[dict[str, int]] = {"damage": damage.VERSION}
+    splits: ClassVar[tuple[SplitName, ...]] = ("val", "test")
+
+    baseline: str | None = Field(None, description="the stage whose measurement the other is held against")
+    start: str | None = Field(None, description="the stage whose measurement is judged; default: the one before")
+
+    def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
+        return Comparison
+
+    def run(self, context: Context) -> dict[str, Any]:
+        before, after = (context.inputs[role][0] for role in ("baseline", "start"))
+        name = _split(before)
+        if name != _split(after):
+            raise RecipeError("both have to be measured on the same split")
+        split = context.split(name)
+        pair = [context.task.answers(_heads(each, split), split.targets) for each in (before, after)]
+        if pair[0] is None or pair[1] is None:
+            return {"reason": f"the task {context.task.type} names no classes"}
+        found = damage.damage(pair[0], pair[1], split.index, context.task.classes(context.dataset.signature()))
+        (context.output / measure.DAMAGE).write_text(found.model_dump_json(indent=1) + "\n")
+        rows = damage.changed_sides(pair[0], pair[1])
+        pictures = _pictures(split)
+        if pictures is not None and len(rows):
+            np.savez_compressed(context.output / measure.PICTURES, index=split.index[rows], images=pictures[rows])
+        return {"agreement": found.agreement.value, "churn": found.churn.value}
+
+
+def _split(measurement: Artifact) -> SplitName:
+    path = measurement.file(measure.MEASUREMENT)
+    try:
+        return measure.Figures.model_validate_json(path.read_text()).split
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: is not of this version ({error.errors()[0]['msg']})") from None
+
+
+def _heads(measurement: Artifact, split: Split) -> dict[str, np.ndarray]:
+    """Output name -> (N, ...) as predicted; ArtifactError where they are of other samples."""
+    path = measurement.file(measure.PREDICTIONS)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            index, heads = arrays["index"], {name[len(HEAD) :]: arrays[name] for name in arrays if name.startswith(HEAD)}
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{path}: can't be read ({error})") from None
+    if not np.array_equal(index, split.index):
+        raise ArtifactError(f"{path}: was predicted on other samples than the dataset gives now")
+    return heads
+
+
+def _pictures(split: Split) -> np.ndarray | None:
+    """(N, channels, height, width) uint8: the first input that is a picture."""
+    return next((each for each in split.inputs.values() if _shows(each)), None)
+
+
+def _shows(array: np.ndarray) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 4 and array.shape[1] in (1, 3)

@@ -1,0 +1,115 @@
+"""How a model bears worse pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import onnxruntime
+from pydantic import Field
+
+from compress_cli import disturbances, measure, runtime
+from compress_cli.artifact import Artifact, OnnxModel, Table
+from compress_cli.context import Context
+from compress_cli.datasets import Split, SplitName
+from compress_cli.disturbances import Disturbance, disturbed
+from compress_cli.errors import RecipeError
+from compress_cli.findings import Findings, Line
+from compress_cli.intervals import Estimate, paired_difference
+from compress_cli.progress import Progress
+from compress_cli.runtime import Session
+from compress_cli.settings import Many
+from compress_cli.stages import Role, Stage
+
+CHUNK = 1024  # pictures that are disturbed at once
+
+Severity = Annotated[int, Field(ge=1, le=5)]
+
+
+class Robustness(Stage):
+    """Measure a model file on disturbed test pictures: noise, blur, little contrast (Hendrycks & Dietterich 2019).
+
+    With a baseline, both see the very same pictures, and the report shows how much more the model loses.
+    """
+
+    consumes: ClassVar[dict[str, Role]] = {
+        "start": Role((OnnxModel,)),
+        "baseline": Role((OnnxModel,), previous=False, optional=True),
+    }
+    shared: ClassVar[dict[str, int]] = {"measure": measure.VERSION, "disturbances": disturbances.VERSION}
+    splits: ClassVar[tuple[SplitName, ...]] = ("test",)
+
+    start: str | None = Field(None, description="the stage whose file is measured; default: the one before")
+    baseline: str | None = Field(None, description="a stage whose file sees the same pictures")
+    kinds: Many[Disturbance] = Field(("noise", "blur", "contrast"), min_length=1, description="what is done to pictures")
+    severities: Many[Severity] = Field((1, 3, 5), min_length=1, description="how strongly: 1 to 5")
+    batch: int = Field(128, ge=1, description="samples in one run; the result does not depend on it")
+
+    def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
+        return Table
+
+    def depends(self) -> dict[str, Any]:
+        return {"onnxruntime": onnxruntime.__version__}
+
+    def run(self, context: Context) -> dict[str, Any]:
+        split, name = context.split("test", self.batch), context.task.primary
+        picture = _picture(split)
+        sessions = [
+            runtime.open_session(each.file("model.onnx"))
+            for role in ("start", "baseline")
+            for each in context.inputs.get(role, ())
+        ]
+        tries = [("clean", None), *((f"{kind} {each}", (kind, each)) for kind in self.kinds for each in self.severities)]
+        lines: list[Line] = []
+        clean = np.empty(0)
+        for done, (title, how) in enumerate(tries):
+
+            def worse(images: np.ndarray, index: np.ndarray, how: tuple[Disturbance, int] | None = how) -> np.ndarray:
+                return disturbed(images, *how, index, context.seed) if how else images
+
+            found = [self._measured(session, split, picture, worse, context) for session in sessions]
+            clean = clean if how else found[0][1]
+            cells: list[Estimate | float | None] = [found[0][0], paired_difference(clean, found[0][1]) if how else None]
+            if len(found) > 1:
+                cells += [found[1][0], paired_difference(found[1][1], found[0][1])]
+            lines.append(Line(name=title, cells=cells))
+            context.log(Progress("robustness", done + 1, len(tries)))
+        columns = [name, f"{name}_change", f"baseline_{name}", f"beside_baseline_{name}_change"][: len(lines[0].cells)]
+        Findings(
+            title="Robustness",
+            about=f"{len(split)} test pictures with noise, blur or little contrast in severities 1 to 5, as strong as in "
+            f"CIFAR-10-C (Hendrycks & Dietterich 2019). Changes are paired: against the same model on clean pictures, and "
+            "against the baseline on the same disturbed ones.",
+            side="ONNX Runtime",
+            what="pictures",
+            columns=columns,
+            lines=lines,
+        ).write(context.output)
+        return {line.name: cell.value for line in lines if isinstance(cell := line.cells[0], Estimate)}
+
+    def _measured(
+        self,
+        session: Session,
+        split: Split,
+        picture: str,
+        worse: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        context: Context,
+    ) -> tuple[Estimate, np.ndarray]:
+        """The primary metric, and each sample's share of it; the pictures are disturbed part by part."""
+        parts = []
+        for start in range(0, len(split), CHUNK):
+            part = split.take(np.s_[start : start + CHUNK])
+            inputs = {**part.inputs, picture: worse(part.inputs[picture], part.index)}
+            parts.append(measure.predict(session, Split(inputs, part.targets, part.index), self.batch, lambda progress: None))
+        heads = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        task = context.task
+        return task.evaluate(heads, split.targets)[task.primary], task.correct(heads, split.targets)
+
+
+def _picture(split: Split) -> str:
+    """Name of the input that is a picture; RecipeError where there is none."""
+    for name, each in split.inputs.items():
+        if each.dtype == np.uint8 and each.ndim == 4:
+            return name
+    raise RecipeError("robustness disturbs pictures of 8 bits, and this dataset has none among its inputs")

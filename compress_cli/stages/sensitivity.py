@@ -1,0 +1,169 @@
+"""What each layer's quantisation costs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+
+from compress_cli import placement, restore, samples
+from compress_cli.agreement import Agreement
+from compress_cli.artifact import Artifact, Program, Table
+from compress_cli.context import Context
+from compress_cli.datasets import Split
+from compress_cli.errors import StageError
+from compress_cli.findings import Findings, Line
+from compress_cli.intervals import Estimate, paired_difference
+from compress_cli.progress import Progress
+from compress_cli.signature import Signature
+from compress_cli.stages import Role, Stage
+
+TOGETHER, REST, INTERPLAY = "all together", "other operators", "interplay"
+
+Heads = dict[str, np.ndarray]
+
+
+class Sensitivity(Stage):
+    """Attribute what a quantisation costs to its layers: each alone in integers, all others in float, on val samples.
+
+    A layer in integers is one whose inputs, weights and biases are rounded to the ranges that the quantisation found.
+    Costs do not add up: the last line is what all together cost beyond the sum.
+    """
+
+    consumes: ClassVar[dict[str, Role]] = {"start": Role((Program,))}
+    shared: ClassVar[dict[str, int]] = {"placement": placement.VERSION}
+    long: ClassVar[bool] = True
+
+    start: str | None = Field(None, description="the stage that quantised a checkpoint; default: the one before")
+    samples: int = Field(512, ge=1, description="val samples, drawn by seed and sample id; time grows with them times layers")
+    batch: int = Field(64, ge=1, description="samples that run at once")
+
+    def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
+        return Table
+
+    def run(self, context: Context) -> dict[str, Any]:
+        start, task = context.inputs["start"][0], context.task
+        held_out = context.split("val", self.batch)
+        if not len(held_out):
+            raise StageError("there are no val samples to try layers on; give the dataset a val split")
+        split = samples.drawn(held_out, self.samples, context.seed)
+        _, graph = restore.prepared(start)
+        assert isinstance(graph, GraphModule)
+        layers, signature = _layers(graph), restore.signature_of(start)
+        runner = _Rounded(graph)
+        with torch.no_grad():
+            unrounded = _heads(runner, (), split, signature, self.batch)
+            before = task.correct(unrounded, split.targets)
+            lines: list[Line] = []
+            for done, (name, nodes) in enumerate(layers.items()):
+                heads = _heads(runner, nodes, split, signature, self.batch)
+                change = paired_difference(before, task.correct(heads, split.targets))
+                lines.append(Line(name=name, cells=[change, _noise(unrounded, heads)]))
+                context.log(Progress("sensitivity", done + 1, len(layers)))
+        alone = [_value(line) for line in lines if line.name != TOGETHER]
+        lines.append(Line(name=INTERPLAY, cells=[_value(lines[-1]) - sum(alone), None]))
+        Findings(
+            title="What each layer's quantisation costs",
+            about=f"Each layer alone in integers, all others in float, on {len(split)} val samples: the paired change of "
+            f"{task.primary}, with a 95% interval, and the outputs' signal over quantisation noise (higher is better). "
+            f"'{REST}' are those without weights; '{INTERPLAY}' is what all together cost beyond the sum.",
+            side="PyTorch",
+            what="layer",
+            columns=[f"{task.primary}_change", "sqnr_db"],
+            lines=lines,
+        ).write(context.output)
+        return {line.name: _value(line) for line in lines}
+
+
+class _Rounded(Interpreter):
+    """Runs a prepared graph in float, with the inputs of chosen nodes rounded as their observers say.
+
+    Observers do not observe here: they would move.
+    """
+
+    def __init__(self, graph: GraphModule):
+        super().__init__(graph)
+        self.chosen: Collection[Node] = ()
+        self.ranges: dict[str, Any] = {}  # observer -> scale, zero point
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return args[0] if _observes(self.fetch_attr(target)) else super().call_module(target, args, kwargs)
+
+    def run_node(self, n: Node) -> Any:
+        if n not in self.chosen:
+            return super().run_node(n)
+        exact = {each: self.env[each] for each in n.all_input_nodes if self._is_observer(each)}
+        self.env.update({each: self._rounded(each, value) for each, value in exact.items()})
+        try:
+            return super().run_node(n)
+        finally:
+            self.env.update(exact)
+
+    def _is_observer(self, node: Node) -> bool:
+        return node.op == "call_module" and _observes(self.fetch_attr(str(node.target)))
+
+    def _rounded(self, node: Node, value: Tensor) -> Tensor:
+        """To the nearest of the integers that the observer's range allows, as a real number."""
+        name = str(node.target)
+        observer = self.fetch_attr(name)
+        if name not in self.ranges:
+            self.ranges[name] = observer.calculate_qparams()
+        scale, zero = (each.to(value) for each in self.ranges[name])
+        if scale.numel() > 1:
+            shape = [1] * value.ndim
+            shape[observer.ch_axis] = -1
+            scale, zero = scale.reshape(shape), zero.reshape(shape)
+        steps: Tensor = torch.clamp(torch.round(value / scale) + zero, observer.quant_min, observer.quant_max)
+        return torch.mul(steps - zero, scale)
+
+
+def _observes(module: Any) -> bool:
+    return hasattr(module, "calculate_qparams")
+
+
+def _layers(graph: GraphModule) -> dict[str, list[Node]]:
+    """Layer name -> its nodes that take observed values; then those without weights, and all together."""
+    observers = {name for name, module in graph.named_modules() if _observes(module)}
+    found: dict[str, list[Node]] = {}
+    for node in graph.graph.nodes:
+        if any(str(each.target) in observers and each.op == "call_module" for each in node.all_input_nodes):
+            name = placement.home(node).removeprefix("body.") if node.target in placement.CONTRACTIONS else REST
+            found.setdefault(name, []).append(node)
+    rest = {REST: found.pop(REST)} if REST in found else {}
+    everything = [node for nodes in (*found.values(), *rest.values()) for node in nodes]
+    return {**found, **rest, TOGETHER: everything}
+
+
+def _heads(runner: _Rounded, nodes: Collection[Node], split: Split, signature: Signature, batch: int) -> Heads:
+    """Head name -> (N, ...), with these nodes in integers."""
+    runner.chosen = set(nodes)
+    parts = [_answers(runner, samples.tensors(part, signature), signature) for part in samples.parts(split, batch)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _answers(runner: _Rounded, inputs: tuple[Tensor, ...], signature: Signature) -> Heads:
+    given = runner.run(*inputs)
+    given = given if isinstance(given, dict) else dict(zip(signature.heads, given, strict=True))
+    return {name: each.numpy() for name, each in given.items()}
+
+
+def _noise(reference: Heads, other: Heads) -> float | None:
+    """Signal over quantisation noise in decibels, of the head that suffers most."""
+    found = []
+    for name, each in reference.items():
+        agreement = Agreement()
+        agreement.add(each, other[name])
+        found.append(agreement.sqnr_db)
+    known = [each for each in found if each is not None]
+    return min(known) if known else None
+
+
+def _value(line: Line) -> float:
+    first = line.cells[0]
+    assert first is not None
+    return first.value if isinstance(first, Estimate) else first

@@ -1,0 +1,104 @@
+"""How alike two models see."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from compress_cli import features, restore, samples
+from compress_cli.artifact import Artifact, Checkpoint, Table
+from compress_cli.batch import from_arrays
+from compress_cli.context import Context
+from compress_cli.datasets import Split, SplitName
+from compress_cli.errors import StageError
+from compress_cli.findings import Findings, Line
+from compress_cli.progress import Progress
+from compress_cli.settings import Many
+from compress_cli.stages import Role, Stage
+
+
+class Similarity(Stage):
+    """Compare layers of two checkpoints by linear centred kernel alignment (Kornblith et al. 2019, arXiv:1905.00414).
+
+    1 where one layer's features are a rotation and scaling of the other's, near 0 where they have nothing in common;
+    widths may differ.
+    """
+
+    consumes: ClassVar[dict[str, Role]] = {
+        "start": Role((Checkpoint,)),
+        "teacher": Role((Checkpoint,), previous=False),
+    }
+    shared: ClassVar[dict[str, int]] = {"features": features.VERSION}
+    splits: ClassVar[tuple[SplitName, ...]] = ("test",)
+
+    start: str | None = Field(None, description="the stage whose checkpoint is compared; default: the one before")
+    teacher: str | None = Field(None, description="the stage whose checkpoint it is compared with")
+    layers: Many[str] = Field(min_length=1, description="layers, by name or position among the outermost")
+    teacher_layers: Many[str] = Field((), description="the teacher's layers beside them, in order; default: the same names")
+    samples: int = Field(512, ge=2, le=4096, description="test samples, drawn by seed and sample id")
+    batch: int = Field(64, ge=1, description="samples that run at once")
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Self:
+        if self.teacher_layers and len(self.teacher_layers) != len(self.layers):
+            raise ValueError(f"'teacher_layers' has {len(self.teacher_layers)} names for {len(self.layers)} layers")
+        return self
+
+    def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
+        return Table
+
+    def run(self, context: Context) -> dict[str, Any]:
+        split = samples.drawn(context.split("test", self.batch), self.samples, context.seed)
+        theirs = self.teacher_layers or self.layers
+        ours, taught = (
+            _features(context.inputs[role][0], tuple(dict.fromkeys(layers)), split, self.batch)
+            for role, layers in (("start", self.layers), ("teacher", theirs))
+        )
+        lines = []
+        for done, (layer, other) in enumerate(zip(self.layers, theirs, strict=True)):
+            name = layer if layer == other else f"{layer} ~ {other}"
+            lines.append(Line(name=name, cells=[linear_cka(ours[layer], taught[other])]))
+            context.log(Progress("similarity", done + 1, len(self.layers)))
+        Findings(
+            title=f"Similarity to {context.inputs['teacher'][0].manifest.stage.get('name') or 'the teacher'}, layer by layer",
+            about=f"Linear CKA of the layers' outputs on {len(split)} test samples (Kornblith et al. 2019): 1 where they are "
+            "rotations of each other, near 0 where they have nothing in common. More values a sample than samples make it "
+            "larger.",
+            side="PyTorch",
+            what="layer",
+            columns=["cka"],
+            lines=lines,
+        ).write(context.output)
+        return {line.name: line.cells[0] for line in lines}
+
+
+def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
+    """Of features (N, p) and (N, q) of the same samples; StageError where one never varies."""
+    left, right = (_gram(each) for each in (x, y))
+    size = float(np.linalg.norm(left) * np.linalg.norm(right))
+    if size == 0:
+        raise StageError("a layer gives the same for every sample: it has no similarity to anything")
+    return float((left * right).sum() / size)
+
+
+def _gram(features: np.ndarray) -> np.ndarray:
+    """(N, N) inner products of the samples' features, each feature centred."""
+    wide = features.astype(np.float64)
+    wide -= wide.mean(axis=0)
+    return np.asarray(wide @ wide.T)
+
+
+def _features(artifact: Artifact, layers: tuple[str, ...], split: Split, batch: int) -> dict[str, np.ndarray]:
+    """Layer -> (N, values a sample)."""
+    restored = restore.checkpoint(artifact)
+    parts: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
+    with torch.no_grad(), features.observe(restored.network, layers) as seen:
+        for part in samples.parts(split, batch):
+            given = from_arrays(part.inputs, {}, part.index)
+            found = features.outputs(restored.network, restored.signature, given, layers, seen).features
+            for layer in layers:
+                parts[layer].append(found[layer].flatten(1).numpy())
+    return {layer: np.concatenate(each) for layer, each in parts.items()}

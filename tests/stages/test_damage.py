@@ -1,0 +1,76 @@
+"""Two measurements, held against each other."""
+
+import numpy as np
+import pytest
+
+from compress_cli import artifact, measure
+from compress_cli.artifact import Measurement
+from compress_cli.damage import Damage as Document
+from compress_cli.datasets.digits import Digits
+from compress_cli.errors import ArtifactError, RecipeError
+from compress_cli.intervals import wilson
+from compress_cli.stages.damage import Damage
+from compress_cli.stages.measure import Measure
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """`measured(said)`: the Measurement of a model that says these classes of digits."""
+    dataset = Digits()
+
+    def _measured(said, split="test", index=None):
+        folder = tmp_path / f"m{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        samples = dataset.split(split)
+        figures = {
+            "split": split, "samples": len(samples), "primary": "accuracy", "metrics": {},
+            "contents": {"parameters": 1, "kinds": {}, "macs": 1, "size_bytes": 1},
+        }  # fmt: skip
+        (folder / measure.MEASUREMENT).write_text(measure.Figures.model_validate(figures).model_dump_json())
+        index = samples.index if index is None else index
+        np.savez(folder / measure.PREDICTIONS, index=index, **{"head.logits": np.eye(10, dtype=np.float32)[said] * 5})
+        artifact.write_manifest(folder, Measurement, "k", {"type": "measure"}, {}, {}, {}, 0.0)
+        return artifact.read(folder)
+
+    return dataset, _measured
+
+
+def test_damage_of_stored_answers(measured, context_for):
+    dataset, made = measured
+    split = dataset.split("test")
+    labels = split.targets["label"]
+    worse = labels.copy()
+    worse[[4, 7]] = (labels[[4, 7]] + 1) % 10
+    context = context_for(dataset, inputs={"baseline": (made(labels),), "start": (made(worse),)}, splits=("val", "test"))
+    Damage(baseline="a").run(context)
+    found = Document.model_validate_json((context.output / measure.DAMAGE).read_text())
+    assert found.right_to_wrong == wilson(2, 467)
+    assert [each.index for each in found.changed] == split.index[[4, 7]].tolist()
+    with np.load(context.output / measure.PICTURES) as kept:
+        np.testing.assert_array_equal(kept["index"], split.index[[4, 7]])
+        np.testing.assert_array_equal(kept["images"], split.inputs["image"][[4, 7]])
+
+
+def test_nothing_changed_keeps_no_pictures(measured, context_for):
+    dataset, made = measured
+    same = made(dataset.split("test").targets["label"])
+    context = context_for(dataset, inputs={"baseline": (same,), "start": (same,)}, splits=("val", "test"))
+    assert Damage(baseline="a").run(context)["agreement"] == 1.0
+    assert not (context.output / measure.PICTURES).exists()
+
+
+def test_measurements_of_other_samples_are_refused(measured, context_for):
+    dataset, made = measured
+    test, val = (dataset.split(name).targets["label"] for name in ("test", "val"))
+    pair = {"baseline": (made(test),), "start": (made(val, "val"),)}
+    with pytest.raises(RecipeError, match="same split"):
+        Damage(baseline="a").run(context_for(dataset, inputs=pair, splits=("val", "test")))
+    moved = {"baseline": (made(test),), "start": (made(test, index=np.arange(467)),)}
+    with pytest.raises(ArtifactError, match="other samples"):
+        Damage(baseline="a").run(context_for(dataset, inputs=moved, splits=("val", "test")))
+
+
+def test_a_measure_stage_takes_the_model_before_it(measured):
+    assert Damage(baseline="a").produces({}) is artifact.Comparison
+    assert "train" not in Damage(baseline="a").splits
+    assert Measure().produces({}) is Measurement

@@ -1,0 +1,155 @@
+"""Killed at any instant, the same command goes on, ends in the same bytes, and nothing is left lying about.
+
+python -m pytest tests/test_crash.py -m slow -s       # 300 kills and more
+"""
+
+import ast
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+PACKAGE = HERE.parent / "compress_cli"
+RECIPE = """\
+dataset: digits
+threads: 1
+device: cpu
+save: {steps: 3}
+stages:
+  - type: train
+    name: teacher
+    model: {type: convnet, widths: [6, 8], convs: 1, dropout: 0.1}
+    training: {epochs: 2, ema: 0.9, augment: [crop], precision: float32}
+  - type: distill
+    name: student
+    teacher: teacher
+    model: {type: convnet, widths: [4, 8], convs: 1}
+    losses: [{type: soft_targets, weight: 0.5}, {type: crd, layers: [avgpool], negatives: 16, size: 8, weight: 0.1}]
+    training: {epochs: 2, optimizer: adamw, precision: float32}
+  - type: prune
+    name: pruned
+    ratio: 0.5
+    round_to: 1
+    training: {epochs: 2, precision: float32, accumulate: 2}
+  - {type: quantize, name: int8, samples: 96, batch: 8}
+  - {type: export, start: pruned, samples: 32}
+"""
+STEPS = ("teacher", "student", "pruned", "int8", "export", "export.measurement")
+
+
+class Harness:
+    """A process that forks tries, and what an uninterrupted run of every step made."""
+
+    def __init__(self, folder):
+        self.folder, self.count = folder, 0
+        (folder / "r.yaml").write_text(RECIPE)
+        self.process = subprocess.Popen(
+            [sys.executable, HERE / "crashing.py", folder / "r.yaml"],
+            env={**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        self.keys = json.loads(self.process.stdout.readline())
+        self.store = folder / "reference"
+        self.whole = {step: self.order(step, self.store) for step in STEPS}
+        assert [each["code"] for each in self.whole.values()] == [0] * len(STEPS), self.said()
+
+    def order(self, step, store, **when):
+        log = self.folder / "log.txt"
+        order = {"steps": self.until(step), "store": str(store), "output": str(self.folder / "output"), "log": str(log), **when}
+        print(json.dumps(order), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+    def said(self):
+        return (self.folder / "log.txt").read_text()
+
+    def until(self, step):
+        return list(STEPS[: STEPS.index(step) + 1])
+
+    def killed(self, step, *whens, force=()):
+        """Kill a step at these times, one try after the other, then let it finish; returns what the tries reached."""
+        self.count += 1
+        store = self.folder / f"store{self.count}"
+        before = self.until(step) if force else self.until(step)[:-1]
+        for each in before:
+            shutil.copytree(self.store / self.keys[each], store / self.keys[each])
+        tries = [self.order(step, store, force=force, **when) for when in whens]
+        assert {each["code"] for each in tries} <= {-9, 0}, self.said()
+        last = self.order(step, store, force=force)
+        assert last["code"] == 0, self.said()
+        reference = {name: each for name, each in contents(self.store).items() if name.split("/")[0] in self.made(step)}
+        assert contents(store) == reference
+        shutil.rmtree(store)
+        return tries
+
+    def made(self, step):
+        return {self.keys[each] for each in self.until(step)}
+
+
+def contents(store):
+    """Every file and folder below the store -> its hash; of a manifest, what it says of files and inputs."""
+    found = {}
+    for path in store.rglob("*"):
+        name = path.relative_to(store).as_posix()
+        if path.name == "manifest.json":
+            document = json.loads(path.read_text())
+            found[name] = {each: document[each] for each in ("kind", "key", "stage", "inputs", "files")}
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+    return found
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory):
+    made = Harness(tmp_path_factory.mktemp("crash"))
+    yield made
+    made.process.stdin.close()
+    made.process.wait()
+
+
+def registered():
+    """The places between opening and renaming a file that the package names."""
+    calls = (
+        node for path in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+    )
+    names = [call.args[0].value for call in calls if ast.unparse(call.func).endswith("reached")]
+    return set(names)
+
+
+def test_every_registered_place_is_reached(harness):
+    reached = {place for whole in harness.whole.values() for place in whole["places"]}
+    assert registered() - reached == {"old set aside"}  # where a step is forced: below
+    assert len(registered()) >= 8
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_while_a_file_is_written_and_at_a_random_instant(harness, step):
+    random_ = random.Random(step)
+    places, seconds = harness.whole[step]["places"], harness.whole[step]["seconds"]
+    tries = harness.killed(step, {"die_at": random_.randint(1, len(places))}, {"after_s": random_.uniform(0, seconds)})
+    assert tries[0]["code"] == -9
+
+
+def test_a_forced_step_that_is_killed_between_two_renames(harness):
+    places = harness.order("teacher", harness.store, force=["teacher"])["places"]
+    at = places.index("old set aside") + 1
+    assert harness.killed("teacher", {"die_at": at}, force=["teacher"])[0]["code"] == -9
+
+
+@pytest.mark.slow
+def test_killed_three_hundred_times(harness):
+    random_, kills = random.Random(0), dict.fromkeys(STEPS, 0)
+    for step in STEPS:
+        for at in range(1, len(harness.whole[step]["places"]) + 1):  # every place there is
+            kills[step] += harness.killed(step, {"die_at": at})[0]["code"] == -9
+    while sum(kills.values()) < 330 or min(kills.values()) < 40:
+        step = min(kills, key=lambda each: kills[each])
+        whens = [{"after_s": random_.uniform(0, harness.whole[step]["seconds"])} for _ in range(random_.randint(1, 3))]
+        kills[step] += sum(each["code"] == -9 for each in harness.killed(step, *whens))
+    print(f"\nkilled {sum(kills.values())} times, the same bytes every time: {kills}")
