@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -67,7 +68,7 @@ def _array(file: IO[bytes], size: int, what: str) -> np.ndarray:
         raise DataError(f"{what}: is of a version of NumPy's format that is not known here ({version})")
     try:
         shape, fortran, dtype = header(file)
-    except MemoryError:  # how Python's parser refuses what is nested too deeply
+    except (MemoryError, tokenize.TokenError):  # two ways in which Python's parser refuses what is nested too deeply
         raise DataError(f"{what}: has a header that can't be read; it is damaged") from None
     if dtype.hasobject:
         raise DataError(f"{what}: holds Python objects, which are never loaded; save plain arrays with numpy.savez")

@@ -153,6 +153,9 @@ def _plain(node: yaml.Node, complaints: list[str], left: list[int], depth: int =
     if left[0] < 0 or depth > DEEPEST:
         what = f"nested deeper than {DEEPEST} levels" if depth > DEEPEST else f"larger than {MOST_NODES} values"
         raise RecipeError(f"{place}: is {what}, its aliases counted")
+    tag = node.tag.removeprefix("tag:yaml.org,2002:")
+    if tag not in ("seq", "map") and not isinstance(node, yaml.ScalarNode):
+        raise RecipeError(f"{place}: the tag {node.tag} is not allowed here; write the plain value")
     if isinstance(node, yaml.SequenceNode):
         return [_plain(each, complaints, left, depth + 1) for each in node.value]
     if isinstance(node, yaml.MappingNode):
@@ -166,7 +169,6 @@ def _plain(node: yaml.Node, complaints: list[str], left: list[int], depth: int =
                 complaints.append(f"{line}: {key.value}: is given twice")
             made[key.value] = _plain(value, complaints, left, depth + 1)
         return made
-    tag = node.tag.removeprefix("tag:yaml.org,2002:")
     _check_text(node.value, place)
     if tag in ("int", "float") and len(node.value) > LONGEST_NUMBER:
         raise RecipeError(f"{place}: is a number with too many digits")

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, shape_inference
 from pydantic import BaseModel, ConfigDict
 
-from compress_cli.errors import ArtifactError
+from compress_cli import onnx_file
 
 Shape = tuple[int | None, ...]
 
@@ -61,7 +60,7 @@ class Contents(BaseModel):
 
 def contents(path: Path) -> Contents:
     """Read a file; ArtifactError where it is no ONNX file."""
-    model = load(path)
+    model = onnx_file.load(path)
     kinds = _kinds(model.graph)
     try:
         macs, unknown = _macs(model), ""
@@ -70,30 +69,9 @@ def contents(path: Path) -> Contents:
     return Contents(parameters=sum(kinds.values()), kinds=kinds, macs=macs, macs_unknown=unknown, size_bytes=_size(path, model))
 
 
-def load(path: Path) -> onnx.ModelProto:
-    """The file's graph without external data; ArtifactError where it is no ONNX file."""
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: there is no such file") from None
-    except DecodeError:
-        raise ArtifactError(f"{path}: is not an ONNX file, or is truncated or damaged") from None
-    if not model.graph.node:
-        raise ArtifactError(f"{path}: holds no graph")
-    return model
-
-
 def _size(path: Path, model: onnx.ModelProto) -> int:
     """Bytes of the file and of what it keeps beside itself."""
-    places = {
-        entry.value
-        for tensor, _ in tensors(model.graph)
-        if tensor.data_location == TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    beside = [path.parent / place for place in places if not Path(place).is_absolute() and ".." not in Path(place).parts]
-    return sum(each.stat().st_size for each in (path, *beside) if each.is_file())
+    return sum(each.stat().st_size for each in (path, *onnx_file.beside(path, model)) if each.is_file())
 
 
 # --- parameters

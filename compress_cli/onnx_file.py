@@ -4,24 +4,46 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError
 
 from compress_cli.errors import ArtifactError
 
 EXPORTER = re.compile(r"pkg\.|onnx\.(infer|quant)")
 """Keys of metadata that exporters and quantisation tools leave for themselves."""
 VERSION = 1
+LARGEST = 2**31 - 1  # bytes that one ONNX file can hold
 WEIGHTED, BATCH_NORM = ("Conv", "Gemm", "MatMul"), "BatchNormalization"
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The model without the weights beside it; ArtifactError where it is no ONNX file."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: {'is a folder, not an ONNX file' if path.is_dir() else 'there is no such file'}")
+    if path.stat().st_size > LARGEST:
+        raise ArtifactError(f"{path}: is above 2 GB, more than one ONNX file can hold")
+    try:
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
+    except OSError as error:
+        raise ArtifactError(f"{path}: can't be read ({error.strerror})") from None
+    except (DecodeError, ValueError):
+        raise ArtifactError(
+            f"{path}: is not an ONNX file, or is truncated or damaged; export it again or fetch it again"
+        ) from None
+    if not model.graph.node:
+        raise ArtifactError(f"{path}: holds no graph")
+    return model
 
 
 def beside(path: Path, model: onnx.ModelProto) -> list[Path]:
     """Files that hold weights of an ONNX file; ArtifactError where one lies outside its folder, also by way of a link."""
     home = path.parent.resolve()
     found = []
-    for place in sorted(_places(model)):
+    for place in sorted({_entry(each, "location") for each in _external(model)}):
         file = Path(path.parent, place)
         safe = place.isprintable() and not Path(place).is_absolute() and ".." not in Path(place).parts
         if not safe or not file.resolve().is_relative_to(home):
@@ -30,19 +52,31 @@ def beside(path: Path, model: onnx.ModelProto) -> list[Path]:
     return found
 
 
-def _places(model: onnx.ModelProto) -> set[str]:
-    """Names of files, of tensors anywhere in the model: initialisers, attributes, branches, functions."""
-    found: set[str] = set()
+def bytes_beside(path: Path, model: onnx.ModelProto) -> int:
+    """What reading all weights beside a file would take: several tensors may claim the same bytes."""
+    total = 0
+    for each in _external(model):
+        length, file = _entry(each, "length"), Path(path.parent, _entry(each, "location"))
+        total += int(length) if length.isdecimal() and len(length) < 20 else file.stat().st_size if file.is_file() else 0
+    return total
+
+
+def _entry(tensor: onnx.TensorProto, name: str) -> str:
+    return next((each.value for each in tensor.external_data if each.key == name), "")
+
+
+def _external(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Tensors whose values lie in another file, anywhere in the model: initialisers, attributes, branches, functions."""
     left: list[Any] = [model]
     while left:
         message = left.pop()
         if isinstance(message, onnx.TensorProto):
-            found.update(each.value for each in message.external_data if each.key == "location")
+            if message.data_location == onnx.TensorProto.EXTERNAL:
+                yield message
             continue
         for field, value in message.ListFields():
             if field.message_type is not None:
-                left += value if field.is_repeated else [value]
-    return found
+                left += [value] if hasattr(value, "ListFields") else value
 
 
 def strip(model: onnx.ModelProto) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field, ValidationError
 
-from compress_cli import damage, measure
+from compress_cli import arrays, damage, measure
 from compress_cli.artifact import Artifact, Comparison, Measurement
 from compress_cli.context import Context
 from compress_cli.datasets import Split, SplitName
@@ -67,14 +66,10 @@ def _split(measurement: Artifact) -> SplitName:
 def _heads(measurement: Artifact, split: Split) -> dict[str, np.ndarray]:
     """Output name -> (N, ...) as predicted; ArtifactError where they are of other samples."""
     path = measurement.file(measure.PREDICTIONS)
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            index, heads = arrays["index"], {name[len(HEAD) :]: arrays[name] for name in arrays if name.startswith(HEAD)}
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{path}: can't be read ({error})") from None
-    if not np.array_equal(index, split.index):
+    held = arrays.read(path)
+    if not np.array_equal(held.get("index", np.empty(0)), split.index):
         raise ArtifactError(f"{path}: was predicted on other samples than the dataset gives now")
-    return heads
+    return {name[len(HEAD) :]: each for name, each in held.items() if name.startswith(HEAD)}
 
 
 def _pictures(split: Split) -> np.ndarray | None:

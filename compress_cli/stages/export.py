@@ -77,7 +77,7 @@ class Export(Stage):
         return {
             "parity": {"samples": len(real), "heads": parity},
             "size_bytes": graph.contents(path).size_bytes,
-            "operators": onnx_file.operators(graph.load(path)),
+            "operators": onnx_file.operators(onnx_file.load(path)),
         }
 
     def _float(self, start: Artifact, path: Path, card: dict[str, str], real: Split, context: Context) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class Export(Stage):
         return {head: {**_figures(exact[head]), "error_growth": growth[head]} for head in exact}
 
     def _take(self, source: Path, path: Path, card: dict[str, str], real: Split, context: Context) -> dict[str, Any]:
-        model = graph.load(source)
+        model = onnx_file.load(source)
         onnx_file.strip(model)
         onnx_file.write(model, path, card)
         before, after = runtime.open_session(source), runtime.open_session(path)
