@@ -115,9 +115,13 @@ def weights(graph: onnx.GraphProto) -> dict[str, tuple[str, int]]:
     } | _dynamic_scales(nodes)
     biases = {node.input[place] for node in nodes for place in INTEGER_BIASES.get(node.op_type, ()) if place < len(node.input)}
     packed = {
-        node.input[1]: _attribute(node, "K", 0) * _attribute(node, "N", 0) for node in nodes if node.op_type == "MatMulNBits"
+        node.input[1]: _attribute(node, "K", 0) * _attribute(node, "N", 0)
+        for node in nodes
+        if node.op_type == "MatMulNBits" and len(node.input) > 1
     }
-    bits = {node.input[1]: _attribute(node, "bits", 4) for node in nodes if node.op_type == "MatMulNBits"}
+    bits = {
+        node.input[1]: _attribute(node, "bits", 4) for node in nodes if node.op_type == "MatMulNBits" and len(node.input) > 1
+    }
     skipped = legends | _normalisation(graph)
     found: dict[str, tuple[str, int]] = {}
     for tensor, name in tensors(graph):
@@ -192,7 +196,10 @@ def shapes(model: onnx.ModelProto) -> tuple[int, dict[str, Shape]]:
     for tensor in bare.graph.initializer:
         if math.prod(tensor.dims) > LARGE:
             tensor.ClearField("raw_data")
-    inferred = shape_inference.infer_shapes(bare, data_prop=True).graph
+    try:
+        inferred = shape_inference.infer_shapes(bare, data_prop=True).graph
+    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        raise Unknown(f"its shapes can't be inferred ({str(error).partition(chr(10))[0][:200]})") from None
     shapes: dict[str, Shape] = {each.name: tuple(each.dims) for each in inferred.initializer}
     shapes |= {each.values.name: tuple(each.dims) for each in inferred.sparse_initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
@@ -203,6 +210,14 @@ def shapes(model: onnx.ModelProto) -> tuple[int, dict[str, Shape]]:
 
 
 def node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
+    """For the batch that the shapes are for; Unknown says why they can't be counted."""
+    try:
+        return _node_macs(node, shapes)
+    except (IndexError, ValueError):
+        raise Unknown(f"the shapes at {node.op_type} '{node.name}' do not fit it") from None
+
+
+def _node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
     def shape(name: str) -> tuple[int, ...]:
         found = shapes.get(name, (None,))
         if None in found:

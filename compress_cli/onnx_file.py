@@ -36,6 +36,11 @@ def load(path: Path) -> onnx.ModelProto:
         ) from None
     if not model.graph.node:
         raise ArtifactError(f"{path}: holds no graph")
+    opsets = {each.domain: each.version for each in model.opset_import}
+    for message in _messages(model):
+        wrong = _wrong(message, opsets)
+        if wrong:
+            raise ArtifactError(f"{path}: breaks ONNX's own rules ({wrong}); it is damaged")
     return model
 
 
@@ -67,16 +72,44 @@ def _entry(tensor: onnx.TensorProto, name: str) -> str:
 
 def _external(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Tensors whose values lie in another file, anywhere in the model: initialisers, attributes, branches, functions."""
+    for message in _messages(model):
+        if isinstance(message, onnx.TensorProto) and message.data_location == onnx.TensorProto.EXTERNAL:
+            yield message
+
+
+def _messages(model: onnx.ModelProto) -> Iterator[Any]:
+    """The model and all that it is made of."""
     left: list[Any] = [model]
     while left:
         message = left.pop()
-        if isinstance(message, onnx.TensorProto):
-            if message.data_location == onnx.TensorProto.EXTERNAL:
-                yield message
-            continue
+        yield message
         for field, value in message.ListFields():
             if field.message_type is not None:
                 left += [value] if hasattr(value, "ListFields") else value
+
+
+def _wrong(message: Any, opsets: dict[str, int]) -> str:
+    """What no whole file holds; empty where a message is as it should be."""
+    if any(isinstance(each, bytes) for each in _texts(message)):
+        return "a name is not UTF-8"
+    if isinstance(message, onnx.TensorProto):
+        if message.data_type not in onnx.TensorProto.DataType.values():
+            return f"the number type {message.data_type} of '{message.name}'"
+        if any(axis < 0 for axis in message.dims):
+            return f"the shape of '{message.name}'"
+    if isinstance(message, onnx.NodeProto):
+        known = onnx.defs.has(message.op_type, opsets.get(message.domain, 0), message.domain)
+        schema = onnx.defs.get_schema(message.op_type, opsets[message.domain], message.domain) if known else None
+        if not message.output or (schema and len(message.input) < schema.min_input):
+            return f"what {message.op_type} '{message.name}' takes or gives"
+    return ""
+
+
+def _texts(message: Any) -> Iterator[str | bytes]:
+    """What stands in its text fields: protobuf leaves as bytes what is not UTF-8."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            yield from [value] if isinstance(value, str | bytes) else value
 
 
 def strip(model: onnx.ModelProto) -> None:

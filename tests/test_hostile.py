@@ -434,3 +434,48 @@ def test_a_manifest_as_large_as_a_disk_is_not_read(tmp_path):
         file.truncate(10**9)
     with pytest.raises(ArtifactError, match="has 1000000000 bytes, and a manifest at most"):
         artifact.read(tmp_path)
+
+
+def broken_name(model):
+    return model.SerializeToString().replace(b"logits", b"logi\xf9s")
+
+
+def unknown_type(model):
+    model.graph.initializer[0].data_type = 91
+    return model.SerializeToString()
+
+
+def too_few_inputs(model):
+    del model.graph.node[1].input[1:]
+    return model.SerializeToString()
+
+
+def no_output(model):
+    del model.graph.node[1].output[:]
+    return model.SerializeToString()
+
+
+def negative_axis(model):
+    model.graph.initializer[0].dims[0] = -64
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("break_it", [broken_name, unknown_type, too_few_inputs, no_output, negative_axis])
+def test_what_fuzzing_found_in_onnx_files(compress, linear_file, break_it):
+    path = linear_file(np.ones((64, 10)))
+    path.write_bytes(break_it(onnx.load(path)))
+    outcome = compress("inspect", path)
+    assert (outcome.code, "breaks ONNX's own rules" in outcome.err) == (3, True), outcome
+
+
+def test_shapes_that_contradict_each_other_are_not_counted(compress, linear_file):
+    path = linear_file(np.ones((64, 10)))
+    for change in ("rank", "size"):
+        model = onnx.load(path)
+        weight = model.graph.initializer[0]
+        weight.dims[:] = [640] if change == "rank" else [32, 20]
+        path.with_name(f"{change}.onnx").write_bytes(model.SerializeToString())
+        outcome = compress("inspect", path.with_name(f"{change}.onnx"), "--json")
+        assert outcome.code == 0, outcome
+        found = json.loads(outcome.out)
+        assert (found["macs"], found["macs_unknown"] != "") == (None, True)
