@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from compress_cli import artifact, pictures
-from compress_cli.errors import ArtifactError
+from compress_cli import arrays, artifact, pictures
 from compress_cli.measure import PICTURES
 from compress_cli.record import Record
 from compress_cli.report import Report, Row, distillation, harm, html, plots
@@ -58,12 +54,8 @@ def background(directory: Path) -> Background:
 def _pictures(path: Path) -> dict[int, bytes]:
     if not path.is_file():  # the inputs are no pictures, or none changed sides
         return {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            kept = zip(arrays["index"].tolist(), arrays["images"], strict=True)
-            return {index: pictures.png(pixels, LONGEST) for index, pixels in kept}
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{path}: can't be read ({error}); run the recipe again") from None
+    held = arrays.read(path, ("index", "images"))
+    return {index: pictures.png(pixels, LONGEST) for index, pixels in zip(held["index"].tolist(), held["images"], strict=True)}
 
 
 def render(report: Report, behind: Background) -> str:

@@ -19,6 +19,8 @@ from compress_cli.settings import Aside, Many
 def _one_word(name: str) -> str:
     if not re.fullmatch(r"(\w[\w-]{0,99})?", name):
         raise ValueError(f"must be one word of letters, digits, '_' and '-', at most 100 of them (got {name[:80]!r})")
+    if len(name.encode()) > 200:
+        raise ValueError(f"must name a file, which can't be longer than 200 bytes in UTF-8 (got {name[:80]!r})")
     return name
 
 

@@ -6,19 +6,19 @@ import pickle
 import shutil
 import struct
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from compress_cli import arrays, restore, runtime, table
+from compress_cli import arrays, onnx_file, restore, runtime, table
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Table
 from compress_cli.context import Context
 from compress_cli.errors import ArtifactError, DataError
@@ -31,12 +31,12 @@ from compress_cli.stages import Role, Stage
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the state dict among other things
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+GROWTH = 10
 UNREADABLE = (
     pickle.UnpicklingError, struct.error, ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError,
     MemoryError, OSError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
 """What reading a damaged file raises, with `weights_only=True` too."""
-LARGEST = 2**31 - 1  # bytes that one ONNX file can hold
 
 
 class Load(Stage):
@@ -81,7 +81,7 @@ class Load(Stage):
         """Files beside the ONNX file that hold its weights: they count by content too."""
         if self.onnx is None or not self.onnx.is_file():
             return {}
-        beside = [self.onnx.parent / name for name in _external(_parse(self.onnx))]
+        beside = onnx_file.beside(self.onnx, onnx_file.load(self.onnx))
         return {"external": [file_digest(path) for path in beside if path.is_file()]}
 
     def run(self, context: Context) -> dict[str, Any]:
@@ -138,6 +138,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _torch_load(path: Path) -> Any:
     """What torch.save wrote, read without running any of it."""
+    if zipfile.is_zipfile(path):
+        _check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -158,6 +160,17 @@ def _torch_load(path: Path) -> Any:
         raise ArtifactError(f"{path}: is not a whole file of torch.save: it is truncated, damaged or something else") from None
 
 
+def _check_archive(path: Path) -> None:
+    """torch.save packs no weights (TorchScript its code): an archive that grows a lot when it is unpacked is of neither."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(each.file_size for each in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ArtifactError(f"{path}: is a damaged archive ({error})") from None
+    if size > GROWTH * path.stat().st_size:
+        raise ArtifactError(f"{path}: would unpack to {size} bytes, more than it has: torch writes no such file")
+
+
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     """The state dict in what a training script saved, without the prefixes of wrappers."""
     wrapped = [name for name in WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)]
@@ -169,6 +182,13 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
         raise ArtifactError(
             f"{path}: a state dict holds tensors only; here are {len(other)} other things (such as {', '.join(other[:3])})"
         )
+    grown = [
+        name
+        for name, each in state.items()
+        if each.layout is not torch.strided or each.nbytes > each.untyped_storage().nbytes()
+    ]
+    if grown:
+        raise ArtifactError(f"{path}: tensors stand for more values than the file holds (such as {', '.join(grown[:3])})")
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): each for name, each in state.items()}
@@ -179,13 +199,14 @@ def _take_onnx(path: Path, target: Path, signature: Signature) -> dict[str, Any]
     """Copy a checked ONNX file, weights that lie beside it included, into `target`; facts about it."""
     if not path.is_file():
         raise ArtifactError(f"{path}: there is no such file")
-    model = _parse(path)
-    outside = _external(model)
+    model = onnx_file.load(path)
+    beside = onnx_file.beside(path, model)
+    outside = [each.relative_to(path.parent).as_posix() for each in beside]
+    if path.stat().st_size + onnx_file.bytes_beside(path, model) > onnx_file.LARGEST:
+        raise ArtifactError(f"{path}: with its weights it is above 2 GB, more than one ONNX file can hold")
     try:
         if outside:
             onnx.load_external_data_for_model(model, str(path.parent))
-        if model.ByteSize() > LARGEST:
-            raise ArtifactError(f"{path}: with its weights it is above 2 GB, more than one ONNX file can hold")
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, OSError, ValueError) as error:
         raise ArtifactError(f"{path}: is not a valid ONNX model ({str(error).strip().partition(chr(10))[0]})") from None
@@ -218,19 +239,6 @@ def _take_outputs(path: Path, target: Path) -> dict[str, Any]:
     heads: dict[tuple[table.Kind, str], np.ndarray] = {("heads", name): each.astype(np.float32) for name, each in held.items()}
     table.Writer(target, index.astype(np.int64), len(index), 1, heads).close()
     return {"file": path.name, "samples": len(index), "heads": {name: each.shape[1] for name, each in held.items()}}
-
-
-def _parse(path: Path) -> onnx.ModelProto:
-    try:
-        return onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError):
-        raise ArtifactError(f"{path}: is not an ONNX file, or is truncated or damaged; export it or fetch it again") from None
-
-
-def _external(model: onnx.ModelProto) -> list[str]:
-    """Names of the files beside an ONNX file that hold its weights."""
-    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
-    return sorted({entry.value for entry in entries if entry.key == "location"})
 
 
 def _compare(path: Path, session: runtime.Session, signature: Signature) -> None:
