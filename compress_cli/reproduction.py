@@ -132,7 +132,7 @@ def _said(one: Any, other: Any) -> str:
 
 
 def _compare(name: str, then: Artifact, now: Artifact, exact: bool) -> Compared:
-    if isinstance(then, Comparison):
+    if isinstance(then, Comparison) and COMPARISON in then.manifest.files:
         old, new = (_document(each, COMPARISON, Timing).speedup.speedup for each in (then, now))
         said = f"{old.value:.2f}x [{old.low:.2f}, {old.high:.2f}] then, {new.value:.2f}x [{new.low:.2f}, {new.high:.2f}] now"
         return Compared(step=name, outcome="timed", said=said)

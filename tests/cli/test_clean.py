@@ -140,6 +140,6 @@ def test_a_real_run_needs_all_that_it_made(compress, tmp_path):
     assert json.loads(compress("clean", "--json").out)["entries"] == []  # s has the same
     assert sorted(os.listdir("runs/.store")) == before
     shutil.rmtree("runs/s")
-    assert len(json.loads(compress("clean", "--json").out)["entries"]) == 3
+    assert len(json.loads(compress("clean", "--json").out)["entries"]) == 5  # model, file, predictions, measurement, timing
     assert [name for name in os.listdir("runs/.store") if len(name) == 64] == []
     assert Path("runs/.store").is_dir()

@@ -57,9 +57,11 @@ def test_a_whole_run_is_whole(compress, run):
     assert (outcome.code, outcome.err) == (0, "")
     found = json.loads(compress("verify", run, "--json").out)
     folders = store(run)
-    assert sorted(folders) == ["student", "student.comparison", "student.measurement", "student.onnx", "teacher",
-                               "teacher.measurement", "teacher.onnx"]  # fmt: skip
-    assert found["artifacts"] == 7
+    measured = [
+        f"{name}{part}" for name in ("student", "teacher") for part in ("", ".measurement", ".measurement.predictions", ".onnx")
+    ]
+    assert sorted(folders) == sorted([*measured, "student.comparison", "student.damage"])
+    assert found["artifacts"] == len(folders)
     assert found["files"] == sum(len(list(folder.iterdir())) for folder in folders.values())
     assert compress("verify", run / "teacher").code == 0
     assert compress("verify", folders["teacher.onnx"]).code == 0
