@@ -130,6 +130,10 @@ class Table(Artifact):
     """Arrays by sample id: teacher outputs, sensitivities."""
 
 
+class Predictions(Artifact):
+    """What a model file says of each sample of a split."""
+
+
 class Measurement(Artifact):
     """One model file on one split: metric values with intervals, per-sample predictions."""
 
@@ -139,7 +143,7 @@ class Comparison(Artifact):
 
 
 KINDS: dict[str, type[Artifact]] = {
-    each.__name__: each for each in (Checkpoint, Program, OnnxModel, Table, Measurement, Comparison)
+    each.__name__: each for each in (Checkpoint, Program, OnnxModel, Table, Predictions, Measurement, Comparison)
 }
 
 

@@ -1,17 +1,14 @@
-"""What an ONNX file holds, read without running it: parameters, their number types, multiply-accumulates, bytes."""
+"""An ONNX graph read without running it: its constants, which of them are parameters, shapes, multiply-accumulates."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 
 import onnx
 from onnx import TensorProto, shape_inference
-from pydantic import BaseModel, ConfigDict
-
-from compress_cli import onnx_file
 
 Shape = tuple[int | None, ...]
 
@@ -37,41 +34,7 @@ INTEGER_BIASES = {"DequantizeLinear": (0,), "QLinearConv": (8,), "QGemm": (6,)}
 NEVER_WEIGHTS = ("int64", "bool", "string", "uint64", "uint32", "int16", "uint16")  # shapes, indices, masks
 UNCOUNTED = {"Attention", "MultiHeadAttention", "GroupQueryAttention", "LSTM", "GRU", "RNN", "Einsum", "DeformConv"}
 BRANCHING = {"If", "Loop", "Scan"}
-VERSION = 1
 LARGE = 4096  # values; shape inference reads shapes from smaller tensors than this
-
-
-class Contents(BaseModel):
-    """What an ONNX file holds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    parameters: int
-    """Weights, however they are stored; without scales, zero points, and constants that normalise an input."""
-    kinds: dict[str, int]
-    """Number type -> how many of the parameters are stored in it."""
-    macs: int | None
-    """Multiply-accumulates for one sample in convolutions and matrix products; None where they can't be known."""
-    macs_unknown: str = ""
-    """Why not."""
-    size_bytes: int
-    """With external data."""
-
-
-def contents(path: Path) -> Contents:
-    """Read a file; ArtifactError where it is no ONNX file."""
-    model = onnx_file.load(path)
-    kinds = _kinds(model.graph)
-    try:
-        macs, unknown = _macs(model), ""
-    except Unknown as reason:
-        macs, unknown = None, str(reason)
-    return Contents(parameters=sum(kinds.values()), kinds=kinds, macs=macs, macs_unknown=unknown, size_bytes=_size(path, model))
-
-
-def _size(path: Path, model: onnx.ModelProto) -> int:
-    """Bytes of the file and of what it keeps beside itself."""
-    return sum(each.stat().st_size for each in (path, *onnx_file.beside(path, model)) if each.is_file())
 
 
 # --- parameters
@@ -99,12 +62,36 @@ def tensors(graph: onnx.GraphProto) -> Iterator[tuple[TensorProto, str]]:
                     yield attribute.t, node.output[0]
 
 
-def _kinds(graph: onnx.GraphProto) -> dict[str, int]:
-    """Number type -> parameters stored in it, most first."""
-    found: Counter[str] = Counter()
-    for kind, count in weights(graph).values():
-        found[kind] += count
-    return dict(sorted(found.items(), key=lambda each: -each[1]))
+def kind(tensor: TensorProto) -> str:
+    """The number type's name: `float32`, `int8`, `uint4`."""
+    name = TensorProto.DataType.Name(tensor.data_type).lower()
+    return str({"float": "float32", "double": "float64"}.get(name, name))
+
+
+def bits(kind: str) -> int:
+    """Of one number of a type; 0 for text and what has no size."""
+    if kind in ("bool", "string", "undefined"):
+        return 8 * (kind == "bool")
+    (first, *_) = re.findall(r"\d+", kind)  # float8e4m3fn has 8
+    return int(first)
+
+
+def sparse(graph: onnx.GraphProto) -> dict[str, onnx.SparseTensorProto]:
+    """Constants that are stored as the values that are not 0 and their places."""
+    return {each.values.name: each for held in _graphs(graph) for each in held.sparse_initializer}
+
+
+def codebooks(graph: onnx.GraphProto) -> dict[str, str]:
+    """Name of constant indices -> name of the constant whose entries they choose: what `Gather` gives is the weights."""
+    constants = {name for _, name in tensors(graph)}
+    source = {name: name for name in constants}
+    found = {}
+    for node in (node for each in _graphs(graph) for node in each.node):
+        if node.op_type in ("Cast", "Reshape", "Identity", "Transpose") and node.input and node.input[0] in source:
+            source[node.output[0]] = source[node.input[0]]
+        elif node.op_type == "Gather" and node.input[0] in constants and node.input[1] in source:
+            found[source[node.input[1]]] = node.input[0]
+    return found
 
 
 def weights(graph: onnx.GraphProto) -> dict[str, tuple[str, int]]:
@@ -115,24 +102,26 @@ def weights(graph: onnx.GraphProto) -> dict[str, tuple[str, int]]:
     } | _dynamic_scales(nodes)
     biases = {node.input[place] for node in nodes for place in INTEGER_BIASES.get(node.op_type, ()) if place < len(node.input)}
     packed = {
-        node.input[1]: _attribute(node, "K", 0) * _attribute(node, "N", 0)
+        node.input[1]: attribute(node, "K", 0) * attribute(node, "N", 0)
         for node in nodes
         if node.op_type == "MatMulNBits" and len(node.input) > 1
     }
-    bits = {
-        node.input[1]: _attribute(node, "bits", 4) for node in nodes if node.op_type == "MatMulNBits" and len(node.input) > 1
+    width = {
+        node.input[1]: attribute(node, "bits", 4) for node in nodes if node.op_type == "MatMulNBits" and len(node.input) > 1
     }
-    skipped = legends | _normalisation(graph)
+    scattered, books = sparse(graph), codebooks(graph)
+    skipped = legends | _normalisation(graph) | {*books.values()}
     found: dict[str, tuple[str, int]] = {}
     for tensor, name in tensors(graph):
-        kind = TensorProto.DataType.Name(tensor.data_type).lower()
-        kind = {"float": "float32", "double": "float64"}.get(kind, kind)
-        if name in skipped or kind in NEVER_WEIGHTS or (kind == "int32" and name not in biases):
+        stored = kind(tensor)
+        if not tensor.dims and name not in scattered:  # a limit, an epsilon, a factor of attention
+            continue
+        if name in skipped or (stored in NEVER_WEIGHTS and name not in books) or (stored == "int32" and name not in biases):
             continue
         if name in packed:
-            found[name] = (f"uint{bits[name]}", packed[name])
+            found[name] = (f"uint{width[name]}", packed[name])
         else:
-            found[name] = (kind, math.prod(tensor.dims))
+            found[name] = (stored, math.prod(scattered[name].dims if name in scattered else tensor.dims))
     return found
 
 
@@ -168,17 +157,26 @@ class Unknown(Exception):
     """Why they can't be counted."""
 
 
-def _macs(model: onnx.ModelProto) -> int:
-    """For one sample."""
-    batch, known = shapes(model)
-    total = sum(node_macs(node, known) for node in model.graph.node)
-    if total % batch:
-        raise Unknown(f"{total} for the file's batch of {batch} is no whole number for a sample")
-    return total // batch
+@dataclass(frozen=True)
+class Shapes:
+    """What inference tells of a graph's values."""
+
+    batch: int  # that they are for
+    shapes: dict[str, Shape]
+    kinds: dict[str, int]  # number types as ONNX counts them
 
 
-def shapes(model: onnx.ModelProto) -> tuple[int, dict[str, Shape]]:
-    """The batch that the shapes are for, and the shape of every tensor."""
+def macs(model: onnx.ModelProto) -> int:
+    """Multiply-accumulates for one sample; Unknown says why they can't be counted."""
+    found = shapes(model)
+    total = sum(node_macs(node, found.shapes) for node in model.graph.node)
+    if total % found.batch:
+        raise Unknown(f"{total} for the file's batch of {found.batch} is no whole number for a sample")
+    return total // found.batch
+
+
+def shapes(model: onnx.ModelProto) -> Shapes:
+    """Shape and number type of every value, a sample at a time where the file leaves the batch open."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.graph.value_info[:]  # may be left from before the graph was changed
@@ -196,17 +194,26 @@ def shapes(model: onnx.ModelProto) -> tuple[int, dict[str, Shape]]:
     for tensor in bare.graph.initializer:
         if math.prod(tensor.dims) > LARGE:
             tensor.ClearField("raw_data")
+    _densify(bare.graph)
     try:
         inferred = shape_inference.infer_shapes(bare, data_prop=True).graph
     except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise Unknown(f"its shapes can't be inferred ({str(error).partition(chr(10))[0][:200]})") from None
-    shapes: dict[str, Shape] = {each.name: tuple(each.dims) for each in inferred.initializer}
-    shapes |= {each.values.name: tuple(each.dims) for each in inferred.sparse_initializer}
+    found: dict[str, Shape] = {each.name: tuple(each.dims) for each in inferred.initializer}
+    kinds = {each.name: each.data_type for each in inferred.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        kinds[value.name] = value.type.tensor_type.elem_type
         if value.type.tensor_type.HasField("shape"):
             axes = value.type.tensor_type.shape.dim
-            shapes[value.name] = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in axes)
-    return (batches.pop() if len(batches) == 1 else 1), shapes
+            found[value.name] = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in axes)
+    return Shapes(batches.pop() if len(batches) == 1 else 1, found, kinds)
+
+
+def _densify(graph: onnx.GraphProto) -> None:
+    """Put an empty dense constant of the same shape in the place of each sparse one, which inference does not follow."""
+    for each in graph.sparse_initializer:
+        graph.initializer.add(name=each.values.name, data_type=each.values.data_type, dims=each.dims)
+    graph.ClearField("sparse_initializer")
 
 
 def node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
@@ -232,12 +239,12 @@ def _node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
         case "ConvTranspose":
             return math.prod(shape(node.input[0])) * math.prod(shape(node.input[1])[1:])
         case "Gemm":
-            rows, inner = shape(node.input[0])[:: -1 if _attribute(node, "transA", 0) else 1]
-            return rows * inner * shape(node.input[1])[0 if _attribute(node, "transB", 0) else 1]
+            rows, inner = shape(node.input[0])[:: -1 if attribute(node, "transA", 0) else 1]
+            return rows * inner * shape(node.input[1])[0 if attribute(node, "transB", 0) else 1]
         case "MatMul" | "MatMulInteger" | "QLinearMatMul":
             return math.prod(shape(node.output[0])) * shape(node.input[0])[-1]
         case "MatMulNBits":
-            return math.prod(shape(node.input[0])) * _attribute(node, "N", 0)
+            return math.prod(shape(node.input[0])) * attribute(node, "N", 0)
         case kind if kind in UNCOUNTED:
             raise Unknown(f"multiplications in {kind} '{node.name}' are not counted")
         case kind if kind in BRANCHING:
@@ -245,5 +252,5 @@ def _node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
     return 0
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
     return next((int(each.i) for each in node.attribute if each.name == name), default)

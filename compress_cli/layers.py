@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
 from pydantic import BaseModel, ConfigDict
 
+from compress_cli import contents as held
 from compress_cli import graph, onnx_file
 from compress_cli.errors import ArtifactError
 
@@ -66,20 +66,24 @@ class Listing(BaseModel):
 
 def of_onnx(path: Path) -> Listing:
     """The operators of a file that hold weights or multiply; ArtifactError where it, or its external data, can't be read."""
-    contents, model = graph.contents(path), onnx_file.load(path)
+    contents, model = held.contents(path), onnx_file.load(path)
     batch, shapes = _shapes(model)
     tensors = {name: tensor for tensor, name in graph.tensors(model.graph)}
-    weights = graph.weights(model.graph)
-    source = {name: name for name in weights}
+    weights, scattered = graph.weights(model.graph), graph.sparse(model.graph)
+    zeros = held.zeros(model, weights, path)
+    source, books = {name: name for name in weights}, graph.codebooks(model.graph)
     layers = []
     for node in model.graph.node:
         if node.op_type in PASSING and node.input and node.input[0] in source:
             source[node.output[0]] = source[node.input[0]]
             continue
+        if node.op_type == "Gather" and source.get(node.input[1]) in books:
+            source[node.output[0]] = source[node.input[1]]
+            continue
         own = [each for each in dict.fromkeys(source[name] for name in node.input if name in source) if each in weights]
         macs = _macs(node, shapes, batch)
         if own or macs:
-            counted = [(weights[each], _zeros(tensors[each], weights.pop(each)[1], path)) for each in own]
+            counted = [(weights.pop(each), zeros[each]) for each in own]
             kinds: Counter[str] = Counter()
             for (kind, count), _ in counted:
                 kinds[kind] += count
@@ -87,19 +91,17 @@ def of_onnx(path: Path) -> Listing:
                 Layer(
                     name=node.name or node.output[0],
                     operator=node.op_type,
-                    shapes=[list(tensors[each].dims) for each in own],
+                    shapes=[list(scattered[each].dims if each in scattered else tensors[each].dims) for each in own],
                     kinds=dict(kinds),
                     parameters=kinds.total(),
-                    zeros=_sum([zeros for _, zeros in counted]),
+                    zeros=_sum([each for _, each in counted]),
                     output=list(shapes[node.output[0]]) if node.output[0] in shapes else None,
                     macs=macs,
                 )
             )
     for name, (kind, count) in weights.items():
-        zeros = _zeros(tensors[name], count, path)
-        layers.append(
-            Layer(name=name, shapes=[list(tensors[name].dims)], kinds={kind: count}, parameters=count, zeros=zeros, macs=0)
-        )
+        shape = list(scattered[name].dims if name in scattered else tensors[name].dims)
+        layers.append(Layer(name=name, shapes=[shape], kinds={kind: count}, parameters=count, zeros=zeros[name], macs=0))
     return _listing(path, "ONNX file", layers, contents.size_bytes, contents.macs, contents.macs_unknown)
 
 
@@ -157,7 +159,8 @@ def _sum(counts: list[int | None]) -> int | None:
 
 def _shapes(model: onnx.ModelProto) -> tuple[int, dict[str, graph.Shape]]:
     try:
-        return graph.shapes(model)
+        found = graph.shapes(model)
+        return found.batch, found.shapes
     except graph.Unknown:
         return 1, {}
 
@@ -168,18 +171,6 @@ def _macs(node: onnx.NodeProto, shapes: dict[str, graph.Shape], batch: int) -> i
     except graph.Unknown:
         return None
     return total // batch if total % batch == 0 else None
-
-
-def _zeros(tensor: TensorProto, count: int, path: Path) -> int | None:
-    """How many values are 0; None where several are packed in one. Data kept beside the file is read only from its folder."""
-    kind = TensorProto.DataType.Name(tensor.data_type)
-    if math.prod(tensor.dims) != count or kind.startswith(("FLOAT8", "FLOAT4", "INT4", "UINT4", "STRING")):
-        return None
-    try:
-        values = numpy_helper.to_array(tensor, base_dir=str(path.parent))
-    except (ValueError, OSError, TypeError, onnx.checker.ValidationError) as error:
-        raise ArtifactError(f"{path}: the values of '{tensor.name}' can't be read ({str(error).splitlines()[0]})") from None
-    return int(values.size - np.count_nonzero(values))
 
 
 def _header(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int, int]], int]:

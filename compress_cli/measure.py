@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import time
+import zipfile
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from compress_cli import stopping
+from compress_cli.clients import Load
+from compress_cli.contents import Contents
 from compress_cli.datasets import Split, SplitName
 from compress_cli.errors import ArtifactError, DataError, StageError
-from compress_cli.graph import Contents
 from compress_cli.intervals import Estimate
-from compress_cli.latency import Speedup
+from compress_cli.latency import Latency, Speedup
 from compress_cli.progress import Log, Progress
-from compress_cli.runtime import Port, Session
+from compress_cli.runtime import Options, Port, Session
 from compress_cli.saves import Save, Saves
+from compress_cli.settings import Settings
 from compress_cli.tasks import Task
 
 VERSION = 1
 MEASUREMENT, PREDICTIONS, COMPARISON = "measurement.json", "predictions.npz", "comparison.json"
+HEAD = "head."  # what names of heads begin with among the predictions
 DAMAGE, PICTURES = "damage.json", "pictures.npz"
 TELL_EVERY_S = 0.1
 
@@ -39,12 +45,26 @@ class Figures(BaseModel):
 
 
 class Timing(BaseModel):
-    """The document of a Comparison: two files timed in turn, and where."""
+    """The document of a Comparison: two files timed in turn, or one alone, and where and how."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     machine: dict[str, str | int]
-    speedup: Speedup
+    session: Options
+    latency: Latency
+    """Of the model; where there is a baseline, as timed in turn with it."""
+    load: Load | None
+    """With several clients at once, where they were asked for."""
+    speedup: Speedup | None
+    """Against the baseline; None where there is none."""
+
+
+class RunConditions(Settings):
+    """How a file is run over a split."""
+
+    batch: int = Field(128, ge=1, le=10**6, description="samples in one run")
+    threads: int | None = Field(None, ge=1, le=1024, description="threads of ONNX Runtime; default: the cores at hand")
+    session: Options = Field(Options(), description="how ONNX Runtime runs it")
 
 
 @dataclass(frozen=True)
@@ -57,9 +77,32 @@ class Result:
     correct: np.ndarray  # (N,) each sample's share of the primary metric
 
 
+def keep(path: Path, arrays: dict[str, np.ndarray], heads: dict[str, np.ndarray]) -> None:
+    """Write predictions, each array under its name, those of heads as `head.<name>`."""
+    named: dict[str, Any] = {**arrays, **{f"{HEAD}{name}": each for name, each in heads.items()}}
+    np.savez_compressed(path, **named)
+
+
+def kept(path: Path, split: Split) -> dict[str, np.ndarray]:
+    """The heads that were written for the samples of a split; ArtifactError where they are of others."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            index = arrays["index"]
+            heads = {name.removeprefix(HEAD): arrays[name] for name in arrays.files if name.startswith(HEAD)}
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{path}: can't be read ({error})") from None
+    if not np.array_equal(index, split.index):
+        raise ArtifactError(f"{path}: was predicted on other samples than the dataset gives now")
+    return heads
+
+
 def evaluate(session: Session, split: Split, task: Task, batch: int, log: Log, saves: Saves | None = None) -> Result:
     """Predict a split and let the task judge; StageError for NaN, DataError for an empty split or labels out of range."""
-    heads = predict(session, split, batch, log, saves)
+    return judge(predict(session, split, batch, log, saves), split, task)
+
+
+def judge(heads: dict[str, np.ndarray], split: Split, task: Task) -> Result:
+    """What a model's answers on a split are worth."""
     return Result(task.evaluate(heads, split.targets), heads, split.index, task.correct(heads, split.targets))
 
 
@@ -104,12 +147,12 @@ def sample(session: Session, split: Split, batch: int) -> dict[str, np.ndarray]:
 def fitting(session: Session, split: Split) -> dict[str, str]:
     """Name of each of the file's inputs -> name of the split's array that goes there.
 
-    Where either side has just one input, they are paired whatever they are called. ArtifactError where names, shapes
-    or number types do not fit.
+    Where either side has just one input, they are paired whatever they are called; else the file may take some of the
+    arrays. ArtifactError where names, shapes or number types do not fit.
     """
     ports, arrays = session.inputs, split.inputs
     names = dict(zip(ports, arrays, strict=True)) if len(ports) == len(arrays) == 1 else {name: name for name in ports}
-    fits = set(names.values()) == set(arrays) and all(_fits(port, arrays[names[name]]) for name, port in ports.items())
+    fits = set(names.values()) <= set(arrays) and all(_fits(port, arrays[names[name]]) for name, port in ports.items())
     if not fits:
         wanted = ", ".join(f"{name}: {port}" for name, port in ports.items())
         given = ", ".join(

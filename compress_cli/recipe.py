@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field, PrivateAttr, ValidationError
 
@@ -13,7 +13,9 @@ from compress_cli.datasets import Dataset
 from compress_cli.document import Document, Key
 from compress_cli.errors import RecipeError
 from compress_cli.gate import Gate
-from compress_cli.plugin import Plugin, find
+from compress_cli.latency import TimingConditions
+from compress_cli.measure import RunConditions
+from compress_cli.plugin import find
 from compress_cli.saves import Saving
 from compress_cli.settings import Many, Settings
 from compress_cli.stages import Stage
@@ -26,6 +28,7 @@ def _classification() -> Task:
     return task
 
 
+Given = TypeVar("Given", bound=Settings)
 NAME = r"\w[\w.-]*"  # of a recipe: it becomes a folder
 
 
@@ -41,6 +44,8 @@ class Recipe(Settings):
     baseline: str | None = Field(None, description="the stage the report compares with; default: the first model")
     save: Saving = Field(Saving(), description="how often a stage at work is saved; changes no result")
     gates: Many[Gate] = Field((), description="promises about the result; a run that breaks one ends with exit code 5")
+    measure: RunConditions = Field(RunConditions(), description="how models are run to be measured")
+    compare: TimingConditions = Field(TimingConditions(), description="how models are timed")
     stages: Many[Stage] = Field(min_length=1, description="what to do, in order")
 
     _document: Document = PrivateAttr()
@@ -75,8 +80,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def setting(contract: type[Plugin], text: str, option: str) -> Plugin:
-    """One plugin given on the command line: its name, or a mapping as JSON or YAML; RecipeError names the option."""
+def setting(contract: type[Given], text: str, option: str) -> Given:
+    """Settings given on the command line: a plugin's name, or a mapping as JSON or YAML; RecipeError names the option."""
     document = Document.parse(text, option)
     try:
         return contract.model_validate(document.data(), context={"base": Path()})

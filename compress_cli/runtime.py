@@ -8,12 +8,15 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort
+from pydantic import Field, field_validator
 
 from compress_cli.errors import ArtifactError, StageError
+from compress_cli.settings import Many, Settings, suggest
 
 FAILURES = (
     ort.EPFail, ort.EngineError, ort.Fail, ort.InvalidArgument, ort.InvalidGraph, ort.InvalidProtobuf, ort.NoModel,
@@ -22,6 +25,37 @@ FAILURES = (
 """What ONNX Runtime raises: these derive from Exception alone, so they have to be listed."""
 
 NUMPY_NAMES = {"float": "float32", "double": "float64"}
+CPU = "CPUExecutionProvider"
+LEVELS = {
+    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+
+
+class Options(Settings):
+    """How ONNX Runtime runs a file, besides the number of threads."""
+
+    providers: Many[str] = Field((CPU,), min_length=1, description="execution providers, the preferred one first")
+    optimisation: Literal["none", "basic", "extended", "all"] = Field("all", description="how far it rewrites the graph")
+    execution: Literal["sequential", "parallel"] = Field(
+        "sequential", description="one operator after the other, or independent ones at once"
+    )
+    inter_threads: int = Field(1, ge=1, le=1024, description="operators at once, where execution is parallel")
+
+    @field_validator("providers")
+    @classmethod
+    def _there(cls, providers: tuple[str, ...]) -> tuple[str, ...]:
+        """`cpu` and `CPUExecutionProvider` alike; in full, so that both make one key."""
+        at_hand = {each.removesuffix("ExecutionProvider").lower(): each for each in onnxruntime.get_available_providers()}
+        found = []
+        for given in providers:
+            short = given.removesuffix("ExecutionProvider").lower()
+            if short not in at_hand:
+                raise ValueError(f"this ONNX Runtime has no provider '{given}'; {suggest(short, list(at_hand))}")
+            found.append(at_hand[short])
+        return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -38,9 +72,10 @@ class Port:
 class Session:
     """An open ONNX file."""
 
-    def __init__(self, path: Path, session: onnxruntime.InferenceSession, threads: int):
+    def __init__(self, path: Path, session: onnxruntime.InferenceSession, threads: int, options: Options):
         self.path = path
         self.threads = threads
+        self.options = options
         self.raw = session  # for timing loops, where a layer of Python would be measured too
         self.inputs = {each.name: _port(each) for each in session.get_inputs()}
         self.outputs = {each.name: _port(each) for each in session.get_outputs()}
@@ -56,6 +91,12 @@ class Session:
         first = [port.shape[0] for port in self.inputs.values() if port.shape]
         return next((axis for axis in first if axis is not None), None)
 
+    @property
+    def works_in_caller(self) -> bool:
+        """Whether the thread that calls computes, or spins, from the start of a run to its end: its CPU time is then the
+        run's time without what other processes took of it. On other providers it sleeps meanwhile."""
+        return self.raw.get_providers() == [CPU] and self.options.execution == "sequential"
+
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Output name -> array; StageError where the file and the inputs do not fit or an operator fails."""
         try:
@@ -65,30 +106,41 @@ class Session:
         return dict(zip(self.outputs, outputs, strict=True))
 
 
-def open_session(path: Path, threads: int | None = None, provider: str = "CPUExecutionProvider") -> Session:
+def open_session(
+    path: Path, threads: int | None = None, options: Options | None = None, profile: Path | None = None
+) -> Session:
     """Open an ONNX file, with `threads` threads for one operator (default: the cores at hand).
 
-    ArtifactError where there is no such file, it is no ONNX file, is truncated, lacks its external data, or asks for
-    an operator or a provider that this ONNX Runtime does not have.
+    profile: a folder where ONNX Runtime writes what each node took and the graph as it rewrote it. ArtifactError where there
+    is no such file, it is no ONNX file, is truncated, lacks its external data, or asks for an operator that this ONNX Runtime
+    does not have.
     """
     if path.is_dir():
         raise ArtifactError(f"{path}: is a folder, not an ONNX file")
     if not path.is_file():
         raise ArtifactError(f"{path}: there is no such file")
-    if provider not in onnxruntime.get_available_providers():
-        raise ArtifactError(f"this ONNX Runtime has no {provider}; it has: {', '.join(onnxruntime.get_available_providers())}")
-    count = threads or cores()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what matters is raised; warnings of the runtime help nobody here
-    options.intra_op_num_threads = count
-    options.inter_op_num_threads = 1
+    count, wanted = threads or cores(), options or Options()
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4  # what matters is raised; warnings of the runtime help nobody here
+    settings.intra_op_num_threads = count
+    settings.inter_op_num_threads = wanted.inter_threads
+    settings.graph_optimization_level = LEVELS[wanted.optimisation]
+    if wanted.execution == "parallel":
+        settings.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+    if profile:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = os.fspath(profile / "profile")
+        settings.optimized_model_filepath = os.fspath(profile / "optimised.onnx")
     # Threads of a session that has finished its run would spin on, and slow the other model of a comparison.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    settings.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        session = onnxruntime.InferenceSession(os.fspath(path), options, providers=[provider])
+        session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=list(wanted.providers))
     except FAILURES as error:
         raise ArtifactError(f"{path}: {_why_not(path, error)}") from None
-    return Session(path, session, count)
+    lacking = [each for each in wanted.providers if each not in session.get_providers()]
+    if lacking:  # ONNX Runtime goes on without it, with a warning
+        raise ArtifactError(f"ONNX Runtime could not start its {lacking[0]} on this machine; its driver or device is missing")
+    return Session(path, session, count, wanted)
 
 
 def cores() -> int:
@@ -99,8 +151,17 @@ def cores() -> int:
 
 
 def machine() -> dict[str, str | int]:
-    """What a latency depends on besides the file: processor, cores at hand, ONNX Runtime's version."""
-    return {"processor": _processor(), "cores": cores(), "onnxruntime": onnxruntime.__version__}
+    """What a latency depends on besides the file: processor, cores at hand, system, ONNX Runtime's version.
+
+    In a virtual machine the processor's name may say little; its family, model and stepping tell generations apart.
+    """
+    return {
+        "processor": _processor("model name") or platform.processor() or platform.machine(),
+        "stepping": ".".join(filter(None, map(_processor, ("cpu family", "model", "stepping")))),
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "onnxruntime": onnxruntime.__version__,
+    }
 
 
 def _port(node: onnxruntime.NodeArg) -> Port:
@@ -115,6 +176,8 @@ def _why_not(path: Path, error: Exception) -> str:
         return "is empty, not an ONNX file"
     if isinstance(error, ort.InvalidProtobuf) or "No graph was found" in text:
         return "is not an ONNX file, or is truncated or damaged; export it again or fetch it again"
+    if "external data" in text.lower() and ("not allowed" in text or "allowed directory" in text or "escape" in text):
+        return f"its weights would lie outside the file's own folder, which is not read ({_reason(error)})"
     if "External data path" in text or "external data" in text.lower():
         return f"its weights lie in another file, which is missing or damaged ({_reason(error)})"
     if "No Op registered" in text or "not a registered function/op" in text or isinstance(error, ort.NotImplemented):
@@ -133,11 +196,10 @@ def _reason(error: Exception) -> str:
     return text[:300].removesuffix(".")
 
 
-def _processor() -> str:
-    for line in _cpuinfo().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _processor(fact: str) -> str:
+    """What the system says of its first processor; empty where it says nothing."""
+    lines = (line.partition(":") for line in _cpuinfo().splitlines())
+    return next((value.strip() for name, _, value in lines if name.strip() == fact), "")
 
 
 def _physical_core(logical: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress_cli import artifact, work
-from compress_cli.artifact import Artifact, Comparison, Measurement
+from compress_cli.artifact import Artifact, Comparison, Measurement, Predictions
 from compress_cli.errors import RecipeError, ResourceError, StageError
 from compress_cli.plan import Plan
 from compress_cli.progress import Progress
@@ -43,7 +43,7 @@ def smoke(plan: Plan, listener: Listener, there: dict[str, Artifact] | None = No
         return [
             _try(plan, step, made, Path(folder), listener)
             for step in needed.values()
-            if step.key not in made and not issubclass(step.kind, Measurement | Comparison)
+            if step.key not in made and not issubclass(step.kind, Predictions | Measurement | Comparison)
         ]
 
 
@@ -75,7 +75,8 @@ def _try(plan: Plan, step: Step, made: dict[str, Artifact], folder: Path, listen
     made[step.key] = whole
     facts = whole.manifest.facts
     projected = seconds + max(0, facts.get("planned_steps", 0) - BATCHES) * facts.get("seconds_per_step", 0.0)
-    return Trial(step, projected, sum(each.bytes for each in whole.manifest.files.values()), work.peak_memory())
+    written = sum(each.bytes for each in whole.manifest.files.values())
+    return Trial(step, projected, facts.get("planned_bytes", written), work.peak_memory())
 
 
 def _unheard(progress: Progress) -> None:

@@ -45,7 +45,7 @@ class Row:
     step: Step
     onnx: Step
     measurement: Step
-    comparison: Step | None = None  # None for the baseline itself, and for a stage repeated with another seed
+    comparison: Step | None = None  # None for a baseline beside others, and for a stage repeated with another seed
     damage: Step | None = None
 
     @property
@@ -63,7 +63,7 @@ def key(stage: Stage, inputs: Inputs, seed: int, recipe: Recipe, fingerprint: st
         "shared": stage.shared,
         "depends": stage.depends(),
         "seed": seed,
-        "task": identity(recipe.task),
+        "task": identity(recipe.task) if stage.judged else None,
         "dataset": fingerprint,
         "inputs": {role: [step.key for step in steps] for role, steps in inputs.items()},
     }

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compress_cli import graph
+from compress_cli.contents import contents
 from compress_cli.errors import ArtifactError
 
 
@@ -20,7 +20,7 @@ def write(path, nodes, weights, shape=("batch", 3, 8, 8), **settings):
     )
     domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     onnx.save(helper.make_model(made, opset_imports=domains, ir_version=10), path, **settings)
-    return graph.contents(path)
+    return contents(path)
 
 
 def f32(*shape):
@@ -166,7 +166,7 @@ def test_stale_shapes_in_the_file_do_not_mislead(path):
     model.graph.value_info.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, (1, 50, 80, 80)))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
     onnx.save(model, path)
-    assert graph.contents(path).macs == 5 * 64 * 27
+    assert contents(path).macs == 5 * 64 * 27
 
 
 def test_external_data_is_part_of_the_size(path):
@@ -181,28 +181,43 @@ def test_external_data_is_part_of_the_size(path):
 def test_no_onnx_file(path, content):
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"not an ONNX file|holds no graph"):
-        graph.contents(path)
+        contents(path)
     with pytest.raises(ArtifactError, match="no such file"):
-        graph.contents(path.parent / "none.onnx")
+        contents(path.parent / "none.onnx")
+
+
+def network(name):
+    from torch import nn
+
+    from compress_cli import restore
+    from compress_cli.models.mobilenet_v2 import MobilenetV2
+    from compress_cli.models.resnet import Resnet
+    from compress_cli.signature import Head, Input, Signature
+
+    if name == "encoder":
+        return nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 2), (9, 32)
+    signature = Signature(inputs={"image": Input(shape=(3, 32, 32))}, heads={"logits": Head(size=10)})
+    return restore.build({"resnet": Resnet(depth=20), "mobilenet": MobilenetV2()}[name], signature, 0).network.body, (3, 32, 32)
 
 
 @pytest.mark.slow
-def test_agrees_with_pytorch(path):
+@pytest.mark.parametrize("name", ["resnet", "mobilenet", "encoder"])
+def test_agrees_with_pytorch(path, lively, name):
     torch = pytest.importorskip("torch")
-    from torch import nn
     from torch.utils.flop_counter import FlopCounterMode
 
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8),
-        nn.Conv2d(8, 16, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
-    ).eval()  # fmt: skip
-    x = torch.rand(1, 3, 16, 16)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(x)
+    net, shape = network(name)
+    lively(net)  # equal constants would be stored once
+    torch.backends.mha.set_fastpath_enabled(False)  # whose fused operator is not counted
+    plain = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), plain:
+        net(torch.rand(1, *shape))
+    torch.backends.mha.set_fastpath_enabled(True)
     batch = {0: torch.export.Dim("batch")}
-    torch.onnx.export(net, (torch.rand(2, 3, 16, 16),), path, dynamo=True, dynamic_shapes=(batch,), verbose=False)
-    found = graph.contents(path)
+    settings = {"dynamo": True, "dynamic_shapes": (batch,), "verbose": False, "external_data": False}
+    torch.onnx.export(net, (torch.rand(2, *shape),), path, **settings)
+    found = contents(path)
     assert 2 * found.macs == counter.get_total_flops()
-    norm = sum(each.numel() for each in net[1].parameters())  # folded into the convolution before it
-    assert found.parameters == sum(each.numel() for each in net.parameters()) - norm
+    norms = [part for part in net.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    folded = sum(each.num_features for each in norms)  # scale into the weights, shift into a bias
+    assert found.parameters == sum(each.numel() for each in net.parameters()) - folded

@@ -2,9 +2,10 @@
 
 import pytest
 
-from compress_cli import plan, recipe
+from compress_cli import plan, recipe, runtime
 from compress_cli.artifact import Checkpoint, OnnxModel, Program
 from compress_cli.errors import RecipeError
+from compress_cli.step import key
 
 CHAIN = """\
 dataset: digits
@@ -58,10 +59,29 @@ def test_models_are_measured_by_implied_steps_after_their_inputs(planned):
     assert made.rows[3].onnx.key == made.rows[4].step.key  # the int8 graph is exported once
 
 
+def test_a_stage_that_takes_a_file_takes_a_checkpoints_export(planned):
+    made = planned(CHAIN.rstrip() + "\n  - {type: robustness, start: student, baseline: teacher}\n")
+    robust = made.step("robustness")
+    files = {row.step.name: row.onnx.key for row in made.rows}
+    assert {role: [each.key for each in steps] for role, steps in robust.inputs.items()} == {
+        "start": [files["student"]],
+        "baseline": [files["teacher"]],
+    }
+
+
+def test_what_makes_no_model_is_passed_over(planned):
+    text = CHAIN.replace("  - quantize", "  - {type: attack, name: tried}\n  - quantize")
+    before = {step.name: step for step in planned(CHAIN).stages}
+    after = {step.name: step for step in planned(text).stages}
+    assert after["quantize"].inputs["start"][0].name == before["quantize"].inputs["start"][0].name
+    assert after["quantize"].key == before["quantize"].key
+
+
 def test_the_plan_until_a_stage_ends_there(planned):
     made = planned(CHAIN).until("student")
     assert [step.name for step in made.stages] == ["teacher", "student"]
-    assert {step.stage.type for step in made.steps} == {"train", "distill", "export", "measure", "damage", "compare"}
+    expected = {"train", "distill", "export", "predict", "measure", "damage", "compare"}
+    assert {step.stage.type for step in made.steps} == expected
     with pytest.raises(RecipeError, match=r"no stage 'studnt'.*did you mean 'student'"):
         planned(CHAIN).until("studnt")
 
@@ -212,3 +232,73 @@ def test_seeds_that_contradict_are_refused(planned, change, complaint):
     with pytest.raises(RecipeError) as refused:
         planned(text)
     assert complaint in str(refused.value)
+
+
+ONE = "dataset: digits\nstages:\n  - {type: train, model: mlp, training: {epochs: 1}}\n"
+
+
+def of_type(planned, kind):
+    (found,) = (step for step in planned.steps if step.stage.type == kind)
+    return found
+
+
+def test_a_run_of_one_model_times_it_alone(planned):
+    compared = of_type(planned(ONE), "compare")
+    assert compared.inputs["baseline"] == ()
+    assert compared.inputs["start"] == (planned(ONE).rows[0].onnx,)
+    assert planned(ONE).rows[0].comparison == compared
+
+
+def test_another_task_is_judged_from_predictions_that_are_there(planned):
+    made = planned(ONE)
+    other = planned(ONE + "task: {type: classification, head: logits}\n").recipe
+    for step, kept in ((of_type(made, "predict"), True), (of_type(made, "measure"), False), (of_type(made, "compare"), True)):
+        assert (
+            key(step.stage, step.inputs, step.seed, other, "f") == key(step.stage, step.inputs, step.seed, made.recipe, "f")
+        ) is kept
+
+
+def test_another_machine_times_again_and_measures_nothing_again(planned, monkeypatch):
+    before = planned(CHAIN)
+    here = runtime.machine()
+    for fact in here:
+        monkeypatch.setattr(runtime, "machine", lambda fact=fact: {**here, fact: "another"})
+        fresh = {step.key for step in planned(CHAIN).steps} - {step.key for step in before.steps}
+        assert fresh == {row.comparison.key for row in planned(CHAIN).rows if row.comparison}
+
+
+@pytest.mark.parametrize(
+    ("block", "changed"),
+    [
+        ("measure: {batch: 7}", {"predict", "measure", "damage"}),
+        ("measure: {session: {optimisation: basic}}", {"predict", "measure", "damage"}),
+        ("compare: {threads: 1}", {"compare"}),
+        ("compare: {concurrency: 3, session: {execution: parallel}}", {"compare"}),
+        ("compare: {}", set()),
+        ("compare: {session: {providers: [cpu]}}", set()),
+    ],
+)
+def test_how_models_are_measured_and_timed_is_the_recipes_to_say(planned, block, changed):
+    before = {step.key for step in planned(CHAIN).steps}
+    assert {step.stage.type for step in planned(CHAIN + block + "\n").steps if step.key not in before} == changed
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ("compare: {thread: 1}", "r.yaml:8: compare.thread: there is no field 'thread'; did you mean 'threads'?"),
+        ("measure: {batch: 0}", "r.yaml:8: measure.batch: must be greater than or equal to 1 (got 0)"),
+        (
+            "measure: {session: {providers: [cpuu]}}",
+            "r.yaml:8: measure.session.providers: this ONNX Runtime has no provider 'cpuu'; did",
+        ),
+        (
+            "compare: {session: {optimisation: most}}",
+            "r.yaml:8: compare.session.optimisation: must be 'none', 'basic', 'extended' or 'all'",
+        ),
+    ],
+)
+def test_a_slip_in_those_is_answered_with_its_line(planned, block, said):
+    with pytest.raises(RecipeError) as error:
+        planned(CHAIN + block + "\n")
+    assert said in str(error.value)

@@ -1,23 +1,47 @@
 """`compress compare`"""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from compress_cli.cli import Json, Plugins, Quiet, read_plugins
-from compress_cli.cli.eval import Data, evaluated
+from compress_cli.cli.eval import (
+    Asked,
+    Batch,
+    Data,
+    LatencyBatch,
+    Prepare,
+    Providers,
+    Seconds,
+    SessionOptions,
+    Shape,
+    SplitChoice,
+    Tables,
+    TaskName,
+    Threads,
+    chosen_options,
+    evaluated,
+    write_tables,
+)  # fmt: skip
 
 
 def command(
     before: Annotated[Path, typer.Argument(help="an ONNX file", show_default=False)],
     after: Annotated[Path, typer.Argument(help="the ONNX file to compare with it", show_default=False)],
     data: Data = "",
-    task: Annotated[str, typer.Option(help="what counts as good; default: what the file says", show_default=False)] = "",
-    split: Annotated[Literal["test", "val", "train"], typer.Option(help="the samples to measure on")] = "test",
-    batch: Annotated[int, typer.Option(min=1, help="samples in one run while predicting")] = 128,
-    latency_batch: Annotated[int, typer.Option(min=1, help="samples in one timed run")] = 1,
-    threads: Annotated[int | None, typer.Option(min=1, help="threads; default: all cores", show_default=False)] = None,
+    task: TaskName = "",
+    split: SplitChoice = "test",
+    preprocess: Prepare = "",
+    batch: Batch = 128,
+    latency_batch: LatencyBatch = 1,
+    threads: Threads = None,
+    providers: Providers = "",
+    session: SessionOptions = "",
+    seconds: Seconds = 0.5,
+    shape: Shape = [],  # noqa: B006 - typer copies it
+    csv: Tables = None,
+    latex: Tables = None,
     plugins: Plugins = [],  # noqa: B006 - typer copies it
     json: Json = False,
     quiet: Quiet = False,
@@ -26,7 +50,12 @@ def command(
     from compress_cli.report import evaluation
 
     read_plugins(plugins)
-    made = evaluated(after, before, data, task, split, batch, latency_batch, threads, quiet)
+    options = chosen_options(providers, session)
+    asked = Asked(
+        data, task, split, preprocess, batch, latency_batch, threads, options, seconds, 1, tuple(shape), False, quiet
+    )  # fmt: skip
+    made = evaluated(after, before, asked)
+    write_tables(made, csv, latex)
     if json:
         typer.echo(made.model_dump_json(indent=1))
     else:

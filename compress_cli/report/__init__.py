@@ -76,16 +76,18 @@ def _row(
     better: Literal["higher", "lower"],
 ) -> Row:
     record, figures, timing = measured.record, measured.figures, measured.timing
+    noted = "; ".join(measured.made.manifest.facts.get("notes", ()))
     row = Row(
         name=record.name,
         stage=record.stage,
         key=record.key,
         cached=record.cached,
         wall_time_s=measured.made.manifest.wall_time_s,
-        latency=timing.speedup.model if timing else None,
-        speedup=timing.speedup.speedup if timing else None,
-        verdict=timing.speedup.verdict if timing else None,
+        latency=timing.latency if timing else None,
+        speedup=timing.speedup.speedup if timing and timing.speedup else None,
+        verdict=timing.speedup.verdict if timing and timing.speedup else None,
         reason=record.reason,
+        note=noted,
         damage=measured.damage,
         made_from=origin.record.name if origin else "",
     )
@@ -97,13 +99,14 @@ def _row(
     if baseline is None:
         return row
     if baseline is measured:
-        return row.model_copy(update={"latency": _typical([each.speedup.baseline for each in timings])})
+        alone = _typical([each.speedup.baseline for each in timings if each.speedup])
+        return row.model_copy(update={"latency": alone or row.latency})
     if figures and baseline.figures:
         ratio = baseline.figures.contents.size_bytes / figures.contents.size_bytes
         row = row.model_copy(update={"compression_ratio": ratio, **_change(baseline, measured, better)})
         if not row.made_from:
             row = row.model_copy(update={"gained": row.change})
-    return row.model_copy(update={"note": _note(row)})
+    return row.model_copy(update={"note": "; ".join(filter(None, (noted, _note(row))))})
 
 
 def _typical(timings: list[Latency]) -> Latency | None:

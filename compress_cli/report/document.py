@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from compress_cli.contents import Constant
 from compress_cli.damage import Damage
 from compress_cli.findings import Findings
 from compress_cli.gate import Judged
@@ -28,6 +29,18 @@ class Row(BaseModel):
     parameters: int | None = None
     kinds: dict[str, int] = {}
     """Number type -> parameters stored in it."""
+    nonzero: int | None = None
+    """Parameters that are not 0; None where they can't be read one by one."""
+    bytes_by_kind: dict[str, int] = {}
+    """Number type -> bytes of all constants in the file."""
+    gzip_bytes: int | None = None
+    zstd_bytes: int | None = None
+    compressed_unknown: str = ""
+    peak_activation_bytes: int | None = None
+    """Estimate of what the values between operators take at most at once, for one sample."""
+    peak_activation_unknown: str = ""
+    largest: list[Constant] = []
+    """The largest constants of the file."""
     macs: int | None = None
     macs_unknown: str = ""
     size_bytes: int | None = None

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 
-from compress_cli.graph import Contents
+from compress_cli.clients import Load
+from compress_cli.contents import Contents
 from compress_cli.intervals import Estimate
 from compress_cli.latency import Latency, Speedup
+from compress_cli.profile import Profile
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
+from compress_cli.report.table import Cell, Table
+from compress_cli.runtime import Options
 
 
 class Against(BaseModel):
@@ -39,7 +43,11 @@ class Evaluation(BaseModel):
     model: str
     contents: Contents
     machine: dict[str, str | int]
+    session: Options
     latency: Latency
+    load: Load | None
+    """With several clients at once, where they were asked for."""
+    profile: Profile | None
     data: str
     """Name of the dataset; empty where there was none, and so no metrics."""
     split: str
@@ -55,9 +63,12 @@ def show(evaluation: Evaluation, console: Console | None = None) -> None:
     contents, latency = evaluation.contents, evaluation.latency
     stored = ", ".join(f"{write.count(each)} {kind}" for kind, each in contents.kinds.items())
     lines = {
-        "parameters": f"{write.count(contents.parameters)} ({stored})" if stored else "none",
+        "parameters": f"{write.count(contents.parameters)} ({stored}){_zeros(contents)}" if stored else "none",
         "MACs": write.count(contents.macs) if contents.macs is not None else f"unknown: {contents.macs_unknown}",
-        "file": write.size(contents.size_bytes),
+        "file": f"{write.size(contents.size_bytes)} ({_compressed(contents)})",
+        "activations": f"about {write.size(contents.peak_activation_bytes)} a sample at most"
+        if contents.peak_activation_bytes is not None
+        else f"unknown: {contents.peak_activation_unknown}",
     }
     for name, estimate in evaluation.metrics.items():
         where = (
@@ -68,9 +79,11 @@ def show(evaluation: Evaluation, console: Console | None = None) -> None:
     lines["latency"] = (
         f"{write.milliseconds(latency.p50_ms.value)}, 90% below {write.milliseconds(latency.p90_ms)}, "
         f"99% below {write.milliseconds(latency.p99_ms)}  (batch {latency.batch}, {threads}, "
-        f"{evaluation.machine['processor']}, ONNX Runtime {evaluation.machine['onnxruntime']})"
+        f"{evaluation.machine['processor']}, ONNX Runtime {evaluation.machine['onnxruntime']}{_options(evaluation.session)})"
     )
     lines["throughput"] = f"{write.count(round(latency.throughput_per_s))} samples/s"
+    if evaluation.load:
+        lines["under load"] = _under_load(evaluation.load)
     if evaluation.against:
         lines |= _against(evaluation.against, evaluation.primary)
     if not evaluation.metrics:
@@ -79,6 +92,8 @@ def show(evaluation: Evaluation, console: Console | None = None) -> None:
     width = max(map(len, lines))
     for name, line in lines.items():
         out.print(f"  {name:{width}}  {write.printable(line)}")
+    if evaluation.profile:
+        _profile(evaluation.profile, out)
 
 
 def compare(evaluation: Evaluation, console: Console | None = None) -> None:
@@ -86,7 +101,7 @@ def compare(evaluation: Evaluation, console: Console | None = None) -> None:
     out, against, primary = console or Console(highlight=False, markup=False), evaluation.against, evaluation.primary
     assert against is not None
     out.width = max(out.width, 100)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Grid(box=None, pad_edge=False, header_style="bold")
     for heading in ("", "before", "after", "change"):
         table.add_column(heading, overflow="fold")
     both = (against.contents, evaluation.contents)
@@ -110,6 +125,63 @@ def compare(evaluation: Evaluation, console: Console | None = None) -> None:
         f"ONNX Runtime {evaluation.machine['onnxruntime']}",
         style="dim",
     )
+
+
+def table(evaluation: Evaluation) -> Table:
+    """The file's figures in one row, the baseline's before it."""
+    both = [(evaluation.model, evaluation.contents, evaluation.metrics, evaluation.latency)]
+    if evaluation.against:
+        older = evaluation.against
+        both.insert(0, (older.baseline, older.contents, older.metrics, older.speedup.baseline))
+    headings = ["model", "parameters", "nonzero", "macs", "size_bytes", "gzip_bytes", *evaluation.metrics]
+    headings += ["latency_ms", "latency_p90_ms", "latency_p99_ms", "throughput_per_s"]
+    rows: list[list[Cell]] = []
+    for model, held, metrics, timed in both:
+        row: list[Cell] = [model, held.parameters, held.nonzero, held.macs, held.size_bytes, held.gzip_bytes]
+        row += [metrics[name].value for name in evaluation.metrics]
+        rows.append([*row, timed.p50_ms.value, timed.p90_ms, timed.p99_ms, timed.throughput_per_s])
+    return Table(headings, rows)
+
+
+def _zeros(contents: Contents) -> str:
+    if contents.nonzero is None or contents.nonzero == contents.parameters:
+        return ""
+    return f", {100 * (1 - contents.nonzero / contents.parameters):.1f}% of them 0"
+
+
+def _compressed(contents: Contents) -> str:
+    known = {"gzip": contents.gzip_bytes, "zstd": contents.zstd_bytes}
+    told = [f"{write.size(each)} under {name}" for name, each in known.items() if each is not None]
+    return "; ".join([", ".join(told), contents.compressed_unknown]).strip("; ")
+
+
+def _options(session: Options) -> str:
+    """What is not as usual."""
+    plain = Options()
+    changed = {name: value for name, value in session.model_dump().items() if value != getattr(plain, name)}
+    providers = [each.removesuffix("ExecutionProvider").lower() for each in changed.pop("providers", [])]
+    return "".join(f", {each}" for each in (*providers, *(f"{name} {value}" for name, value in changed.items())))
+
+
+def _under_load(load: Load) -> str:
+    rate = load.throughput_per_s
+    return (
+        f"{write.count(round(rate.value))} samples/s [{write.count(round(rate.low))}, {write.count(round(rate.high))}] from "
+        f"{load.clients} clients at once; {write.milliseconds(load.p50_ms)}, 90% below {write.milliseconds(load.p90_ms)}, "
+        f"99% below {write.milliseconds(load.p99_ms)}"
+    )
+
+
+def _profile(profile: Profile, out: Console) -> None:
+    """The costliest nodes, and what runs in float between integers."""
+    out.print(f"\ncostliest nodes (of {write.milliseconds(profile.total_ms)} in all; timing them takes time too)")
+    for node in profile.nodes[:10]:
+        name = write.printable(f"{node.operator} {node.name}")
+        out.print(f"  {100 * node.share:5.1f}%  {write.milliseconds(node.time_ms):>9}  {name}")
+    for island in profile.islands:
+        nodes = write.printable(", ".join(island.nodes[:5]) + (", ..." if len(island.nodes) > 5 else ""))
+        spent = f"{write.milliseconds(island.time_ms)} and {write.milliseconds(island.borders_ms)} for the conversions around"
+        out.print(f"float island, {100 * island.share:.1f}%: {nodes} ({spent})")
 
 
 def _changed(against: Against, primary: str) -> str:

@@ -119,7 +119,8 @@ def _gates(report: Report) -> str:
     if not report.gates:
         return ""
     lines = [
-        f'<li class="{"pass" if each.passes else "fail"}">{"✓" if each.passes else "✗"} {text(write.gate(each))}</li>'
+        f'<li class="{"fail" if not each.passes else "pass" if each.outcome == "met" else "let"}">'
+        f"{'✗' if not each.passes else '✓' if each.outcome == 'met' else '○'} {text(write.gate(each))}</li>"
         for each in report.gates
     ]
     return f'<h2>Gates</h2><ul class="gates">{"".join(lines)}</ul>'
@@ -136,9 +137,8 @@ def _planes(report: Report) -> str:
         y = (metric.low, metric.value, metric.high)
         if row.size_bytes:
             sizes.append(Point(row.name, (row.size_bytes,) * 3, y))
-        if row.latency:
-            middle = row.latency.p50_ms
-            times.append(Point(row.name, (middle.low, middle.value, middle.high), y))
+        if (latency := _latency(row, report)) is not None:
+            times.append(Point(row.name, latency, y))
     drawn = [
         f"<figure>{plots.scatter(_joined(points), title, write.title(name), say, partial(write.metric, name))}</figure>"
         for points, title, say in (
@@ -147,8 +147,20 @@ def _planes(report: Report) -> str:
         )
         if points
     ]
-    said = "<p>Up and to the left is better. Bars are 95% intervals.</p>" if drawn else ""
+    timed = " Latency is the baseline's, divided by each speed-up: those were timed in turn." if times else ""
+    said = f"<p>Up and to the left is better. Bars are intervals.{timed}</p>" if drawn else ""
     return f'<h2>What it costs to be right</h2>{said}<div class="plots">{"".join(drawn)}</div>' if drawn else ""
+
+
+def _latency(row: Row, report: Report) -> tuple[float, float, float] | None:
+    """Milliseconds of the baseline divided by the speed-up: what was timed at different moments does not compare."""
+    baseline = next((each.latency for each in report.rows if each.name == report.baseline), None)
+    if baseline and row.name == report.baseline:
+        return (baseline.p50_ms.value,) * 3
+    if baseline and row.speedup:
+        low, value, high = (baseline.p50_ms.value / each for each in (row.speedup.high, row.speedup.value, row.speedup.low))
+        return low, value, high
+    return None
 
 
 def _joined(points: list[Point]) -> list[Point]:

@@ -62,6 +62,8 @@ class Stage(Plugin):
 
     seeded: ClassVar[bool] = True
     """Whether the seed changes its result; one result of a stage that is not serves every seed."""
+    judged: ClassVar[bool] = True
+    """Whether the task changes its result; one result of a stage that is not serves every task."""
 
     name: Name = Field("", description="what other stages and the report call it; default: the stage's type")
     seeds: Seeds = Field(

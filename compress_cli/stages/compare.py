@@ -1,4 +1,4 @@
-"""Time a model against a baseline."""
+"""Time a model, against a baseline where there is one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from compress_cli import latency, measure, runtime
+from compress_cli import clients, latency, measure, runtime
 from compress_cli.artifact import Artifact, Comparison, OnnxModel
 from compress_cli.context import Context
 from compress_cli.datasets import SplitName
@@ -16,18 +16,20 @@ from compress_cli.stages import Role, Stage
 class Compare(Stage):
     """Time a model file against a baseline, in turn within one run: latency, speed-up with interval, verdict.
 
-    A run compares each of its models with the recipe's baseline by itself.
+    A run compares each of its models with the recipe's baseline by itself. Without a baseline a model is timed alone.
     """
 
-    consumes: ClassVar[dict[str, Role]] = {"baseline": Role((OnnxModel,), previous=False), "start": Role((OnnxModel,))}
+    consumes: ClassVar[dict[str, Role]] = {
+        "baseline": Role((OnnxModel,), previous=False, optional=True),
+        "start": Role((OnnxModel,)),
+    }
     shared: ClassVar[dict[str, int]] = {"latency": latency.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("test",)
+    judged: ClassVar[bool] = False
 
     baseline: str | None = Field(None, description="the stage whose model is the measure of the other")
     start: str | None = Field(None, description="the stage whose model is timed; default: the one before")
-    batch: int = Field(1, ge=1, description="samples in one run")
-    threads: int | None = Field(None, ge=1, description="threads of ONNX Runtime; default: the cores at hand")
-    seconds: float = Field(0.7, gt=0, le=600, description="time for the timing; more makes the interval narrower")
+    conditions: latency.TimingConditions = Field(latency.TimingConditions(), description="on what, how and how long")
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Comparison
@@ -36,12 +38,25 @@ class Compare(Stage):
         return dict(runtime.machine())
 
     def run(self, context: Context) -> dict[str, Any]:
-        baseline, model = (
-            runtime.open_session(context.inputs[role][0].file("model.onnx"), self.threads) for role in ("baseline", "start")
+        how = self.conditions
+        split = context.split("test", how.batch)
+        (model, feeds), *others = [
+            (session, measure.sample(session, split, how.batch))
+            for role in ("start", "baseline")
+            for each in context.inputs.get(role, ())
+            for session in [runtime.open_session(each.file("model.onnx"), how.threads, how.session)]
+        ]
+        speedup = None
+        for baseline, older in others:
+            speedup = latency.compare(baseline, model, (older, feeds), how.seconds, context.seed)
+        timing = measure.Timing(
+            machine=runtime.machine(),
+            session=how.session,
+            latency=speedup.model if speedup else latency.latency(model, feeds, how.seconds),
+            load=clients.load(model, feeds, how.concurrency, how.seconds) if how.concurrency > 1 else None,
+            speedup=speedup,
         )
-        split = context.split("test", self.batch)
-        feeds = (measure.sample(baseline, split, self.batch), measure.sample(model, split, self.batch))
-        speedup = latency.compare(baseline, model, feeds, self.seconds, context.seed)
-        timing = measure.Timing(machine=runtime.machine(), speedup=speedup)
         (context.output / measure.COMPARISON).write_text(timing.model_dump_json(indent=1) + "\n")
+        if speedup is None:
+            return {"latency_ms": timing.latency.p50_ms.value}
         return {"speedup": speedup.speedup.value, "verdict": speedup.verdict}

@@ -7,14 +7,12 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field, ValidationError
 
-from compress_cli import arrays, damage, measure
+from compress_cli import damage, measure
 from compress_cli.artifact import Artifact, Comparison, Measurement
 from compress_cli.context import Context
 from compress_cli.datasets import Split, SplitName
 from compress_cli.errors import ArtifactError, RecipeError
 from compress_cli.stages import Role, Stage
-
-HEAD = "head."  # what names of heads begin with among the predictions
 
 
 class Damage(Stage):
@@ -30,6 +28,7 @@ class Damage(Stage):
     }
     shared: ClassVar[dict[str, int]] = {"damage": damage.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("val", "test")
+    seeded: ClassVar[bool] = False
 
     baseline: str | None = Field(None, description="the stage whose measurement the other is held against")
     start: str | None = Field(None, description="the stage whose measurement is judged; default: the one before")
@@ -43,7 +42,9 @@ class Damage(Stage):
         if name != _split(after):
             raise RecipeError("both have to be measured on the same split")
         split = context.split(name)
-        pair = [context.task.answers(_heads(each, split), split.targets) for each in (before, after)]
+        pair = [
+            context.task.answers(measure.kept(each.file(measure.PREDICTIONS), split), split.targets) for each in (before, after)
+        ]
         if pair[0] is None or pair[1] is None:
             return {"reason": f"the task {context.task.type} names no classes"}
         found = damage.damage(pair[0], pair[1], split.index, context.task.classes(context.dataset.signature()))
@@ -61,15 +62,6 @@ def _split(measurement: Artifact) -> SplitName:
         return measure.Figures.model_validate_json(path.read_text()).split
     except ValidationError as error:
         raise ArtifactError(f"{path}: is not of this version ({error.errors()[0]['msg']})") from None
-
-
-def _heads(measurement: Artifact, split: Split) -> dict[str, np.ndarray]:
-    """Output name -> (N, ...) as predicted; ArtifactError where they are of other samples."""
-    path = measurement.file(measure.PREDICTIONS)
-    held = arrays.read(path)
-    if not np.array_equal(held.get("index", np.empty(0)), split.index):
-        raise ArtifactError(f"{path}: was predicted on other samples than the dataset gives now")
-    return {name[len(HEAD) :]: each for name, each in held.items() if name.startswith(HEAD)}
 
 
 def _pictures(split: Split) -> np.ndarray | None:

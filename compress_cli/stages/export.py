@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 from torch import nn
 
-from compress_cli import graph, measure, onnx_file, restore, runtime, samples
+from compress_cli import measure, onnx_file, restore, runtime, samples, storage
 from compress_cli.agreement import Agreement, compare
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.card import Card
@@ -76,7 +76,7 @@ class Export(Stage):
             parity = self._float(start, path, card, real, context)
         return {
             "parity": {"samples": len(real), "heads": parity},
-            "size_bytes": graph.contents(path).size_bytes,
+            "size_bytes": storage.size_bytes(path),
             "operators": onnx_file.operators(onnx_file.load(path)),
         }
 

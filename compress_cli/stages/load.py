@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import onnx
 import torch
 from pydantic import Field, model_validator
@@ -17,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from compress_cli import onnx_file, restore, runtime
-from compress_cli.artifact import Artifact, Checkpoint, OnnxModel
+from compress_cli import arrays, onnx_file, restore, runtime, table
+from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Table
 from compress_cli.context import Context
-from compress_cli.errors import ArtifactError
+from compress_cli.errors import ArtifactError, DataError
 from compress_cli.identity import file_digest
 from compress_cli.models import Model
 from compress_cli.settings import InputFile, Many
@@ -39,12 +40,14 @@ UNREADABLE = (
 
 
 class Load(Stage):
-    """Take existing weights into a named architecture, or an ONNX file as it is.
+    """Take existing weights into a named architecture, an ONNX file as it is, or what a teacher said of the data.
 
     Weights are read as data, never run: safetensors, or a state dict saved by torch, tensors only.
     """
 
     consumes: ClassVar[dict[str, Role]] = {}
+    seeded: ClassVar[bool] = False
+    judged: ClassVar[bool] = False
 
     weights: InputFile | None = Field(None, description="safetensors, or a state dict saved by torch.save")
     model: Model | None = Field(None, description="the architecture that the weights belong to")
@@ -54,19 +57,25 @@ class Load(Stage):
     )
     deviation: Many[float] = Field((), description="what they were trained to divide by; given together with mean")
     onnx: InputFile | None = Field(None, description="an ONNX file, instead of weights and model")
+    outputs: InputFile | None = Field(
+        None,
+        description="what a teacher said, instead of a model: an .npz of sample ids `index` (N,) and heads such as `logits` "
+        "(N, classes), to be the teacher of a distill stage",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.onnx is not None and (self.weights or self.model or self.mean or self.deviation):
-            raise ValueError("'onnx' stands alone: weights, model, mean and deviation are inside the file")
-        if self.onnx is None and (self.weights is None or self.model is None):
-            raise ValueError("give either 'weights' and their 'model', or 'onnx'")
+        alone = [name for name in ("onnx", "outputs") if getattr(self, name) is not None]
+        if len(alone) > 1 or (alone and (self.weights or self.model or self.mean or self.deviation)):
+            raise ValueError(f"'{alone[0]}' stands alone: weights, model, mean and deviation belong to weights")
+        if not alone and (self.weights is None or self.model is None):
+            raise ValueError("give either 'weights' and their 'model', or 'onnx', or 'outputs'")
         if len(self.mean) != len(self.deviation) or any(each <= 0 for each in self.deviation):
             raise ValueError("'mean' and 'deviation' go together, one value per channel each, and no deviation of 0 or less")
         return self
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
-        return Checkpoint if self.onnx is None else OnnxModel
+        return Table if self.outputs else OnnxModel if self.onnx else Checkpoint
 
     def depends(self) -> dict[str, Any]:
         """Files beside the ONNX file that hold its weights: they count by content too."""
@@ -77,6 +86,8 @@ class Load(Stage):
 
     def run(self, context: Context) -> dict[str, Any]:
         signature = context.dataset.signature()
+        if self.outputs is not None:
+            return _take_outputs(self.outputs, context.output)
         if self.onnx is not None:
             return _take_onnx(self.onnx, context.output / "model.onnx", signature)
         assert self.weights is not None
@@ -210,6 +221,24 @@ def _take_onnx(path: Path, target: Path, signature: Signature) -> dict[str, Any]
         "merged": outside,
         "opsets": {each.domain or "ai.onnx": each.version for each in model.opset_import},
     }
+
+
+def _take_outputs(path: Path, target: Path) -> dict[str, Any]:
+    """Make a table of what a teacher said in an .npz; facts about it."""
+    held = arrays.read(path)
+    index = held.pop("index", None)
+    if index is None or index.ndim != 1 or index.dtype.kind not in "iu":
+        raise DataError(f"{path}: needs an array 'index' of the sample ids, whole numbers (N,): positions in the data's file")
+    if len(np.unique(index)) < len(index):
+        raise DataError(f"{path}: some ids stand twice in 'index'; keep one answer a sample")
+    if not held or not len(index):
+        raise DataError(f"{path}: holds no outputs; add an array named as the head is, such as 'logits' (N, classes)")
+    wrong = [name for name, each in held.items() if each.dtype.kind != "f" or each.ndim < 2 or not np.isfinite(each).all()]
+    if wrong:
+        raise DataError(f"{path}: the array '{wrong[0]}' should hold real numbers (N, classes), none NaN or infinite")
+    heads: dict[tuple[table.Kind, str], np.ndarray] = {("heads", name): each.astype(np.float32) for name, each in held.items()}
+    table.Writer(target, index.astype(np.int64), len(index), 1, heads).close()
+    return {"file": path.name, "samples": len(index), "heads": {name: each.shape[1] for name, each in held.items()}}
 
 
 def _compare(path: Path, session: runtime.Session, signature: Signature) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-import onnxruntime
 from pydantic import Field
 
-from compress_cli import graph, measure, runtime
+from compress_cli import contents, measure
 from compress_cli.artifact import Artifact, Measurement, OnnxModel
 from compress_cli.context import Context
 from compress_cli.datasets import SplitName
+from compress_cli.errors import StageError
+from compress_cli.plugin import find
 from compress_cli.stages import Role, Stage
 
 
@@ -22,33 +22,36 @@ class Measure(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((OnnxModel,))}
-    shared: ClassVar[dict[str, int]] = {"measure": measure.VERSION, "graph": graph.VERSION}
+    shared: ClassVar[dict[str, int]] = {"measure": measure.VERSION, "contents": contents.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("val", "test")
     seeded: ClassVar[bool] = False
 
     start: str | None = Field(None, description="the stage whose model is measured; default: the one before")
     split: Literal["test", "val"] = Field("test", description="the samples to measure on")
-    batch: int = Field(128, ge=1, description="samples in one run; the result does not depend on it")
+    conditions: measure.RunConditions = Field(measure.RunConditions(), description="how it is run")
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Measurement
 
-    def depends(self) -> dict[str, Any]:
-        return {"onnxruntime": onnxruntime.__version__}
+    def needs(self) -> dict[str, Stage]:
+        predict = find(Stage, "predict").model_validate({"split": self.split, "conditions": self.conditions})
+        assert isinstance(predict, Stage)
+        return {"predictions": predict}
 
     def run(self, context: Context) -> dict[str, Any]:
-        path = context.inputs["start"][0].file("model.onnx")
-        split = context.split(self.split, self.batch)
-        result = measure.evaluate(runtime.open_session(path), split, context.task, self.batch, context.log, context.saves)
+        split = context.split(self.split, self.conditions.batch)
+        heads = measure.kept(context.inputs["predictions"][0].file(measure.PREDICTIONS), split)
+        head = getattr(context.task, "head", "")
+        if head in context.dataset.signature().heads and head not in heads:
+            raise StageError(f"this model has no head '{head}', which the task is about (it has: {', '.join(heads)})")
+        result = measure.judge(heads, split, context.task)
         figures = measure.Figures(
             split=self.split,
             samples=len(split),
             primary=context.task.primary,
             metrics=result.metrics,
-            contents=graph.contents(path),
+            contents=contents.contents(context.inputs["start"][0].file("model.onnx")),
         )
         (context.output / measure.MEASUREMENT).write_text(figures.model_dump_json(indent=1) + "\n")
-        heads = {f"head.{name}": each for name, each in result.heads.items()}
-        arrays: dict[str, Any] = {"index": result.index, "correct": result.correct, **heads}
-        np.savez_compressed(context.output / measure.PREDICTIONS, **arrays)
+        measure.keep(context.output / measure.PREDICTIONS, {"index": result.index, "correct": result.correct}, heads)
         return {name: estimate.value for name, estimate in result.metrics.items()}

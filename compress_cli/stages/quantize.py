@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from compress_cli import graph, measure, onnx_file, placement, restore, runtime, samples, state, stopping
+from compress_cli import measure, onnx_file, placement, restore, runtime, samples, state, stopping, storage
 from compress_cli.agreement import Agreement, compare
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.context import Context
@@ -85,7 +85,7 @@ class Quantize(Stage):
         for part in samples.parts(check, batch):
             feeds = measure.sample(float_session, part, batch)
             compare(agreements, float_session.run(feeds), session.run(feeds))
-        return {**_facts(calibration, agreements), **facts, "size_bytes": graph.contents(output).size_bytes}
+        return {**_facts(calibration, agreements), **facts, "size_bytes": storage.size_bytes(output)}
 
 
 def _calibrate(prepared: nn.Module, signature: Signature, calibration: Split, batch: int, context: Context) -> None:

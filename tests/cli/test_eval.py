@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from compress_cli.card import Card
 from compress_cli.datasets.digits import Digits
@@ -155,3 +156,97 @@ def test_bad_input(compress, digits_file, linear_file, tmp_path, monkeypatch, ar
     assert said in outcome.err
     assert (outcome.code, outcome.out) == (code, "")
     assert "Traceback" not in outcome.err
+
+
+def test_a_model_from_elsewhere_gets_pictures_as_it_wants_them(compress, linear_file, tmp_path):
+    """Channels last, blue first, 0..1, normalised: the same answers as by hand."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (50, 3, 6, 6)).astype(np.uint8)
+    weight = rng.normal(size=(8 * 8 * 3, 4)).astype(np.float32)
+    mean, std = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.25])
+    resized = np.stack([[np.asarray(Image.fromarray(plane).resize((8, 8), 2)) for plane in each] for each in images])
+    made = ((resized[:, ::-1] / 255 - mean[:, None, None]) / std[:, None, None]).transpose(0, 2, 3, 1)
+    answers = (made.reshape(50, -1) @ weight).argmax(1)
+    labels = np.where(np.arange(50) % 5 == 0, (answers + 1) % 4, answers)  # a fifth are wrong on purpose
+    np.savez(tmp_path / "d.npz", picture=images, label=labels)
+    path = linear_file(weight, shape=("n", 8, 8, 3))
+    how = "size=8,colour=bgr,scale=1/255,mean=0.4:0.5:0.6,std=0.2:0.3:0.25,layout=nhwc"
+    outcome = compress("eval", path, "--data", "d.npz", "--preprocess", how, "--json")
+    found = json.loads(outcome.out)
+    assert (found["metrics"]["accuracy"]["value"], found["samples"]) == (0.8, 50)
+    assert compress("eval", path, "--data", "d.npz").code == 3  # without it they do not fit
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--preprocess", "scale", "is not of the form name=value"),
+        ("--preprocess", "scal=1", "there is no field 'scal'; did you mean 'scale'?"),
+        ("--preprocess", "scale=x", "'x' is no number"),
+        ("--preprocess", "scale=1/0", "'1/0' is no number"),
+        ("--preprocess", "std=0:1:1", "std: can't be 0"),
+        ("--preprocess", "layout=nchv", "layout: must be 'nchw' or 'nhwc'"),
+        ("--preprocess", "scale=1,scale=2", "given twice"),
+        ("--providers", "cpu,cudaa", "has no provider 'cudaa'"),
+        ("--session", "{optimisation: most}", "--session: optimisation: must be"),
+        ("--session", "{optimization: all}", "did you mean 'optimisation'?"),
+        ("--shape", "picture=1x2", "no input 'picture'; choose from: image"),
+        ("--shape", "image=axb", "is not of the form"),
+    ],
+)
+def test_slips_of_the_command_line(compress, digits_file, option, value, said):
+    outcome = compress("eval", digits_file()[0], option, value)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err
+
+
+def test_a_csv_table(compress, linear_file, tmp_path):
+    weight = np.array([[1.0, -1], [-1, 1]])
+    rows = [[2, 1, 0], [1, 2, 1], [3, 0, 0], [0, 3, 0]]  # the last is wrong: 3 of 4
+    (tmp_path / "t.csv").write_text("a,b,label\n" + "".join(f"{','.join(map(str, row))}\n" for row in rows))
+    outcome = compress("eval", linear_file(weight, shape=("n", 2)), "--data", "t.csv", "--json")
+    found = json.loads(outcome.out)
+    assert (found["metrics"]["accuracy"]["value"], found["samples"], found["data"]) == (0.75, 4, "csv")
+
+
+def test_a_folder_of_pictures(compress, linear_file, tmp_path):
+    for name, shade in (("dark", 10), ("light", 240)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for place in range(10):
+            Image.fromarray(np.full((5, 5, 3), shade, np.uint8)).save(tmp_path / "pictures" / name / f"{place}.png")
+    weight = np.c_[-np.ones(48), np.ones(48)]
+    path = linear_file(weight, [48 * 128, -48 * 128], shape=("n", 3, 4, 4))
+    found = json.loads(compress("eval", path, "--data", "pictures", "--json").out)
+    assert (found["metrics"]["accuracy"]["value"], found["samples"]) == (1, 4)  # the fifth that is held out
+
+
+def test_open_axes_need_their_shape(compress, linear_file):
+    path = linear_file(np.ones((12, 3)), shape=("n", "channels", 2, 2))
+    outcome = compress("eval", path)
+    assert (outcome.code, "--shape image=" in outcome.err) == (3, True)
+    found = json.loads(compress("eval", path, "--shape", "image=5x3x2x2", "--json").out)
+    assert found["latency"]["batch"] == 5
+    assert found["contents"]["macs_unknown"] == "input 'image' has an open axis besides the batch"
+    assert compress("eval", path, "--shape", "image=5x3x2").code == 3
+
+
+def test_clients_options_and_a_profile(compress, digits_file):
+    path, _, _ = digits_file()
+    arguments = ("eval", path, "--seconds", "0.1", "--concurrency", "3", "--profile", "--session", "{optimisation: basic}")
+    found = json.loads(compress(*arguments, "--json").out)
+    assert (found["load"]["clients"], found["session"]["optimisation"]) == (3, "basic")
+    assert found["profile"]["operators"].keys() >= {"Gemm"}
+    text = compress(*arguments).out
+    for said in ("from 3 clients at once", "optimisation basic", "costliest nodes", "Gemm"):
+        assert said in text
+
+
+def test_tables_for_papers(compress, digits_file, tmp_path):
+    path, weight, bias = digits_file(name="=my_model.onnx", metadata=card())
+    assert compress("eval", path.name, "--csv", "t.csv", "--latex", "t.tex").code == 0
+    header, row = (tmp_path / "t.csv").read_text().splitlines()
+    told = dict(zip(header.split(","), row.split(","), strict=True))
+    assert told["model"] == "'=my_model.onnx"  # no formula
+    assert float(told["accuracy"]) == right(weight, bias).mean()
+    assert r"=my\_model.onnx & 650" in (tmp_path / "t.tex").read_text()
+    assert compress("eval", path.name, "--csv", "none/t.csv").code == 3

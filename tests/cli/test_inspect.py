@@ -156,8 +156,17 @@ def test_what_is_no_model(compress, tmp_path, checkpoint):
     assert compress("inspect", checkpoint).code == 3
 
 
-@pytest.mark.parametrize("place", ["../secret.bin", "/etc/passwd", "missing.bin"])
-def test_external_data_is_read_from_its_own_folder_only(compress, tmp_path, linear_file, place):
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("../secret.bin", "from outside its folder"),
+        ("/etc/passwd", "from outside its folder"),
+        ("missing.bin", "its weights lie in another file, which is missing"),
+        ("link.bin", "from outside its folder"),
+    ],
+)
+@pytest.mark.parametrize("command", ["inspect", "eval"])
+def test_external_data_is_read_from_its_own_folder_only(compress, tmp_path, linear_file, command, place, said):
     import onnx
 
     model = onnx.load(linear_file(np.ones((64, 10))))
@@ -167,10 +176,10 @@ def test_external_data_is_read_from_its_own_folder_only(compress, tmp_path, line
     weight.data_location = TensorProto.EXTERNAL
     weight.external_data.add(key="location", value=place)
     (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "link.bin").symlink_to(tmp_path / "secret.bin")
     save(model, tmp_path / "sub" / "m.onnx")
-    outcome = compress("inspect", tmp_path / "sub" / "m.onnx")
-    refused = "'weight' can't be read" if place == "missing.bin" else "wants weights from outside its folder"
-    assert (outcome.code, refused in outcome.err) == (3, True), outcome
+    outcome = compress(command, tmp_path / "sub" / "m.onnx")
+    assert (outcome.code, said in outcome.err) == (3, True), outcome
 
 
 def test_compare_puts_two_files_side_by_side(compress, digits_file, linear_file):

@@ -11,13 +11,14 @@ from rich.console import Console
 
 from compress_cli import artifact, report
 from compress_cli.artifact import Comparison, Measurement, OnnxModel
+from compress_cli.contents import Contents
 from compress_cli.errors import ArtifactError
-from compress_cli.graph import Contents
 from compress_cli.intervals import Estimate, bootstrap, wilson
 from compress_cli.latency import Latency, Speedup, verdict
 from compress_cli.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
 from compress_cli.record import Record, Row
 from compress_cli.report import figures, markdown, terminal
+from compress_cli.runtime import Options
 
 MACHINE = {"processor": "Test CPU", "cores": 2, "onnxruntime": "1"}
 SAMPLES = 1000
@@ -55,7 +56,11 @@ class Made:
         measurement = comparison = None
         if right is not None:
             measurement = f"m{key}"
-            contents = Contents(parameters=parameters, kinds={"int8": parameters}, macs=12_345_678, size_bytes=size)
+            contents = Contents(
+                parameters=parameters, kinds={"int8": parameters}, nonzero=parameters, macs=12_345_678, size_bytes=size,
+                gzip_bytes=size // 2, zstd_bytes=None, compressed_unknown="not installed", peak_activation_bytes=4000,
+                bytes_by_kind={"int8": parameters}, largest=[],
+            )  # fmt: skip
             metrics = {"accuracy": wilson(int(right.sum()), len(right)), "cross_entropy": bootstrap(1 - right)}
             written = Figures(split="test", samples=len(right), primary="accuracy", metrics=metrics, contents=contents)
             arrays = {"index": np.arange(len(right)), "correct": right.astype(float)}
@@ -64,7 +69,16 @@ class Made:
             comparison = f"c{key}"
             estimate = Estimate(low=speedup[0], value=speedup[1], high=speedup[2], samples=9)
             pair = Speedup(baseline=latency(1.0), model=latency(1 / speedup[1]), speedup=estimate, verdict=verdict(estimate))
-            write(self.store, comparison, Comparison, {COMPARISON: Timing(machine=MACHINE, speedup=pair).model_dump_json()})
+            write(
+                self.store,
+                comparison,
+                Comparison,
+                {
+                    COMPARISON: Timing(
+                        machine=MACHINE, session=Options(), latency=pair.model, load=None, speedup=pair
+                    ).model_dump_json()
+                },
+            )
         row = Row(
             name=name,
             stage="x",

@@ -227,6 +227,8 @@ def test_missing_and_strange_files(load, tmp_path):
         ({"weights": "w.pt"}, "give either 'weights' and their 'model', or 'onnx'"),
         ({"model": MODEL}, "give either 'weights' and their 'model', or 'onnx'"),
         ({"onnx": "m.onnx", "model": MODEL}, "'onnx' stands alone"),
+        ({"onnx": "m.onnx", "outputs": "o.npz"}, "'onnx' stands alone"),
+        ({"outputs": "o.npz", "model": MODEL}, "'outputs' stands alone"),
         ({"weights": "w.pt", "model": MODEL, "mean": [1.0]}, "'mean' and 'deviation' go together"),
         ({"weights": "w.pt", "model": MODEL, "mean": [1.0], "deviation": [0.0]}, "no deviation of 0"),
         ({"weight": "w.pt", "model": MODEL}, "there is no field 'weight'; did you mean 'weights'"),

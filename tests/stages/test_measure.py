@@ -1,20 +1,23 @@
 """The stages that measure: one file's figures, two files' times."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from compress_cli import artifact
-from compress_cli.artifact import Comparison, Measurement, OnnxModel
+from compress_cli.artifact import Comparison, Measurement, OnnxModel, Predictions
 from compress_cli.context import Context
 from compress_cli.datasets.digits import Digits
 from compress_cli.errors import StageError
+from compress_cli.latency import TimingConditions
 from compress_cli.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
 from compress_cli.stages import Stage
 from compress_cli.stages.compare import Compare
 from compress_cli.stages.measure import Measure
+from compress_cli.stages.predict import Predict
 from compress_cli.tasks.classification import Classification
 
 
@@ -50,11 +53,21 @@ def stored(tmp_path):
     return _stored
 
 
+def measured(context, file, split="test"):
+    """The facts of a measurement in `context.output`, with the implied predictions before it."""
+    stage, folder = Measure(split=split), context.output.parent / "predictions"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    stage.needs()["predictions"].run(replace(context, inputs={"start": (file,)}, output=folder))
+    artifact.write_manifest(folder, Predictions, "p", {"type": "predict"}, {}, {}, {}, 0.0)
+    return stage.run(replace(context, inputs={"start": (file,), "predictions": (artifact.read(folder),)}))
+
+
 @pytest.mark.parametrize("split", ["test", "val"])
 def test_measurement(context, stored, digits_file, split):
     path, weight, bias = digits_file()
     size = path.stat().st_size
-    facts = Measure(split=split).run(replace(context, inputs={"start": (stored(path, "a"),)}))
+    facts = measured(context, stored(path, "a"), split)
     samples = Digits().split(split)
     scores = samples.inputs["image"].reshape(len(samples), -1) @ weight + bias
     right = scores.argmax(1) == samples.targets["label"]
@@ -69,10 +82,9 @@ def test_measurement(context, stored, digits_file, split):
 
 
 def test_measuring_twice_gives_the_same_bytes(context, stored, digits_file):
-    ready = replace(context, inputs={"start": (stored(digits_file()[0], "a"),)})
-    made = []
+    file, made = stored(digits_file()[0], "a"), []
     for _ in range(2):
-        Measure().run(ready)
+        measured(context, file)
         made.append([(context.output / name).read_bytes() for name in (MEASUREMENT, PREDICTIONS)])
     assert made[0] == made[1]
 
@@ -82,7 +94,7 @@ def test_comparison(context, stored, digits_file, linear_file):
     baseline = stored(linear_file(rng.random((64, 20_000)), name="large.onnx"), "large")
     start = stored(digits_file()[0], "small")
     ready = replace(context, inputs={"baseline": (baseline,), "start": (start,)}, splits=("test",))
-    facts = Compare(seconds=0.2, batch=4, threads=1).run(ready)
+    facts = Compare(conditions=TimingConditions(seconds=0.2, batch=4, threads=1)).run(ready)
     found = Timing.model_validate_json((context.output / COMPARISON).read_text())
     assert facts["verdict"] == found.speedup.verdict == "faster"
     assert facts["speedup"] == found.speedup.speedup.value > 2
@@ -90,16 +102,26 @@ def test_comparison(context, stored, digits_file, linear_file):
     assert found.machine == dict(Compare().depends())
 
 
+def test_a_model_is_timed_alone_where_there_is_no_baseline(context, stored, digits_file):
+    ready = replace(context, inputs={"start": (stored(digits_file()[0], "a"),)}, splits=("test",))
+    facts = Compare(conditions=TimingConditions(seconds=0.1, threads=1, concurrency=2)).run(ready)
+    found = Timing.model_validate_json((context.output / COMPARISON).read_text())
+    assert found.speedup is None
+    assert facts == {"latency_ms": found.latency.p50_ms.value}
+    assert (found.load.clients, found.load.batch) == (2, 1)
+
+
 def test_nan_makes_no_measurement(context, stored, linear_file):
-    ready = replace(context, inputs={"start": (stored(linear_file(np.full((64, 10), np.nan)), "a"),)})
+    file = stored(linear_file(np.full((64, 10), np.nan)), "a")
     with pytest.raises(StageError, match="is NaN for 467 of 467"):
-        Measure().run(ready)
+        measured(context, file)
     assert not (context.output / MEASUREMENT).exists()
 
 
-@pytest.mark.parametrize(("stage", "kind"), [(Measure(), Measurement), (Compare(baseline="a"), Comparison)])
+@pytest.mark.parametrize(
+    ("stage", "kind"), [(Measure(), Measurement), (Predict(), Predictions), (Compare(baseline="a"), Comparison)]
+)
 def test_contract(stage, kind):
     assert stage.produces({"start": (OnnxModel,)}) is kind
     assert Stage.model_validate(json.loads(stage.model_dump_json())) == stage
-    assert stage.depends()["onnxruntime"]
     assert "train" not in stage.splits

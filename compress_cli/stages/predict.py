@@ -1,0 +1,45 @@
+"""Run a model file over a split."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import onnxruntime
+from pydantic import Field
+
+from compress_cli import measure, runtime
+from compress_cli.artifact import Artifact, OnnxModel, Predictions
+from compress_cli.context import Context
+from compress_cli.datasets import SplitName
+from compress_cli.stages import Role, Stage
+
+
+class Predict(Stage):
+    """Run a model file over a split and keep what it says of each sample.
+
+    Measuring does it by itself. The task has no part in it: another metric is taken from what was kept, without a run.
+    """
+
+    consumes: ClassVar[dict[str, Role]] = {"start": Role((OnnxModel,))}
+    shared: ClassVar[dict[str, int]] = {"measure": measure.VERSION}
+    splits: ClassVar[tuple[SplitName, ...]] = ("val", "test")
+    seeded: ClassVar[bool] = False
+    judged: ClassVar[bool] = False
+
+    start: str | None = Field(None, description="the stage whose model is run; default: the one before")
+    split: Literal["test", "val"] = Field("test", description="the samples to run it on")
+    conditions: measure.RunConditions = Field(measure.RunConditions(), description="how it is run")
+
+    def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
+        return Predictions
+
+    def depends(self) -> dict[str, Any]:
+        return {"onnxruntime": onnxruntime.__version__}
+
+    def run(self, context: Context) -> dict[str, Any]:
+        how = self.conditions
+        split = context.split(self.split, how.batch)
+        session = runtime.open_session(context.inputs["start"][0].file("model.onnx"), how.threads, how.session)
+        heads = measure.predict(session, split, how.batch, context.log, context.saves)
+        measure.keep(context.output / measure.PREDICTIONS, {"index": split.index}, heads)
+        return {"samples": len(split)}
