@@ -46,8 +46,10 @@ def enter(store: Store, directory: Path, keys: list[str]) -> None:
     entry = Entry(directory=str(directory.resolve()), host=platform.node(), keys=keys)
     if store.root.is_dir() and not os.access(store.root, os.W_OK):
         return
+    place, content = _place(store, entry), (entry.model_dump_json(indent=1) + "\n").encode()
     with held(store):
-        durable.write(_place(store, entry), (entry.model_dump_json(indent=1) + "\n").encode())
+        if not place.is_file() or place.read_bytes() != content:
+            durable.write(place, content)
 
 
 def entries(store: Store) -> list[Entry]:

@@ -468,14 +468,12 @@ def test_what_fuzzing_found_in_onnx_files(compress, linear_file, break_it):
     assert (outcome.code, "breaks ONNX's own rules" in outcome.err) == (3, True), outcome
 
 
-def test_shapes_that_contradict_each_other_are_not_counted(compress, linear_file):
+def test_shapes_that_do_not_fit_are_not_counted(compress, linear_file):
     path = linear_file(np.ones((64, 10)))
-    for change in ("rank", "size"):
-        model = onnx.load(path)
-        weight = model.graph.initializer[0]
-        weight.dims[:] = [640] if change == "rank" else [32, 20]
-        path.with_name(f"{change}.onnx").write_bytes(model.SerializeToString())
-        outcome = compress("inspect", path.with_name(f"{change}.onnx"), "--json")
-        assert outcome.code == 0, outcome
-        found = json.loads(outcome.out)
-        assert (found["macs"], found["macs_unknown"] != "") == (None, True)
+    model = onnx.load(path)
+    model.graph.initializer[0].dims[:] = [640]
+    path.write_bytes(model.SerializeToString())
+    outcome = compress("inspect", path, "--json")
+    assert outcome.code == 0, outcome
+    found = json.loads(outcome.out)
+    assert (found["macs"], found["macs_unknown"] != "") == (None, True)
