@@ -161,7 +161,10 @@ def read(directory: Path) -> Artifact | None:
     try:
         if path.stat().st_size > LARGEST_MANIFEST:
             raise ArtifactError(f"{path}: has {path.stat().st_size} bytes, and a manifest at most {LARGEST_MANIFEST}; {REMEDY}")
-        document = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text)
+        if "\\ud" in text.lower():  # which may be half a character, that no report could write
+            json.dumps(document, ensure_ascii=False).encode()
         seal = document.pop("seal")
         manifest = Manifest.model_validate(document)
         sealed = _seal(document)

@@ -16,6 +16,7 @@ class Batch:
     inputs: dict[str, Tensor]  # input name -> (N, ...)
     targets: dict[str, Tensor]  # target name -> (N,) or (N, ...)
     index: Tensor  # (N,) int64: stable sample ids, equal in every epoch and every run
+    view: int = 0  # which of the fixed augmented views this is, counted from 0; 0 where every epoch draws anew
 
     def to(self, device: str) -> Batch:
         """The same samples on another device."""
@@ -23,6 +24,7 @@ class Batch:
             {name: each.to(device) for name, each in self.inputs.items()},
             {name: each.to(device) for name, each in self.targets.items()},
             self.index.to(device),
+            self.view,
         )
 
 

@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 from pydantic import BaseModel, ConfigDict
 
-from compress_cli import activations, graph, storage
+from compress_cli import activations, graph, onnx_file, storage
 from compress_cli.errors import ArtifactError
 
 VERSION = 2
@@ -64,7 +64,7 @@ class Contents(BaseModel):
 
 def contents(path: Path) -> Contents:
     """Read a file; ArtifactError where it is no ONNX file, or its external data is missing or outside its folder."""
-    model = graph.load(path)
+    model = onnx_file.load(path)
     beside = storage.files(path, model)
     weights = graph.weights(model.graph)
     kinds: Counter[str] = Counter()

@@ -19,6 +19,7 @@ from compress_cli.settings import suggest
 LARGEST_BYTES = 1_000_000
 MOST_NODES = 20_000
 DEEPEST = 40
+LONGEST_NUMBER = 400  # characters
 
 Key = str | int
 
@@ -140,6 +141,8 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         raise RecipeError(f"{name}{line}: is not YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{name}: is not YAML: {str(error).splitlines()[0]}") from None
+    except ValueError:  # an escape that names no character
+        raise RecipeError(f"{name}: is not YAML: an escape names no character") from None
     return node
 
 
@@ -150,6 +153,9 @@ def _plain(node: yaml.Node, complaints: list[str], left: list[int], depth: int =
     if left[0] < 0 or depth > DEEPEST:
         what = f"nested deeper than {DEEPEST} levels" if depth > DEEPEST else f"larger than {MOST_NODES} values"
         raise RecipeError(f"{place}: is {what}, its aliases counted")
+    tag = node.tag.removeprefix("tag:yaml.org,2002:")
+    if tag not in ("seq", "map") and not isinstance(node, yaml.ScalarNode):
+        raise RecipeError(f"{place}: the tag {node.tag} is not allowed here; write the plain value")
     if isinstance(node, yaml.SequenceNode):
         return [_plain(each, complaints, left, depth + 1) for each in node.value]
     if isinstance(node, yaml.MappingNode):
@@ -158,19 +164,25 @@ def _plain(node: yaml.Node, complaints: list[str], left: list[int], depth: int =
             line = f"{key.start_mark.name}:{key.start_mark.line + 1}"
             if not isinstance(key, yaml.ScalarNode):
                 raise RecipeError(f"{line}: a key is a word, not a list or a mapping")
+            _check_text(key.value, line)
             if key.value in made:
                 complaints.append(f"{line}: {key.value}: is given twice")
             made[key.value] = _plain(value, complaints, left, depth + 1)
         return made
-    tag = node.tag.removeprefix("tag:yaml.org,2002:")
+    _check_text(node.value, place)
+    if tag in ("int", "float") and len(node.value) > LONGEST_NUMBER:
+        raise RecipeError(f"{place}: is a number with too many digits")
     if tag in _TYPES and re.fullmatch(_TYPES[tag][0], node.value):
-        try:
-            return _TYPES[tag][2](node.value)
-        except ValueError:  # Python converts no more than some thousand digits
-            raise RecipeError(f"{place}: is a number with too many digits") from None
+        return _TYPES[tag][2](node.value)
     if tag != "str":
         raise RecipeError(f"{place}: the tag {node.tag} is not allowed here; write the plain value")
     return node.value
+
+
+def _check_text(text: str, place: str) -> None:
+    """Half of a character, which only an escape (backslash, u, d800) can make, can't be written to any file."""
+    if any("\ud800" <= each <= "\udfff" for each in text):
+        raise RecipeError(f"{place}: holds half of a character (a surrogate); write the character itself")
 
 
 def _entry(node: yaml.Node, part: str, where: str) -> yaml.Node:

@@ -67,6 +67,11 @@ def layer_names(network: nn.Module) -> list[str]:
     return [name for name, _ in _root(network).named_modules() if name]
 
 
+def layer_called(network: nn.Module, layer: str) -> str:
+    """The full name of the layer meant by a name or a position; RecipeError with the nearest names where there is none."""
+    return _name(layer, layer_names(network))
+
+
 def _root(network: nn.Module) -> nn.Module:
     return getattr(network, _BODY, network)
 

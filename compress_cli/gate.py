@@ -52,7 +52,7 @@ UNITS: dict[Sort, dict[str, float]] = {
 AGAINST_BASELINE = ("_ratio", "_drop", "_change", "speedup", "agreement", "churn", "_to_wrong", "_to_right", "kl")
 PROMISE = re.compile(
     r"\s*(?:(?P<row>[^<>=\s]+)\.)?(?P<quantity>\w+)\s*(?P<sign><=|>=)\s*"
-    r"(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>[A-Za-z%]*)\s*"
+    r"(?P<number>[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>[A-Za-z%]*)\s*"
 )
 ROUNDING = 1e-12  # a difference of shares, such as 0.98 - 0.97, is off by less
 

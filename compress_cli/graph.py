@@ -6,13 +6,9 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto, shape_inference
-
-from compress_cli.errors import ArtifactError
 
 Shape = tuple[int | None, ...]
 
@@ -39,22 +35,6 @@ NEVER_WEIGHTS = ("int64", "bool", "string", "uint64", "uint32", "int16", "uint16
 UNCOUNTED = {"Attention", "MultiHeadAttention", "GroupQueryAttention", "LSTM", "GRU", "RNN", "Einsum", "DeformConv"}
 BRANCHING = {"If", "Loop", "Scan"}
 LARGE = 4096  # values; shape inference reads shapes from smaller tensors than this
-
-
-def load(path: Path) -> onnx.ModelProto:
-    """The file's graph without external data; ArtifactError where it is no ONNX file."""
-    try:
-        model = onnx.load(str(path), load_external_data=False)
-    except FileNotFoundError:
-        raise ArtifactError(f"{path}: there is no such file") from None
-    except DecodeError:
-        raise ArtifactError(f"{path}: is not an ONNX file, or is truncated or damaged") from None
-    known = TensorProto.DataType.values()
-    if any(tensor.data_type not in known or any(axis < 0 for axis in tensor.dims) for tensor, _ in tensors(model.graph)):
-        raise ArtifactError(f"{path}: is damaged: it holds constants of a kind or a shape that there is not")
-    if not model.graph.node:
-        raise ArtifactError(f"{path}: holds no graph")
-    return model
 
 
 # --- parameters
@@ -122,9 +102,13 @@ def weights(graph: onnx.GraphProto) -> dict[str, tuple[str, int]]:
     } | _dynamic_scales(nodes)
     biases = {node.input[place] for node in nodes for place in INTEGER_BIASES.get(node.op_type, ()) if place < len(node.input)}
     packed = {
-        node.input[1]: attribute(node, "K", 0) * attribute(node, "N", 0) for node in nodes if node.op_type == "MatMulNBits"
+        node.input[1]: attribute(node, "K", 0) * attribute(node, "N", 0)
+        for node in nodes
+        if node.op_type == "MatMulNBits" and len(node.input) > 1
     }
-    width = {node.input[1]: attribute(node, "bits", 4) for node in nodes if node.op_type == "MatMulNBits"}
+    width = {
+        node.input[1]: attribute(node, "bits", 4) for node in nodes if node.op_type == "MatMulNBits" and len(node.input) > 1
+    }
     scattered, books = sparse(graph), codebooks(graph)
     skipped = legends | _normalisation(graph) | {*books.values()}
     found: dict[str, tuple[str, int]] = {}
@@ -213,8 +197,8 @@ def shapes(model: onnx.ModelProto) -> Shapes:
     _densify(bare.graph)
     try:
         inferred = shape_inference.infer_shapes(bare, data_prop=True).graph
-    except (RuntimeError, ValueError) as error:
-        raise Unknown(f"shapes can't be inferred ({str(error).splitlines()[0]})") from None
+    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        raise Unknown(f"its shapes can't be inferred ({str(error).partition(chr(10))[0][:200]})") from None
     found: dict[str, Shape] = {each.name: tuple(each.dims) for each in inferred.initializer}
     kinds = {each.name: each.data_type for each in inferred.initializer}
     for value in (*inferred.input, *inferred.value_info, *inferred.output):
@@ -233,6 +217,14 @@ def _densify(graph: onnx.GraphProto) -> None:
 
 
 def node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
+    """For the batch that the shapes are for; Unknown says why they can't be counted."""
+    try:
+        return _node_macs(node, shapes)
+    except (IndexError, ValueError):
+        raise Unknown(f"the shapes at {node.op_type} '{node.name}' do not fit it") from None
+
+
+def _node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
     def shape(name: str) -> tuple[int, ...]:
         found = shapes.get(name, (None,))
         if None in found:

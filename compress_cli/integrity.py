@@ -56,21 +56,10 @@ def inspect(path: Path) -> Inspection:
 
 
 def artifacts_of(directory: Path) -> dict[str, Path]:
-    """Name -> folder of every artifact that the run in `directory` refers to, inputs of inputs included.
-
-    What it names is known from the run itself, and beyond that from whole manifests.
-    """
+    """Name -> folder of every artifact that the run in `directory` refers to."""
     record = Record.read(directory)
     store = Store(directory / record.store)
-    named = {key: name for name, key in reversed(record.steps.items())}
-    for row in (*record.rows, *record.others):
-        measured = {"onnx": row.onnx, "measurement": row.measurement, "comparison": row.comparison}
-        named.setdefault(row.key, row.name)
-        for what, key in measured.items():
-            if key:
-                named.setdefault(key, f"{row.name}.{what}")
-    for key in closure(store, named):
-        named.setdefault(key, key[:12])
+    named = {key: name for name, key in reversed(record.keys(directory).items())}
     return {name: store.directory(key) for key, name in named.items()}
 
 

@@ -13,7 +13,7 @@ import onnx
 from pydantic import BaseModel, ConfigDict
 
 from compress_cli import contents as held
-from compress_cli import graph
+from compress_cli import graph, onnx_file
 from compress_cli.errors import ArtifactError
 
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
@@ -66,7 +66,7 @@ class Listing(BaseModel):
 
 def of_onnx(path: Path) -> Listing:
     """The operators of a file that hold weights or multiply; ArtifactError where it, or its external data, can't be read."""
-    contents, model = held.contents(path), graph.load(path)
+    contents, model = held.contents(path), onnx_file.load(path)
     batch, shapes = _shapes(model)
     tensors = {name: tensor for tensor, name in graph.tensors(model.graph)}
     weights, scattered = graph.weights(model.graph), graph.sparse(model.graph)
@@ -183,14 +183,14 @@ def _header(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int, int]
                 raise ArtifactError(refused)
             document = json.loads(file.read(length))
         size = path.stat().st_size - 8 - length
-        found = {name: _entry(each) for name, each in document.items() if name != "__metadata__"}
-        sound = all(
-            0 <= begin <= end <= size and (kind not in BITS or (end - begin) * 8 == math.prod(shape) * BITS[kind])
-            for kind, shape, begin, end in found.values()
-        )
+        found = {name: _entry(each) for name, each in document.items() if name != "__metadata__" and name.encode()}
+        sound = all(_holds(kind, shape, end - begin) for kind, shape, begin, end in found.values())
+        order = sorted((begin, end) for _, _, begin, end in found.values())  # each byte is of one tensor, as the format wants
+        borders = [0, *(end for _, end in order)]
+        sound = sound and [begin for begin, _ in order] == borders[:-1] and borders[-1] == size
     except FileNotFoundError:
         raise ArtifactError(f"{path}: there is no such file") from None
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, OverflowError, RecursionError):
         raise ArtifactError(refused) from None
     if not sound or not found:
         raise ArtifactError(refused)
@@ -200,6 +200,15 @@ def _header(path: Path) -> tuple[dict[str, tuple[str, tuple[int, ...], int, int]
 def _entry(document: dict[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
     begin, end = map(int, document["data_offsets"])
     return str(document["dtype"]), tuple(map(int, document["shape"])), begin, end
+
+
+def _holds(kind: str, shape: tuple[int, ...], size: int) -> bool:
+    """Whether so many bytes can hold such a tensor; of types that are not known here a value takes at least a bit."""
+    plausible = len(shape) <= 32 and all(0 <= axis < 2**63 for axis in shape)
+    if not plausible or size < 0:
+        return False
+    bits = math.prod(shape) * (BITS.get(kind) or (8 if kind.startswith("F8") else 1))
+    return bits == 8 * size if kind in BITS or kind.startswith("F8") else bits <= 8 * size
 
 
 def _raw_zeros(values: np.ndarray, kind: str) -> int | None:

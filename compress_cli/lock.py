@@ -46,11 +46,12 @@ def planned(directory: Path, record: Record) -> Plan:
         raise ArtifactError(f"{error}\n  (a run with plugins of one's own needs the same --plugin again)") from None
     if again.missing_data:
         raise ArtifactError(again.missing_data)
-    last = [step.name for step in again.stages if step.name in record.steps]
+    names = record.keys(directory)
+    last = [step.name for step in again.stages if step.name in names]
     if last:
         again = replace(again.until(last[-1]), gates=record.gates)
     keys = {step.key for step in again.steps}
-    changed = [name for name, key in record.steps.items() if key not in keys]
+    changed = [name for name, key in names.items() if key not in keys]
     if changed or not last:
         raise ArtifactError(
             f"{directory}: its recipe makes other artifacts now ({', '.join(changed[:3])}): the data, a file it names or this "

@@ -147,12 +147,12 @@ def sample(session: Session, split: Split, batch: int) -> dict[str, np.ndarray]:
 def fitting(session: Session, split: Split) -> dict[str, str]:
     """Name of each of the file's inputs -> name of the split's array that goes there.
 
-    Where either side has just one input, they are paired whatever they are called. ArtifactError where names, shapes
-    or number types do not fit.
+    Where either side has just one input, they are paired whatever they are called; else the file may take some of the
+    arrays. ArtifactError where names, shapes or number types do not fit.
     """
     ports, arrays = session.inputs, split.inputs
     names = dict(zip(ports, arrays, strict=True)) if len(ports) == len(arrays) == 1 else {name: name for name in ports}
-    fits = set(names.values()) == set(arrays) and all(_fits(port, arrays[names[name]]) for name, port in ports.items())
+    fits = set(names.values()) <= set(arrays) and all(_fits(port, arrays[names[name]]) for name, port in ports.items())
     if not fits:
         wanted = ", ".join(f"{name}: {port}" for name, port in ports.items())
         given = ", ".join(

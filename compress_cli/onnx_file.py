@@ -4,14 +4,112 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError
+
+from compress_cli.errors import ArtifactError
 
 EXPORTER = re.compile(r"pkg\.|onnx\.(infer|quant)")
 """Keys of metadata that exporters and quantisation tools leave for themselves."""
 VERSION = 1
+LARGEST = 2**31 - 1  # bytes that one ONNX file can hold
 WEIGHTED, BATCH_NORM = ("Conv", "Gemm", "MatMul"), "BatchNormalization"
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """The model without the weights beside it; ArtifactError where it is no ONNX file."""
+    if not path.is_file():
+        raise ArtifactError(f"{path}: {'is a folder, not an ONNX file' if path.is_dir() else 'there is no such file'}")
+    if path.stat().st_size > LARGEST:
+        raise ArtifactError(f"{path}: is above 2 GB, more than one ONNX file can hold")
+    try:
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
+    except OSError as error:
+        raise ArtifactError(f"{path}: can't be read ({error.strerror})") from None
+    except (DecodeError, ValueError):
+        raise ArtifactError(
+            f"{path}: is not an ONNX file, or is truncated or damaged; export it again or fetch it again"
+        ) from None
+    if not model.graph.node:
+        raise ArtifactError(f"{path}: holds no graph")
+    opsets = {each.domain: each.version for each in model.opset_import}
+    for message in _messages(model):
+        wrong = _wrong(message, opsets)
+        if wrong:
+            raise ArtifactError(f"{path}: breaks ONNX's own rules ({wrong}); it is damaged")
+    return model
+
+
+def beside(path: Path, model: onnx.ModelProto) -> list[Path]:
+    """Files that hold weights of an ONNX file; ArtifactError where one lies outside its folder, also by way of a link."""
+    home = path.parent.resolve()
+    found = []
+    for place in sorted({_entry(each, "location") for each in _external(model)}):
+        file = Path(path.parent, place)
+        safe = place.isprintable() and not Path(place).is_absolute() and ".." not in Path(place).parts
+        if not safe or not file.resolve().is_relative_to(home):
+            raise ArtifactError(f"{path}: wants weights from outside its folder ({place[:100]!r}), which are never read")
+        found.append(file)
+    return found
+
+
+def bytes_beside(path: Path, model: onnx.ModelProto) -> int:
+    """What reading all weights beside a file would take: several tensors may claim the same bytes."""
+    total = 0
+    for each in _external(model):
+        length, file = _entry(each, "length"), Path(path.parent, _entry(each, "location"))
+        total += int(length) if length.isdecimal() and len(length) < 20 else file.stat().st_size if file.is_file() else 0
+    return total
+
+
+def _entry(tensor: onnx.TensorProto, name: str) -> str:
+    return next((each.value for each in tensor.external_data if each.key == name), "")
+
+
+def _external(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Tensors whose values lie in another file, anywhere in the model: initialisers, attributes, branches, functions."""
+    for message in _messages(model):
+        if isinstance(message, onnx.TensorProto) and message.data_location == onnx.TensorProto.EXTERNAL:
+            yield message
+
+
+def _messages(model: onnx.ModelProto) -> Iterator[Any]:
+    """The model and all that it is made of."""
+    left: list[Any] = [model]
+    while left:
+        message = left.pop()
+        yield message
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                left += [value] if hasattr(value, "ListFields") else value
+
+
+def _wrong(message: Any, opsets: dict[str, int]) -> str:
+    """What no whole file holds; empty where a message is as it should be."""
+    if any(isinstance(each, bytes) for each in _texts(message)):
+        return "a name is not UTF-8"
+    if isinstance(message, onnx.TensorProto):
+        if message.data_type not in onnx.TensorProto.DataType.values():
+            return f"the number type {message.data_type} of '{message.name}'"
+        if any(axis < 0 for axis in message.dims):
+            return f"the shape of '{message.name}'"
+    if isinstance(message, onnx.NodeProto):
+        known = onnx.defs.has(message.op_type, opsets.get(message.domain, 0), message.domain)
+        schema = onnx.defs.get_schema(message.op_type, opsets[message.domain], message.domain) if known else None
+        if not message.output or (schema and len(message.input) < schema.min_input):
+            return f"what {message.op_type} '{message.name}' takes or gives"
+    return ""
+
+
+def _texts(message: Any) -> Iterator[str | bytes]:
+    """What stands in its text fields: protobuf leaves as bytes what is not UTF-8."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            yield from [value] if isinstance(value, str | bytes) else value
 
 
 def strip(model: onnx.ModelProto) -> None:

@@ -6,22 +6,19 @@ ONNX file, its measurement on the test split, and its comparison with the baseli
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
-from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
+from compress_cli.artifact import Table
+from compress_cli.chain import MODELS, Chain
 from compress_cli.document import Key
-from compress_cli.errors import ArtifactError, DataError, RecipeError
+from compress_cli.errors import DataError, RecipeError
 from compress_cli.fault import plugins_raise
 from compress_cli.gate import Gate, impossible
-from compress_cli.plugin import find
 from compress_cli.recipe import Recipe
-from compress_cli.settings import Settings, suggest
-from compress_cli.stages import Role, Stage
-from compress_cli.step import Inputs, Row, Step, key, ordered
-
-MODELS = (Checkpoint, Program, OnnxModel)
+from compress_cli.settings import suggest
+from compress_cli.stages import Stage
+from compress_cli.step import Inputs, Row, Step, ordered
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,11 @@ class Plan:
             yield from (each for row in self.rows if row.step is stage for each in (row.onnx, row.measurement))
         yield from self.repeated
         yield from (each for row in (*self.rows, *self.beside) for each in row.steps)
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """Keys of the steps that no stage of the recipe can do without; the others measure."""
+        return frozenset(step.key for step in ordered((*self.stages, *self.repeated, *(row.step for row in self.beside))))
 
     def step(self, name: str) -> Step:
         """The recipe's stage of that name; RecipeError with the nearest names otherwise."""
@@ -97,9 +99,7 @@ def plan(recipe: Recipe) -> Plan:
 class _Planner:
     def __init__(self, recipe: Recipe, fingerprint: str):
         self.recipe = recipe
-        self.fingerprint = fingerprint
-        self.complaints: list[str] = []
-        self.failed: set[str] = set()  # stages already complained of: what takes their result is not blamed too
+        self.chain = Chain(recipe, fingerprint)
         self.seeds: dict[str, tuple[int, ...]] = {}  # of stages that are repeated, the reported one first
         self.again: dict[str, dict[int, Step]] = {}  # stage -> further seed -> the stage with it
         self.beside: list[Step] = []
@@ -112,17 +112,17 @@ class _Planner:
             name = stage.name or stage.type
             if name in taken:
                 named = (*loc, "name") if stage.name else loc
-                self._complain(named, f"two stages are called '{name}' (see stages[{taken[name]}]); rename one")
+                self.chain.complain(named, f"two stages are called '{name}' (see stages[{taken[name]}]); rename one")
             taken.setdefault(name, position)
             step = self._resolve(name, stage, loc, steps)
             if step:
                 steps.append(step)
             else:
-                self.failed.add(name)
+                self.chain.failed.add(name)
         models = [step for step in steps if issubclass(step.kind, MODELS)]
         baseline = self._baseline(models)
-        if self.complaints:
-            raise RecipeError("\n".join(self.complaints))
+        if self.chain.complaints:
+            raise RecipeError("\n".join(self.chain.complaints))
         rows = tuple(self._rows(models, baseline))
         name, gates = baseline.name if baseline else "", self.recipe.gates
         repeated = tuple(step for copies in self.again.values() for step in copies.values())
@@ -130,20 +130,17 @@ class _Planner:
         made = Plan(self.recipe, tuple(steps), rows, name, repeated, beside, gates, missing)
         for position, gate in enumerate(gates):
             if reason := made.impossible(gate):
-                self._complain(("gates", position), reason)
-        if self.complaints:
-            raise RecipeError("\n".join(self.complaints))
+                self.chain.complain(("gates", position), reason)
+        if self.chain.complaints:
+            raise RecipeError("\n".join(self.chain.complaints))
         return made
-
-    def _complain(self, loc: Sequence[Key], reason: str) -> None:
-        self.complaints.append(self.recipe.complaint(loc, reason))
 
     def _resolve(self, name: str, stage: Stage, loc: tuple[Key, ...], before: list[Step]) -> Step | None:
         """The step of a stage, or None after a complaint."""
         inputs: Inputs = {}
         sound = True
-        for role, needed in stage.consumes.items():
-            found = self._inputs(name, stage, role, needed, loc, before)
+        for role in stage.consumes:
+            found = self.chain.inputs(name, stage, role, loc, before)
             if found is None:
                 sound = False
             else:
@@ -158,12 +155,14 @@ class _Planner:
         """The seeds of a stage, the reported one first: its own, those of what it follows, or the recipe's."""
         followed = {each.name: self.seeds[each.name] for steps in inputs.values() for each in steps if each.name in self.seeds}
         if stage.seeds and followed:
-            self._complain(
+            self.chain.complain(
                 (*loc, "seeds"), f"'{name}' follows '{next(iter(followed))}', which has seeds already; keep one of them"
             )
             return None
         if len(set(followed.values())) > 1:
-            self._complain(loc, f"'{name}' follows {' and '.join(followed)}, which have different seeds; give them the same")
+            self.chain.complain(
+                loc, f"'{name}' follows {' and '.join(followed)}, which have different seeds; give them the same"
+            )
             return None
         varied = stage.seeds or next(iter(followed.values()), ())
         if varied:
@@ -176,86 +175,24 @@ class _Planner:
             inputs = {
                 role: tuple(self.again.get(each.name, {}).get(seed, each) for each in steps) for role, steps in inputs.items()
             }
-        step = self._step(name if first else f"{name}.seed{seed}", stage, inputs, loc, seed, of="" if first else name)
+        step = self.chain.step(name if first else f"{name}.seed{seed}", stage, inputs, loc, seed, of="" if first else name)
         if not first:
             self.again.setdefault(name, {})[seed] = step
         for role, other in stage.beside().items():
             own = {taken: inputs[taken] for taken in other.consumes if taken in inputs}
-            self.beside.append(self._step(f"{step.name}.{role}", other, own, loc, seed, of=name, beside=role))
+            self.beside.append(self.chain.step(f"{step.name}.{role}", other, own, loc, seed, of=name, beside=role))
         return step
-
-    def _inputs(
-        self, name: str, stage: Stage, role: str, needed: Role, loc: tuple[Key, ...], before: list[Step]
-    ) -> tuple[Step, ...] | None:
-        given = getattr(stage, role)
-        wanted = (given,) if isinstance(given, str) else tuple(given or ())
-        if not wanted and not needed.previous:
-            if needed.optional:
-                return ()
-            self._complain(loc, f"stage '{name}' needs a {role}: name an earlier stage in its field '{role}'")
-            return None
-        if wanted:
-            return self._named(name, wanted, role, needed, loc, before)
-        position = int(loc[-1])
-        if position == 0:
-            makers = "train or load" if Checkpoint in needed.kinds else "load"
-            self._complain(loc, f"stage '{name}' comes first, but needs {_kinds(needed)} to work on; put {makers} before it")
-            return None
-        previous = self.recipe.stages[position - 1]
-        if (previous.name or previous.type) in self.failed:
-            return None  # its own complaint is enough
-        made = [step for step in before if issubclass(step.kind, MODELS) or issubclass(step.kind, needed.kinds)]
-        return self._fitting(name, made[-1:] or before[-1:], needed, loc)
-
-    def _named(
-        self, name: str, wanted: tuple[str, ...], role: str, needed: Role, loc: tuple[Key, ...], before: list[Step]
-    ) -> tuple[Step, ...] | None:
-        known = {step.name: step for step in before}
-        if len(wanted) > 1 and not needed.many:
-            self._complain((*loc, role), f"stage '{name}' takes one {role}, not {len(wanted)}")
-            return None
-        sound = True
-        for each in wanted:
-            if each in known or each in self.failed:
-                sound = sound and each in known
-                continue
-            sound = False
-            later = [other.name or other.type for other in self.recipe.stages]
-            if each in later:
-                self._complain((*loc, role), f"{role} '{each}' is not before stage '{name}'; move it up")
-            elif known:
-                self._complain((*loc, role), f"{role} '{each}' is no stage of this recipe; {suggest(each, list(known))}")
-            else:
-                self._complain((*loc, role), f"{role} '{each}' is no stage of this recipe, and none comes before '{name}'")
-        return self._fitting(name, [known[each] for each in wanted], needed, (*loc, role)) if sound else None
-
-    def _fitting(self, name: str, found: list[Step], needed: Role, loc: tuple[Key, ...]) -> tuple[Step, ...] | None:
-        unfit = [step for step in found if not issubclass(step.kind, needed.kinds)]
-        for step in unfit:
-            self._complain(loc, f"stage '{name}' needs {_kinds(needed)}, but '{step.name}' makes {_article(step.kind)}")
-        return None if unfit else tuple(found)
-
-    def _step(self, name: str, stage: Stage, inputs: Inputs, loc: tuple[Key, ...], seed: int, **marks: Any) -> Step:
-        """Add what the stage says it needs, then compute kind and key."""
-        seed = seed if stage.seeded else 0
-        for role, each in stage.needs().items():
-            own = {taken: inputs[taken] for taken in each.consumes if taken in inputs}
-            inputs = {**inputs, role: (self._step(f"{name}.{role}", each, own, loc, seed, implied=True),)}
-        kind = stage.produces({role: tuple(step.kind for step in steps) for role, steps in inputs.items()})
-        try:
-            known = key(stage, inputs, seed, self.recipe, self.fingerprint)
-        except ArtifactError as error:  # a file that the stage names is missing
-            raise ArtifactError(self.recipe.complaint(loc, str(error))) from None
-        return Step(name, stage, inputs, kind, known, loc, seed, **marks)
 
     def _baseline(self, models: list[Step]) -> Step | None:
         wanted = self.recipe.baseline
-        if wanted is None or wanted in self.failed:
+        if wanted is None or wanted in self.chain.failed:
             return models[0] if models else None
         for step in models:
             if step.name == wanted:
                 return step
-        self._complain(("baseline",), f"'{wanted}' is no stage that makes a model; {suggest(wanted, [s.name for s in models])}")
+        self.chain.complain(
+            ("baseline",), f"'{wanted}' is no stage that makes a model; {suggest(wanted, [s.name for s in models])}"
+        )
         return None
 
     def _rows(self, models: list[Step], baseline: Step | None) -> Iterable[Row]:
@@ -268,31 +205,17 @@ class _Planner:
                 answers: Inputs = {"baseline": (measured[baseline.name].measurement,), "start": (row.measurement,)}
                 row = replace(
                     row,
-                    comparison=self._implied(step, "compare", "comparison", roles, conditions=self.recipe.compare),
-                    damage=self._implied(step, "damage", "damage", answers),
+                    comparison=self.chain.implied(step, "compare", "comparison", roles, conditions=self.recipe.compare),
+                    damage=self.chain.implied(step, "damage", "damage", answers),
                 )
             elif len(models) == 1:
                 alone: Inputs = {"baseline": (), "start": (row.onnx,)}
-                timed = self._implied(step, "compare", "comparison", alone, conditions=self.recipe.compare)
+                timed = self.chain.implied(step, "compare", "comparison", alone, conditions=self.recipe.compare)
                 row = replace(row, comparison=timed)
             yield row
 
     def _measured(self, step: Step) -> Row:
         """A model, as the file it is or through a float or int8 export, on the test split."""
-        file = step if issubclass(step.kind, OnnxModel) else self._implied(step, "export", "onnx", {"start": (step,)})
-        return Row(
-            step, file, self._implied(step, "measure", "measurement", {"start": (file,)}, conditions=self.recipe.measure), None
-        )
-
-    def _implied(self, step: Step, stage: str, suffix: str, inputs: Inputs, **settings: Settings) -> Step:
-        made = find(Stage, stage).model_validate(settings)
-        assert isinstance(made, Stage)
-        return self._step(f"{step.name}.{suffix}", made, inputs, step.loc, step.seed, implied=True)
-
-
-def _kinds(role: Role) -> str:
-    return " or ".join(_article(kind) for kind in role.kinds)
-
-
-def _article(kind: type[Artifact]) -> str:
-    return f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"
+        file = self.chain.file(step)
+        measured = self.chain.implied(step, "measure", "measurement", {"start": (file,)}, conditions=self.recipe.measure)
+        return Row(step, file, measured, None)

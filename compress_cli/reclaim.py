@@ -72,11 +72,7 @@ def _keys(run: Path) -> set[str]:
     """What a finished run refers to; of one that never finished the register alone knows."""
     if not (run / RECORD).is_file():
         return set()
-    record = Record.read(run)
-    rows = {
-        key for row in (*record.rows, *record.others) for key in (row.key, row.onnx, row.measurement, row.comparison) if key
-    }
-    return rows | set(record.steps.values())
+    return set(Record.read(run).keys(run).values())
 
 
 def _unneeded(store: Store, keys: set[str], remove: bool) -> Iterable[Entry]:

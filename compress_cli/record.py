@@ -62,6 +62,12 @@ class Record(BaseModel):
     gates: tuple[Gate, ...] = ()  # of the recipe and of the command line
     wall_time_s: float
 
+    def keys(self, directory: Path) -> dict[str, str]:
+        """`steps`; ArtifactError where an earlier version wrote the record, which did not note them."""
+        if not self.steps:
+            raise ArtifactError(f"{directory / RECORD}: names no artifacts (an earlier version wrote it); run the recipe again")
+        return self.steps
+
     def write(self, directory: Path) -> None:
         durable.write(directory / RECORD, (self.model_dump_json(indent=1) + "\n").encode())
 

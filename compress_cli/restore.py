@@ -7,6 +7,7 @@ settings and the prepared graph's state, and is rebuilt by preparing again.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from compress_cli import features
 from compress_cli.artifact import Artifact, Checkpoint, Program
 from compress_cli.edits import Edit
-from compress_cli.errors import ArtifactError, StageError
+from compress_cli.errors import ArtifactError, RecipeError, StageError
 from compress_cli.fault import place
 from compress_cli.models import Model, Network
 from compress_cli.quantizers import Quantizer
@@ -83,6 +85,31 @@ def checkpoint(artifact: Artifact) -> Restored:
         edit(network.body)
     load(network, _tensors(artifact.file(WEIGHTS)), artifact.file(WEIGHTS))
     return Restored(network.eval(), model, edits)
+
+
+def copy_layers(source: Network, target: Network, layers: Iterable[tuple[str, str]]) -> int:
+    """Copy the weights of layers of one network into another's, pairs of (from, to); returns how many tensors were copied.
+
+    RecipeError where there is no such layer, or where names or shapes of its weights differ.
+    """
+    copied = 0
+    for theirs, own in layers:
+        given = source.body.get_submodule(features.layer_called(source, theirs)).state_dict()
+        layer = target.body.get_submodule(features.layer_called(target, own))
+        there = layer.state_dict()
+        shapes = [{name: tuple(each.shape) for name, each in state.items()} for state in (given, there)]
+        wrong = [name for name in {**there, **given} if shapes[0].get(name) != shapes[1].get(name)]
+        if wrong:
+            name = f"{own}.{wrong[0]}"
+            raise RecipeError(
+                f"the layer '{theirs}' does not fit into '{own}': {name} is {shapes[0].get(wrong[0], 'not there')} in the "
+                f"teacher and {shapes[1].get(wrong[0], 'not there')} in the student"
+            )
+        if not given:
+            raise RecipeError(f"the layer '{theirs}' has no weights to start from")
+        layer.load_state_dict(given)
+        copied += len(given)
+    return copied
 
 
 def save_program(restored: Restored, quantizer: Quantizer, prepared: nn.Module, output: Path) -> None:

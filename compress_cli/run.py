@@ -43,7 +43,7 @@ class Run:
     cached: set[str] = field(default_factory=set)  # keys of steps that did not run
     damaged: dict[str, str] = field(default_factory=dict)  # keys of steps whose artifact was not whole -> what was found
     problems: dict[str, str] = field(default_factory=dict)  # keys of measuring steps that could not run -> why
-    at_work: tuple[Step, Saves] | None = None
+    at_work: tuple[Step, Saves] | None = None  # the last step that was begun
 
     def execute(self) -> Record:
         """Run what is not up to date. Errors leave every whole artifact in place."""
@@ -145,11 +145,12 @@ class Run:
             self.listener.ended(step, True, 0.0, "")
             return
         self.listener.begins(step, smoke=False)
+        self.at_work = None
         begun = time.monotonic()
         try:
             self.artifacts[step.key] = self._make(step)
         except StageError as error:
-            if not step.implied or isinstance(error, ResourceError):
+            if step.key in self.plan.needed or isinstance(error, ResourceError):
                 raise StageError(f"stage '{step.name}' failed: {error}\n{self._kept()}") from error
             self.problems[step.key] = str(error)
         self.listener.ended(step, step.key in self.cached, time.monotonic() - begun, self.problems.get(step.key, ""))
@@ -182,7 +183,6 @@ class Run:
                 self.at_work = step, Saves(saved, self.plan.recipe.save, say)
                 with work.threads(attempt.threads):
                     work.perform(self.plan, step, inputs, output, self.store.root / MEMORY, tell, self.at_work[1])
-                self.at_work = None
             return self.store.commit(step.key)
 
     def _attempt(self, step: Step, inputs: work.Inputs) -> Attempt:

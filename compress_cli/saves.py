@@ -90,7 +90,7 @@ class Saves:
         """
         self._steps, self._epochs = self._steps + (not epoch_ended), self._epochs + epoch_ended
         if self.folder is not None and (stopping.told() or self._due()):
-            self._save(state())
+            self._save(state, self.folder)
         stopping.check()
 
     @property
@@ -109,10 +109,11 @@ class Saves:
             or (wanted.minutes is not None and passed >= 60 * wanted.minutes)
         )
 
-    def _save(self, save: Save | None) -> None:
+    def _save(self, state: Callable[[], Save | None], folder: Path) -> None:
         begun = time.monotonic()
-        if save is not None and self.folder is not None:
-            _write(save, self.folder, self._next(), self.spent_s)
+        save = state()
+        if save is not None:
+            _write(save, folder, self._next(), self.spent_s)
             self.place = save.place
             for path in self._found()[:-KEPT]:
                 path.unlink()

@@ -59,7 +59,7 @@ class Settings(BaseModel):
 
 def suggest(word: str, choices: list[str]) -> str:
     """`did you mean 'distill'?`, or the whole list where nothing is near."""
-    close = difflib.get_close_matches(word, choices, n=1)
+    close = difflib.get_close_matches(word[:100], choices, n=1)
     return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(choices)}"
 
 

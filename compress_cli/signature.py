@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from compress_cli.errors import RecipeError
+from compress_cli.settings import suggest
+
 
 class Input(BaseModel):
     """One named input, described for a single sample."""
@@ -37,3 +40,17 @@ class Signature(BaseModel):
 
     inputs: dict[str, Input]
     heads: dict[str, Head]
+
+    def narrowed(self, inputs: tuple[str, ...], heads: tuple[str, ...]) -> Signature:
+        """What a model takes and gives that has only these inputs and heads, in this order; all where none are named.
+
+        RecipeError for one that there is not.
+        """
+        for what, wanted, there in (("inputs", inputs, self.inputs), ("heads", heads, self.heads)):
+            missing = [name for name in wanted if name not in there]
+            if missing:
+                raise RecipeError(f"{what}: the dataset has no '{missing[0]}'; {suggest(missing[0], list(there))}")
+        return Signature(
+            inputs={name: self.inputs[name] for name in inputs or self.inputs},
+            heads={name: self.heads[name] for name in heads or self.heads},
+        )

@@ -75,7 +75,8 @@ def _try(plan: Plan, step: Step, made: dict[str, Artifact], folder: Path, listen
     made[step.key] = whole
     facts = whole.manifest.facts
     projected = seconds + max(0, facts.get("planned_steps", 0) - BATCHES) * facts.get("seconds_per_step", 0.0)
-    return Trial(step, projected, sum(each.bytes for each in whole.manifest.files.values()), work.peak_memory())
+    written = sum(each.bytes for each in whole.manifest.files.values())
+    return Trial(step, projected, facts.get("planned_bytes", written), work.peak_memory())
 
 
 def _unheard(progress: Progress) -> None:

@@ -106,7 +106,7 @@ def _watch(ears: int, stop: _Stop) -> None:
             heard = _hear(ears)
             if not heard:
                 return
-            if heard == signal.SIGINT and passed > TWICE_S and not stop.overdue:
+            if heard == signal.SIGINT and time.monotonic() - begun > TWICE_S and not stop.overdue:
                 _leave(first, "ended at once")
         _leave(first, stop.say())
     finally:

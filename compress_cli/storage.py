@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import TensorProto
 
-from compress_cli import graph
+from compress_cli import onnx_file
 from compress_cli.errors import ArtifactError
 
 PIECE = 1 << 20
@@ -23,28 +22,16 @@ ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 
 def files(path: Path, model: onnx.ModelProto) -> list[Path]:
     """The file and what it keeps beside itself; ArtifactError where a part is missing, or would lie outside its folder."""
-    found = [path]
-    for tensor, _ in graph.tensors(model.graph):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        place = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        if not place or Path(place).is_absolute() or ".." in Path(place).parts:
-            raise ArtifactError(
-                f"{path}: '{tensor.name}' has data outside the file's own folder ({place!r}), which is not read"
-            )
-        beside = path.parent / place
-        if not beside.is_file():
-            raise ArtifactError(f"{path}: its weights lie in another file, which is missing: {beside}")
-        if path.parent.resolve() not in beside.resolve().parents:
-            raise ArtifactError(f"{path}: {place!r} leads outside the file's own folder, which is not followed")
-        if beside not in found:
-            found.append(beside)
+    found = [path, *onnx_file.beside(path, model)]
+    for each in found:
+        if not each.is_file():
+            raise ArtifactError(f"{path}: its weights lie in another file, which is missing: {each}")
     return found
 
 
 def size_bytes(path: Path) -> int:
     """Bytes of the file, external data included."""
-    return sum(each.stat().st_size for each in files(path, graph.load(path)))
+    return sum(each.stat().st_size for each in files(path, onnx_file.load(path)))
 
 
 def compressed_bytes(paths: list[Path]) -> tuple[int | None, int | None, str]:

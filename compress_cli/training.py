@@ -17,6 +17,7 @@ from compress_cli.augmentations import Augmentation
 from compress_cli.averaging import Average
 from compress_cli.batch import Batch, Outputs
 from compress_cli.context import Context
+from compress_cli.ensemble import NOBODY, Ensemble
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.features import observe, outputs
 from compress_cli.feed import Feed
@@ -35,10 +36,8 @@ from compress_cli.schedules.cosine import Cosine
 from compress_cli.settings import Many, Settings
 from compress_cli.state import Losses, State
 from compress_cli.tasks import Task
-from compress_cli.teachers import Opened
 
 VERSION = 1  # raise it when the same settings give other weights
-
 REPORT_S = 0.5  # between reports within an epoch; reading the loss waits for the device
 
 
@@ -50,6 +49,7 @@ class Training(Settings):
     optimizer: Optimizer = Field(Sgd(), description="how gradients move weights")
     schedule: Schedule = Field(Cosine(warmup_epochs=1.0), description="learning rate over the epochs")
     augment: Many[Augmentation] = Field((), description="random changes of images, in this order")
+    views: int | None = Field(None, ge=1, le=10_000, description="fixed ways a sample is shown in, in turn; default: ever new")
     clip_norm: float | None = Field(None, gt=0, description="longest gradient (L2 norm over all weights)")
     ema: float | None = Field(
         None, gt=0, lt=1, description="keep a moving average of the weights with this decay, such as 0.999, and use it"
@@ -77,21 +77,23 @@ def hard_loss(task: Task) -> Loss:
     return loss
 
 
-def begin(model: Model | None, context: Context) -> Restored:
-    """A fresh network of `model`, or the checkpoint in the role `start`; RecipeError where that has other heads."""
-    wanted = context.dataset.signature()
+def begin(model: Model | None, context: Context, inputs: tuple[str, ...] = (), heads: tuple[str, ...] = ()) -> Restored:
+    """A fresh network of `model` with these inputs and heads, or the checkpoint in the role `start`.
+
+    RecipeError where the dataset asks for no such heads."""
+    wanted = context.dataset.signature().narrowed(inputs, heads)
     if model:
         return restore.build(model, wanted, context.seed)
     (artifact,) = context.inputs["start"]
     restored = restore.checkpoint(artifact)
     own, asked = ({name: each.size for name, each in heads.items()} for heads in (restored.signature.heads, wanted.heads))
-    if own != asked:
+    if not own.items() <= asked.items():
         raise RecipeError(f"start: its heads and their sizes are {own}, and the dataset asks for {asked}")
     return restored
 
 
 def fit(
-    network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: tuple[Opened, ...] = ()
+    network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: Ensemble = NOBODY
 ) -> dict[str, Any]:
     """Train `network` in place; returns facts: the curve, the epoch kept, precision, speed.
 
@@ -104,9 +106,7 @@ def fit(
 
 
 class _Loop:
-    def __init__(
-        self, network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: tuple[Opened, ...]
-    ):
+    def __init__(self, network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: Ensemble):
         self.network, self.settings, self.context, self.teachers = network, settings, context, teachers
         self.losses = tuple(each for each in losses if each.weight)
         if not self.losses:
@@ -114,9 +114,10 @@ class _Loop:
         self.layers = tuple(dict.fromkeys(layer for each in self.losses for layer in each.student_layers()))
         self.epochs = 1 if context.limit else settings.epochs
         train, self.val = (context.split(name, settings.batch) for name in ("train", "val"))
-        for split in (train, self.val):
+        for split in (train, self.val) if context.transfer is None else (self.val,):
             context.task.check(network.signature, split.targets)
-        self.feed = Feed(train, settings.batch, settings.accumulate, settings.augment, context.seed, context.device)
+        parts, changes = settings.accumulate, settings.augment
+        self.feed = Feed(train, settings.batch, parts, changes, context.seed, context.device, settings.views)
         network.to(context.device)
         first, saved = self.feed.first(), context.saves.load()
         self.precision = Choice(**saved.document["precision"]) if saved else self._choose(first)
@@ -146,7 +147,7 @@ class _Loop:
         return self._facts()
 
     def _facts(self) -> dict[str, Any]:
-        whole = -(-len(self.context.dataset.split("train")) // self.settings.batch)
+        whole = -(-len(self.context.whole("train")) // self.settings.batch)
         choice = self.precision
         return {
             "epochs": self.state.curve,
@@ -183,9 +184,10 @@ class _Loop:
         seed_layers(self.context.device, step_seeds(self.context.seed, 0, 1)[0])
         self.network.eval()
         with torch.no_grad(), observe(self.network, self.layers) as seen:
-            student, teacher = self._student(first, seen), tuple(each(first) for each in self.teachers)
-        made = [each.adapter(student, teacher, len(self.feed)) for each in self.losses]
-        return nn.ModuleList(made).to(self.context.device)
+            student, mixer = self._student(first, seen), self.teachers.adapter().to(self.context.device)
+            lesson = self.teachers.lesson(first, mixer)
+        made = [each.adapter(student, lesson.of(each), len(self.feed)) for each in self.losses]
+        return nn.ModuleList([*made, mixer]).to(self.context.device)
 
     def _epoch(self, epoch: int, seen: dict[str, Tensor]) -> None:
         self.network.train()
@@ -237,18 +239,16 @@ class _Loop:
         return torch.stack(shares).sum()
 
     def _loss(self, part: Batch, seen: dict[str, Tensor], epochs: float) -> Tensor:
-        with torch.no_grad():
-            teacher = tuple(each(part) for each in self.teachers)
-        student = self._student(part, seen)
-        adapters = self.state.adapters
+        *adapters, mixer = self.state.adapters
+        lesson, student = self.teachers.lesson(part, mixer), self._student(part, seen)
         terms = [
-            each.weight * each.factor(epochs) * one_number(each, each(student, teacher, part, adapter))
+            each.weight * each.factor(epochs) * one_number(each, each(student, lesson.of(each), part, adapter))
             for each, adapter in zip(self.losses, adapters, strict=True)
         ]
-        total = torch.stack(terms).sum()
+        total, mixing = torch.stack(terms).sum(), lesson.loss()
         if not total.requires_grad:
             raise StageError(f"no loss depends on what is trained: {', '.join(each.type for each in self.losses)}")
-        return total
+        return total if mixing is None else total + mixing
 
     def _student(self, given: Batch, seen: dict[str, Tensor]) -> Outputs:
         """Outputs in float32, whatever they were computed in: losses are sums of small differences."""

@@ -1,6 +1,9 @@
 """What several tests share."""
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,26 @@ def compress(capfd, monkeypatch, tmp_path):
         return Outcome(code, *capfd.readouterr())
 
     return _compress
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Give orders to a process that forks for each: `tests/crashing.py` says which there are. Called without, it reads on."""
+    here = Path(__file__).parent
+    process = subprocess.Popen(
+        [sys.executable, here / "crashing.py"],
+        env={**os.environ, "PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+
+    def _order(**order):
+        if order:
+            print(json.dumps(order), file=process.stdin, flush=True)
+        return json.loads(process.stdout.readline())
+
+    yield _order
+    process.stdin.close()
+    process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,10 @@
-"""Runs one step of a recipe in a process that dies where it is told: imports once, forks for every try.
+"""Runs commands, or single steps of a recipe, in processes that die where they are told: imports once, forks for each.
 
-Orders come as lines of JSON on standard input: `steps` (names; the last one is run, the others serve), `store`, `output`,
-`force`, `log`, and when to die: `die_at` (the nth place reached between opening and renaming a file) or `after_s`. The
-answer is a line of JSON: `code` (-9 for a kill), `seconds`, and `places`, what was reached.
+Orders come as lines of JSON on standard input. Either `command` (arguments of `compress`, in the folder `cwd`), whose
+process id comes as a first answer. Or `recipe`, `steps` (names; the last one is run, the others serve), `store`, `output`
+and `force`, and when to die: `die_at` (the nth place reached between opening and renaming a file) or `after_s`. Both have
+`log`. The answer is a line of JSON: `code` (-9 for a kill), `seconds`, and `places`, what was reached. The order
+`{"plan": recipe}` is answered with the keys of its steps.
 """
 
 import json
@@ -20,6 +22,8 @@ import torch_pruning  # noqa: F401
 from torchao.quantization.pt2e import quantize_pt2e  # noqa: F401
 
 from compress_cli import durable, plan, recipe, run
+from compress_cli.cli import main
+from compress_cli.datasets import digits
 from compress_cli.store import Store
 
 
@@ -33,8 +37,16 @@ class Silent:
     def ended(self, step, cached, seconds, problem): ...
 
 
-def obey(order, planned):
+PLANS = {}  # recipe -> plan
+
+
+def obey(order):
     """In the forked process."""
+    if "command" in order:
+        os.chdir(order["cwd"])
+        os.environ.update(COLUMNS="200", NO_COLOR="1")
+        main(order["command"])
+    planned = PLANS[order["recipe"]]
     places = Path(order["log"]).with_suffix(".places").open("a")
     count = 0
 
@@ -48,14 +60,18 @@ def obey(order, planned):
     durable.reached = reached
     run.smoke = lambda *arguments: []
     named = {step.name: step for step in planned.steps}
-    planned = replace(planned, steps=tuple(named[name] for name in order["steps"]), rows=())
+    planned = replace(planned, stages=tuple(named[name] for name in order["steps"]), rows=())
     force = frozenset(order.get("force", ()))
     work = run.Run(planned, Store(Path(order["store"])), Path(order["output"]), Silent(), force)
     work._link = lambda: None  # of the stages that were left out
     work.execute()
 
 
-def forked(order, planned):
+def answer(given):
+    print(json.dumps(given), flush=True)
+
+
+def forked(order):
     log = Path(order["log"])
     log.with_suffix(".places").unlink(missing_ok=True)
     begun = time.monotonic()
@@ -66,16 +82,20 @@ def forked(order, planned):
         os.dup2(handle, 2)
         code = 1
         try:
-            obey(order, planned)
+            obey(order)
             code = 0
+        except SystemExit as end:
+            code = end.code or 0
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+    if "command" in order:
+        answer(child)
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
-        if "after_s" in order and time.monotonic() - begun > order["after_s"]:
+        if time.monotonic() - begun > order.get("after_s", 100):
             os.kill(child, signal.SIGKILL)
             ended = os.waitpid(child, 0)
             break
@@ -85,14 +105,16 @@ def forked(order, planned):
     return {"code": code, "seconds": seconds, "places": places.read_text().split("\n")[:-1] if places.is_file() else []}
 
 
-def main():
-    planned = plan.plan(recipe.load(Path(sys.argv[1])))
-    for split in ("train", "val", "test"):
-        planned.recipe.dataset.split(split)  # read before the first fork
-    print(json.dumps({step.name: step.key for step in planned.steps}), flush=True)
+def listen():
+    digits.Digits().split("train")  # read before the first fork
     for line in sys.stdin:
-        print(json.dumps(forked(json.loads(line), planned)), flush=True)
+        order = json.loads(line)
+        if "plan" in order:
+            PLANS[order["plan"]] = plan.plan(recipe.load(Path(order["plan"])))
+            answer({step.name: step.key for step in PLANS[order["plan"]].steps})
+        else:
+            answer(forked(order))
 
 
 if __name__ == "__main__":
-    main()
+    listen()

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compress_cli import activations, graph, storage
+from compress_cli import activations, onnx_file, storage
 from compress_cli.contents import contents
 
 
@@ -141,7 +141,7 @@ def test_a_table_of_embeddings_is_no_codebook(path):
 
 
 def peak(path):
-    return activations.peak_bytes(graph.load(path))
+    return activations.peak_bytes(onnx_file.load(path))
 
 
 def test_activations_of_a_chain(path):

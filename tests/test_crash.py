@@ -6,11 +6,8 @@ python -m pytest tests/test_crash.py -m slow -s       # 300 kills and more
 import ast
 import hashlib
 import json
-import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -47,24 +44,17 @@ STEPS = ("teacher", "student", "pruned", "int8", "export", "export.measurement")
 class Harness:
     """A process that forks tries, and what an uninterrupted run of every step made."""
 
-    def __init__(self, folder):
-        self.folder, self.count = folder, 0
+    def __init__(self, folder, forks):
+        self.folder, self.forks, self.count = folder, forks, 0
         (folder / "r.yaml").write_text(RECIPE)
-        self.process = subprocess.Popen(
-            [sys.executable, HERE / "crashing.py", folder / "r.yaml"],
-            env={**os.environ, "PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-        self.keys = json.loads(self.process.stdout.readline())
+        self.keys = forks(plan=str(folder / "r.yaml"))
         self.store = folder / "reference"
         self.whole = {step: self.order(step, self.store) for step in STEPS}
         assert [each["code"] for each in self.whole.values()] == [0] * len(STEPS), self.said()
 
     def order(self, step, store, **when):
-        log = self.folder / "log.txt"
-        order = {"steps": self.until(step), "store": str(store), "output": str(self.folder / "output"), "log": str(log), **when}
-        print(json.dumps(order), file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
+        recipe, output, log = (str(self.folder / name) for name in ("r.yaml", "output", "log.txt"))
+        return self.forks(recipe=recipe, steps=self.until(step), store=str(store), output=output, log=log, **when)
 
     def said(self):
         return (self.folder / "log.txt").read_text()
@@ -106,11 +96,8 @@ def contents(store):
 
 
 @pytest.fixture(scope="module")
-def harness(tmp_path_factory):
-    made = Harness(tmp_path_factory.mktemp("crash"))
-    yield made
-    made.process.stdin.close()
-    made.process.wait()
+def harness(tmp_path_factory, forks):
+    return Harness(tmp_path_factory.mktemp("crash"), forks)
 
 
 def registered():

@@ -54,6 +54,7 @@ stages:
   - {type: attack, start: train, epsilons: [2.0], steps: 2, samples: 64}
   - {type: similarity, start: prune, teacher: train, layers: [layer1], samples: 64}
   - {type: sensitivity, start: quantize, samples: 32}
+  - {type: teacher_table, teacher: train, layers: [layer1], augment: [{type: crop, padding: 1}], views: 2}
 """
 
 
@@ -63,6 +64,8 @@ def figures(path):
         arrays = load_file(path)
     elif path.suffix == ".npz":
         arrays = dict(np.load(path))
+    elif path.suffix == ".npy":
+        arrays = {"array": np.load(path)}
     elif path.suffix == ".onnx":
         model = onnx.load(path)
         arrays = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
@@ -124,6 +127,8 @@ def made(folder):
         inputs = {role: tuple(there[each.key] for each in steps) for role, steps in step.inputs.items()}
         work.perform(planned, step, inputs, output, folder, lambda progress: None)
         there[step.key] = artifact.read(output)
+        if step.implied:
+            continue
         files = {each: figures(output / each) for each in sorted(there[step.key].manifest.files)}
         found[step.name] = {
             "stage": step.stage.type,

@@ -68,7 +68,7 @@ def split_of(**inputs):
         {"image": np.zeros((4, 1, 28, 28), np.uint8)},
         {"image": np.zeros((4, 64), np.float32)},
         {"image": np.zeros((4, 1, 8, 8), np.int64)},  # whole numbers are not silently made real
-        {"image": np.zeros((4, 1, 8, 8), np.uint8), "mask": np.zeros((4, 8), np.uint8)},
+        {"picture": np.zeros((4, 1, 8, 8), np.uint8), "mask": np.zeros((4, 8), np.uint8)},
     ],
 )
 def test_other_inputs_than_the_file_takes(digits_file, inputs):

@@ -59,6 +59,24 @@ def test_models_are_measured_by_implied_steps_after_their_inputs(planned):
     assert made.rows[3].onnx.key == made.rows[4].step.key  # the int8 graph is exported once
 
 
+def test_a_stage_that_takes_a_file_takes_a_checkpoints_export(planned):
+    made = planned(CHAIN.rstrip() + "\n  - {type: robustness, start: student, baseline: teacher}\n")
+    robust = made.step("robustness")
+    files = {row.step.name: row.onnx.key for row in made.rows}
+    assert {role: [each.key for each in steps] for role, steps in robust.inputs.items()} == {
+        "start": [files["student"]],
+        "baseline": [files["teacher"]],
+    }
+
+
+def test_what_makes_no_model_is_passed_over(planned):
+    text = CHAIN.replace("  - quantize", "  - {type: attack, name: tried}\n  - quantize")
+    before = {step.name: step for step in planned(CHAIN).stages}
+    after = {step.name: step for step in planned(text).stages}
+    assert after["quantize"].inputs["start"][0].name == before["quantize"].inputs["start"][0].name
+    assert after["quantize"].key == before["quantize"].key
+
+
 def test_the_plan_until_a_stage_ends_there(planned):
     made = planned(CHAIN).until("student")
     assert [step.name for step in made.stages] == ["teacher", "student"]

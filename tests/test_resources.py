@@ -24,7 +24,7 @@ stages:
 def started(folder, *arguments, before="", prefix=()):
     """Run a command in a process of its own; `before` is code that runs first."""
     code = f"import sys\n{before}\nfrom compress_cli.cli import main\nmain(sys.argv[1:])"
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     command = [*prefix, sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
 

@@ -208,3 +208,12 @@ def test_a_smoke_run_saves_nothing_but_finds_what_can_not_be_saved(toy, context_
     monkeypatch.setattr(Sgd, "build", odd)
     with pytest.raises(StageError, match="keeps 'history', a object, for a weight, which can't be saved"):
         fitted(context_for(toy(), limit=2))
+
+
+@pytest.mark.gpu
+def test_cuda_goes_on_to_the_same_bytes(toy, context_for, tmp_path):
+    settings = {**CASES["everything"], "deterministic": True, "optimizer": AdamW(), "precision": "bfloat16_channels_last"}
+    expected, _ = fitted(context_for(toy(), device="cuda"), **settings)
+    with pytest.raises(Killed):
+        fitted(context_for(toy(), device="cuda", saves=Mortal(tmp_path, 6, after=True)), **settings)
+    assert same(fitted(context_for(toy(), device="cuda", saves=Saves(tmp_path)), **settings)[0], expected)

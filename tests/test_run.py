@@ -73,6 +73,7 @@ def manifest(stage, run="r"):
 def test_a_run_makes_every_artifact_and_a_second_one_none(run):
     report = json.loads(Path("runs/r/report.json").read_text())
     assert [row["name"] for row in report["rows"]] == ["teacher", "student", "export"]
+    assert [row["made_from"] for row in report["rows"]] == ["", "teacher", "student"]
     assert report["rows"][0]["metrics"]["accuracy"]["value"] > 0.7
     assert report["rows"][2]["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
     assert Path("runs/r/report.html").read_text().count("<svg") >= 4

@@ -13,6 +13,7 @@ from compress_cli import restore, training
 from compress_cli.augmentations.crop import Crop
 from compress_cli.augmentations.flip import Flip
 from compress_cli.batch import Outputs
+from compress_cli.ensemble import Ensemble
 from compress_cli.errors import DataError, RecipeError, StageError
 from compress_cli.losses import Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
@@ -38,7 +39,7 @@ def fresh(model, context):
 def fitted(model, context, losses=None, teachers=(), **settings):
     network = fresh(model, context)
     settings = Training(**{"epochs": 2, "batch": 16, "precision": "float32", **settings})
-    facts = training.fit(network, losses or (CrossEntropy(),), settings, context, teachers)
+    facts = training.fit(network, losses or (CrossEntropy(),), settings, context, Ensemble(dict(enumerate(teachers))))
     return network, facts
 
 

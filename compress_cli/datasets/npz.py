@@ -26,7 +26,9 @@ class Npz(Dataset):
     val: InputFile | None = Field(None, description="file of the samples that choices go by")
     test: InputFile | None = Field(None, description="file of the samples that measure")
     inputs: Many[str] = Field(min_length=1, description="names of the arrays that models take, in order")
-    targets: Many[str] = Field(("label",), min_length=1, description="names of the arrays that hold the truth")
+    targets: Many[str] = Field(
+        ("label",), description="names of the arrays that hold the truth; [] for samples without, which are all for training"
+    )
     classes: Many[str] = Field((), description="class names, in order, for one whole-number target; default: numbers")
     normalise: bool = Field(True, description="shift and scale images and real numbers by the training samples' statistics")
     val_share: float = Field(0.1, ge=0, lt=0.5, description="share of the training file that is val; unused with a val file")
@@ -86,6 +88,8 @@ def _splits(dataset: Npz, digests: tuple[str, ...]) -> dict[SplitName, Split]:
         )
         ids += count
     whole = found["train"]
+    if not dataset.targets:
+        return {**dict.fromkeys(("val", "test"), whole.take(np.s_[:0])), **found}
     missing: dict[SplitName, float] = {"val": dataset.val_share, "test": dataset.test_share}
     shares = {name: share for name, share in missing.items() if name not in found}
     first = whole.targets[dataset.targets[0]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
@@ -45,9 +45,20 @@ class Loss(Plugin):
     A loss on features has a field `layers: Layers`; its formula is summed over layers and averaged over teachers.
     """
 
+    taught: ClassVar[bool] = True
+    """Whether it learns from a teacher."""
+
     weight: float = Field(1.0, ge=0, description="factor of this loss in the sum")
     warmup_epochs: float = Field(0.0, ge=0, description="epochs in which the weight rises in a line from 0")
     until_epoch: float | None = Field(None, gt=0, description="epochs after which the weight is 0; default: never")
+    teacher: str = Field("", description="of several teachers, the stage to learn from; default: all of them")
+
+    @model_validator(mode="after")
+    def _teacher_for_the_taught(self) -> Loss:
+        if self.teacher and not self.taught:
+            raise ValueError(f"teacher: {self.type} learns from no teacher; leave it out")
+        return self
+
     decay_epochs: float = Field(0.0, ge=0, description="epochs before until_epoch in which the weight falls in a line to 0")
 
     @model_validator(mode="after")

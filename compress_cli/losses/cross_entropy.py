@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,6 +18,8 @@ class CrossEntropy(Loss):
     Heads (N, classes) or (N, classes, ...) with labels (N,) or (N, ...); a label of -100 is left out. A head of one
     value is the logit of a yes, and its labels are 0 and 1.
     """
+
+    taught: ClassVar[bool] = False
 
     head: str = Field("", description="the head it trains; default: the only one")
     target: str = Field("", description="the target that holds the labels; default: the only one")

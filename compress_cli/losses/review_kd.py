@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -24,6 +25,8 @@ class ReviewKd(Loss):
     hierarchical context loss of a level is the mean of the MSE at full size and on grids of 4, 2 and 1 a side, weighing
     1, 1/2, 1/4, 1/8; summed over levels, averaged over teachers.
     """
+
+    version: ClassVar[int] = 2
 
     layers: Layers = Field(min_length=1, description="shallow to deep: layer names, or {student: ..., teacher: ...}")
 
@@ -74,6 +77,9 @@ class _Fusion(nn.Module):
         self.enter = nn.Sequential(nn.Conv2d(width, inner, 1, bias=False), _Norm(inner))
         self.attention = nn.Sequential(nn.Conv2d(2 * inner, 2, 1), nn.Sigmoid()) if fuses else None
         self.leave = nn.Sequential(nn.Conv2d(inner, wanted, 3, padding=1, bias=False), _Norm(wanted))
+        for convolution in (self.enter[0], self.leave[0]):
+            assert isinstance(convolution, nn.Conv2d)
+            nn.init.kaiming_uniform_(convolution.weight, a=1)  # as the paper's code
 
     def forward(self, own: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
         """(N, width, h, w), (N, inner, ...) -> (N, wanted, *size) to compare, (N, inner, *size) for the next level."""

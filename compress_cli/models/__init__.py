@@ -92,8 +92,27 @@ def only_input(signature: Signature, model: str, axes: int = 0) -> tuple[int, ..
     return next(iter(shapes.values()))
 
 
+class Heads(nn.Module):
+    """A linear layer for each of several heads, on the same features."""
+
+    def __init__(self, width: int, signature: Signature):
+        super().__init__()
+        self.names = tuple(signature.heads)
+        self.layers = nn.ModuleList(nn.Linear(width, each.size) for each in signature.heads.values())
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """(N, width) -> head name -> (N, size)."""
+        return {name: layer(features) for name, layer in zip(self.names, self.layers, strict=True)}
+
+
+def last_layer(width: int, signature: Signature, model: str) -> nn.Module:
+    """What makes the heads of (N, width): a linear layer, or one for each of several heads."""
+    return Heads(width, signature) if len(signature.heads) > 1 else nn.Linear(width, only_head(signature, model))
+
+
 def only_head(signature: Signature, model: str) -> int:
-    """The size of the one head there is; RecipeError where the data asks for several."""
+    """The size of the one head there is; RecipeError where the data asks for none or several."""
     if len(signature.heads) != 1:
-        raise RecipeError(f"the model '{model}' has one head; the dataset asks for {', '.join(signature.heads)}")
+        asked = ", ".join(signature.heads) or "none: it has no targets"
+        raise RecipeError(f"the model '{model}' has one head; the dataset asks for {asked}")
     return next(iter(signature.heads.values())).size

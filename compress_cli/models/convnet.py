@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from compress_cli.errors import RecipeError
-from compress_cli.models import Model, only_head, only_input
+from compress_cli.models import Model, last_layer, only_input
 from compress_cli.settings import Many
 from compress_cli.signature import Signature
 
@@ -40,7 +40,7 @@ class Convnet(Model):
         layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
         if self.dropout:
             layers["dropout"] = nn.Dropout(self.dropout)
-        layers["fc"] = nn.Linear(self.widths[-1], only_head(signature, self.type))
+        layers["fc"] = last_layer(self.widths[-1], signature, self.type)
         return nn.Sequential(layers)
 
 

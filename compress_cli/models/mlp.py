@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from compress_cli.models import Model, only_head, only_input
+from compress_cli.models import Model, last_layer, only_input
 from compress_cli.settings import Many
 from compress_cli.signature import Signature
 
@@ -29,4 +29,4 @@ class Mlp(Model):
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in pairwise(sizes):
             layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
-        return nn.Sequential(*layers, nn.Linear(sizes[-1], only_head(signature, self.type)))
+        return nn.Sequential(*layers, last_layer(sizes[-1], signature, self.type))

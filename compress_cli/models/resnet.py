@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compress_cli.models import Model, Sum, he_normal, only_head, only_input
+from compress_cli.models import Model, Sum, he_normal, last_layer, only_input
 from compress_cli.settings import Many
 from compress_cli.signature import Signature
 
@@ -52,11 +52,11 @@ class Resnet(Model):
 
     def build(self, signature: Signature) -> nn.Module:
         channels, _, _ = only_input(signature, self.type, axes=3)
-        return _Resnet(channels, only_head(signature, self.type), self)
+        return _Resnet(channels, signature, self)
 
 
 class _Resnet(nn.Module):
-    def __init__(self, channels: int, classes: int, settings: Resnet):
+    def __init__(self, channels: int, signature: Signature, settings: Resnet):
         super().__init__()
         stem, first, second, third = settings.channels
         blocks, projection = (settings.depth - 2) // 6, settings.shortcut == "projection"
@@ -67,15 +67,15 @@ class _Resnet(nn.Module):
         self.layer2 = _stage(first, second, blocks, 2, projection)
         self.layer3 = _stage(second, third, blocks, 2, projection)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(third, classes)
+        self.fc = last_layer(third, signature, settings.type)
         he_normal(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W) -> (N, classes)."""
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        """(N, channels, H, W) -> (N, classes), or head name -> (N, size)."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))  # (N, widths[2], H / 4, W / 4)
-        logits: Tensor = self.fc(self.avgpool(x).flatten(1))
-        return logits
+        heads: Tensor | dict[str, Tensor] = self.fc(self.avgpool(x).flatten(1))
+        return heads
 
 
 class _Block(nn.Module):

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress_cli import graph, onnx_file
+from compress_cli import onnx_file
 from compress_cli.errors import StageError
 from compress_cli.placement import Placement
 from compress_cli.quantizers import Quantizer
@@ -82,13 +82,13 @@ class StaticInt8(Quantizer):
 
         What the file says of itself survives. StageError where nothing can be quantised or the file is quantised already.
         """
-        source = graph.load(model)
+        source = onnx_file.load(model)
         _check(source, model)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix="quantising-") as folder:
             simple, quantised = Path(folder, "simple.onnx"), Path(folder, "quantised.onnx")
             _simplify(source, simple)
             self._quantize_static(simple, batches, quantised)
-            result = graph.load(quantised)
+            result = onnx_file.load(quantised)
         onnx_file.open_heads(result)
         facts = {"operators": onnx_file.operators(result), "left_float": onnx_file.left_float(result)}
         onnx_file.strip(result)
@@ -103,7 +103,7 @@ class StaticInt8(Quantizer):
         quantize_static(
             simple, output, _Reader(batches), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=self.reduce_range,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=onnx_file.to_leave_float(graph.load(simple)), extra_options={"WeightSymmetric": True},
+            nodes_to_exclude=onnx_file.to_leave_float(onnx_file.load(simple)), extra_options={"WeightSymmetric": True},
         )  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def _simplify(model: onnx.ModelProto, path: Path) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(path)
     onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    simple = onnx.shape_inference.infer_shapes(graph.load(path))
+    simple = onnx.shape_inference.infer_shapes(onnx_file.load(path))
     for number, node in enumerate(simple.graph.node):
         node.name = f"n{number}"  # exclusions go by name, and a file need not name its nodes
     onnx.helper.set_model_props(simple, {"onnx.quant.pre_process": "onnxruntime.quant"})  # else it asks for what was done

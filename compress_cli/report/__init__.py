@@ -76,6 +76,7 @@ def _row(
     better: Literal["higher", "lower"],
 ) -> Row:
     record, figures, timing = measured.record, measured.figures, measured.timing
+    noted = "; ".join(measured.made.manifest.facts.get("notes", ()))
     row = Row(
         name=record.name,
         stage=record.stage,
@@ -86,6 +87,7 @@ def _row(
         speedup=timing.speedup.speedup if timing and timing.speedup else None,
         verdict=timing.speedup.verdict if timing and timing.speedup else None,
         reason=record.reason,
+        note=noted,
         damage=measured.damage,
         made_from=origin.record.name if origin else "",
     )
@@ -104,7 +106,7 @@ def _row(
         row = row.model_copy(update={"compression_ratio": ratio, **_change(baseline, measured, better)})
         if not row.made_from:
             row = row.model_copy(update={"gained": row.change})
-    return row.model_copy(update={"note": _note(row)})
+    return row.model_copy(update={"note": "; ".join(filter(None, (noted, _note(row))))})
 
 
 def _typical(timings: list[Latency]) -> Latency | None:

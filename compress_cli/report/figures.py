@@ -6,8 +6,10 @@ from compress_cli.damage import BINS, Damage
 from compress_cli.gate import Judged, parse, sort_of
 from compress_cli.intervals import Estimate
 from compress_cli.report import Found, Report, Row
+from compress_cli.report.document import chain
 
 NOTHING = "-"
+SPOKEN = {"sqnr_db": "SQNR, dB", "cka": "CKA"}
 
 
 def count(value: int | None) -> str:
@@ -37,7 +39,7 @@ def milliseconds(value: float | None) -> str:
 
 def metric(name: str, value: float, signed: bool = False) -> str:
     """Shares in percent, everything else in its own unit."""
-    sign = "+" if signed or name.endswith("_change") else ""
+    sign = "+" if value and (signed or name.endswith("_change")) else ""
     if sort_of(name) == "share":
         return f"{100 * value:{sign}.1f}"
     return f"{value:{sign}.4g}"
@@ -63,7 +65,8 @@ def cell(name: str, found: Estimate | float | None) -> tuple[str, str]:
 
 def title(name: str) -> str:
     """A figure's name with its unit."""
-    words = name.replace("_", " ") if name.endswith(("_change", "_drop", "_db")) else name
+    spoken = name.startswith("baseline_") or name.endswith(("_change", "_drop"))
+    words = SPOKEN.get(name, name.replace("_", " ") if spoken else name)
     return f"{words} %" if sort_of(name) == "share" else words
 
 
@@ -88,6 +91,19 @@ def hurt(damage: Damage) -> str:
 
 def damage_headings(report: Report) -> list[str]:
     return ["model", report.primary, "agrees %", "lost", "gained", "KL", "ECE %", "hurt most"]
+
+
+def way(report: Report) -> str:
+    """`accuracy, stage by stage: teacher 98.9, student -1.7 [-3.4, -0.5], int8 0.0 [-0.9, +0.9]`; empty for one model."""
+    name, rows = report.primary, chain(report)
+    gained = [row.gained for row in rows[1:]]
+    if not gained or None in gained or name not in rows[0].metrics:
+        return ""
+    told = [f"{rows[0].name} {metric(name, rows[0].metrics[name].value)}"]
+    for row, each in zip(rows[1:], gained, strict=True):
+        if each:
+            told.append(f"{row.name} {metric(name, each.value, True)} {interval(name, each, True)}")
+    return f"{title(name)}, stage by stage: {', '.join(told)}"
 
 
 def about_damage(report: Report) -> str:

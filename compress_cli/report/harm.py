@@ -15,8 +15,7 @@ from compress_cli.report.figures import NOTHING
 from compress_cli.report.html import measured, table, text
 from compress_cli.report.plots import Bar
 
-CLASSES = 12
-"""Bars of classes, and of lines of a table, that a plot has room for."""
+CLASSES = 12  # that have a bar; the table has all
 
 
 def waterfall(report: Report) -> str:
@@ -24,7 +23,8 @@ def waterfall(report: Report) -> str:
     rows, name = chain(report), report.primary
     if len(rows) < 2 or any(name not in row.metrics for row in rows):
         return ""
-    level, bars = rows[0].metrics[name].value, []
+    level = rows[0].metrics[name].value
+    bars = [Bar(rows[0].name, (level, level, level), write.metric(name, level), begin=level)]
     for row in rows[1:]:
         if row.gained is None:
             return ""
@@ -71,7 +71,11 @@ def classes(report: Report) -> str:
     found = row.damage.classes
     say = partial(write.metric, "accuracy_change")
     bars = [
-        Bar(each.name, (each.change.low, each.change.value, each.change.high), f"{say(each.change.value)} of {each.samples}")
+        Bar(
+            each.name,
+            (each.change.low, each.change.value, each.change.high),
+            f"{say(each.change.value)} ({each.samples} samples)",
+        )
         for each in found[:CLASSES]
     ]
     plot = plots.bars(bars, "change of the share that is right, in points", say, "higher")
@@ -85,9 +89,12 @@ def classes(report: Report) -> str:
         for each in found
     ]
     whole = table(["class", "samples", report.baseline, row.name, "change"], lines)
+    shown = (
+        f"The {len(bars)} of {len(found)} classes hurt most" if len(bars) < len(found) else "All classes, those hurt most first"
+    )
     worst = measured("worst_class_drop", row.damage.worst_class_drop)
     return (
-        f"<h3>Class by class: {text(row.name)}</h3><p>The {len(bars)} of {len(found)} classes hurt most; whiskers are 95% "
+        f"<h3>Class by class: {text(row.name)}</h3><p>{shown}; whiskers are 95% "
         f"intervals of each class alone. Largest drop, of all classes together: {worst} points.</p><figure>{plot}</figure>"
         f"<details><summary>All classes</summary>{whole}</details>"
     )

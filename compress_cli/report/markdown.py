@@ -51,7 +51,11 @@ def _damage(report: Report) -> list[str]:
         ]
         for row, damage in rows
     ]
-    return ["", *table(write.damage_headings(report), lines), "", plain(write.about_damage(report))] if lines else []
+    if not lines:
+        return []
+    way = write.way(report)
+    said = [plain(write.about_damage(report)), *(["", plain(way)] if way else [])]
+    return ["", *table(write.damage_headings(report), lines), "", *said]
 
 
 def _found(found: Found) -> list[str]:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from compress_cli import artifact, pictures
-from compress_cli.errors import ArtifactError
+from compress_cli import arrays, artifact, pictures
 from compress_cli.measure import PICTURES
 from compress_cli.record import Record
 from compress_cli.report import Report, Row, distillation, harm, html, plots
@@ -58,12 +54,8 @@ def background(directory: Path) -> Background:
 def _pictures(path: Path) -> dict[int, bytes]:
     if not path.is_file():  # the inputs are no pictures, or none changed sides
         return {}
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            kept = zip(arrays["index"].tolist(), arrays["images"], strict=True)
-            return {index: pictures.png(pixels, LONGEST) for index, pixels in kept}
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{path}: can't be read ({error}); run the recipe again") from None
+    held = arrays.read(path, ("index", "images"))
+    return {index: pictures.png(pixels, LONGEST) for index, pixels in zip(held["index"].tolist(), held["images"], strict=True)}
 
 
 def render(report: Report, behind: Background) -> str:
@@ -127,7 +119,8 @@ def _gates(report: Report) -> str:
     if not report.gates:
         return ""
     lines = [
-        f'<li class="{"pass" if each.passes else "fail"}">{"✓" if each.passes else "✗"} {text(write.gate(each))}</li>'
+        f'<li class="{"fail" if not each.passes else "pass" if each.outcome == "met" else "let"}">'
+        f"{'✗' if not each.passes else '✓' if each.outcome == 'met' else '○'} {text(write.gate(each))}</li>"
         for each in report.gates
     ]
     return f'<h2>Gates</h2><ul class="gates">{"".join(lines)}</ul>'
@@ -144,9 +137,8 @@ def _planes(report: Report) -> str:
         y = (metric.low, metric.value, metric.high)
         if row.size_bytes:
             sizes.append(Point(row.name, (row.size_bytes,) * 3, y))
-        if row.latency:
-            middle = row.latency.p50_ms
-            times.append(Point(row.name, (middle.low, middle.value, middle.high), y))
+        if (latency := _latency(row, report)) is not None:
+            times.append(Point(row.name, latency, y))
     drawn = [
         f"<figure>{plots.scatter(_joined(points), title, write.title(name), say, partial(write.metric, name))}</figure>"
         for points, title, say in (
@@ -155,8 +147,20 @@ def _planes(report: Report) -> str:
         )
         if points
     ]
-    said = "<p>Up and to the left is better. Bars are 95% intervals.</p>" if drawn else ""
+    timed = " Latency is the baseline's, divided by each speed-up: those were timed in turn." if times else ""
+    said = f"<p>Up and to the left is better. Bars are intervals.{timed}</p>" if drawn else ""
     return f'<h2>What it costs to be right</h2>{said}<div class="plots">{"".join(drawn)}</div>' if drawn else ""
+
+
+def _latency(row: Row, report: Report) -> tuple[float, float, float] | None:
+    """Milliseconds of the baseline divided by the speed-up: what was timed at different moments does not compare."""
+    baseline = next((each.latency for each in report.rows if each.name == report.baseline), None)
+    if baseline and row.name == report.baseline:
+        return (baseline.p50_ms.value,) * 3
+    if baseline and row.speedup:
+        low, value, high = (baseline.p50_ms.value / each for each in (row.speedup.high, row.speedup.value, row.speedup.low))
+        return low, value, high
+    return None
 
 
 def _joined(points: list[Point]) -> list[Point]:

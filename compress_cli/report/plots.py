@@ -95,9 +95,12 @@ def bars(steps: Sequence[Bar], title: str, say: Say, better: Literal["higher", "
         place = f"{x.at(value):.1f}"
         parts.append(f'<line class="grid" x1="{place}" x2="{place}" y1="{TOP}" y2="{bottom}"/>')
         parts.append(f'<text class="tick" x="{place}" y="{bottom + 16}" text-anchor="middle">{_text(x.say(value))}</text>')
+    falls = any(step.begin for step in steps)
+    if not falls:
+        parts.append(f'<line class="zero" x1="{x.at(0):.1f}" x2="{x.at(0):.1f}" y1="{TOP}" y2="{bottom}"/>')
     for number, step in enumerate(steps):
         parts.append(_bar(step, TOP + ROW * (number + 0.5), x, left, right, better))
-        if number and step.begin == steps[number - 1].ends[1]:
+        if falls and number and step.begin == steps[number - 1].ends[1]:
             place, up = f"{x.at(step.begin):.1f}", TOP + ROW * number
             parts.append(f'<line class="link" x1="{place}" x2="{place}" y1="{up - ROW / 2}" y2="{up + ROW / 2}"/>')
     middle = (left + right) / 2

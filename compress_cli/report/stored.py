@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -10,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from compress_cli import artifact
+from compress_cli import arrays, artifact
 from compress_cli.artifact import Artifact
 from compress_cli.damage import Damage
 from compress_cli.errors import ArtifactError
@@ -78,8 +77,5 @@ def document(source: Artifact, name: str, kind: type[Document]) -> Document:
 
 def _predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Sample ids and each sample's share of the primary metric."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["index"], arrays["correct"]
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{path}: can't be read ({error}); run the recipe again") from None
+    found = arrays.read(path, ("index", "correct"))
+    return found["index"], found["correct"]

@@ -68,6 +68,8 @@ def _damage(report: Report, out: Console) -> None:
     out.print(table)
     out.print()
     out.print(write.printable(write.about_damage(report)), style="dim")
+    if way := write.way(report):
+        out.print(write.printable(way))
 
 
 def _found(found: Found, out: Console) -> None:

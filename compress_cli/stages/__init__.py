@@ -19,6 +19,8 @@ from compress_cli.settings import Aside, Many
 def _one_word(name: str) -> str:
     if not re.fullmatch(r"(\w[\w-]{0,99})?", name):
         raise ValueError(f"must be one word of letters, digits, '_' and '-', at most 100 of them (got {name[:80]!r})")
+    if len(name.encode()) > 200:
+        raise ValueError(f"must name a file, which can't be longer than 200 bytes in UTF-8 (got {name[:80]!r})")
     return name
 
 
@@ -60,14 +62,13 @@ class Stage(Plugin):
 
     seeded: ClassVar[bool] = True
     """Whether the seed changes its result; one result of a stage that is not serves every seed."""
+    judged: ClassVar[bool] = True
+    """Whether the task changes its result; one result of a stage that is not serves every task."""
 
     name: Name = Field("", description="what other stages and the report call it; default: the stage's type")
     seeds: Seeds = Field(
         (), description="repeat this stage and what follows with each of these seeds, for the spread; the first is reported"
     )
-
-    judged: ClassVar[bool] = True
-    """Whether the task has a part in its result."""
 
     @abstractmethod
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:

@@ -27,8 +27,10 @@ Loss = Callable[[dict[str, Tensor]], Tensor]
 
 
 class Attack(Stage):
-    """Measure a checkpoint on test inputs moved against it: one step along the gradient's sign (FGSM, Goodfellow et al.
-    2015, arXiv:1412.6572), and many small ones from a random start (PGD, Madry et al. 2018, arXiv:1706.06083).
+    """Measure a checkpoint on test inputs that were moved against it, by FGSM and PGD.
+
+    One step along the gradient's sign (Goodfellow et al. 2015, arXiv:1412.6572), and many small ones from a random start
+    (Madry et al. 2018, arXiv:1706.06083).
 
     No value moves by more than epsilon, in the data's raw range (of 255 for pictures), nor out of the data's range. The
     attacker knows the model whole; it runs in PyTorch, since an exported file gives no gradients.

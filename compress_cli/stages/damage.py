@@ -28,6 +28,7 @@ class Damage(Stage):
     }
     shared: ClassVar[dict[str, int]] = {"damage": damage.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("val", "test")
+    seeded: ClassVar[bool] = False
 
     baseline: str | None = Field(None, description="the stage whose measurement the other is held against")
     start: str | None = Field(None, description="the stage whose measurement is judged; default: the one before")

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from compress_cli import features, restore, training
-from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
+from compress_cli import ensemble, features, restore, training
+from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
+from compress_cli.combinations import Combination
+from compress_cli.combinations.mean import Mean
 from compress_cli.context import Context
-from compress_cli.losses import Loss
+from compress_cli.datasets import Dataset
+from compress_cli.ensemble import Ensemble, assemble, layers_of
+from compress_cli.errors import RecipeError
+from compress_cli.losses import Layers, Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.soft_targets import SoftTargets
 from compress_cli.models import Model
 from compress_cli.plugin import find
-from compress_cli.settings import Aside, Many
+from compress_cli.progress import Progress
+from compress_cli.settings import Aside, Many, suggest
 from compress_cli.stages import Role, Stage
 from compress_cli.teachers import teacher_for
 from compress_cli.training import Training
@@ -30,11 +37,12 @@ Names = Annotated[Many[str], BeforeValidator(_listed, json_schema_input_type=str
 class Distill(Stage):
     """Train a student to agree with its teacher, or with several (Hinton et al. 2015, arXiv:1503.02531).
 
-    Teachers may be checkpoints, quantised programs or any ONNX file; of an ONNX file only the outputs can be learnt from.
+    Teachers may be checkpoints, quantised programs, any ONNX file or a table of stored outputs; of the last two only the
+    outputs can be learnt from.
     """
 
     consumes: ClassVar[dict[str, Role]] = {
-        "teacher": Role((Checkpoint, Program, OnnxModel), many=True),
+        "teacher": Role((Checkpoint, Program, OnnxModel, Table), many=True),
         "start": Role((Checkpoint,), previous=False, optional=True),
     }
     shared: ClassVar[dict[str, int]] = {"training": training.VERSION, "features": features.VERSION}
@@ -42,13 +50,31 @@ class Distill(Stage):
 
     teacher: Names = Field((), description="the stage to learn from, or a list of several; default: the stage before")
     model: Model | None = Field(None, description="the student's architecture, with fresh weights")
+    inputs: Many[str] = Field((), description="of the dataset's inputs, those that the model takes; default: all")
+    heads: Many[str] = Field((), description="of the heads that the dataset asks for, those that the model has; default: all")
+    initialise: Layers = Field(
+        (), description="layers that start with the weights of the first teacher's: names, or {student: ..., teacher: ...}"
+    )
     start: str | None = Field(None, description="instead of a model: the stage whose checkpoint becomes the student")
     losses: Many[Loss] = Field(
         (SoftTargets(weight=0.9, temperature=4.0), CrossEntropy(weight=0.1)),
         min_length=1,
         description="what is made small, each with its weight",
     )
+    combine: Combination = Field(
+        Mean(), description="how several teachers become one, for losses on outputs that name none; those on features take each"
+    )
     training: Training = Field(description="how to train")
+    transfer: Dataset | None = Field(
+        None,
+        description="learn from the teacher's answers to the training samples of this dataset, without labels, instead of the "
+        "recipe's; val stays the recipe's",
+    )
+    teacher_cache: bool = Field(
+        False,
+        description="run the teacher once over the data (in each of training.views) and read back what it said: the same "
+        "numbers, sooner, at the price of disk space",
+    )
     control: Annotated[bool, Aside()] = Field(
         False, description="also train the same student on the true labels alone; the report says what the teacher was worth"
     )
@@ -61,27 +87,134 @@ class Distill(Stage):
         return value
 
     @model_validator(mode="after")
+    def _known_teachers(self) -> Distill:
+        if len(set(self.teacher)) < len(self.teacher):
+            raise ValueError("teacher: one stands twice; give it a larger weight with `combine: {type: weighted, ...}`")
+        if len(self.teacher) > 1:
+            self.combine.fits(len(self.teacher))
+        named = [each.teacher for each in self.losses if each.teacher and each.teacher not in self.teacher]
+        if named:
+            listed = f"; {suggest(named[0], list(self.teacher))}" if self.teacher else "; name the teacher of the stage too"
+            raise ValueError(f"losses: a loss learns from '{named[0]}', which is no teacher of this stage{listed}")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_from_the_teacher(self) -> Distill:
+        untaught = [each.type for each in self.losses if not each.taught and each.weight]
+        if self.transfer and untaught:
+            raise ValueError(
+                f"transfer: its samples have no labels, and '{untaught[0]}' needs them; set losses to what the teacher "
+                "alone can say, such as [soft_targets], or [hard_labels] for its decisions"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _views_to_keep(self) -> Distill:
+        if self.teacher_cache and self.training.augment and self.training.views is None:
+            raise ValueError(
+                "teacher_cache: augment changes the samples anew every epoch, and no table could hold what the teacher says; "
+                "set training.views, such as 8, or leave one of the two out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_student(self) -> Distill:
         if (self.model is None) == (self.start is None):
             given = "not both" if self.model else "none is given"
             raise ValueError(f"name a model as the student, or in start a stage whose checkpoint it is: {given}")
+        if self.start and (self.inputs or self.heads):
+            raise ValueError("inputs and heads are those of a fresh model; what 'start' names has its own")
         return self
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
+        for name, kind in zip(self._names(), kinds["teacher"], strict=True):
+            layers = layers_of(name, self.losses)
+            if layers and issubclass(kind, OnnxModel):
+                raise RecipeError(
+                    f"losses: one asks for the teacher's layer '{layers[0]}', but '{name or 'the stage before'}' makes an ONNX "
+                    "file, which shows only its outputs; use a loss on outputs such as soft_targets, or a checkpoint as teacher"
+                )
+        if self.initialise and not issubclass(kinds["teacher"][0], Checkpoint | Program):
+            raise RecipeError("initialise: takes layers of the first teacher, which has none to take; name a checkpoint first")
         return Checkpoint
+
+    def needs(self) -> dict[str, Stage]:
+        """A table of each teacher's outputs, where they are to be kept."""
+        if not self.teacher_cache:
+            return {}
+        augment = self.training.augment
+        kept = {
+            "transfer": self.transfer,
+            "augment": augment,
+            "views": self.training.views if augment and self.training.views else 1,
+        }
+        return {
+            role: _stage("teacher_table", teacher=name or None, layers=layers_of(name, self.losses), **kept)
+            for name, role in self._tables().items()
+        }
+
+    def depends(self) -> dict[str, Any]:
+        """Which of its teachers a loss names, by position (other names of the same teachers give the same student), and the
+        content of other data."""
+        named = [each.teacher and self.teacher.index(each.teacher) for each in self.losses]
+        data = {"transfer": self.transfer.fingerprint()} if self.transfer else {}
+        return data | ({"named": named} if any(each.teacher for each in self.losses) else {})
 
     def beside(self) -> dict[str, Stage]:
         """The undistilled control: same student, schedule and seeds, the task's loss on true labels."""
         if not self.control:
             return {}
-        alone = find(Stage, "train").model_validate({"model": self.model, "start": self.start, "training": self.training})
-        assert isinstance(alone, Stage)
-        return {"control": alone}
+        return {
+            "control": _stage(
+                "train", model=self.model, inputs=self.inputs, heads=self.heads, start=self.start, training=self.training
+            )
+        }
 
     def run(self, context: Context) -> dict[str, Any]:
-        layers = tuple(dict.fromkeys(layer for each in self.losses for layer in each.teacher_layers()))
-        teachers = tuple(teacher_for(each).open(each, layers, context.device) for each in context.inputs["teacher"])
-        restored = training.begin(self.model, context)
+        context = replace(context, transfer=self.transfer)
+        train = context.split("train", self.training.batch)
+        teachers = assemble(self._sources(context), self.losses, train, context.device, self.combine)
+        restored = training.begin(self.model, context, self.inputs, self.heads)
+        if self.initialise:
+            pairs = ((each.teacher, each.student) for each in self.initialise)
+            restore.copy_layers(restore.checkpoint(context.inputs["teacher"][0]).network, restored.network, pairs)
+        notes = [] if context.limit else self._doubts(context, teachers)
         facts = training.fit(restored.network, self.losses, self.training, context, teachers)
         restore.save(restored, context.output)
-        return facts
+        return {**facts, "notes": notes} if notes else facts
+
+    def _doubts(self, context: Context, teachers: Ensemble) -> list[str]:
+        """What is to be said of teachers that do worse on val than who guesses; a table knows nothing of val."""
+        val, chance, notes = context.split("val"), context.task.chance(context.dataset.signature()), []
+        for name, source in zip(self._names(), context.inputs["teacher"], strict=True):
+            if chance is None or not len(val) or isinstance(source, Table):
+                continue
+            asked = teacher_for(source).open(source, (), context.device) if self.teacher_cache else teachers.teachers[name]
+            value = ensemble.score(asked, val, context.task, context.device)
+            if value is not None and (value < chance if context.task.better == "higher" else value > chance):
+                who = f"the teacher '{name}'" if name else "the teacher"
+                figure = f"{context.task.primary} {value:.3g} on val, where guessing has {chance:.3g}"
+                notes.append(f"{who} has {figure}: what it teaches is noise")
+        for note in notes:
+            context.log(Progress("train", 0, 1, note=note))
+        return notes
+
+    def _names(self) -> tuple[str, ...]:
+        """Of the teachers; the stage before has none."""
+        return self.teacher or ("",)
+
+    def _tables(self) -> dict[str, str]:
+        """For each teacher the role of its table; `""` is the stage before."""
+        return {name: f"{name}_table".removeprefix("_") for name in self._names()}
+
+    def _sources(self, context: Context) -> dict[str, Artifact]:
+        """What speaks for each teacher: itself, or the table of what it said."""
+        if not self.teacher_cache:
+            return dict(zip(self._names(), context.inputs["teacher"], strict=True))
+        return {name: context.inputs[role][0] for name, role in self._tables().items()}
+
+
+def _stage(name: str, **settings: Any) -> Stage:
+    made = find(Stage, name)(**settings)
+    assert isinstance(made, Stage)
+    return made

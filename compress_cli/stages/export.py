@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import Field
 from torch import nn
 
-from compress_cli import graph, measure, onnx_file, restore, runtime, samples, storage
+from compress_cli import measure, onnx_file, restore, runtime, samples, storage
 from compress_cli.agreement import Agreement, compare
 from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.card import Card
@@ -77,7 +77,7 @@ class Export(Stage):
         return {
             "parity": {"samples": len(real), "heads": parity},
             "size_bytes": storage.size_bytes(path),
-            "operators": onnx_file.operators(graph.load(path)),
+            "operators": onnx_file.operators(onnx_file.load(path)),
         }
 
     def _float(self, start: Artifact, path: Path, card: dict[str, str], real: Split, context: Context) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class Export(Stage):
         return {head: {**_figures(exact[head]), "error_growth": growth[head]} for head in exact}
 
     def _take(self, source: Path, path: Path, card: dict[str, str], real: Split, context: Context) -> dict[str, Any]:
-        model = graph.load(source)
+        model = onnx_file.load(source)
         onnx_file.strip(model)
         onnx_file.write(model, path, card)
         before, after = runtime.open_session(source), runtime.open_session(path)

@@ -6,21 +6,22 @@ import pickle
 import shutil
 import struct
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from compress_cli import restore, runtime
-from compress_cli.artifact import Artifact, Checkpoint, OnnxModel
+from compress_cli import arrays, onnx_file, restore, runtime, table
+from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Table
 from compress_cli.context import Context
-from compress_cli.errors import ArtifactError
+from compress_cli.errors import ArtifactError, DataError
 from compress_cli.identity import file_digest
 from compress_cli.models import Model
 from compress_cli.settings import InputFile, Many
@@ -30,21 +31,23 @@ from compress_cli.stages import Role, Stage
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts put the state dict among other things
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+GROWTH = 10
 UNREADABLE = (
     pickle.UnpicklingError, struct.error, ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError,
     MemoryError, OSError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
 """What reading a damaged file raises, with `weights_only=True` too."""
-LARGEST = 2**31 - 1  # bytes that one ONNX file can hold
 
 
 class Load(Stage):
-    """Take existing weights into a named architecture, or an ONNX file as it is.
+    """Take existing weights into a named architecture, an ONNX file as it is, or what a teacher said of the data.
 
     Weights are read as data, never run: safetensors, or a state dict saved by torch, tensors only.
     """
 
     consumes: ClassVar[dict[str, Role]] = {}
+    seeded: ClassVar[bool] = False
+    judged: ClassVar[bool] = False
 
     weights: InputFile | None = Field(None, description="safetensors, or a state dict saved by torch.save")
     model: Model | None = Field(None, description="the architecture that the weights belong to")
@@ -54,29 +57,37 @@ class Load(Stage):
     )
     deviation: Many[float] = Field((), description="what they were trained to divide by; given together with mean")
     onnx: InputFile | None = Field(None, description="an ONNX file, instead of weights and model")
+    outputs: InputFile | None = Field(
+        None,
+        description="what a teacher said, instead of a model: an .npz of sample ids `index` (N,) and heads such as `logits` "
+        "(N, classes), to be the teacher of a distill stage",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.onnx is not None and (self.weights or self.model or self.mean or self.deviation):
-            raise ValueError("'onnx' stands alone: weights, model, mean and deviation are inside the file")
-        if self.onnx is None and (self.weights is None or self.model is None):
-            raise ValueError("give either 'weights' and their 'model', or 'onnx'")
+        alone = [name for name in ("onnx", "outputs") if getattr(self, name) is not None]
+        if len(alone) > 1 or (alone and (self.weights or self.model or self.mean or self.deviation)):
+            raise ValueError(f"'{alone[0]}' stands alone: weights, model, mean and deviation belong to weights")
+        if not alone and (self.weights is None or self.model is None):
+            raise ValueError("give either 'weights' and their 'model', or 'onnx', or 'outputs'")
         if len(self.mean) != len(self.deviation) or any(each <= 0 for each in self.deviation):
             raise ValueError("'mean' and 'deviation' go together, one value per channel each, and no deviation of 0 or less")
         return self
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
-        return Checkpoint if self.onnx is None else OnnxModel
+        return Table if self.outputs else OnnxModel if self.onnx else Checkpoint
 
     def depends(self) -> dict[str, Any]:
         """Files beside the ONNX file that hold its weights: they count by content too."""
         if self.onnx is None or not self.onnx.is_file():
             return {}
-        beside = [self.onnx.parent / name for name in _external(_parse(self.onnx))]
+        beside = onnx_file.beside(self.onnx, onnx_file.load(self.onnx))
         return {"external": [file_digest(path) for path in beside if path.is_file()]}
 
     def run(self, context: Context) -> dict[str, Any]:
         signature = context.dataset.signature()
+        if self.outputs is not None:
+            return _take_outputs(self.outputs, context.output)
         if self.onnx is not None:
             return _take_onnx(self.onnx, context.output / "model.onnx", signature)
         assert self.weights is not None
@@ -127,6 +138,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _torch_load(path: Path) -> Any:
     """What torch.save wrote, read without running any of it."""
+    if zipfile.is_zipfile(path):
+        _check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -147,6 +160,17 @@ def _torch_load(path: Path) -> Any:
         raise ArtifactError(f"{path}: is not a whole file of torch.save: it is truncated, damaged or something else") from None
 
 
+def _check_archive(path: Path) -> None:
+    """torch.save packs no weights (TorchScript its code): an archive that grows a lot when it is unpacked is of neither."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(each.file_size for each in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ArtifactError(f"{path}: is a damaged archive ({error})") from None
+    if size > GROWTH * path.stat().st_size:
+        raise ArtifactError(f"{path}: would unpack to {size} bytes, more than it has: torch writes no such file")
+
+
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     """The state dict in what a training script saved, without the prefixes of wrappers."""
     wrapped = [name for name in WRAPPERS if isinstance(content, dict) and isinstance(content.get(name), dict)]
@@ -158,6 +182,13 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
         raise ArtifactError(
             f"{path}: a state dict holds tensors only; here are {len(other)} other things (such as {', '.join(other[:3])})"
         )
+    grown = [
+        name
+        for name, each in state.items()
+        if each.layout is not torch.strided or each.nbytes > each.untyped_storage().nbytes()
+    ]
+    if grown:
+        raise ArtifactError(f"{path}: tensors stand for more values than the file holds (such as {', '.join(grown[:3])})")
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): each for name, each in state.items()}
@@ -168,13 +199,14 @@ def _take_onnx(path: Path, target: Path, signature: Signature) -> dict[str, Any]
     """Copy a checked ONNX file, weights that lie beside it included, into `target`; facts about it."""
     if not path.is_file():
         raise ArtifactError(f"{path}: there is no such file")
-    model = _parse(path)
-    outside = _external(model)
+    model = onnx_file.load(path)
+    beside = onnx_file.beside(path, model)
+    outside = [each.relative_to(path.parent).as_posix() for each in beside]
+    if path.stat().st_size + onnx_file.bytes_beside(path, model) > onnx_file.LARGEST:
+        raise ArtifactError(f"{path}: with its weights it is above 2 GB, more than one ONNX file can hold")
     try:
         if outside:
             onnx.load_external_data_for_model(model, str(path.parent))
-        if model.ByteSize() > LARGEST:
-            raise ArtifactError(f"{path}: with its weights it is above 2 GB, more than one ONNX file can hold")
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, OSError, ValueError) as error:
         raise ArtifactError(f"{path}: is not a valid ONNX model ({str(error).strip().partition(chr(10))[0]})") from None
@@ -191,17 +223,22 @@ def _take_onnx(path: Path, target: Path, signature: Signature) -> dict[str, Any]
     }
 
 
-def _parse(path: Path) -> onnx.ModelProto:
-    try:
-        return onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError):
-        raise ArtifactError(f"{path}: is not an ONNX file, or is truncated or damaged; export it or fetch it again") from None
-
-
-def _external(model: onnx.ModelProto) -> list[str]:
-    """Names of the files beside an ONNX file that hold its weights."""
-    entries = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
-    return sorted({entry.value for entry in entries if entry.key == "location"})
+def _take_outputs(path: Path, target: Path) -> dict[str, Any]:
+    """Make a table of what a teacher said in an .npz; facts about it."""
+    held = arrays.read(path)
+    index = held.pop("index", None)
+    if index is None or index.ndim != 1 or index.dtype.kind not in "iu":
+        raise DataError(f"{path}: needs an array 'index' of the sample ids, whole numbers (N,): positions in the data's file")
+    if len(np.unique(index)) < len(index):
+        raise DataError(f"{path}: some ids stand twice in 'index'; keep one answer a sample")
+    if not held or not len(index):
+        raise DataError(f"{path}: holds no outputs; add an array named as the head is, such as 'logits' (N, classes)")
+    wrong = [name for name, each in held.items() if each.dtype.kind != "f" or each.ndim < 2 or not np.isfinite(each).all()]
+    if wrong:
+        raise DataError(f"{path}: the array '{wrong[0]}' should hold real numbers (N, classes), none NaN or infinite")
+    heads: dict[tuple[table.Kind, str], np.ndarray] = {("heads", name): each.astype(np.float32) for name, each in held.items()}
+    table.Writer(target, index.astype(np.int64), len(index), 1, heads).close()
+    return {"file": path.name, "samples": len(index), "heads": {name: each.shape[1] for name, each in held.items()}}
 
 
 def _compare(path: Path, session: runtime.Session, signature: Signature) -> None:

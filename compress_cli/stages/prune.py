@@ -21,13 +21,13 @@ from compress_cli.cost import Cost
 from compress_cli.criteria import Criterion
 from compress_cli.criteria.l2 import L2
 from compress_cli.edits.narrow import Narrow
+from compress_cli.ensemble import Ensemble, assemble
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.losses import Loss
 from compress_cli.losses.soft_targets import SoftTargets
 from compress_cli.progress import Progress
 from compress_cli.settings import Many, Settings
 from compress_cli.stages import Role, Stage
-from compress_cli.teachers import teacher_for
 from compress_cli.training import Training
 
 BATCH, BATCHES = 64, 16  # how many training images a criterion that needs gradients sees
@@ -115,7 +115,7 @@ class Prune(Stage):
             raise StageError("the narrowed model computes something else than its layers say; name its odd layers in 'ignore'")
         narrowed = restore.Restored(restored.network, restored.model, (*restored.edits, edit))
         if self.training is not None:
-            losses, teachers = self._lesson(context)
+            losses, teachers = self._lesson(context, self.training.batch)
             facts |= training.fit(narrowed.network, losses, self.training, context, teachers)
         restore.save(narrowed, context.output)
         return facts
@@ -152,16 +152,15 @@ class Prune(Stage):
         near = abs(remains - share) <= widths.CLOSE * share
         return {"asked": {what: share}, "got": {what: remains}, "reached": near}
 
-    def _lesson(self, context: Context) -> tuple[tuple[Loss, ...], tuple[Any, ...]]:
+    def _lesson(self, context: Context, batch: int) -> tuple[tuple[Loss, ...], Ensemble]:
         """The losses of the training after the cut, and the opened teacher where there is one."""
         losses = self.losses
         if not losses:
             hard = training.hard_loss(context.task)
             soft = SoftTargets(weight=0.9, temperature=4.0)
             losses = (soft, hard.model_copy(update={"weight": 0.1})) if self.teacher else (hard,)
-        layers = tuple(dict.fromkeys(layer for loss in losses for layer in loss.teacher_layers()))
-        opened = tuple(teacher_for(each).open(each, layers, context.device) for each in context.inputs.get("teacher", ()))
-        return losses, opened
+        sources = dict(zip((self.teacher or "",), context.inputs.get("teacher", ()), strict=False))
+        return losses, assemble(sources, losses, context.split("train", batch), context.device)
 
 
 def _cuttable(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str]) -> tuple[list[Group], dict[str, str]]:

@@ -24,6 +24,10 @@ class Task(Plugin):
     """All that it may give; a gate on anything else is refused before a run."""
     better: ClassVar[Literal["higher", "lower"]] = "higher"
 
+    def chance(self, signature: Signature) -> float | None:
+        """The primary metric of a model that guesses; None where that means nothing."""
+        return None
+
     @abstractmethod
     def check(self, signature: Signature, targets: dict[str, np.ndarray]) -> None:
         """DataError where targets do not fit the signature: a missing name, a label out of range."""

@@ -27,6 +27,9 @@ class Classification(Task):
     head: str = Field("", description="the model's output that holds the class scores; default: the only one")
     target: str = Field("", description="the dataset's target that holds the class numbers; default: the only one")
 
+    def chance(self, signature: Signature) -> float | None:
+        return 1 / signature.heads[_choice("head", self.head, signature.heads)].size
+
     def check(self, signature: Signature, targets: dict[str, np.ndarray]) -> None:
         classes = signature.heads[_choice("head", self.head, signature.heads)].size
         name = _choice("target", self.target, targets)

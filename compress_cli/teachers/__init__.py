@@ -6,6 +6,8 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
+import numpy as np
+
 from compress_cli.artifact import Artifact
 from compress_cli.batch import Batch, Outputs
 from compress_cli.plugin import Plugin, find, names
@@ -22,6 +24,9 @@ class Teacher(Plugin):
     @abstractmethod
     def open(self, artifact: Artifact, layers: tuple[str, ...], device: str) -> Opened:
         """A callable that also observes `layers`; RecipeError where a layer is unknown or can't be observed."""
+
+    def check(self, artifact: Artifact, index: np.ndarray) -> None:
+        """DataError where it can't answer for all of these samples; most answer for any."""
 
 
 def teacher_for(artifact: Artifact) -> Teacher:

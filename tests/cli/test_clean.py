@@ -11,7 +11,7 @@ import pytest
 
 from compress_cli import artifact, register
 from compress_cli.artifact import Checkpoint, Source
-from compress_cli.record import Record, Row
+from compress_cli.record import Record
 from compress_cli.store import Store
 
 A, B, C, D, E = (letter * 64 for letter in "abcde")
@@ -32,9 +32,9 @@ def make(store, key, inputs=()):
 
 def finish(tmp_path, name, keys):
     """A run's folder as a finished run leaves it."""
-    rows = [Row(name=key[0], stage="train", key=key, cached=False) for key in keys]
+    steps = {key[0]: key for key in keys}
     (tmp_path / "runs" / name).mkdir(parents=True, exist_ok=True)
-    record = Record(recipe=name, store="../.store", seed=0, baseline="", rows=rows, wall_time_s=1.0)
+    record = Record(recipe=name, store="../.store", seed=0, baseline="", rows=[], steps=steps, wall_time_s=1.0)
     record.write(tmp_path / "runs" / name)
     return tmp_path / "runs" / name
 

@@ -159,10 +159,10 @@ def test_what_is_no_model(compress, tmp_path, checkpoint):
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("../secret.bin", "outside the file's own folder"),
-        ("/etc/passwd", "outside the file's own folder"),
+        ("../secret.bin", "from outside its folder"),
+        ("/etc/passwd", "from outside its folder"),
         ("missing.bin", "its weights lie in another file, which is missing"),
-        ("link.bin", "outside the file's own folder"),
+        ("link.bin", "from outside its folder"),
     ],
 )
 @pytest.mark.parametrize("command", ["inspect", "eval"])

@@ -6,13 +6,18 @@ import pytest
 
 from compress_cli import features, restore, training
 from compress_cli.batch import Outputs
+from compress_cli.ensemble import Ensemble
 from compress_cli.losses import Loss
 from compress_cli.models.convnet import Convnet
 from compress_cli.optimizers.sgd import Sgd
 from compress_cli.plugin import find, names
 
 LAYERS = [{"student": "layer2", "teacher": "layer2"}]
-SETTINGS = {"crd": {"negatives": 32}, "review_kd": {"layers": ["layer1", "layer2", "avgpool"]}}
+SETTINGS = {
+    "crd": {"negatives": 32},
+    "review_kd": {"layers": ["layer1", "layer2", "avgpool"]},
+    "self_distillation": {"exits": ["layer1"]},
+}
 TOKENS = ("hidden_states", "cls_token")  # the networks here have none
 
 
@@ -32,7 +37,7 @@ def test_a_step_with_the_loss_repeats_and_stays_finite(name, toy, context_for):
 
         student = restore.build(Convnet(widths=(4, 6), convs=1), dataset.signature(), 0).network
         before = [each.detach().clone() for each in student.parameters()]
-        facts = training.fit(student, (loss,), settings, context_for(dataset), (opened,))
+        facts = training.fit(student, (loss,), settings, context_for(dataset), Ensemble({"teacher": opened}))
         assert all(math.isfinite(each["loss"]) for each in facts["epochs"])
         weights.append([each.detach() for each in student.parameters()])
         assert any(not one.equal(other) for one, other in zip(before, weights[-1], strict=True))

@@ -77,6 +77,14 @@ def test_fused_features_have_the_teachers_shapes(make):
     assert len(convs) == 3 * 2 + 2  # in and out of each level, attention on all but the deepest
 
 
+def test_convolutions_begin_as_in_the_papers_code(make):
+    own, other = make(a=np.zeros((2, 24, 4, 4))), make(a=np.zeros((2, 48, 4, 4)))
+    torch.manual_seed(0)
+    (fusion,) = ReviewKd(layers=(Pair(student="a", teacher="a"),)).adapter(own, (other,), 100)[0].fusions
+    for convolution, inputs in ((fusion.enter[0], 24), (fusion.leave[0], 24 * 9)):
+        assert convolution.weight.abs().max().item() == pytest.approx((3 / inputs) ** 0.5, rel=0.05)  # uniform, gain 1
+
+
 def test_a_last_batch_of_one_sample_can_be_normalised(make, make_batch, random):
     student = {"a": random.randn(1, 4, 4, 4), "b": random.randn(1, 5)}
     loss = ReviewKd(layers=LAYERS[:2])

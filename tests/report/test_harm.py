@@ -101,7 +101,7 @@ def test_every_form_tells_the_damage():
             f"{lost}",
             f"{gained}",
             "worse",
-            "sqnr db",
+            "SQNR, dB",
             "31.5",
             "-10.0",
             "Run by PyTorch",
@@ -175,11 +175,18 @@ def test_the_waterfall_goes_from_the_baseline_to_the_last_model():
     assert [row.name for row in chain(report)] == ["teacher", "student", "int8"]
     text = page.render(report, behind(report))
     plot = text[text.index("Where accuracy went") :].partition("</svg>")[0]
-    (first, wide), (second, wider) = bars(plot)
+    _, (first, wide), (second, wider) = bars(plot)  # the first is where it begins
     assert second + wider == pytest.approx(first, abs=2.5)  # to the left, from where the one above ends
     assert (wider - 2) / (wide - 2) == pytest.approx(1.0, abs=0.05)  # 12 - 8 and 16 - 12 samples more are wrong
     total = sum(row.gained.value for row in report.rows[1:])
     assert total == pytest.approx(report.rows[-1].change.value)
+
+
+def test_the_way_is_told_in_words_too():
+    said = "accuracy %, stage by stage: teacher 98.0, student -1.0 [-2.9, +0.8], int8 -1.0 [-2.9, +0.8]"
+    figures = re.sub(r"\[[^]]*\]", "", said)
+    for text in (shown(made()), markdown.render(made())):
+        assert figures in re.sub(r"\[[^]]*\]", "", " ".join(text.replace("\\", "").split()))
 
 
 def test_a_chain_that_does_not_come_from_the_baseline_begins_beside_it():

@@ -156,3 +156,13 @@ def test_labels_do_not_cover_each_other():
     svg = plots.scatter(points, "x", "y", str, str)
     heights = sorted(float(each) for each in re.findall(r'class="label[^"]*" x="[-\d.]+" y="([-\d.]+)"', svg))
     assert all(later - earlier >= 12.9 for earlier, later in pairwise(heights))
+
+
+def test_latencies_of_different_moments_are_not_drawn_side_by_side():
+    report = made()
+    teacher, small = report.rows
+    disturbed = report.model_copy(
+        update={"rows": [teacher, small.model_copy(update={"latency": row("x", 0.9, 1, 7.0).latency})]}
+    )
+    said = re.findall(r"<title>small: ([\d.]+ ms)", page.render(disturbed, behind()))
+    assert said == ["0.50 ms"]  # the baseline's 1 ms, divided by the speed-up of 2

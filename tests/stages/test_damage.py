@@ -24,7 +24,10 @@ def measured(tmp_path):
         samples = dataset.split(split)
         figures = {
             "split": split, "samples": len(samples), "primary": "accuracy", "metrics": {},
-            "contents": {"parameters": 1, "kinds": {}, "macs": 1, "size_bytes": 1},
+            "contents": {
+                "parameters": 1, "kinds": {}, "nonzero": 1, "macs": 1, "size_bytes": 1, "gzip_bytes": 1, "zstd_bytes": None,
+                "peak_activation_bytes": 1, "bytes_by_kind": {}, "largest": [],
+            },
         }  # fmt: skip
         (folder / measure.MEASUREMENT).write_text(measure.Figures.model_validate(figures).model_dump_json())
         index = samples.index if index is None else index

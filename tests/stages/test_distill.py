@@ -1,5 +1,7 @@
 """`distill`: what the student learns, from whom, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -7,7 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
-from compress_cli import artifact, restore
+from compress_cli import artifact, plan, recipe, restore
 from compress_cli.artifact import Checkpoint, OnnxModel
 from compress_cli.errors import RecipeError
 from compress_cli.losses.cross_entropy import CrossEntropy
@@ -31,10 +33,14 @@ def stage(**settings):
     return Stage.model_validate({"type": "distill", "training": TRAINING, **settings})
 
 
-def teacher(toy, folder, classes=3, seed=0):
+def stage_of_train(training):
+    return Stage.model_validate({"type": "train", "model": MODEL, "training": training})
+
+
+def teacher(toy, folder, classes=3, seed=0, widths=(4,)):
     """A checkpoint that says nonsense, loudly, so that who learnt from it is known."""
     folder.mkdir()
-    restored = restore.build(Convnet(widths=(4,), convs=1), toy(classes=classes).signature(), seed)
+    restored = restore.build(Convnet(widths=widths, convs=1), toy(classes=classes).signature(), seed)
     with torch.no_grad():
         restored.network.body.fc.weight.mul_(20)
     restore.save(restored, folder)
@@ -67,10 +73,45 @@ def test_the_student_says_what_its_teacher_says(toy, context_for, tmp_path):
 def test_every_teacher_counts(toy, context_for, tmp_path):
     one, other = teacher(toy, tmp_path / "1"), teacher(toy, tmp_path / "2", seed=1)
     made = {
-        len(names): run(stage(model=MODEL, losses=SOFT_ALONE), context_for(toy(), inputs={"teacher": names}))
-        for names in ((one,), (one, other))
+        len(names): run(stage(model=MODEL, losses=SOFT_ALONE, teacher=names), context_for(toy(), inputs={"teacher": sources}))
+        for names, sources in ((["a"], (one,)), (["a", "b"], (one, other)))
     }
     assert made[1].digest != made[2].digest
+
+
+def test_each_loss_may_name_its_teacher_and_its_layers(toy, context_for, tmp_path):
+    """Two teachers of other architectures; other names for the same teachers give the same student."""
+    small, deep = teacher(toy, tmp_path / "1"), teacher(toy, tmp_path / "2", seed=1, widths=(4, 6))
+    losses = [
+        {"type": "soft_targets", "teacher": "small"},
+        {"type": "hints", "teacher": "deep", "layers": [{"student": "layer1", "teacher": "layer2"}]},
+    ]
+    renamed = [{**losses[0], "teacher": "x"}, {**losses[1], "teacher": "y"}]
+    model = {"type": "convnet", "widths": [4], "convs": 1}
+    one = stage(model=model, teacher=["small", "deep"], losses=losses)
+    two = stage(model=model, teacher=["x", "y"], losses=renamed)
+    made = [run(each, context_for(toy(), inputs={"teacher": (small, deep)})) for each in (one, two)]
+    assert made[0].digest == made[1].digest
+    assert one.depends() == two.depends() != stage(model=model, teacher=["y", "x"], losses=renamed).depends()
+    swapped = stage(model=model, teacher=["deep", "small"], losses=losses)
+    with pytest.raises(RecipeError, match="there is no layer 'layer2'"):
+        run(swapped, context_for(toy(), inputs={"teacher": (small, deep)}))
+
+
+@pytest.mark.parametrize("combine", ["mean", {"type": "weighted", "weights": [1.0, 4.0]}, "confidence", "learned"])
+def test_teachers_are_combined(toy, context_for, tmp_path, combine):
+    """One of two teachers knows the answers, and the student learns more of it than from a fool alone."""
+    start = run(stage_of_train(TRAINING | {"epochs": 20}), context_for(toy(train=120)))
+    fool = teacher(toy, tmp_path / "f")
+    settings = {"model": MODEL, "losses": SOFT_ALONE, "training": {**TRAINING, "epochs": 10}}
+    both = context_for(toy(train=120), inputs={"teacher": (fool, start)})
+    made = run(stage(**settings, teacher=["fool", "start"], combine=combine), both)
+    again = run(stage(**settings, teacher=["fool", "start"], combine=combine), replace(both, output=context_for(toy()).output))
+    assert made.digest == again.digest
+    alone = run(stage(**settings), context_for(toy(train=120), inputs={"teacher": (fool,)}))
+    labels = torch.from_numpy(toy().split("test").targets["label"])
+    right = [(said(each, toy).argmax(1) == labels).float().mean() for each in (made, alone)]
+    assert right[0] > right[1]
 
 
 def test_a_student_may_start_from_a_checkpoint(toy, context_for, tmp_path):
@@ -101,6 +142,79 @@ def test_an_onnx_file_can_teach_but_shows_no_features(toy, context_for, tmp_path
         stage(model=MODEL).run(context)
 
 
+def test_a_loss_on_features_of_an_onnx_file_is_refused_by_the_plan(tmp_path, linear_file):
+    text = """\
+dataset: digits
+stages:
+  - {type: load, onnx: model.onnx}
+  - {type: distill, model: mlp, losses: [{type: hints, layers: ["1"]}], training: {epochs: 1}}
+"""
+    (tmp_path / "r.yaml").write_text(text)
+    linear_file(np.zeros((64, 10)))
+    expected = r"r.yaml:4: stages\[1\]: losses: one asks for the teacher's layer '1', but .* only its outputs"
+    with pytest.raises(RecipeError, match=expected):
+        plan.plan(recipe.load(tmp_path / "r.yaml"))
+    (tmp_path / "r.yaml").write_text(text.replace('losses: [{type: hints, layers: ["1"]}]', "initialise: ['1']"))
+    with pytest.raises(RecipeError, match="initialise: takes layers of the first teacher, which has none to take"):
+        plan.plan(recipe.load(tmp_path / "r.yaml"))
+
+
+def test_a_teacher_worse_than_chance_is_named(toy, context_for, tmp_path):
+    """One that is always wrong: its classes are turned by one."""
+    right = run(stage_of_train(TRAINING | {"epochs": 20}), context_for(toy(train=120)))
+    turned = restore.checkpoint(right)
+    last = turned.network.body[-1]
+    with torch.no_grad():
+        last.weight.copy_(last.weight.roll(1, 0))
+        last.bias.copy_(last.bias.roll(1))
+    (tmp_path / "w").mkdir()
+    restore.save(turned, tmp_path / "w")
+    artifact.write_manifest(tmp_path / "w", Checkpoint, "w", {}, {}, {}, {}, 0.0)
+    wrong, told = artifact.read(tmp_path / "w"), []
+    context = context_for(toy(), inputs={"teacher": (right, wrong)}, log=lambda progress: told.append(progress.note))
+    made = run(stage(model=MODEL, teacher=["right", "wrong"]), context)
+    (note,) = made.manifest.facts["notes"]
+    assert "the teacher 'wrong' has accuracy 0" in note
+    assert "on val, where guessing has 0.333" in note
+    assert note in told
+    made = run(stage(model=MODEL), context_for(toy(), inputs={"teacher": (right,)}))
+    assert "notes" not in made.manifest.facts
+
+
+def test_layers_start_from_the_teachers(toy, context_for, tmp_path):
+    """DistilBERT's way: some layers of a deep teacher become those of a shallow student (here they hardly move)."""
+    master = teacher(toy, tmp_path / "t", widths=(4, 4))
+    still = {**TRAINING, "epochs": 1, "optimizer": {"type": "sgd", "learning_rate": 1e-12}}
+    model = {"type": "convnet", "widths": [4], "convs": 1}
+    settings = {"model": model, "training": still, "initialise": ["layer1", {"student": "fc", "teacher": -1}]}
+    made = run(stage(**settings), context_for(toy(), inputs={"teacher": (master,)}))
+    own, theirs = (dict(restore.checkpoint(each).network.body.named_parameters()) for each in (made, master))
+    for name in ("layer1.0.weight", "fc.weight", "fc.bias"):
+        torch.testing.assert_close(own[name], theirs[name])
+    for layers, word in (
+        (["layer9"], r"no layer 'layer9'; did you mean 'layer"),
+        ([{"student": "fc", "teacher": "layer1"}], r"does not fit into 'fc': fc.weight is not there in the teacher"),
+        (["avgpool"], "has no weights"),
+    ):
+        with pytest.raises(RecipeError, match=word):
+            run(stage(**{**settings, "initialise": layers}), context_for(toy(), inputs={"teacher": (master,)}))
+    wide = teacher(toy, tmp_path / "w", widths=(6,))
+    with pytest.raises(
+        RecipeError, match=r"layer1.0.weight is \(6, 2, 3, 3\) in the teacher and \(4, 2, 3, 3\) in the student"
+    ):
+        run(stage(**settings), context_for(toy(), inputs={"teacher": (wide,)}))
+
+
+def test_generations_are_born_again_from_the_one_before(tmp_path):
+    """Each distil stage learns from the stage before (Furlanello et al. 2018): generations need no setting of their own."""
+    again = "  - {type: distill, name: %s, model: mlp, training: {epochs: 1}}\n"
+    text = "dataset: digits\nstages:\n  - {type: train, name: first, model: mlp, training: {epochs: 1}}\n"
+    (tmp_path / "r.yaml").write_text(text + again % "second" + again % "third")
+    made = plan.plan(recipe.load(tmp_path / "r.yaml"))
+    assert [[each.name for each in step.inputs.get("teacher", ())] for step in made.stages] == [[], ["first"], ["second"]]
+    assert len({step.key for step in made.stages}) == 3
+
+
 def test_class_counts_must_agree(toy, context_for, tmp_path):
     master = teacher(toy, tmp_path / "t", classes=5)
     with pytest.raises(RecipeError, match="teacher gives 5 values per sample where the student gives 3 values"):
@@ -122,6 +236,15 @@ def test_a_teacher_is_a_name_or_a_list_of_them():
     [
         ({"model": MODEL, "losses": [{"type": "soft_targets", "weight": 0.0}]}, "nothing would be learnt"),
         ({"model": MODEL, "losses": []}, "at least 1 item"),
+        ({"model": MODEL, "losses": [{"type": "soft_targets", "temperature": 0.0}]}, "greater than 0"),
+        ({"model": MODEL, "teacher": ["a", "a"]}, "one stands twice"),
+        ({"model": MODEL, "teacher": ["a", "b"], "combine": {"type": "weighted", "weights": [0.0, 0.0]}}, "sum to nothing"),
+        (
+            {"model": MODEL, "teacher": ["a", "b"], "combine": {"type": "weighted", "weights": [1.0] * 3}},
+            "2 teachers and 3 weights",
+        ),
+        ({"model": MODEL, "teacher": ["big"], "losses": [{"type": "dkd", "teacher": "bog"}]}, "did you mean 'big'"),
+        ({"model": MODEL, "losses": [{"type": "cross_entropy", "teacher": "big"}]}, "learns from no teacher"),
         ({}, "none is given"),
         ({"model": MODEL, "start": "a"}, "not both"),
         ({"model": MODEL, "losses": [{"type": "soft_targets", "temprature": 2.0}]}, "did you mean 'temperature'"),

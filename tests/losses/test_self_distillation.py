@@ -1,0 +1,48 @@
+"""Against NumPy in float64: what the last classifier says teaches those behind earlier layers."""
+
+import numpy as np
+import pytest
+import torch
+
+from compress_cli import restore, training
+from compress_cli.batch import Batch, Outputs
+from compress_cli.losses.self_distillation import SelfDistillation
+from compress_cli.models.convnet import Convnet
+
+LABELS = np.array([0, 2, 1])
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum(1, keepdims=True)
+
+
+def test_each_exit_learns_from_the_label_and_the_last_classifier():
+    random = np.random.default_rng(0)
+    last, features = random.standard_normal((3, 4)) * 2, random.standard_normal((3, 5))
+    student = Outputs({"y": torch.from_numpy(last).requires_grad_()}, {"a": torch.from_numpy(features)})
+    loss = SelfDistillation(exits=("a",), alpha=0.25, temperature=2.0)
+    adapter = loss.adapter(Outputs(student.heads, {"a": student.features["a"].float()}), (), 3).double()
+    found = loss(student, (), Batch({}, {"label": torch.from_numpy(LABELS)}, torch.arange(3)), adapter)
+    w, b, v, c = (each.detach().numpy() for each in adapter.parameters())
+    early = np.maximum(features @ w.T + b, 0) @ v.T + c
+    p, q = softmax(last / 2), softmax(early / 2)
+    hard = [-np.log(softmax(each)[np.arange(3), LABELS]).mean() for each in (last, early)]
+    expected = hard[0] + 0.75 * hard[1] + 0.25 * 4 * (p * np.log(p / q)).sum(1).mean()
+    assert found.item() == pytest.approx(expected)
+    found.backward()
+    alone = (softmax(last) - np.eye(4)[LABELS]) / 3  # of the last classifier's own cross-entropy
+    np.testing.assert_allclose(student.heads["y"].grad.numpy(), alone, atol=1e-12)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_exits_reach_the_layer_they_stand_behind_and_are_gone_afterwards(toy, context_for):
+    settings = training.Training(epochs=1, batch=16, precision="float32", keep="last")
+    weights = {}
+    for alpha in (0.0, 1.0):
+        network = restore.build(Convnet(widths=(4, 6), convs=1), toy().signature(), 0).network
+        training.fit(network, (SelfDistillation(exits=("layer1",), alpha=alpha),), settings, context_for(toy()))
+        weights[alpha] = network.state_dict()
+    assert (
+        weights[0.0].keys() == restore.build(Convnet(widths=(4, 6), convs=1), toy().signature(), 0).network.state_dict().keys()
+    )
+    assert not torch.equal(weights[0.0]["body.layer1.0.weight"], weights[1.0]["body.layer1.0.weight"])

@@ -1,0 +1,103 @@
+"""Paired samples with several inputs, and data with several targets: who sees what, and who teaches what."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from compress_cli import artifact, plan, recipe, restore, runtime
+from compress_cli.run import Run
+from compress_cli.store import Store
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TRAINING = "training: {epochs: 15, batch: 16, keep: last, precision: float32, optimizer: {type: sgd, learning_rate: 0.01}}"
+DATA = """\
+dataset: {type: npz, train: data.npz, inputs: [picture, depth], targets: [shape, colour], test_share: 0.3}
+task: {type: classification, head: shape_output, target: shape}
+threads: 1
+"""
+
+
+class Silent:
+    def begins(self, step, smoke): ...
+    def progress(self, step, progress): ...
+    def ended(self, step, cached, seconds, problem): ...
+
+
+@pytest.fixture
+def executed(tmp_path):
+    """Run a recipe over pictures and depths of 300 things of 3 shapes and 2 colours, measuring only the stages named."""
+    random = np.random.default_rng(0)
+    shape, colour = np.arange(300) % 3, np.arange(300) // 3 % 2
+    picture = random.integers(0, 60, (300, 2, 6, 6))
+    depth = random.normal(0, 0.3, (300, 6, 6)).astype(np.float32)
+    for each in range(3):
+        picture[shape == each, :, :, 2 * each : 2 * each + 2] += 60
+        depth[shape == each, 2 * each : 2 * each + 2] += 1
+    for each in range(2):
+        picture[colour == each, each] += 100
+    arrays = {"picture": picture.astype(np.uint8), "depth": depth, "shape": shape, "colour": colour}
+    np.savez(tmp_path / "data.npz", **arrays)
+
+    def _executed(stages, measured=()):
+        (tmp_path / "r.yaml").write_text(DATA + stages)
+        made = plan.plan(recipe.load(tmp_path / "r.yaml"))
+        rows = tuple(row for row in made.rows if row.step.name in measured)
+        run = Run(replace(made, rows=rows), Store(tmp_path / "store"), tmp_path / "run", Silent())
+        run.execute()
+        return {each.name: run.artifacts[each.key] for each in run.plan.steps if each.key in run.artifacts}, run, arrays
+
+    return _executed
+
+
+def answers(made, *inputs):
+    network = restore.checkpoint(made).network
+    with torch.no_grad():
+        return {name: each.argmax(1).numpy() for name, each in network(*map(torch.from_numpy, inputs)).items()}
+
+
+def test_a_teacher_of_pictures_teaches_a_student_of_depths(executed):
+    """Cross-modal distillation (Gupta et al. 2016): the student never sees a picture or a label, and takes depths alone."""
+    made, run, arrays = executed(
+        f"""\
+stages:
+  - {{type: train, name: seeing, model: {{type: mlp, hidden: [16]}}, inputs: [picture], heads: [shape_output],
+      {TRAINING}}}
+  - {{type: distill, name: feeling, teacher: seeing, model: {{type: mlp, hidden: [16]}}, inputs: [depth], heads: [shape_output],
+      losses: [{{type: soft_targets, temperature: 2.0}}], {TRAINING}}}
+  - export
+""",
+        measured=("export",),
+    )
+    assert restore.signature_of(made["seeing"]).inputs.keys() == {"picture"}
+    session = runtime.open_session(made["export"].file("model.onnx"))
+    assert list(session.inputs) == ["depth"]
+    assert (answers(made["feeling"], arrays["depth"])["shape_output"] == arrays["shape"]).mean() > 0.9
+    assert made["export.measurement"].manifest.facts["accuracy"] > 0.9
+    assert not run.problems
+
+
+def test_a_student_of_two_heads_learns_each_task_of_another_teacher(executed):
+    made, run, arrays = executed(
+        f"""\
+stages:
+  - {{type: train, name: shapes, model: {{type: mlp, hidden: [16]}}, inputs: [picture], heads: [shape_output],
+      {TRAINING}}}
+  - {{type: train, name: colours, model: {{type: mlp, hidden: [16]}}, inputs: [picture], heads: [colour_output],
+      task: {{type: classification, head: colour_output, target: colour}}, {TRAINING}}}
+  - {{type: distill, name: both, teacher: [shapes, colours], model: {{type: mlp, hidden: [16]}}, inputs: [picture],
+      losses: [{{type: soft_targets, head: shape_output, teacher: shapes}}, {{type: soft_targets, head: colour_output}}],
+      {TRAINING}}}
+""",
+        measured=("colours", "both"),
+    )
+    found = answers(made["both"], arrays["picture"].astype(np.float32))
+    assert (found["shape_output"] == arrays["shape"]).mean() > 0.9
+    assert (found["colour_output"] == arrays["colour"]).mean() > 0.9
+    assert set(runtime.open_session(made["both.onnx"].file("model.onnx")).outputs) == {"shape_output", "colour_output"}
+    assert set(run.problems.values()) == {
+        "this model has no head 'shape_output', which the task is about (it has: colour_output)"
+    }
+    assert artifact.read(made["colours"].directory).manifest.facts["epochs"][-1]["accuracy"] > 0.8
