@@ -233,8 +233,9 @@ def _named(session: "Session", asked: Asked) -> "Dataset":
         return Npz(train=path, test=path, inputs=inputs, targets=targets if len(targets) == 1 else ("label",))
     if "{" not in asked.data and path.is_dir():
         shape = next(iter(session.inputs.values())).shape
-        size = parse(asked.preprocess).size
-        sides = [axis for axis in shape[1:] if axis is not None and axis > 4] if len(shape) == 4 else []
+        wanted = parse(asked.preprocess)
+        size, axes = wanted.size, shape[2:] if wanted.layout == "nchw" else shape[1:3]
+        sides = [axis for axis in axes if axis is not None] if len(shape) == 4 else []
         if size is None and len(sides) != 2:
             raise RecipeError(f"--data {path}: the file leaves the size of pictures open; say it by --preprocess size=224")
         height, width = (size, size) if size else sides
