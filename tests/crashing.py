@@ -4,7 +4,7 @@ Orders come as lines of JSON on standard input. Either `command` (arguments of `
 process id comes as a first answer. Or `recipe`, `steps` (names; the last one is run, the others serve), `store`, `output`
 and `force`, and when to die: `die_at` (the nth place reached between opening and renaming a file) or `after_s`. Both have
 `log`. The answer is a line of JSON: `code` (-9 for a kill), `seconds`, and `places`, what was reached. The order
-`{"plan": recipe}` is answered with the keys of its steps.
+`{"plan": recipe}` is answered with its steps' names, each with the keys of all it takes and its own.
 """
 
 import json
@@ -24,6 +24,7 @@ from torchao.quantization.pt2e import quantize_pt2e  # noqa: F401
 from compress_cli import durable, plan, recipe, run
 from compress_cli.cli import main
 from compress_cli.datasets import digits
+from compress_cli.step import ordered
 from compress_cli.store import Store
 
 
@@ -111,7 +112,7 @@ def listen():
         order = json.loads(line)
         if "plan" in order:
             PLANS[order["plan"]] = plan.plan(recipe.load(Path(order["plan"])))
-            answer({step.name: step.key for step in PLANS[order["plan"]].steps})
+            answer({step.name: [each.key for each in ordered([step])] for step in PLANS[order["plan"]].steps})
         else:
             answer(forked(order))
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from compress_cli.register import REGISTER
+
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "compress_cli"
 RECIPE = """\
@@ -66,20 +68,21 @@ class Harness:
         """Kill a step at these times, one try after the other, then let it finish; returns what the tries reached."""
         self.count += 1
         store = self.folder / f"store{self.count}"
-        before = self.until(step) if force else self.until(step)[:-1]
-        for each in before:
-            shutil.copytree(self.store / self.keys[each], store / self.keys[each])
+        for each in self.made(self.until(step) if force else self.until(step)[:-1]):
+            shutil.copytree(self.store / each, store / each)
         tries = [self.order(step, store, force=force, **when) for when in whens]
         assert {each["code"] for each in tries} <= {-9, 0}, self.said()
         last = self.order(step, store, force=force)
         assert last["code"] == 0, self.said()
-        reference = {name: each for name, each in contents(self.store).items() if name.split("/")[0] in self.made(step)}
+        made = {REGISTER, *self.made(self.until(step))}
+        reference = {name: each for name, each in contents(self.store).items() if name.split("/")[0] in made}
         assert contents(store) == reference
         shutil.rmtree(store)
         return tries
 
-    def made(self, step):
-        return {self.keys[each] for each in self.until(step)}
+    def made(self, steps):
+        """Keys of these steps and of all they take."""
+        return {key for each in steps for key in self.keys[each]}
 
 
 def contents(store):
@@ -87,7 +90,9 @@ def contents(store):
     found = {}
     for path in store.rglob("*"):
         name = path.relative_to(store).as_posix()
-        if path.name == "manifest.json":
+        if name.startswith(f"{REGISTER}/"):
+            found[name] = "of a run"
+        elif path.name == "manifest.json":
             document = json.loads(path.read_text())
             found[name] = {each: document[each] for each in ("kind", "key", "stage", "inputs", "files")}
         else:

@@ -11,6 +11,7 @@ from compress_cli import features, restore, training
 from compress_cli.augmentations.crop import Crop
 from compress_cli.augmentations.flip import Flip
 from compress_cli.batch import Outputs
+from compress_cli.ensemble import NOBODY, Ensemble
 from compress_cli.errors import StageError
 from compress_cli.losses import Pair
 from compress_cli.losses.crd import Crd
@@ -73,7 +74,7 @@ def teacher(dataset, layers=("layer1",)):
     return opened
 
 
-def fitted(context, losses=HARD, teachers=(), **settings):
+def fitted(context, losses=HARD, teachers=NOBODY, **settings):
     network = restore.build(CONVNET, context.dataset.signature(), context.seed).network
     given = Training(**{"epochs": EPOCHS, "batch": 16, "precision": "float32", **settings})
     facts = training.fit(network, losses, given, context, teachers)
@@ -114,11 +115,11 @@ def test_killed_again_and_again(toy, context_for, tmp_path):
     "losses", [(Crd(layers=(BOTH,), negatives=8), CrossEntropy()), (Hints(layers=(BOTH,)), CrossEntropy())]
 )
 def test_what_losses_train_and_remember_goes_on(toy, context_for, tmp_path, losses):
-    dataset = toy()
-    expected, _ = fitted(context_for(dataset), losses, (teacher(dataset),))
+    dataset, teachers = toy(), Ensemble({"teacher": teacher(toy())})
+    expected, _ = fitted(context_for(dataset), losses, teachers)
     with pytest.raises(Killed):
-        fitted(context_for(dataset, saves=Mortal(tmp_path, 6, after=True)), losses, (teacher(dataset),))
-    assert same(fitted(context_for(dataset, saves=Saves(tmp_path)), losses, (teacher(dataset),))[0], expected)
+        fitted(context_for(dataset, saves=Mortal(tmp_path, 6, after=True)), losses, teachers)
+    assert same(fitted(context_for(dataset, saves=Saves(tmp_path)), losses, teachers)[0], expected)
 
 
 @pytest.mark.parametrize("name", sorted(names(Optimizer)))
