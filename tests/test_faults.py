@@ -105,7 +105,7 @@ def test_a_model_that_does_not_fit_into_memory_is_no_bug_of_ours(compress, tmp_p
     monkeypatch.setattr(Mlp, "build", lambda self, signature: torch.empty(2**57))  # more than any address space
     (tmp_path / "r.yaml").write_text(RECIPE % "")
     outcome = compress("run", "r.yaml")
-    assert outcome.code == 2, outcome
+    assert outcome.code == 4, outcome
     assert "out of memory (you tried to allocate" in outcome.err
 
 

@@ -8,6 +8,7 @@ from compress_cli import restore
 from compress_cli.errors import RecipeError
 from compress_cli.models import Model
 from compress_cli.models.convnet import Convnet
+from compress_cli.models.lenet import Lenet
 from compress_cli.models.mlp import Mlp
 from compress_cli.models.resnet import Resnet
 from compress_cli.signature import Head, Input, Signature
@@ -94,6 +95,6 @@ def test_what_does_not_fit_is_refused():
         Resnet().build(signature(4))
     with pytest.raises(RecipeError, match="8 x 8 pixels are too few"):
         Convnet(widths=(4, 4, 4, 4, 4)).build(signature(1, 8, 8))
-    two = Signature(inputs={"image": Input(shape=(1, 8, 8))}, heads={"a": Head(size=2), "b": Head(size=3)})
+    two = Signature(inputs={"image": Input(shape=(1, 28, 28))}, heads={"a": Head(size=2), "b": Head(size=3)})
     with pytest.raises(RecipeError, match="one head; the dataset asks for a, b"):
-        Convnet().build(two)
+        Lenet().build(two)
