@@ -22,7 +22,9 @@ from compress_cli.errors import CompressError, Interrupted, RecipeError, Resourc
 
 if TYPE_CHECKING:
     from compress_cli.report import Report
+    from compress_cli.report.table import Table
 
+Tables = Annotated[Path | None, typer.Option(help="write the figures there too, as a table", show_default=False)]
 Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file", show_default=False)]
 Set = Annotated[list[str], typer.Option("--set", help="override a field: --set stages.prune.ratio=0.5", show_default=False)]
 Plugins = Annotated[list[Path], typer.Option("--plugin", help="a Python file with plugins of your own", show_default=False)]
@@ -122,6 +124,18 @@ def write_junit(report: Report, path: Path | None) -> None:
         path.write_text(junit.render(report))
     except OSError as error:
         raise ArtifactError(f"{path}: can't be written ({error.strerror})") from None
+
+
+def write_tables(table: Table, csv: Path | None, latex: Path | None) -> None:
+    """Figures for other programs; ArtifactError where a file can't be written."""
+    from compress_cli.errors import ArtifactError
+
+    for path, text in ((csv, table.csv), (latex, table.latex)):
+        try:
+            if path:
+                path.write_text(text(), encoding="utf-8")
+        except OSError as error:
+            raise ArtifactError(f"{path}: can't be written ({error.strerror})") from None
 
 
 def _order(name: str) -> tuple[int, str]:

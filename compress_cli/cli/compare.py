@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from compress_cli.cli import Json, Plugins, Quiet, read_plugins
+from compress_cli.cli import Json, Plugins, Quiet, Tables, read_plugins, write_tables
 from compress_cli.cli.eval import (
     Asked,
     Batch,
@@ -17,12 +17,10 @@ from compress_cli.cli.eval import (
     SessionOptions,
     Shape,
     SplitChoice,
-    Tables,
     TaskName,
     Threads,
     chosen_options,
     evaluated,
-    write_tables,
 )  # fmt: skip
 
 
@@ -55,7 +53,7 @@ def command(
         data, task, split, preprocess, batch, latency_batch, threads, options, seconds, 1, tuple(shape), False, quiet
     )  # fmt: skip
     made = evaluated(after, before, asked)
-    write_tables(made, csv, latex)
+    write_tables(evaluation.table(made), csv, latex)
     if json:
         typer.echo(made.model_dump_json(indent=1))
     else:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from compress_cli.cli import Json, Plugins, Quiet, complain, read_plugins
-from compress_cli.errors import ArtifactError, RecipeError
+from compress_cli.cli import Json, Plugins, Quiet, Tables, complain, read_plugins, write_tables
+from compress_cli.errors import RecipeError
 
 if TYPE_CHECKING:
     from compress_cli.datasets import Dataset, Split
@@ -55,7 +55,6 @@ Shape = Annotated[
     list[str],
     typer.Option("--shape", help="of an input that the file leaves open: input=1x3x224x224 (without data)", show_default=False),
 ]
-Tables = Annotated[Path | None, typer.Option(help="write the figures there too, as a table", show_default=False)]
 
 
 Profiled = Annotated[
@@ -116,7 +115,7 @@ def command(
         quiet,
     )  # fmt: skip
     made = evaluated(model, baseline, asked)
-    write_tables(made, csv, latex)
+    write_tables(evaluation.table(made), csv, latex)
     if json:
         typer.echo(made.model_dump_json(indent=1))
     else:
@@ -138,19 +137,6 @@ def chosen_options(providers: str, session: str) -> "Options":
         return Options.model_validate({**options.model_dump(), "providers": names})
     except ValidationError as error:
         raise RecipeError(f"--providers: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-
-
-def write_tables(made: "Evaluation", csv: Path | None, latex: Path | None) -> None:
-    """What was measured as a table for other programs; ArtifactError where it can't be written."""
-    from compress_cli.report import evaluation
-
-    table = evaluation.table(made)
-    for path, text in ((csv, table.csv), (latex, table.latex)):
-        try:
-            if path:
-                path.write_text(text())
-        except OSError as error:
-            raise ArtifactError(f"{path}: can't be written ({error.strerror})") from None
 
 
 def evaluated(model: Path, baseline: Path | None, asked: Asked) -> "Evaluation":

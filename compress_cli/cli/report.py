@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compress_cli.cli import Gates, Json, JUnit, write_junit
+from compress_cli.cli import Gates, Json, JUnit, Tables, write_junit, write_tables
 
 if TYPE_CHECKING:
     from compress_cli.report import Report
@@ -20,12 +20,15 @@ def command(
     html: Annotated[bool, typer.Option("--html", help="as a page for a browser")] = False,
     gates: Gates = [],  # noqa: B006 - typer copies it
     junit: JUnit = None,
+    csv: Tables = None,
+    latex: Tables = None,
     json: Json = False,
 ) -> None:
     """Show the table of a run again, or of several side by side, and judge gates; nothing is measured."""
     from compress_cli import gate
     from compress_cli.errors import RecipeError
     from compress_cli.report import gates as promises
+    from compress_cli.report import rows
 
     if json + markdown + html > 1:
         raise RecipeError("--json, --markdown and --html: choose one")
@@ -36,6 +39,7 @@ def command(
     if junit and not made[0].gates:
         raise RecipeError("--junit: this run has no gates to write; name some with --gate")
     write_junit(made[0], junit)
+    write_tables(rows.table([(str(folder), each) for folder, each in zip(folders, made, strict=True)]), csv, latex)
     form = "json" if json else "markdown" if markdown else "html" if html else ""
     if len(made) == 1:
         _one(made[0], folders[0], form)

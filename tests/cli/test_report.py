@@ -24,3 +24,11 @@ def test_bad_input(compress, folder, tmp_path):
     assert (outcome.code, outcome.out) == (3, "")
     assert "holds no run" in outcome.err
     assert compress("report", folder, "--json", "--markdown").code == 2
+
+
+def test_tables_for_papers(compress, folder, tmp_path):
+    assert compress("report", folder, folder, "--csv", "t.csv", "--latex", "t.tex").code == 0
+    assert (tmp_path / "t.csv").read_text().startswith("run,model,stage,seed,parameters")
+    assert r"\toprule" in (tmp_path / "t.tex").read_text()
+    outcome = compress("report", folder, "--csv", tmp_path / "none" / "t.csv")
+    assert (outcome.code, "can't be written" in outcome.err) == (3, True)
