@@ -10,7 +10,8 @@ from compress_cli.report import Report, Row, rows
 def run(name, **row):
     made = Row(name="=student", stage="distill", key="k", cached=False, wall_time_s=1.0, **row)
     return name, Report(
-        recipe=name, seed=3, baseline="=student", primary="accuracy", split="test", samples=9, rows=[made], machine={}, wall_time_s=1.0
+        recipe=name, seed=3, baseline="=student", primary="accuracy", split="test", samples=9, rows=[made],
+        machine={}, wall_time_s=1.0,
     )  # fmt: skip
 
 
