@@ -8,6 +8,9 @@ import typer
 from compress_cli.cli import Json, Output, Plugins, Quiet, Recipe, Set, StoreFolder, read_plugins
 
 
+WIDTH = 120  # columns: the names of implied steps are long, and a status that is cut says nothing
+
+
 def command(
     recipe: Recipe,
     overrides: Set = [],  # noqa: B006 - typer copies it
@@ -93,6 +96,7 @@ def _show(document: dict[str, Any]) -> None:
             f"{cost['disk_bytes'] / 1e3:.0f} kB" if cost else "?",
         )
     console = Console(highlight=False, markup=False)
+    console.width = max(console.width, WIDTH)  # a narrower window shows the lines wrapped
     console.print(table)
     console.print(_total(document["steps"]), soft_wrap=True)
     if document["missing_data"]:
