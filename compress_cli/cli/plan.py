@@ -7,7 +7,6 @@ import typer
 
 from compress_cli.cli import Json, Output, Plugins, Quiet, Recipe, Set, StoreFolder, read_plugins
 
-
 WIDTH = 120  # columns: the names of implied steps are long, and a status that is cut says nothing
 
 
