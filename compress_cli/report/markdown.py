@@ -15,7 +15,7 @@ _MARKS = {True: "passed", False: "**failed**"}
 
 def render(report: Report) -> str:
     """A heading, the table, what it was measured on, and what has to be said in words."""
-    primary = _plain(write.title(report.primary)) or "metric"
+    primary = plain(write.title(report.primary)) or "metric"
     headings = ["model", "parameters", "numbers", "MACs", "file", "smaller", primary, "change", "latency", "faster"]
     lines = [
         f"# {plain(report.recipe)}",
@@ -89,7 +89,7 @@ def _cells(row: Row, report: Report) -> list[str]:
     return [
         plain(row.name),
         write.count(row.parameters),
-        _plain(write.numbers(row)),
+        plain(write.numbers(row)),
         write.count(row.macs),
         write.size(row.size_bytes),
         write.times(row.compression_ratio),
