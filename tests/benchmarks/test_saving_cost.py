@@ -62,7 +62,7 @@ class EveryOther(Saves):
     def _save(self, state, folder):
         super()._save(state, folder)
         self.took.append(self._took)
-        self.bytes = max(folder.iterdir()).stat().st_size
+        self.bytes = max(folder.glob("*.safetensors")).stat().st_size
 
 
 CASES = {  # model, steps of an epoch: one of about 3 s
