@@ -96,7 +96,7 @@ def forked(order):
     if "command" in order:
         answer(child)
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
-        if time.monotonic() - begun > order.get("after_s", 100):
+        if time.monotonic() - begun > order.get("after_s", 600):
             os.kill(child, signal.SIGKILL)
             ended = os.waitpid(child, 0)
             break

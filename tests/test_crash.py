@@ -137,11 +137,15 @@ def test_a_forced_step_that_is_killed_between_two_renames(harness):
 @pytest.mark.slow
 def test_killed_three_hundred_times(harness):
     random_, kills = random.Random(0), dict.fromkeys(STEPS, 0)
+
+    def counted(step, *whens):
+        kills[step] += sum(each["code"] == -9 for each in harness.killed(step, *whens))
+        print(f"killed {sum(kills.values())} times, the same bytes every time: {kills}", flush=True)
+
     for step in STEPS:
         for at in range(1, len(harness.whole[step]["places"]) + 1):  # every place there is
-            kills[step] += harness.killed(step, {"die_at": at})[0]["code"] == -9
+            counted(step, {"die_at": at})
     while sum(kills.values()) < 330 or min(kills.values()) < 40:
         step = min(kills, key=lambda each: kills[each])
         whens = [{"after_s": random_.uniform(0, harness.whole[step]["seconds"])} for _ in range(random_.randint(1, 3))]
-        kills[step] += sum(each["code"] == -9 for each in harness.killed(step, *whens))
-    print(f"\nkilled {sum(kills.values())} times, the same bytes every time: {kills}")
+        counted(step, *whens)

@@ -62,7 +62,7 @@ class EveryOther(Saves):
     def _save(self, state, folder):
         super()._save(state, folder)
         self.took.append(self._took)
-        self.bytes = max(folder.iterdir()).stat().st_size
+        self.bytes = max(folder.glob("*.safetensors")).stat().st_size
 
 
 CASES = {  # model, steps of an epoch: one of about 3 s
@@ -96,6 +96,6 @@ def test_saving_costs_at_most_3_percent_at_the_default_interval(case, context_fo
         f"take x{ratios[1]:.3f} (of {len(pairs)} pairs half lie from x{ratios[0]:.3f} to x{ratios[2]:.3f}); "
         f"at the default interval of {interval:.0f} s that is {took / interval:.2%} of the time"
     )
-    extra = statistics.median(with_s - without_s for with_s, without_s in pairs)
+    extra = min(with_s for with_s, _ in pairs) - min(without_s for _, without_s in pairs)  # what disturbs only adds
     assert took / interval <= 0.03
     assert extra / interval <= 0.03  # caches that the save displaced included
