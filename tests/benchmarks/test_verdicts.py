@@ -61,4 +61,4 @@ def test_a_model_is_not_faster_than_itself(tmp_path):
 def test_a_tenth_more_work_is_slower(tmp_path):
     found = verdicts(tmp_path, 200, repeated=2)
     assert found["slower"] >= 180
-    assert found["faster"] == 0
+    assert found["faster"] <= 4  # the level is 1% to either side: more than 4 of 200 come once in 1,000 times
