@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from compress_cli import feed, precision, restore, stopping
 from compress_cli.allocation import kept
-from compress_cli.augmentations import Augmentation
 from compress_cli.averaging import Average
 from compress_cli.batch import Batch, Outputs
 from compress_cli.context import Context
@@ -23,49 +21,18 @@ from compress_cli.features import observe, outputs
 from compress_cli.feed import Feed
 from compress_cli.losses import Loss, one_number
 from compress_cli.models import Model, Network
-from compress_cli.optimizers import Optimizer
-from compress_cli.optimizers.sgd import Sgd
 from compress_cli.plugin import find
 from compress_cli.precision import Choice
 from compress_cli.progress import Progress
 from compress_cli.randomness import apart, seed_layers, step_seeds
+from compress_cli.regimen import Training
 from compress_cli.restore import Restored
 from compress_cli.saves import Save
-from compress_cli.schedules import Schedule
-from compress_cli.schedules.cosine import Cosine
-from compress_cli.settings import Many, Settings
 from compress_cli.state import Losses, State
 from compress_cli.tasks import Task
 
 VERSION = 1  # raise it when the same settings give other weights
 REPORT_S = 0.5  # between reports within an epoch; reading the loss waits for the device
-
-
-class Training(Settings):
-    """How to train. `{epochs: 30}` is enough for small images."""
-
-    epochs: int = Field(ge=1, le=1_000_000, description="passes over the train split")
-    batch: int = Field(128, ge=1, description="samples of one step")
-    optimizer: Optimizer = Field(Sgd(), description="how gradients move weights")
-    schedule: Schedule = Field(Cosine(warmup_epochs=1.0), description="learning rate over the epochs")
-    augment: Many[Augmentation] = Field((), description="random changes of images, in this order")
-    views: int | None = Field(None, ge=1, le=10_000, description="fixed ways a sample is shown in, in turn; default: ever new")
-    clip_norm: float | None = Field(None, gt=0, description="longest gradient (L2 norm over all weights)")
-    ema: float | None = Field(
-        None, gt=0, lt=1, description="keep a moving average of the weights with this decay, such as 0.999, and use it"
-    )
-    accumulate: int = Field(1, ge=1, description="parts in which a step's batch is taken, to save memory")
-    keep: Literal["best", "last"] = Field("best", description="the epoch that counts: best on val, or the last one")
-    precision: Literal["auto", "float32", "float32_channels_last", "bfloat16", "bfloat16_channels_last"] = Field(
-        "auto", description="number format of the computation; auto times them once per model and machine"
-    )
-    deterministic: bool = Field(False, description="same bytes on CUDA too, at some speed; on a CPU they always are")
-
-    @model_validator(mode="after")
-    def _parts_hold_samples(self) -> Training:
-        if self.accumulate > self.batch:
-            raise ValueError(f"accumulate: a batch of {self.batch} can't be taken in {self.accumulate} parts")
-        return self
 
 
 def hard_loss(task: Task) -> Loss:

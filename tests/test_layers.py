@@ -25,6 +25,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"training"},
     {"state"},
     {"precision", "feed", "averaging"},
+    {"regimen"},
     {"ensemble"},
     {"teachers", "combinations"},
     {"restore"},

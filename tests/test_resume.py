@@ -22,8 +22,8 @@ from compress_cli.optimizers import Optimizer
 from compress_cli.optimizers.adamw import AdamW
 from compress_cli.optimizers.sgd import Sgd
 from compress_cli.plugin import find, names
+from compress_cli.regimen import Training
 from compress_cli.saves import Saves, Saving
-from compress_cli.training import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -22,10 +22,10 @@ from compress_cli.models.mlp import Mlp
 from compress_cli.optimizers.adamw import AdamW
 from compress_cli.optimizers.sgd import Sgd
 from compress_cli.randomness import order
+from compress_cli.regimen import Training
 from compress_cli.schedules.constant import Constant
 from compress_cli.schedules.cosine import Cosine
 from compress_cli.tasks.classification import Classification
-from compress_cli.training import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -21,10 +21,10 @@ from compress_cli.losses.soft_targets import SoftTargets
 from compress_cli.models import Model
 from compress_cli.plugin import find
 from compress_cli.progress import Progress
+from compress_cli.regimen import Training
 from compress_cli.settings import Aside, Many, suggest
 from compress_cli.stages import Role, Stage
 from compress_cli.teachers import teacher_for
-from compress_cli.training import Training
 
 
 def _listed(given: object) -> object:

@@ -26,9 +26,9 @@ from compress_cli.errors import RecipeError, StageError
 from compress_cli.losses import Loss
 from compress_cli.losses.soft_targets import SoftTargets
 from compress_cli.progress import Progress
+from compress_cli.regimen import Training
 from compress_cli.settings import Many, Settings
 from compress_cli.stages import Role, Stage
-from compress_cli.training import Training
 
 BATCH, BATCHES = 64, 16  # how many training images a criterion that needs gradients sees
 

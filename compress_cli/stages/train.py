@@ -12,10 +12,10 @@ from compress_cli.artifact import Artifact, Checkpoint
 from compress_cli.context import Context
 from compress_cli.losses import Loss
 from compress_cli.models import Model
+from compress_cli.regimen import Training
 from compress_cli.settings import Many
 from compress_cli.stages import Role, Stage
 from compress_cli.tasks import Task
-from compress_cli.training import Training
 
 
 class Train(Stage):

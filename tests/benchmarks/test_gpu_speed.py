@@ -18,7 +18,7 @@ from compress_cli.augmentations.flip import Flip
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.models.resnet import Resnet
 from compress_cli.optimizers.sgd import Sgd
-from compress_cli.training import Training
+from compress_cli.regimen import Training
 
 DEVICE, SAMPLES, BATCH, EPOCHS, WORKERS = "cuda", 50_000, 64, 6, 8
 

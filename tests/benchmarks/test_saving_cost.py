@@ -15,9 +15,9 @@ from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.models.mlp import Mlp
 from compress_cli.models.resnet import Resnet
 from compress_cli.optimizers.adamw import AdamW
+from compress_cli.regimen import Training
 from compress_cli.saves import DEFAULT_S, WORTH, Saves
 from compress_cli.signature import Head, Input, Signature
-from compress_cli.training import Training
 
 pytestmark = pytest.mark.slow
 

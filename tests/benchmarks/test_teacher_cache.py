@@ -17,8 +17,8 @@ from compress_cli.losses.soft_targets import SoftTargets
 from compress_cli.models.convnet import Convnet
 from compress_cli.models.resnet import Resnet
 from compress_cli.optimizers.sgd import Sgd
+from compress_cli.regimen import Training
 from compress_cli.stages import Stage
-from compress_cli.training import Training
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.models.convnet import Convnet
 from compress_cli.models.resnet import Resnet
 from compress_cli.optimizers.sgd import Sgd
-from compress_cli.training import Training
+from compress_cli.regimen import Training
 
 pytestmark = pytest.mark.slow
 

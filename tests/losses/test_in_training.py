@@ -11,6 +11,7 @@ from compress_cli.losses import Loss
 from compress_cli.models.convnet import Convnet
 from compress_cli.optimizers.sgd import Sgd
 from compress_cli.plugin import find, names
+from compress_cli.regimen import Training
 
 LAYERS = [{"student": "layer2", "teacher": "layer2"}]
 SETTINGS = {
@@ -26,7 +27,7 @@ def test_a_step_with_the_loss_repeats_and_stays_finite(name, toy, context_for):
     cls = find(Loss, name)
     loss = cls.model_validate(({"layers": LAYERS} if "layers" in cls.model_fields else {}) | SETTINGS.get(name, {}))
     dataset = toy(train=17, val=0)  # the last batch holds one sample
-    settings = training.Training(epochs=2, batch=8, precision="float32", optimizer=Sgd(learning_rate=1e-4))
+    settings = Training(epochs=2, batch=8, precision="float32", optimizer=Sgd(learning_rate=1e-4))
     weights = []
     for _ in range(2):
         teacher = restore.build(Convnet(widths=(6, 8), convs=1), dataset.signature(), 1).network.eval()

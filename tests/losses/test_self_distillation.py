@@ -8,6 +8,7 @@ from compress_cli import restore, training
 from compress_cli.batch import Batch, Outputs
 from compress_cli.losses.self_distillation import SelfDistillation
 from compress_cli.models.convnet import Convnet
+from compress_cli.regimen import Training
 
 LABELS = np.array([0, 2, 1])
 
@@ -36,7 +37,7 @@ def test_each_exit_learns_from_the_label_and_the_last_classifier():
 
 @pytest.mark.usefixtures("one_thread")
 def test_exits_reach_the_layer_they_stand_behind_and_are_gone_afterwards(toy, context_for):
-    settings = training.Training(epochs=1, batch=16, precision="float32", keep="last")
+    settings = Training(epochs=1, batch=16, precision="float32", keep="last")
     weights = {}
     for alpha in (0.0, 1.0):
         network = restore.build(Convnet(widths=(4, 6), convs=1), toy().signature(), 0).network
