@@ -101,7 +101,7 @@ def _parts(dataset: Npz, digests: tuple[str, ...]) -> dict[SplitName, Part]:
         held = arrays.read(path, dataset.inputs + dataset.targets, mapped=True)
         count = len(next(iter(held.values())))
         inputs = {each: _compact(path, each, held[each]) for each in dataset.inputs}
-        targets = {each: _labels(held[each]) for each in dataset.targets}
+        targets = {each: _labels(path, each, held[each]) for each in dataset.targets}
         found[name] = Split(inputs, targets, np.arange(ids, ids + count)), np.s_[:]
         ids += count
     whole, _ = found["train"]
@@ -126,5 +126,7 @@ def _compact(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32, copy=False)
 
 
-def _labels(array: np.ndarray) -> np.ndarray:
+def _labels(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "iufb":
+        raise DataError(f"{path}: array '{name}' holds {array.dtype}; targets are whole or real numbers, classes from 0 on")
     return array.astype(np.int64) if array.dtype.kind in "iu" else array.astype(np.float32)

@@ -160,6 +160,25 @@ def test_bad_input(compress, digits_file, linear_file, tmp_path, monkeypatch, ar
     assert "Traceback" not in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("samples", "labels", "said"),
+    [
+        (0, np.zeros(0, int), "there are no samples to measure on: the split is empty"),
+        (4, np.linspace(0, 1, 4), "classification needs one class number a sample, not float32 (4,)"),
+        (4, np.zeros((4, 8, 8), int), "classification needs one class number a sample, not int64 (4, 8, 8)"),
+        (4, np.array(["cat", "dog"] * 2), "array 'label' holds <U3; targets are whole or real numbers"),
+        (4, np.zeros(4, complex), "array 'label' holds complex128"),
+        (4, np.arange(4) - 1, "label -1 at position 0 is out of range"),
+    ],
+)
+def test_data_for_another_task(compress, linear_file, tmp_path, samples, labels, said):
+    np.savez(tmp_path / "d.npz", image=np.zeros((samples, 1, 8, 8), np.uint8), label=labels)
+    outcome = compress("eval", linear_file(np.ones((64, 10))), "--data", "d.npz")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (3, "", 1)
+    assert said in outcome.err
+    assert "Traceback" not in outcome.err
+
+
 def test_a_model_from_elsewhere_gets_pictures_as_it_wants_them(compress, linear_file, tmp_path):
     """Channels last, blue first, 0..1, normalised: the same answers as by hand."""
     rng = np.random.default_rng(0)
