@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -16,14 +18,16 @@ from numpy.lib import format as npy
 from compress_cli.errors import DataError
 
 DAMAGED = (ValueError, EOFError, OSError, LookupError, NotImplementedError, RuntimeError, SyntaxError, TypeError,
-           RecursionError, zlib.error, zipfile.BadZipFile)  # fmt: skip
+           RecursionError, struct.error, zlib.error, zipfile.BadZipFile)  # fmt: skip
 """What reading a damaged archive raises, an entry that is encrypted or packed in a way unknown here included."""
 
 
-def read(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+def read(path: Path, names: tuple[str, ...] | None = None, mapped: bool = False) -> dict[str, np.ndarray]:
     """Arrays by name (default: all there are), which share their first axis, the samples.
 
     Nothing is unpacked before the archive's directory and the array's own header agree on a size that fits in memory.
+    mapped: what `numpy.savez` stored stays in the file, which has to stay as it is meanwhile; what `savez_compressed` packed
+    is unpacked into memory all the same. Either way every byte is read once, against the archive's checksums.
     DataError where the file or an array is missing or damaged, holds Python objects, or is of another length.
     """
     try:
@@ -37,11 +41,13 @@ def read(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarr
                 wanted = f"array '{lacking[0]}'" if lacking else "arrays"
                 raise DataError(f"{path}: holds no {wanted} (it holds: {', '.join(held)[:200] or 'none'})")
             chosen = {name: held[name] for name in (names if names is not None else held)}
-            _fits(path, [each.file_size for each in chosen.values()])
+            stored = {name for name, each in chosen.items() if mapped and each.compress_type == zipfile.ZIP_STORED}
+            _fits(path, [each.file_size for name, each in chosen.items() if name not in stored])
             arrays = {}
             for name, entry in chosen.items():
                 with archive.open(entry) as file:
-                    arrays[name] = _array(file, entry.file_size, f"{path}: array '{name}'")
+                    within = (path, _beginning(path, entry)) if name in stored else None
+                    arrays[name] = _array(file, entry.file_size, f"{path}: array '{name}'", within)
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
     except PermissionError as error:
@@ -54,14 +60,34 @@ def read(path: Path, names: tuple[str, ...] | None = None) -> dict[str, np.ndarr
     return arrays
 
 
+def release(array: np.ndarray) -> None:
+    """Take what was read of a mapped array out of memory: it is read again when it is wanted. Others stay as they are."""
+    held: object = array
+    while isinstance(held, np.ndarray):
+        held = held.base
+    if isinstance(held, mmap.mmap):
+        held.madvise(mmap.MADV_DONTNEED)
+
+
 def _fits(path: Path, sizes: list[int]) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if sum(sizes) > memory:
         raise DataError(f"{path}: would unpack to {sum(sizes)} bytes, and this machine has {memory} bytes of memory")
 
 
-def _array(file: IO[bytes], size: int, what: str) -> np.ndarray:
-    """One array of an archive, `size` bytes with its header; DataError where the header promises anything else."""
+def _beginning(path: Path, entry: zipfile.ZipInfo) -> int:
+    """Where the bytes of an entry begin: behind its own header, its name and its extra field (PKWARE's APPNOTE, 4.3.7)."""
+    with path.open("rb") as raw:
+        raw.seek(entry.header_offset + 26)
+        name, extra = struct.unpack("<HH", raw.read(4))
+        return entry.header_offset + 30 + int(name) + int(extra)
+
+
+def _array(file: IO[bytes], size: int, what: str, within: tuple[Path, int] | None = None) -> np.ndarray:
+    """One array of an archive, `size` bytes with its header; DataError where the header promises anything else.
+
+    within: the file that holds these very bytes, and from where on; the array is then mapped.
+    """
     version = npy.read_magic(file)
     header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if header is None:
@@ -75,13 +101,24 @@ def _array(file: IO[bytes], size: int, what: str) -> np.ndarray:
     start, promised = file.tell(), math.prod(shape) * dtype.itemsize
     if dtype.itemsize == 0 or any(axis < 0 for axis in shape) or promised != size - start:
         raise DataError(f"{what}: its header promises {promised} bytes, and {size - start} are there; it is damaged")
-    content = bytearray(promised)
-    view, done = memoryview(content), 0
+    if within and promised:
+        _read(file, promised, what, None)
+        path, beginning = within
+        flat = np.memmap(path, dtype, "r", beginning + start, math.prod(shape)).view(np.ndarray)
+    else:
+        content = bytearray(promised)
+        _read(file, promised, what, memoryview(content))
+        flat = np.frombuffer(content, dtype)
+    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+
+
+def _read(file: IO[bytes], promised: int, what: str, into: memoryview | None) -> None:
+    """All that is promised, and so against its checksum; DataError where there is less."""
+    done = 0
     while done < promised:
-        piece = file.read(min(promised - done, 1 << 24))
+        piece = file.read(min(promised - done, 1 << 20))
         if not piece:
             raise DataError(f"{what}: ends after {done} of {promised} bytes; it is damaged")
-        view[done : done + len(piece)] = piece
+        if into is not None:
+            into[done : done + len(piece)] = piece
         done += len(piece)
-    flat = np.frombuffer(content, dtype)
-    return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)

@@ -62,6 +62,8 @@ class Listing(BaseModel):
     macs_unknown: str = ""
     size_bytes: int
     layers: list[Layer]
+    contents: held.Contents | None = None
+    """Of an ONNX file: what it holds by bytes, and how far it can be packed."""
 
 
 def of_onnx(path: Path) -> Listing:
@@ -102,7 +104,8 @@ def of_onnx(path: Path) -> Listing:
     for name, (kind, count) in weights.items():
         shape = list(scattered[name].dims if name in scattered else tensors[name].dims)
         layers.append(Layer(name=name, shapes=[shape], kinds={kind: count}, parameters=count, zeros=zeros[name], macs=0))
-    return _listing(path, "ONNX file", layers, contents.size_bytes, contents.macs, contents.macs_unknown)
+    listing = _listing(path, "ONNX file", layers, contents.size_bytes, contents.macs, contents.macs_unknown)
+    return listing.model_copy(update={"contents": contents})
 
 
 def of_safetensors(path: Path, what: str = "safetensors file", prefix: str = "", macs: dict[str, int] | None = None) -> Listing:

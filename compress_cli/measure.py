@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from compress_cli import stopping
+from compress_cli.arrays import release
 from compress_cli.clients import Load
 from compress_cli.contents import Contents
 from compress_cli.datasets import Split, SplitName
@@ -128,6 +129,8 @@ def predict(session: Session, split: Split, batch: int, log: Log, saves: Saves |
                     _check_output(session, name, each, size if session.batch else end)
                     heads[name] = np.empty((count, *each.shape[1:]), each.dtype)
                 heads[name][start:end] = each[: end - start]
+            for part in split.inputs.values():
+                release(part)
             if end == count or time.perf_counter() - told > TELL_EVERY_S:
                 told = time.perf_counter()
                 log(Progress("measure", end, count))
@@ -183,7 +186,7 @@ def _feeds(session: Session, names: dict[str, str], split: Split, rows: slice) -
         part = split.inputs[array_name][rows]
         if session.batch and len(part) < session.batch:
             part = np.concatenate([part, np.repeat(part[-1:], session.batch - len(part), axis=0)])
-        feeds[name] = np.ascontiguousarray(part, session.inputs[name].dtype)
+        feeds[name] = np.require(part, session.inputs[name].dtype, ["C", "A"])  # in files arrays may begin anywhere
     return feeds
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, ValidationError
 
+from compress_cli import arrays
 from compress_cli.datasets import Split
 from compress_cli.errors import RecipeError
 from compress_cli.settings import Many, Settings
@@ -81,7 +82,9 @@ class _Prepared:
         return len(self._raw)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        return self._wanted.apply(self._raw[rows])
+        made = self._wanted.apply(self._raw[rows])
+        arrays.release(self._raw)
+        return made
 
 
 def _value(name: str, text: str) -> object:

@@ -105,7 +105,8 @@ def test_pickled_arrays_are_never_loaded(proof, tmp_path):
 # --- archives
 
 
-def test_arrays_of_every_kind_come_through(tmp_path):
+@pytest.mark.parametrize(("save", "mapped"), [(np.savez_compressed, False), (np.savez_compressed, True), (np.savez, True)])
+def test_arrays_of_every_kind_come_through(tmp_path, save, mapped):
     wanted = {
         "float": np.arange(6, dtype=np.float64).reshape(3, 2),
         "order": np.asfortranarray(np.arange(12).reshape(3, 4)),
@@ -114,13 +115,27 @@ def test_arrays_of_every_kind_come_through(tmp_path):
         "truth": np.array([True, False, True]),
         "none": np.zeros((3, 0), np.uint8),
     }
-    np.savez_compressed(tmp_path / "a.npz", **wanted)
-    found = arrays.read(tmp_path / "a.npz")
+    save(tmp_path / "a.npz", **wanted)
+    found = arrays.read(tmp_path / "a.npz", mapped=mapped)
     assert found.keys() == wanted.keys()
     for name, each in wanted.items():
         np.testing.assert_array_equal(found[name], each)
         assert found[name].dtype == each.dtype
-    found["float"][0] = 7  # the reader's own
+        arrays.release(found[name])
+        np.testing.assert_array_equal(found[name], each)
+    if save is np.savez_compressed:
+        found["float"][0] = 7  # the reader's own
+
+
+def test_mapped_arrays_are_checked_too(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.arange(1000, dtype=np.uint16))
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(bytes([100, 0, 101, 0]), bytes([100, 0, 99, 0])))
+    with pytest.raises(DataError, match="is damaged"):
+        arrays.read(path, mapped=True)
+    path.write_bytes(b"before" + whole)  # as an archive may begin
+    np.testing.assert_array_equal(arrays.read(path, mapped=True)["a"], np.arange(1000))
 
 
 def test_an_archive_larger_than_memory_is_refused_by_its_directory(tmp_path, monkeypatch):

@@ -211,7 +211,7 @@ def _named(session: "Session", asked: Asked) -> "Dataset":
     if path.suffix == ".csv" and "{" not in asked.data:
         return Csv(train=path, test=path)
     if path.suffix == ".npz" and "{" not in asked.data:
-        names = tuple(arrays.read(path))
+        names = tuple(arrays.read(path, mapped=True))
         inputs = tuple(name for name in names if name in session.inputs)
         targets = tuple(name for name in names if name not in inputs)
         if not inputs and "label" in names:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from compress_cli import arrays
 from compress_cli.identity import identity
 from compress_cli.plugin import Plugin
 from compress_cli.signature import Signature
@@ -102,15 +104,17 @@ def stratified(labels: np.ndarray, shares: dict[SplitName, float], seed: int) ->
     return {name: np.sort(np.concatenate(parts)) if parts else np.array([], int) for name, parts in found.items()}
 
 
-def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: np.ndarray, rows: np.ndarray | slice = np.s_[:]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of each channel of images (N, channels, height, width) or rows (N, channels), in their raw range.
 
-    A channel that never varies gets deviation 1, since it is divided by.
+    rows: positions of the samples that count. A channel that never varies gets deviation 1, since it is divided by.
     """
     totals, others = np.zeros((2, images.shape[1])), (0, *range(2, images.ndim))
-    for start in range(0, len(images), 1024):  # in pieces: the float64 copy of a whole split may not fit in memory
-        piece = images[start : start + 1024].astype(np.float64)
+    chosen = np.arange(len(images))[rows]
+    for start in range(0, len(chosen), 1024):  # in pieces: the float64 copy of a whole split may not fit in memory
+        piece = images[chosen[start : start + 1024]].astype(np.float64)
         totals += [piece.sum(axis=others), (piece**2).sum(axis=others)]
-    mean, square = totals / (images.size // images.shape[1])
+        arrays.release(images)
+    mean, square = totals / (len(chosen) * math.prod(images.shape[2:]))
     deviation = np.sqrt(np.maximum(square - mean**2, 0))
     return tuple(mean.tolist()), tuple(np.where(deviation > 0, deviation, 1.0).tolist())

@@ -65,10 +65,8 @@ def show(evaluation: Evaluation, console: Console | None = None) -> None:
     lines = {
         "parameters": f"{write.count(contents.parameters)} ({stored}){_zeros(contents)}" if stored else "none",
         "MACs": write.count(contents.macs) if contents.macs is not None else f"unknown: {contents.macs_unknown}",
-        "file": f"{write.size(contents.size_bytes)} ({_compressed(contents)})",
-        "activations": f"about {write.size(contents.peak_activation_bytes)} a sample at most"
-        if contents.peak_activation_bytes is not None
-        else f"unknown: {contents.peak_activation_unknown}",
+        "file": f"{write.size(contents.size_bytes)} ({write.compressed(contents)})",
+        "activations": write.activations(contents),
     }
     for name, estimate in evaluation.metrics.items():
         where = (
@@ -147,12 +145,6 @@ def _zeros(contents: Contents) -> str:
     if contents.nonzero is None or contents.nonzero == contents.parameters:
         return ""
     return f", {100 * (1 - contents.nonzero / contents.parameters):.1f}% of them 0"
-
-
-def _compressed(contents: Contents) -> str:
-    known = {"gzip": contents.gzip_bytes, "zstd": contents.zstd_bytes}
-    told = [f"{write.size(each)} under {name}" for name, each in known.items() if each is not None]
-    return "; ".join([", ".join(told), contents.compressed_unknown]).strip("; ")
 
 
 def _options(session: Options) -> str:

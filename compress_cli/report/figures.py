@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compress_cli.contents import Contents
 from compress_cli.damage import BINS, Damage
 from compress_cli.gate import Judged, parse, sort_of
 from compress_cli.intervals import Estimate
@@ -185,3 +186,17 @@ def _digits(value: float) -> str:
         if value >= 0.1
         else f"{value:.3f}"
     )
+
+
+def compressed(contents: Contents) -> str:
+    """Bytes under gzip and zstd, and why one of them is not known."""
+    known = {"gzip": contents.gzip_bytes, "zstd": contents.zstd_bytes}
+    told = [f"{size(each)} under {name}" for name, each in known.items() if each is not None]
+    return "; ".join([", ".join(told), contents.compressed_unknown]).strip("; ")
+
+
+def activations(contents: Contents) -> str:
+    """The estimate of what values between operators take, or why there is none."""
+    if contents.peak_activation_bytes is None:
+        return f"unknown: {contents.peak_activation_unknown}"
+    return f"about {size(contents.peak_activation_bytes)} a sample at most"

@@ -6,13 +6,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from compress_cli.contents import Contents
 from compress_cli.layers import Layer, Listing
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 
+SHOWN = 10
+"""Constants in the table; the document has all that are listed."""
+
 
 def show(listing: Listing, console: Console | None = None) -> None:
-    """A table of layers and a line of totals. Default: standard output."""
+    """A table of layers, a line of totals, and for an ONNX file what its bytes are. Default: standard output."""
     out = console or Console(highlight=False, markup=False)
     out.width = max(out.width, 100)
     table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
@@ -30,6 +34,34 @@ def show(listing: Listing, console: Console | None = None) -> None:
     out.print()
     zeros = _share(listing.zeros, listing.parameters)
     out.print(write.printable(f"parameters: {write.count(listing.parameters)} ({kinds}); zeros: {zeros}; MACs: {macs}"))
+    if listing.contents:
+        _bytes(listing.contents, out)
+
+
+def _bytes(contents: Contents, out: Console) -> None:
+    """What the file's bytes are spent on."""
+    nonzero = write.count(contents.nonzero) if contents.nonzero is not None else "unknown"
+    kinds = ", ".join(f"{write.size(each)} {kind}" for kind, each in contents.bytes_by_kind.items()) or "none"
+    lines = {
+        "parameters that are not 0": nonzero,
+        "file": f"{write.size(contents.size_bytes)} ({write.compressed(contents)})",
+        "constants": kinds,
+        "activations": write.activations(contents),
+    }
+    for name, line in lines.items():
+        out.print(write.printable(f"{name}: {line}"), soft_wrap=True)
+    if not contents.largest:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    table.add_column("largest constants", overflow="fold", max_width=60)
+    for heading in ("numbers", "shape"):
+        table.add_column(heading)
+    table.add_column("size", justify="right", no_wrap=True)
+    for each in contents.largest[:SHOWN]:
+        shape = "x".join(map(str, each.shape)) or "1"
+        table.add_row(*(Text(write.printable(cell)) for cell in (each.name, each.kind, shape, write.size(each.size_bytes))))
+    out.print()
+    out.print(table)
 
 
 def _cells(layer: Layer) -> list[str]:

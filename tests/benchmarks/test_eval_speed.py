@@ -11,11 +11,11 @@ from compress_cli.measure import predict
 from compress_cli.runtime import open_session
 
 pytestmark = pytest.mark.slow
-BATCH, SAMPLES, ROUNDS = 128, 1024, 21
+ROUNDS = 21
 
 
-def convnet(path, width, depth):
-    """A stack of 3x3 convolutions for 32x32 pictures, then the mean and 10 classes."""
+def convnet(path, width, depth, side):
+    """A stack of 3x3 convolutions for square pictures, then the mean and 10 classes."""
     from onnx import TensorProto, helper, numpy_helper, save
 
     rng, nodes, weights, last, channels = np.random.default_rng(0), [], {}, "image", 3
@@ -33,7 +33,7 @@ def convnet(path, width, depth):
     graph = helper.make_graph(
         nodes,
         "convnet",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ("batch", 3, 32, 32))],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ("batch", 3, side, side))],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("batch", 10))],
         [numpy_helper.from_array(each, name) for name, each in weights.items()],
     )
@@ -41,18 +41,21 @@ def convnet(path, width, depth):
     return open_session(path)
 
 
-@pytest.mark.parametrize(("width", "depth"), [(8, 2), (16, 6)])
-def test_throughput_is_that_of_a_bare_loop(tmp_path, width, depth):
-    session = convnet(tmp_path / "model.onnx", width, depth)
-    images = np.random.default_rng(0).integers(0, 256, (SAMPLES, 3, 32, 32)).astype(np.uint8)
-    split = Split({"image": images}, {}, np.arange(SAMPLES))
+@pytest.mark.parametrize(
+    ("width", "depth", "side", "batch", "samples"),
+    [(8, 2, 32, 128, 1024), (16, 6, 32, 128, 1024), (8, 2, 32, 256, 2048), (8, 2, 224, 16, 64)],
+)
+def test_throughput_is_that_of_a_bare_loop(tmp_path, width, depth, side, batch, samples):
+    session = convnet(tmp_path / "model.onnx", width, depth, side)
+    images = np.random.default_rng(0).integers(0, 256, (samples, 3, side, side)).astype(np.uint8)
+    split = Split({"image": images}, {}, np.arange(samples))
 
     def bare():
-        run, starts = session.raw.run, range(0, SAMPLES, BATCH)
-        return np.concatenate([run(None, {"image": images[at : at + BATCH].astype(np.float32)})[0] for at in starts])
+        run, starts = session.raw.run, range(0, samples, batch)
+        return np.concatenate([run(None, {"image": images[at : at + batch].astype(np.float32)})[0] for at in starts])
 
     def ours():
-        return predict(session, split, BATCH, lambda progress: None)["logits"]
+        return predict(session, split, batch, lambda progress: None)["logits"]
 
     np.testing.assert_array_equal(bare(), ours())
     times = {bare: [], ours: []}
@@ -63,6 +66,6 @@ def test_throughput_is_that_of_a_bare_loop(tmp_path, width, depth):
             each()
             times[each].append(time.perf_counter() - begun)
     ratio = median(np.array(times[bare]) / np.array(times[ours]), 0.95)
-    rate = SAMPLES / np.median(times[ours])
-    print(f"\n{width} x {depth}: {ratio.value:.3f} of a bare loop [{ratio.low:.3f}, {ratio.high:.3f}], {rate:.0f} samples/s")
+    rate, what = samples / np.median(times[ours]), f"batches of {batch} x 3 x {side} x {side}, {depth} layers of {width}"
+    print(f"\n{what}: {ratio.value:.3f} of a bare loop [{ratio.low:.3f}, {ratio.high:.3f}], {rate:.0f} samples/s")
     assert ratio.value >= 0.95

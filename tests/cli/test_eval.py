@@ -1,6 +1,8 @@
 """`compress eval`: figures of one file, from its own card or from data the user names."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -158,6 +160,25 @@ def test_bad_input(compress, digits_file, linear_file, tmp_path, monkeypatch, ar
     assert "Traceback" not in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("samples", "labels", "said"),
+    [
+        (0, np.zeros(0, int), "there are no samples to measure on: the split is empty"),
+        (4, np.linspace(0, 1, 4), "classification needs one class number a sample, not float32 (4,)"),
+        (4, np.zeros((4, 8, 8), int), "classification needs one class number a sample, not int64 (4, 8, 8)"),
+        (4, np.array(["cat", "dog"] * 2), "array 'label' holds <U3; targets are whole or real numbers"),
+        (4, np.zeros(4, complex), "array 'label' holds complex128"),
+        (4, np.arange(4) - 1, "label -1 at position 0 is out of range"),
+    ],
+)
+def test_data_for_another_task(compress, linear_file, tmp_path, samples, labels, said):
+    np.savez(tmp_path / "d.npz", image=np.zeros((samples, 1, 8, 8), np.uint8), label=labels)
+    outcome = compress("eval", linear_file(np.ones((64, 10))), "--data", "d.npz")
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (3, "", 1)
+    assert said in outcome.err
+    assert "Traceback" not in outcome.err
+
+
 def test_a_model_from_elsewhere_gets_pictures_as_it_wants_them(compress, linear_file, tmp_path):
     """Channels last, blue first, 0..1, normalised: the same answers as by hand."""
     rng = np.random.default_rng(0)
@@ -250,3 +271,37 @@ def test_tables_for_papers(compress, digits_file, tmp_path):
     assert float(told["accuracy"]) == right(weight, bias).mean()
     assert r"=my\_model.onnx & 650" in (tmp_path / "t.tex").read_text()
     assert compress("eval", path.name, "--csv", "none/t.csv").code == 3
+
+
+def eval_and_peak_kb(folder, model, data):
+    """What `compress eval` prints, and the most memory it takes, in a process of its own."""
+    code = (
+        "import sys\nfrom compress_cli.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n"
+        "    assert not end.code\nprint(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
+    )  # VmHWM, since ru_maxrss of a child includes what its parent took
+    command = [sys.executable, "-c", code, "eval", model, "--data", data, "--threads", "1", "--seconds", "0.01", "--json"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    document, _, peak = done.stdout.rpartition("}")
+    return json.loads(document + "}"), int(peak)
+
+
+@pytest.mark.parametrize(("dtype", "few", "own"), [(np.uint8, 4000, False), (np.float32, 1000, True)])
+def test_memory_does_not_grow_with_the_data(linear_file, tmp_path, dtype, few, own):
+    """At most a tenth more for ten times the data, 120 MB: the only file there is, or one of test samples alone."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(3072, 10))
+    model, peaks = linear_file(weight, shape=("n", 3, 32, 32)), []
+    for count in (few, 10 * few):
+        data = f"{count}.npz"
+        images, labels = rng.integers(0, 256, (count, 3, 32, 32), np.uint8).astype(dtype), np.arange(count) % 10
+        np.savez(tmp_path / data, image=images, label=labels)
+        if own:
+            np.savez(tmp_path / "train.npz", image=images[:50], label=labels[:50])
+            data = f"{{type: npz, train: train.npz, test: {data}, inputs: [image]}}"
+        found, peak = eval_and_peak_kb(tmp_path, model, data)
+        answers = [(part.reshape(len(part), -1) @ weight).argmax(1) for part in np.array_split(images, count // 500)]
+        right = (np.concatenate(answers) == labels).mean()
+        assert (found["samples"], found["metrics"]["accuracy"]["value"]) == (count, right)
+        peaks.append(peak)
+    print(peaks)
+    assert peaks[1] <= 1.1 * peaks[0]

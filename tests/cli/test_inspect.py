@@ -1,5 +1,6 @@
 """`compress inspect` and `compress compare`: counts against counting by hand, and what can't be read."""
 
+import gzip
 import json
 import shutil
 import struct
@@ -27,6 +28,31 @@ def test_a_float_file(compress, linear_file):
     text = compress("inspect", linear_file(weight, np.ones(10))).out
     assert "24.6%" in text  # 160 of 650
     assert "64x10, 10" in text
+
+
+def test_what_the_bytes_are_spent_on(compress, tmp_path):
+    """Twelve weights of rising size: all in the document, the ten largest in the table."""
+    weights = {f"w{place:02}": np.full((place + 1, 100), float(place > 0), np.float32) for place in range(12)}
+    nodes = [helper.make_node("MatMul", [f"x{name}", name], [f"y{name}"]) for name in weights]
+    ports = [helper.make_tensor_value_info(f"x{name}", TensorProto.FLOAT, ("n", len(each))) for name, each in weights.items()]
+    outputs = [helper.make_tensor_value_info(f"y{name}", TensorProto.FLOAT, ("n", 100)) for name in weights]
+    graph = helper.make_graph(nodes, "g", ports, outputs, [numpy_helper.from_array(each, k) for k, each in weights.items()])
+    path = tmp_path / "m.onnx"
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    found = inspected(compress, path)["contents"]
+    assert [each["name"] for each in found["largest"]] == sorted(weights, reverse=True)
+    assert (found["nonzero"], found["bytes_by_kind"]) == (7700, {"float32": 4 * 7800})
+    assert abs(found["gzip_bytes"] - len(gzip.compress(path.read_bytes(), 6))) < 20
+    lines = compress("inspect", path).out.splitlines()
+    assert "parameters that are not 0: 7.70k" in lines
+    (told,) = (line for line in lines if line.startswith("file: "))
+    assert "under gzip" in told
+    assert "zstd" in told  # its size, or how to get it
+    assert any(line.startswith("activations: about ") for line in lines)
+    table = lines[next(place for place, line in enumerate(lines) if line.startswith("largest constants")) + 1 :]
+    assert [line.split()[:3] for line in table if line.strip()] == [
+        [f"w{place:02}", "float32", f"{place + 1}x100"] for place in range(11, 1, -1)
+    ]
 
 
 @pytest.fixture
