@@ -140,7 +140,10 @@ def open_session(
     lacking = [each for each in wanted.providers if each not in session.get_providers()]
     if lacking:  # ONNX Runtime goes on without it, with a warning
         raise ArtifactError(f"ONNX Runtime could not start its {lacking[0]} on this machine; its driver or device is missing")
-    return Session(path, session, count, wanted)
+    try:
+        return Session(path, session, count, wanted)
+    except UnicodeDecodeError:
+        raise ArtifactError(f"{path}: is damaged: a name in it is not UTF-8; export it again or fetch it again") from None
 
 
 def cores() -> int:
