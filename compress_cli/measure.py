@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zipfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from compress_cli import stopping
-from compress_cli.arrays import release
+from compress_cli.arrays import read, release
 from compress_cli.clients import Load
 from compress_cli.contents import Contents
 from compress_cli.datasets import Split, SplitName
@@ -86,15 +85,10 @@ def keep(path: Path, arrays: dict[str, np.ndarray], heads: dict[str, np.ndarray]
 
 def kept(path: Path, split: Split) -> dict[str, np.ndarray]:
     """The heads that were written for the samples of a split; ArtifactError where they are of others."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            index = arrays["index"]
-            heads = {name.removeprefix(HEAD): arrays[name] for name in arrays.files if name.startswith(HEAD)}
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"{path}: can't be read ({error})") from None
-    if not np.array_equal(index, split.index):
+    held = read(path)
+    if not np.array_equal(held.get("index", np.empty(0)), split.index):
         raise ArtifactError(f"{path}: was predicted on other samples than the dataset gives now")
-    return heads
+    return {name.removeprefix(HEAD): each for name, each in held.items() if name.startswith(HEAD)}
 
 
 def evaluate(session: Session, split: Split, task: Task, batch: int, log: Log, saves: Saves | None = None) -> Result:
