@@ -25,10 +25,11 @@ $(VENV)/.installed: .ci/lock.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-# Exact versions from what is installed now; CUDA's libraries exist for Linux only.
+# Exact versions from what is installed now; CUDA's libraries exist for Linux only, backports for older Pythons.
 lock: $(VENV)/.installed
 	$(BIN)/pip freeze --exclude-editable \
-	| sed -E '/^(nvidia|cuda|triton)/s/$$/; sys_platform == "linux"/' > .ci/lock.txt
+	| sed -E -e '/^(nvidia|cuda|triton)/s/$$/; sys_platform == "linux"/' -e '/^backports/s/$$/; python_version < "3.14"/' \
+	> .ci/lock.txt
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache
