@@ -50,6 +50,7 @@ class Export(Stage):
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, Program, OnnxModel))}
     shared: ClassVar[dict[str, int]] = {"onnx_file": onnx_file.VERSION}
+    version: ClassVar[int] = 2  # a program's observers come back with the smallest scale that they were made with
 
     start: str | None = Field(None, description="the stage whose model is written; default: the one before")
     exporter: Exporter = Field(Onnx(), description="how the file is made")
