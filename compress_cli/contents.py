@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from compress_cli import activations, graph, onnx_file, storage
 from compress_cli.errors import ArtifactError
 
-VERSION = 2
+VERSION = 3
 LISTED = 20
 ZERO_POINTS = {"DequantizeLinear": (0, 2), "QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "MatMulInteger": (1, 3),
                "ConvInteger": (1, 3), "QGemm": (3, 5)}  # fmt: skip

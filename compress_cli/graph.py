@@ -111,10 +111,12 @@ def weights(graph: onnx.GraphProto) -> dict[str, tuple[str, int]]:
     }
     scattered, books = sparse(graph), codebooks(graph)
     skipped = legends | _normalisation(graph) | {*books.values()}
+    elsewhere = {each for node in nodes if node.op_type not in ("Mul", "Div") for each in node.input}
     found: dict[str, tuple[str, int]] = {}
     for tensor, name in tensors(graph):
-        stored = kind(tensor)
-        if not tensor.dims and name not in scattered:  # a limit, an epsilon, a factor of attention
+        stored, one = kind(tensor), math.prod(tensor.dims) == 1
+        # a limit, an epsilon; a factor of attention, which some exporters write as an array of one
+        if name not in scattered and (not tensor.dims or (one and name not in elsewhere)):
             continue
         if name in skipped or (stored in NEVER_WEIGHTS and name not in books) or (stored == "int32" and name not in biases):
             continue
