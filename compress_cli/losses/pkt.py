@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Layers, Loss, matched, off_diagonal
+from compress_cli.losses import Layers, Loss, matched
+from compress_cli.relations import off_diagonal
 
 
 class Pkt(Loss):
@@ -19,10 +20,14 @@ class Pkt(Loss):
     """
 
     layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")
+    mask: str = Field(
+        "", description="input of shape (N, T) or (N, H, W) that is 0 at positions to leave out; default: none are"
+    )
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        pairs = [(_neighbours(own), _neighbours(other)) for own, other in matched(student, teacher, self.layers)]
-        terms = [(t * (t.clamp(min=1e-7).log() - s.clamp(min=1e-7).log())).sum(1).mean() for s, t in pairs]
+        pairs = matched(student, teacher, self.layers, batch, self.mask)
+        picks = [(_neighbours(own), _neighbours(other)) for own, other in pairs]
+        terms = [(t * (t.clamp(min=1e-7).log() - s.clamp(min=1e-7).log())).sum(1).mean() for s, t in picks]
         return torch.stack(terms).sum() / len(teacher)
 
 

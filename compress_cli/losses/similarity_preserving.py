@@ -19,9 +19,12 @@ class SimilarityPreserving(Loss):
     """
 
     layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")
+    mask: str = Field(
+        "", description="input of shape (N, T) or (N, H, W) that is 0 at positions to leave out; default: none are"
+    )
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        pairs = matched(student, teacher, self.layers)
+        pairs = matched(student, teacher, self.layers, batch, self.mask)
         terms = [functional.mse_loss(_similarity(own), _similarity(other)) for own, other in pairs]
         return torch.stack(terms).sum() / len(teacher)
 
