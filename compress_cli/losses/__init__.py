@@ -199,11 +199,13 @@ def matched(
         for pair in layers:
             own = student.features[pair.student]
             found.append((own, each.features[pair.teacher].detach().to(own.dtype)))
-    return [(_visible(own, batch, mask), _visible(other, batch, mask)) for own, other in found] if batch and mask else found
+    return [(visible(own, batch, mask), visible(other, batch, mask)) for own, other in found] if batch else found
 
 
-def _visible(features: Tensor, batch: Batch, mask: str) -> Tensor:
+def visible(features: Tensor, batch: Batch, mask: str) -> Tensor:
     """Tokens (N, T, C) or images (N, C, H, W) with 0 at the positions that are masked out."""
+    if not mask:
+        return features
     axis = channel_axis(features)
     kept = unmasked(batch, mask, features.select(axis, 0))
     return features.where(kept.unsqueeze(axis) > 0, 0)
@@ -230,7 +232,7 @@ def relations(
     else:
         known = labels(batch, target, batch.index)
         features = [student.features[pair.student] for pair in layers]
-        found = [(_visible(own, batch, mask) if mask else own, known[:, None] == known[None, :]) for own in features]
+        found = [(visible(own, batch, mask), known[:, None] == known[None, :]) for own in features]
     different = ~torch.eye(len(batch.index), dtype=torch.bool, device=batch.index.device)
     return [(between(own), together & different, ~together & different) for own, together in found]
 

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
-from compress_cli.losses import Layer, Loss, chosen, label_entropy, labels, several_classes, unmasked
-from compress_cli.projection import per_sample
+from compress_cli.losses import Layer, Loss, chosen, label_entropy, labels, several_classes, unmasked, visible
+from compress_cli.projection import channel_axis, per_sample
 from compress_cli.settings import Many
 
 
@@ -33,7 +33,9 @@ class SelfDistillation(Loss):
     temperature: float = Field(3.0, gt=0, description="softens both sides")
     head: str = Field("", description="the head that teaches; default: the only one")
     target: str = Field("", description="the target that holds the labels; default: the only one")
-    mask: str = Field("", description="input of shape (N, T) that is 0 at padding, such as attention_mask; default: none")
+    mask: str = Field(
+        "", description="input of shape (N, T) or (N, H, W) that is 0 at positions to leave out; default: none are"
+    )
 
     def student_layers(self) -> tuple[str, ...]:
         return self.exits
@@ -67,18 +69,16 @@ class SelfDistillation(Loss):
 class _Exit(nn.Module):
     def __init__(self, features: Tensor, classes: int):
         super().__init__()
-        self.images = features.dim() == 4
-        width = features.shape[1 if self.images else -1]
-        self.conv = nn.Conv2d(width, width, 3, padding=1) if self.images else nn.Linear(width, width)
+        self.axis = channel_axis(features)
+        width = features.shape[self.axis]
+        self.conv = nn.Conv2d(width, width, 3, padding=1) if features.dim() == 4 else nn.Linear(width, width)
         self.fc = nn.Linear(width, classes)
 
     def forward(self, features: Tensor, batch: Batch, mask: str) -> Tensor:
         """(N, C, H, W), (N, T, C) or (N, C) -> (N, classes)."""
-        x = functional.relu(self.conv(features))
-        if self.images:
-            x = x.mean((2, 3))
-        elif x.dim() > 2:
-            kept = unmasked(batch, mask, x.select(-1, 0)).flatten(1)[:, :, None]  # (N, T, 1)
+        x = functional.relu(self.conv(visible(features, batch, mask))).movedim(self.axis, -1)
+        if x.dim() > 2:
+            kept = unmasked(batch, mask, x[..., 0]).flatten(1)[:, :, None]  # (N, positions, 1)
             x = (x.flatten(1, -2) * kept).sum(1) / kept.sum(1).clamp(min=1)
         logits: Tensor = self.fc(x)
         return logits
