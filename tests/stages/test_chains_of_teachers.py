@@ -99,6 +99,23 @@ def test_an_int8_graph_teaches_what_it_says_and_shows_its_layers(executed, cache
     assert soft != pytest.approx(other, rel=1e-4)
 
 
+def test_a_network_teaches_itself(executed):
+    """From the last layer to an early one (Zhang et al. 2019, arXiv:1905.08094): `train` with a loss, and no teacher."""
+    made, dataset = executed(f"""\
+  - {{type: train, name: plain, model: {{type: mlp, hidden: [8]}}, {LEARN}}}
+  - {{type: train, name: itself, model: {{type: mlp, hidden: [8]}}, loss: {{type: self_distillation, exits: [2]}}, {LEARN}}}
+  - {{type: distill, name: both, teacher: plain, model: {{type: mlp, hidden: [8]}}, {LEARN},
+      losses: [soft_targets, {{type: self_distillation, exits: ["2"], weight: 0.5}}]}}
+""")
+    given = of_split(dataset)
+    assert len({each.digest for each in made.values()}) == 3
+    for each in made.values():
+        network = restore.checkpoint(each).network  # its exits are gone
+        assert [tuple(weight.shape) for weight in network.parameters()] == [(8, 64), (8,), (3, 8), (3,)]
+        answers = head(teacher_for(each).open(each, (), "cpu")(given)).argmax(1)
+        assert (answers == given.targets["label"]).float().mean() > 0.9
+
+
 def test_each_generation_learns_from_the_one_before(executed):
     """Born again (Furlanello et al. 2018, arXiv:1805.04770): the same architecture, three times."""
     soft = "losses: [{type: soft_targets, temperature: 3.0}]"
