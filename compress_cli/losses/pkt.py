@@ -16,7 +16,8 @@ class Pkt(Loss):
     """Match how likely samples pick each other as neighbours (PKT; Passalis & Tefas 2018, arXiv:1803.10837).
 
     KL(t || s), averaged over samples, of the probabilities p(j|i) = K_ij / sum over k != i of K_ik with the cosine kernel
-    K = (cosine + 1) / 2; summed over layers, averaged over teachers. Shapes may differ.
+    K = (cosine + 1) / 2; summed over layers, averaged over teachers. Shapes may differ. (The usual weight of 30000 goes with
+    the mean over all N^2 pairs; here it is 30000 / N.)
     """
 
     layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")

@@ -114,3 +114,26 @@ def test_the_same_draws_give_the_same_value(make, make_batch, random):
         teachers, adapter = begin(make, loss, s, t, 10)
         values.append(loss(make(a=s), teachers, make_batch(4, [0, 1, 2, 3]), adapter).item())
     assert values[0] == values[1]
+
+
+def test_a_low_temperature_stays_finite(make, make_batch, random):
+    """exp(1 / 0.005) is past float32."""
+    s, t = (each.astype(np.float32) for each in (random.randn(3, 4), random.randn(3, 5)))
+    loss = Crd(layers=ONE, size=4, temperature=0.005, negatives=8, other="sample")
+    torch.manual_seed(0)
+    adapter = loss.adapter(make(a=s), (make(b=t),), 10)
+    for _ in range(2):
+        assert torch.isfinite(loss(make(a=s), (make(b=t),), make_batch(3), adapter))
+
+
+def test_the_constant_is_that_of_the_first_batch(make, make_batch, random):
+    s, t = random.randn(3, 4), random.randn(3, 5)
+    loss = Crd(layers=ONE, size=4, negatives=8, other="sample")
+    teachers, adapter = begin(make, loss, s, t, 10)
+    constants = []
+    for _ in range(3):
+        loss(make(a=s), teachers, make_batch(3), adapter)
+        constants.append(adapter[0].log_z.clone())
+    assert constants[0].equal(constants[1])
+    assert constants[0].equal(constants[2])
+    assert constants[0][0] != constants[0][1]
