@@ -303,6 +303,8 @@ def test_weight_rises_and_ends():
     assert [loss.factor(epoch) for epoch in (0, 5, 20, 100, 100.5)] == [0, 0.25, 1, 1, 0]
     falling = find(Loss, "soft_targets").model_validate({"warmup_epochs": 2.0, "until_epoch": 10.0, "decay_epochs": 4.0})
     assert [falling.factor(epoch) for epoch in (1, 2, 6, 7, 9, 10, 11)] == [0.5, 1, 1, 0.75, 0.25, 0, 0]
+    both = find(Loss, "soft_targets").model_validate({"warmup_epochs": 10.0, "until_epoch": 10.0, "decay_epochs": 8.0})
+    assert [both.factor(epoch) for epoch in (1, 3, 5, 8)] == [0.1, 0.3, 0.5, 0.25]  # the lesser of the two lines
     for wrong in ({"decay_epochs": 3.0}, {"decay_epochs": 3.0, "until_epoch": 2.0}):
         with pytest.raises(ValueError, match="decay_epochs: the weight can't fall for 3 epochs"):
             find(Loss, "soft_targets").model_validate(wrong)

@@ -43,6 +43,11 @@ def test_by_the_teachers_neighbours(make, make_batch, run, random, negatives):
     assert loss.teacher_layers() == ("b",)
 
 
+def test_more_neighbours_than_there_are_samples(make, make_batch, run, random):
+    s, t = random.randn(3, 4), random.randn(3, 9)
+    assert run(Triplet(layers=ONE, neighbours=5), make(a=s), make(b=t), make_batch(3)) == 0  # all belong together
+
+
 def test_three_points_on_paper(make, make_batch, run):
     # a and b together, 90 degrees apart (sqrt 2); c opposite to a (2 from a, sqrt 2 from b)
     points = make(a=[[2.0, 0.0], [0.0, 1.0], [-3.0, 0.0]])
