@@ -160,7 +160,7 @@ class Prune(Stage):
             soft = SoftTargets(weight=0.9, temperature=4.0)
             losses = (soft, hard.model_copy(update={"weight": 0.1})) if self.teacher else (hard,)
         sources = dict(zip((self.teacher or "",), context.inputs.get("teacher", ()), strict=False))
-        return losses, assemble(sources, losses, context.split("train", batch), context.device)
+        return losses, assemble(sources, losses, context.split("train", batch).index, context.device)
 
 
 def _cuttable(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str]) -> tuple[list[Group], dict[str, str]]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from compress_cli import features, restore, training
 from compress_cli.artifact import Artifact, Checkpoint
 from compress_cli.context import Context
+from compress_cli.datasets import Dataset
 from compress_cli.losses import Loss
 from compress_cli.models import Model
 from compress_cli.regimen import Training
-from compress_cli.settings import Many
+from compress_cli.settings import Added, Many
 from compress_cli.stages import Role, Stage
 from compress_cli.tasks import Task
 
@@ -32,6 +33,11 @@ class Train(Stage):
     loss: Loss | None = Field(None, description="what is made small; default: the task's loss on true labels")
     task: Task | None = Field(None, description="what this model is trained and judged for; default: the recipe's task")
     training: Training = Field(description="how to train")
+    as_long_as: Annotated[Dataset | None, Added()] = Field(
+        None,
+        description="take as many steps as if the training samples of this dataset were there too, by repeating the own ones: "
+        "so does the control of a distill stage that joins them",
+    )
 
     @model_validator(mode="after")
     def _one_beginning(self) -> Train:
@@ -45,9 +51,14 @@ class Train(Stage):
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Checkpoint
 
+    def depends(self) -> dict[str, Any]:
+        return {"as_long_as": self.as_long_as.fingerprint()} if self.as_long_as else {}
+
     def run(self, context: Context) -> dict[str, Any]:
-        context = replace(context, task=self.task or context.task)
+        samples = len(context.index()) + len(self.as_long_as.split("train")) if self.as_long_as else None
+        context = replace(context, task=self.task or context.task, samples=samples)
         restored = training.begin(self.model, context, self.inputs, self.heads)
-        facts = training.fit(restored.network, (self.loss or training.hard_loss(context.task),), self.training, context)
+        losses = (self.loss or training.hard_loss(context.task),)
+        facts = training.fit(restored.network, losses, self.training, context)
         restore.save(restored, context.output)
         return facts
