@@ -72,9 +72,9 @@ class Distill(Stage):
     )
     join: Annotated[bool, Added()] = Field(
         False,
-        description="learn from the recipe's training samples too, shuffled among those of transfer: losses that read labels "
-        "are averaged over the labelled samples of a batch, or left out where it has none, the others over all. In a table of "
-        "stored outputs sample n of transfer has the id -1 - n",
+        description="learn from the recipe's labelled training samples too, shuffled among those of transfer, so that batches "
+        "hold both in proportion. Losses that read labels are averaged over the labelled samples of a batch, and left out where "
+        "it has none; the others are averaged over all. In a table of stored outputs sample n of transfer has the id -1 - n",
     )
     teacher_cache: bool = Field(
         False,
@@ -84,7 +84,8 @@ class Distill(Stage):
     control: Annotated[bool, Aside()] = Field(
         False,
         description="also train the same student on the true labels alone; the report says what the teacher was worth. With "
-        "join, as many steps on the labelled samples, repeated: what the teacher and the other samples were worth",
+        "join it takes as many steps on the labelled samples, which come again and again: what the teacher and the others were "
+        "worth together",
     )
 
     @field_validator("losses")
