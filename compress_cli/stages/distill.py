@@ -73,7 +73,7 @@ class Distill(Stage):
     join: Annotated[bool, Added()] = Field(
         False,
         description="learn from the recipe's labelled training samples too, shuffled among those of transfer, so that batches "
-        "hold both in proportion. Losses that read labels are averaged over the labelled samples of a batch, and left out where "
+        "hold both in proportion. Losses that read labels are averaged over a batch's labelled samples, and left out where "
         "it has none; the others are averaged over all. In a table of stored outputs sample n of transfer has the id -1 - n",
     )
     teacher_cache: bool = Field(
