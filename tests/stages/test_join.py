@@ -217,6 +217,20 @@ def test_recipes_without_it_keep_their_keys(toy, unlabelled):
     assert identity(joined)["join"] is identity(joined.needs()["table"])["join"] is True
 
 
+def test_a_smoke_run_takes_two_steps_of_both_and_knows_of_the_whole(toy, unlabelled, context_for, teacher):
+    stage, told = distil(transfer=unlabelled(train=75), teacher_cache=True, control=True), []
+    context = context_for(toy(), inputs={"teacher": (teacher,)}, limit=2, log=told.append)
+    (needed,) = stage.needs().values()
+    context.inputs["table"] = (written(needed, replace(context, output=context_for(toy()).output), Table),)
+    facts = stage.run(context)
+    assert [(report.done, report.total) for report in told if report.epoch_ended] == [(2, 2)]
+    assert facts["planned_steps"] == 24
+    assert stage.beside()["control"].run(context_for(toy(), limit=2))["planned_steps"] == 24
+    seen = replace(context, transfer=stage.transfer, join=True)
+    assert [len(seen.split("train", 16)), len(seen.beside(16))] == [16, 16]
+    assert [len(each.split("val", 4)) for each in (seen, replace(seen, limit=None))] == [8, 12]
+
+
 @pytest.mark.parametrize(
     ("given", "word"),
     [
