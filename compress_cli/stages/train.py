@@ -58,7 +58,7 @@ class Train(Stage):
         samples = len(context.index()) + len(self.as_long_as.split("train")) if self.as_long_as else None
         context = replace(context, task=self.task or context.task, samples=samples)
         restored = training.begin(self.model, context, self.inputs, self.heads)
-        losses = (self.loss or training.hard_loss(context.task),)
+        losses = (self.loss,) if self.loss else training.hard_losses(context.task, restored.signature.heads)
         facts = training.fit(restored.network, losses, self.training, context)
         restore.save(restored, context.output)
         return facts
