@@ -154,6 +154,9 @@ def test_an_epoch_may_be_longer_than_the_samples():
     for one, other in zip(steps, passes, strict=True):
         assert torch.equal(one.index, other.index)
         assert torch.equal(one.inputs["image"], other.inputs["image"])
+    less = Feed(SPLIT, 16, 1, AUGMENT, 0, "cpu", samples=20)
+    shorter = [part.index.tolist() for epoch in (1, 2, 3) for (part,) in less.epoch(epoch)]
+    assert shorter == [part.index.tolist() for part in passes[:6]]  # 2 of 4 batches in each epoch
     for done in range(7):
         rest = [part for (part,) in made.epoch(2, done)]
         assert [part.index.tolist() for part in rest] == [part.index.tolist() for part in steps[6 + done : 12]]

@@ -83,9 +83,8 @@ class Distill(Stage):
     )
     control: Annotated[bool, Aside()] = Field(
         False,
-        description="also train the same student on the true labels alone; the report says what the teacher was worth. With "
-        "join it takes as many steps on the labelled samples, which come again and again: what the teacher and the others were "
-        "worth together",
+        description="also train the same student on the recipe's true labels alone, for as many steps: with transfer data its "
+        "samples come more often or less; the report says what the teacher, and these data, were worth",
     )
 
     @field_validator("losses")
@@ -179,20 +178,12 @@ class Distill(Stage):
         return data | ({"named": named} if any(each.teacher for each in self.losses) else {})
 
     def beside(self) -> dict[str, Stage]:
-        """The undistilled control: same student, schedule and seeds, the task's loss on true labels."""
+        """The undistilled control: same student, schedule, steps and seeds, the task's loss on true labels."""
         if not self.control:
             return {}
-        return {
-            "control": _stage(
-                "train",
-                model=self.model,
-                inputs=self.inputs,
-                heads=self.heads,
-                start=self.start,
-                training=self.training,
-                as_long_as=self.transfer if self.join else None,
-            )
-        }
+        own = {name: getattr(self, name) for name in ("model", "inputs", "heads", "start", "training")}
+        length = {"transfer": self.transfer, "join": self.join} if self.transfer else None
+        return {"control": _stage("train", **own, as_long_as=length)}
 
     def run(self, context: Context) -> dict[str, Any]:
         context = replace(context, transfer=self.transfer, join=self.join)

@@ -203,7 +203,9 @@ def test_the_control_takes_as_many_steps_on_the_labelled_samples_alone(toy, unla
         ends = [(report.epoch, report.done, report.total) for report in told if report.epoch_ended]
         steps.append((ends, facts["planned_steps"]))
     assert steps[0] == steps[1] == ([(1, 8, 8), (2, 8, 8), (3, 8, 8)], 24)  # 40 + 75 samples in batches of 16
-    assert identity(control)["as_long_as"]["train"] == 75
+    assert identity(control)["as_long_as"]["transfer"]["train"] == 75
+    alone = distil(transfer=unlabelled(train=20), join=False, losses=["soft_targets"], control=True).beside()["control"]
+    assert alone.run(context_for(toy()))["planned_steps"] == 6  # 40 samples in 3 batches, of which an epoch takes 2
     with_more = distil(transfer=unlabelled(train=76), control=True).beside()["control"]
     assert with_more.depends() != control.depends()
 
