@@ -39,6 +39,9 @@ class Crd(Loss):
         "", description="input of shape (N, T) or (N, H, W) that is 0 at positions to leave out; default: none are"
     )
 
+    def reads_labels(self) -> bool:
+        return self.other == "class"
+
     def adapter(self, student: Outputs, teacher: tuple[Outputs, ...], samples: int) -> nn.Module:
         pairs = matched(student, teacher, self.layers)
         return nn.ModuleList(
