@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
 from compress_cli.losses import Layers, Loss, matched
-from compress_cli.relations import off_diagonal
+from compress_cli.relations import off_diagonal, unit
 
 
 class Pkt(Loss):
@@ -34,6 +33,6 @@ class Pkt(Loss):
 
 def _neighbours(features: Tensor) -> Tensor:
     """(N, ...) -> (N, N), rows sum to 1, zero on the diagonal."""
-    unit = functional.normalize(features.flatten(1), dim=1)
-    kernel = (unit @ unit.T + 1) / 2 * off_diagonal(len(unit), unit)
+    each = unit(features.flatten(1))
+    kernel = (each @ each.T + 1) / 2 * off_diagonal(len(each), each)
     return kernel / kernel.sum(1, keepdim=True).clamp(min=1e-7)

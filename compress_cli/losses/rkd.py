@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
 from compress_cli.losses import Layers, Loss, matched
-from compress_cli.relations import off_diagonal
+from compress_cli.relations import off_diagonal, unit
 
 
 class Rkd(Loss):
@@ -56,5 +56,5 @@ def _distances(between: Tensor) -> Tensor:
 
 def _angles(between: Tensor) -> Tensor:
     """(N, N, N): cosine of the angle at j between i and k, at [j, i, k]."""
-    unit = functional.normalize(between, dim=2)
-    return unit @ unit.transpose(1, 2)
+    directions = unit(between)
+    return directions @ directions.transpose(1, 2)

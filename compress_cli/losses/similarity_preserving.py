@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
 from compress_cli.losses import Layers, Loss, matched
+from compress_cli.relations import unit
 
 
 class SimilarityPreserving(Loss):
@@ -31,4 +32,4 @@ class SimilarityPreserving(Loss):
 
 def _similarity(features: Tensor) -> Tensor:
     flat = features.flatten(1)
-    return functional.normalize(flat @ flat.T, dim=1)  # (N, N)
+    return unit(flat @ flat.T)  # (N, N)

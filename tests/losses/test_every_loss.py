@@ -263,6 +263,16 @@ def test_extreme_outputs_are_finite(name):
     assert torch.isfinite(used.grad).all()
 
 
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["rkd", "pkt", "similarity_preserving", "triplet", "contrastive", "attention_transfer"])
+def test_samples_that_the_student_can_not_tell_apart_do_not_break_it(name, factor):
+    """Two of them equal, or 0: there is no direction from one to the other, and its gradient must not be endless."""
+    loss, student, teacher = example(name), outputs(name, 1), outputs(name, 2)
+    student.features["a"].data[1] = factor * student.features["a"].data[0]
+    loss(student, (teacher,), batch(), loss.adapter(student, (teacher,), 20)).backward()
+    assert student.features["a"].grad.abs().max() < 100
+
+
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", sorted(TAUGHT))
 def test_what_a_teacher_says_in_another_number_type_is_computed_with_in_the_students(name, kind):
