@@ -41,7 +41,9 @@ class Figures(BaseModel):
     samples: int
     primary: str
     metrics: dict[str, Estimate]
+    """Empty where the model does something else than the task asks for; `reason` then says what is missing."""
     contents: Contents
+    reason: str = ""
 
 
 class Timing(BaseModel):

@@ -86,7 +86,7 @@ def _row(
         latency=timing.latency if timing else None,
         speedup=timing.speedup.speedup if timing and timing.speedup else None,
         verdict=timing.speedup.verdict if timing and timing.speedup else None,
-        reason=record.reason,
+        reason=record.reason or (figures.reason if figures else ""),
         note=noted,
         damage=measured.damage,
         made_from=origin.record.name if origin else "",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from compress_cli import contents, measure
 from compress_cli.artifact import Artifact, Measurement, OnnxModel
 from compress_cli.context import Context
 from compress_cli.datasets import SplitName
-from compress_cli.errors import StageError
 from compress_cli.plugin import find
 from compress_cli.stages import Role, Stage
 
@@ -18,6 +18,7 @@ from compress_cli.stages import Role, Stage
 class Measure(Stage):
     """Measure a model file on a split: the task's metrics with intervals, parameters, multiply-accumulates, bytes.
 
+    Of a model without the head that the task is about, such as one of several teachers, only its size is measured.
     A run measures each of its models on the test split by itself; write this stage for the val split.
     """
 
@@ -41,17 +42,18 @@ class Measure(Stage):
     def run(self, context: Context) -> dict[str, Any]:
         split = context.split(self.split, self.conditions.batch)
         heads = measure.kept(context.inputs["predictions"][0].file(measure.PREDICTIONS), split)
+        context.task.check(context.dataset.signature(), split.targets)
         head = getattr(context.task, "head", "")
-        if head in context.dataset.signature().heads and head not in heads:
-            raise StageError(f"this model has no head '{head}', which the task is about (it has: {', '.join(heads)})")
-        result = measure.judge(heads, split, context.task)
+        lacking = head and head not in heads
+        result = measure.Result({}, {}, np.empty(0), np.empty(0)) if lacking else measure.judge(heads, split, context.task)
         figures = measure.Figures(
             split=self.split,
             samples=len(split),
             primary=context.task.primary,
             metrics=result.metrics,
             contents=contents.contents(context.inputs["start"][0].file("model.onnx")),
+            reason=f"this model has no head '{head}', which the task is about (it has: {', '.join(heads)})" if lacking else "",
         )
         (context.output / measure.MEASUREMENT).write_text(figures.model_dump_json(indent=1) + "\n")
-        measure.keep(context.output / measure.PREDICTIONS, {"index": result.index, "correct": result.correct}, heads)
+        measure.keep(context.output / measure.PREDICTIONS, {"index": result.index, "correct": result.correct}, result.heads)
         return {name: estimate.value for name, estimate in result.metrics.items()}
