@@ -24,7 +24,8 @@ from compress_cli.stages import Role, Stage
 class Load(Stage):
     """Take existing weights into a named architecture, an ONNX file as it is, or what a teacher said of the data.
 
-    Weights are read as data, never run: safetensors, or a state dict saved by torch, tensors only.
+    Weights are read as data, never run: safetensors, or a state dict saved by torch, tensors only. A model may take some of
+    the dataset's inputs and have some of its heads, as each of several teachers of one student does.
     """
 
     consumes: ClassVar[dict[str, Role]] = {}
