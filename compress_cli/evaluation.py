@@ -113,7 +113,7 @@ def evaluate(model: Path, baseline: Path | None, asked: Asked, log: Log) -> Eval
         data=dataset.type if dataset else "",
         split=asked.split if dataset else "",
         samples=len(part) if part else 0,
-        primary=judge.primary,
+        primary=results[0].primary if results else judge.primary,
         metrics=results[0].metrics if results else {},
         against=against,
     )
@@ -174,7 +174,7 @@ def _timed(
         return latency.latency(session, feeds[0], asked.seconds), None, feeds[0]
     speedup = latency.compare(older, session, (feeds[1], feeds[0]), 2 * asked.seconds)
     change = p = None
-    if results:
+    if results and results[0].primary == results[1].primary:
         before, after = results[1].correct, results[0].correct
         change = paired_difference(before, after)
         p = mcnemar(before, after)

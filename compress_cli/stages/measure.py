@@ -43,16 +43,16 @@ class Measure(Stage):
         split = context.split(self.split, self.conditions.batch)
         heads = measure.kept(context.inputs["predictions"][0].file(measure.PREDICTIONS), split)
         context.task.check(context.dataset.signature(), split.targets)
-        head = getattr(context.task, "head", "")
-        lacking = head and head not in heads
-        result = measure.Result({}, {}, np.empty(0), np.empty(0)) if lacking else measure.judge(heads, split, context.task)
+        reason = measure.lacking(context.task, heads)
+        nothing = measure.Result(context.task.primary, {}, {}, np.empty(0), np.empty(0))
+        result = nothing if reason else measure.judge(heads, split, context.task)
         figures = measure.Figures(
             split=self.split,
             samples=len(split),
-            primary=context.task.primary,
+            primary=result.primary,
             metrics=result.metrics,
             contents=contents.contents(context.inputs["start"][0].file("model.onnx")),
-            reason=f"this model has no head '{head}', which the task is about (it has: {', '.join(heads)})" if lacking else "",
+            reason=reason,
         )
         (context.output / measure.MEASUREMENT).write_text(figures.model_dump_json(indent=1) + "\n")
         measure.keep(context.output / measure.PREDICTIONS, {"index": result.index, "correct": result.correct}, result.heads)
