@@ -68,8 +68,8 @@ class Stage(Plugin):
     name: Name = Field("", description="what other stages and the report call it; default: the stage's type")
     seeds: Seeds = Field(
         (),
-        description="repeat this stage and what follows with each of these seeds, for the spread; the first is reported; one alone is "
-        "another seed than the recipe's",
+        description="repeat this stage and what follows with each of these seeds, for the spread; the first is reported; one "
+        "alone stands for the recipe's",
     )
 
     @abstractmethod
