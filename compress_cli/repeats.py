@@ -37,8 +37,8 @@ class Distilled(BaseModel):
 
     row: str
     teacher: str
-    """The best, where there are several."""
-    teacher_value: float
+    """The best, where there are several; empty where none does all that the student does."""
+    teacher_value: float | None
     seeds: list[int]
     student: list[float]
     """The primary metric, seed by seed."""
@@ -46,7 +46,8 @@ class Distilled(BaseModel):
     difference: Estimate
     """Mean of student - control; its interval knows the samples, and the seeds where there are several."""
     gap_closed: float | None
-    """(student - control) / (teacher - control) of the means; None where teacher - control is within its noise."""
+    """(student - control) / (teacher - control) of the means; None without such a teacher, or where teacher - control is
+    within its noise."""
     gaps_closed: list[float] | None
     """The same, seed by seed."""
     verdict: Worth
@@ -66,7 +67,7 @@ def spread(row: str, values: dict[int, float]) -> Spread:
 
 def distilled(
     row: str,
-    teacher: tuple[str, np.ndarray],
+    teacher: tuple[str, np.ndarray] | None,
     student: dict[int, np.ndarray],
     control: dict[int, np.ndarray],
     better: Literal["higher", "lower"],
@@ -75,30 +76,40 @@ def distilled(
 
     `student` and `control` are by seed, with the same seeds.
     """
-    name, taught = teacher
+    name, taught = teacher or ("", None)
     differences = [student[seed] - control[seed] for seed in student]
     difference = _difference(list(student.values()), list(control.values()))
-    top = _difference([taught for _ in control], list(control.values()))
-    known = top.low > 0 or top.high < 0
+    closed, by_seed = _closed(differences, taught, list(control.values())) if taught is not None else (None, None)
     good, bad = (difference.low > 0, difference.high < 0) if better == "higher" else (difference.high < 0, difference.low > 0)
     return Distilled(
         row=row,
         teacher=name,
-        teacher_value=float(taught.mean()),
+        teacher_value=None if taught is None else float(taught.mean()),
         seeds=list(student),
         student=[float(each.mean()) for each in student.values()],
         control=[float(each.mean()) for each in control.values()],
         difference=difference,
-        gap_closed=difference.value / top.value if known else None,
-        gaps_closed=_gaps(differences, taught, list(control.values())) if known else None,
+        gap_closed=closed,
+        gaps_closed=by_seed,
         verdict="helped" if good else "hurt" if bad else "no difference shown",
     )
 
 
-def _gaps(differences: list[np.ndarray], taught: np.ndarray, control: list[np.ndarray]) -> list[float] | None:
-    """None where the teacher is no better than a control to the last sample: a ratio to nothing."""
+def _closed(
+    differences: list[np.ndarray], taught: np.ndarray, control: list[np.ndarray]
+) -> tuple[float | None, list[float] | None]:
+    """The share of the gap that is closed, of the means and seed by seed.
+
+    None where the gap is within its noise; seed by seed also where a teacher is no better than a control to the last
+    sample: a ratio to nothing.
+    """
+    top = _difference([taught for _ in control], control)
+    if top.low <= 0 <= top.high:
+        return None, None
+    gains = [float(each.mean()) for each in differences]
     tops = [float((taught - each).mean()) for each in control]
-    return [float(each.mean()) / top for each, top in zip(differences, tops, strict=True)] if all(tops) else None
+    each = [gain / gap for gain, gap in zip(gains, tops, strict=True)] if all(tops) else None
+    return float(np.mean(gains)) / top.value, each
 
 
 def _difference(after: list[np.ndarray], before: list[np.ndarray]) -> Estimate:

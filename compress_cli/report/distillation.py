@@ -26,6 +26,8 @@ def _worth(name: str, each: Distilled) -> str:
     seeds = f"seeds {_list(each.seeds)}" if len(each.seeds) > 1 else "one seed, so the spread over seeds is not known"
     change = f"{write.metric(name, each.difference.value, True)} {write.interval(name, each.difference, True)}"
     said = f"{SAYS[each.verdict]}: {write.title(name)} {change} against the same training without it ({seeds}); "
+    if not each.teacher:
+        return f"{said}gap closed: not defined, no teacher of it does all of its tasks"
     if each.gap_closed is None:
         return f"{said}gap closed: not defined, teacher and control differ by no more than their noise"
     by_seed = (
