@@ -69,7 +69,8 @@ class Feed:
         together = max(1, _DRAWN_TOGETHER // len(batches[0]))
         for start in range(done, len(batches), together):
             some = batches[start : start + together]
-            numbers = torch.from_numpy(draws(seed, epoch, self.index[np.concatenate(some)], count)).to(self.device)
+            drawn = draws(seed, epoch, self.index[np.concatenate(some)], count)
+            numbers = batch.sent(torch.from_numpy(drawn), self.device)
             for rows, own in zip(some, numbers.split([len(rows) for rows in some]), strict=True):
                 yield self._parts(rows, own, view)
 
@@ -85,7 +86,7 @@ class Feed:
 
     def _take(self, rows: np.ndarray) -> Batch:
         if self._resident:
-            return _rows(self._resident, torch.from_numpy(rows).to(self.device))
+            return _rows(self._resident, batch.sent(torch.from_numpy(rows), self.device))
         inputs, targets = ({name: each[rows] for name, each in kind.items()} for kind in (self._inputs, self._targets))
         return batch.from_arrays(inputs, targets, self.index[rows]).to(self.device)
 

@@ -101,11 +101,17 @@ class _Kernels(TorchDispatchMode):
         super().__init__()
         self.machine = machine
 
+    @classmethod
+    def _should_skip_dynamo(cls):
+        return False  # or else PyTorch's compiler is imported, for three seconds
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         leaves = pytree.tree_leaves((args, kwargs))
         tensors = [each for each in leaves if isinstance(each, torch.Tensor)]
         asked = CUDA if kwargs.get("device") == META else kwargs.get("device")
+        if func is aten._pin_memory.default:
+            return _pinned(args[0])
         if not any(isinstance(each, Pretended) for each in tensors) and (asked is None or asked.type != "cuda"):
             return func(*args, **kwargs)
         where = _where(func, args, tensors, asked)
@@ -168,6 +174,12 @@ def _may_come_from_the_cpu(func, args, tensor):
     return tensor.ndim == 0 and not written and (torch.Tag.pointwise in func.tags or one_for_all)
 
 
+def _pinned(tensor):
+    if isinstance(tensor, Pretended):
+        raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
+    return tensor.clone()
+
+
 def _inner(leaf):
     return leaf.inner if isinstance(leaf, Pretended) else leaf
 
@@ -224,7 +236,8 @@ def device():
     torch._C._ensureCUDADeviceGuardSet()  # where there is no driver "cuda" has no number else
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.multiple(torch.cuda, **cuda))
-        stack.enter_context(mock.patch.object(torch.cuda.random, "current_device", cuda["current_device"]))
+        by_name = {name: cuda[name] for name in ("current_device", "device_count")}
+        stack.enter_context(mock.patch.multiple(torch.cuda.random, **by_name))
         stack.enter_context(mock.patch.object(torch, "autocast", _autocast))
         stack.enter_context(mock.patch.object(functional, "scaled_dot_product_attention", _attention))
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") begins on the CPU
