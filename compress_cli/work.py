@@ -43,6 +43,8 @@ def device(wanted: str) -> str:
         return "cuda" if there else "cpu"
     if wanted.startswith("cuda") and not there:
         raise RecipeError(f"device '{wanted}': PyTorch sees no CUDA device here; use 'cpu' or 'auto'")
+    if wanted.startswith("cuda:") and int(wanted.partition(":")[2]) >= torch.cuda.device_count():
+        raise RecipeError(f"device '{wanted}': PyTorch sees only {torch.cuda.device_count()} here, counted from cuda:0")
     return wanted
 
 
@@ -119,8 +121,10 @@ def libraries() -> dict[str, str]:
 
 
 def _environment(where: str) -> dict[str, Any]:
+    gpu = {"gpu": torch.cuda.get_device_name(where)} if where.startswith("cuda") else {}
     return {
         "device": where,
+        **gpu,
         "threads": torch.get_num_threads(),
         "processor": runtime.machine()["processor"],
         "python": platform.python_version(),

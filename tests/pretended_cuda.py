@@ -12,10 +12,12 @@ program would have waited for the device. What kernels do, how fast, in which or
 
 import contextlib
 import traceback
+import weakref
 from collections import Counter
 from unittest import mock
 
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -164,7 +166,7 @@ def _where(func, args, tensors, asked):
 
 
 def _may_come_from_the_cpu(func, args, tensor):
-    """A single number in an operator that goes value by value, unless it is written to; and indices of what the device holds."""
+    """A single number in an operator that goes value by value, unless it is written to; and indices of what it holds."""
     if tensor.device.type != "cpu":
         return False
     if func in INDEXING:
@@ -202,7 +204,7 @@ class _Autocast(TorchFunctionMode):
         return leaf.to(wanted) if floats else leaf
 
 
-def _attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
     """Written out: which of its kernels to take, PyTorch would ask the device."""
     return aten._scaled_dot_product_attention_math(
         query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
@@ -211,13 +213,24 @@ def _attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False
 
 LOWER = {
     functional.conv1d, functional.conv2d, functional.conv3d, functional.conv_transpose2d, functional.linear, functional.prelu,
-    torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.Tensor.matmul, torch.Tensor.__matmul__, _attention,
+    torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.Tensor.matmul, torch.Tensor.__matmul__, attention,
 }  # fmt: skip
 FULL = {
     functional.softmax, functional.log_softmax, functional.layer_norm, functional.group_norm, functional.softplus,
     *(getattr(home, name) for home in (torch, torch.Tensor) for name in ("exp", "log", "pow", "sum", "softmax", "log_softmax")),
 }  # fmt: skip
 AUTOCAST = torch.autocast
+
+
+APPLY = nn.Module._apply
+
+
+def _apply(module, fn, recurse=True):
+    """PyTorch's tracer keeps weak references to parameters; such a parameter does not become the device's in place."""
+    for name, each in module._parameters.items():
+        if each is not None and weakref.getweakrefs(each):
+            module._parameters[name] = nn.Parameter(each.detach(), each.requires_grad)
+    return APPLY(module, fn, recurse)
 
 
 def _autocast(device_type, dtype=torch.float16, **settings):
@@ -239,7 +252,8 @@ def device():
         by_name = {name: cuda[name] for name in ("current_device", "device_count")}
         stack.enter_context(mock.patch.multiple(torch.cuda.random, **by_name))
         stack.enter_context(mock.patch.object(torch, "autocast", _autocast))
-        stack.enter_context(mock.patch.object(functional, "scaled_dot_product_attention", _attention))
+        stack.enter_context(mock.patch.object(nn.Module, "_apply", _apply))
+        stack.enter_context(mock.patch.object(functional, "scaled_dot_product_attention", attention))
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") begins on the CPU
         stack.callback(torch._C._set_only_lift_cpu_tensors, lifted)
         stack.enter_context(_Kernels(machine))

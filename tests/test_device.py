@@ -1,20 +1,21 @@
 """Whatever uses a CUDA device, on a pretended one: no tensor is left behind, no step waits, and the numbers are the CPU's."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
-from compress_cli import artifact, feed, plugin, precision, randomness, restore, training
+from compress_cli import artifact, plugin, precision, randomness, restore, training
 from compress_cli.artifact import Checkpoint, OnnxModel, Program
 from compress_cli.augmentations import Augmentation
 from compress_cli.augmentations.flip import Flip
 from compress_cli.combinations import Combination
 from compress_cli.datasets import Dataset, Split
 from compress_cli.ensemble import NOBODY, assemble
+from compress_cli.errors import StageError
 from compress_cli.losses import Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.soft_targets import SoftTargets
@@ -27,7 +28,6 @@ from compress_cli.optimizers.sgd import Sgd
 from compress_cli.plugin import find, names
 from compress_cli.regimen import Training
 from compress_cli.saves import Saves, Saving
-from compress_cli.schedules import Schedule
 from compress_cli.signature import Head, Input, Signature
 from compress_cli.stages import Stage
 
@@ -153,7 +153,12 @@ def loss_called(name, settings=None):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [*((name, None) for name in sorted(set(names(Loss)) - set(TOKENS))), *VARIANTS], ids=str
+    ("name", "settings"),
+    [
+        *((name, None) for name in sorted(set(names(Loss)) - set(TOKENS))),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in VARIANTS),
+    ],
+    ids=str,
 )
 def test_every_loss_with_its_adapter(name, settings, toy, context_for, stored, on, monkeypatch):
     loss = loss_called(name, settings)
@@ -166,9 +171,12 @@ def test_every_loss_with_its_adapter(name, settings, toy, context_for, stored, o
 
 
 @pytest.mark.parametrize("name", TOKENS)
-def test_losses_on_tokens_with_a_mask(name, context_for, stored, encoder, on, monkeypatch):
+def test_losses_on_tokens_with_a_mask(name, context_for, stored, encoder, on, monkeypatch, pretended_cuda):
     loss = find(Loss, name).model_validate(TOKENS[name])
     teacher = stored(encoder(width=12), Sequences())
+
+    # the same on both sides: the CPU's own adds in another order
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", pretended_cuda.attention)
 
     def fit(where, count=SAMPLES):
         context = context_for(Sequences(samples=count), device=where)
@@ -186,7 +194,6 @@ TRAINING = {
     "channels_last": {"precision": "float32_channels_last", "ema": 0.9},
     "deterministic": {"deterministic": True},
     **{f"optimizer {name}": {"optimizer": {"type": name}} for name in names(Optimizer)},
-    **{f"schedule {name}": {"schedule": {"type": name} | ({"milestones": [1]} if name == "step" else {})} for name in names(Schedule)},
 }  # fmt: skip
 
 
@@ -205,3 +212,203 @@ def test_data_that_the_device_has_no_room_for(toy, context_for, on, monkeypatch,
         return fitted(context_for(toy(train=count, val=0), device=where), augment=(Flip(),))
 
     assert_no_step_waits(on, monkeypatch, fit)
+
+
+def test_bfloat16_is_autocast_on_the_device(toy, context_for, on):
+    def fit(where):
+        return fitted(context_for(toy(train=40, val=0), device=where), precision="bfloat16_channels_last", epochs=8)[0]
+
+    weights, expected, exact = on("cuda", fit)[0], on("cpu", fit)[0], fitted(context_for(toy(train=40, val=0)), epochs=8)[0]
+    for name, each in weights.items():
+        assert each.dtype == expected[name].dtype
+        torch.testing.assert_close(each, expected[name], rtol=0.02, atol=0.02)
+    assert not same(weights, exact)
+
+
+def test_the_precision_is_chosen_on_the_device(toy, context_for, on, monkeypatch):
+    """Every format is tried there, once a machine, and neither weights nor draws are changed by it."""
+    monkeypatch.setattr(precision, "WORTH_S", 0.0)
+    computed, computing = [], precision.computing
+    monkeypatch.setattr(precision, "computing", lambda name, where: (computed.append((name, where)), computing(name, where))[1])
+
+    def fit(where):
+        first, second = (context_for(toy(train=160, val=0), device=where) for _ in range(2))
+        facts = [fitted(each, precision="auto")[1]["precision"] for each in (first, second)]
+        return facts, (first.memory / precision.REMEMBERED).read_text()
+
+    (facts, remembered), machine = on("cuda", fit)
+    assert set(computed) == {(name, "cuda") for name in precision.NAMES}
+    assert '"machine": "Pretended"' in remembered
+    assert facts[1]["reason"].startswith("remembered")
+    assert machine.waits["precision.py: torch.cuda.synchronize(self.device)"] >= 8
+
+
+class Adam(Optimizer):
+    """As a plugin may bring it: PyTorch's counts steps on the CPU unless it is fused."""
+
+    learning_rate: float = 1e-3
+
+    def build(self, parameters):
+        return torch.optim.Adam(list(parameters), lr=self.learning_rate)
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches SIGKILL."""
+
+
+class Mortal(Saves):
+    """Saves at every step, and ends the process, as it were, at the nth."""
+
+    def __init__(self, folder, at):
+        super().__init__(folder, Saving(steps=1))
+        self.left = at
+
+    def step(self, state, epoch_ended=False):
+        super().step(state, epoch_ended)
+        self.left -= 1
+        if not self.left:
+            raise Killed
+
+
+@pytest.mark.parametrize("optimizer", [Sgd(learning_rate=1e-3), AdamW(), Adam()], ids=lambda each: each.type)
+def test_killed_within_an_epoch_it_goes_on_to_the_same_bytes(optimizer, toy, context_for, stored, on, tmp_path):
+    losses, teacher = (loss_called("crd"), loss_called("hints"), CrossEntropy()), stored(Convnet(widths=(6, 8), convs=1), toy())
+    settings = {"optimizer": optimizer, "ema": 0.9, "epochs": 2, "augment": (Flip(),), "accumulate": 2}
+    (tmp_path / "saves").mkdir()
+
+    def fit(where, saves=None):
+        context = context_for(toy(train=SAMPLES), device=where, saves=saves or Saves())
+        return fitted(context, losses, {"t": teacher}, **settings)
+
+    def killed(where):
+        with pytest.raises(Killed):
+            fit(where, Mortal(tmp_path / "saves", 6))  # of the second epoch the second step
+
+    reports = []
+    (expected, figures), _ = on("cpu", fit)
+    on("cuda", killed)
+    (weights, facts), _ = on("cuda", lambda where: fit(where, Saves(tmp_path / "saves", say=reports.append)))
+    assert not reports
+    assert same(weights, expected)
+    assert facts["epochs"] == figures["epochs"]
+
+
+COMBINATIONS = {"weighted": {"weights": (0.3, 0.7)}}
+
+
+@pytest.mark.parametrize("name", names(Combination))
+def test_several_teachers_become_one(name, toy, context_for, stored, on, monkeypatch):
+    sources = {str(seed): stored(Mlp(hidden=(5,)), toy(), seed) for seed in range(2)}
+    combination = find(Combination, name)(**COMBINATIONS.get(name, {}))
+
+    def fit(where, count=SAMPLES):
+        context = context_for(toy(train=count, val=0), device=where)
+        return fitted(context, (SoftTargets(), loss_called("hints", {"layers": [0]})), sources, Mlp(hidden=(4,)), combination)
+
+    assert_no_step_waits(on, monkeypatch, fit)
+
+
+@pytest.mark.parametrize("free", [8 << 30, 1000], ids=["on the device", "on disk"])
+def test_a_table_teaches(free, toy, context_for, stored, on, monkeypatch, pretended_cuda):
+    """It is asked for on the device and looked up there, where there is room."""
+    teacher, layers = stored(CONVNET, toy()), ["layer1"]
+    monkeypatch.setattr(pretended_cuda, "FREE_BYTES", free)
+    stage = Stage.model_validate({"type": "teacher_table", "views": 2, "layers": layers, "augment": ["flip"]})
+    tables = []
+
+    def table(where):
+        context = context_for(toy(train=SAMPLES), device=where, inputs={"teacher": (teacher,)})
+        tables.append(whole(context.output, artifact.Table, stage.run(context)))
+
+    on("cuda", table), on("cpu", table)
+    assert tables[0].manifest.files == tables[1].manifest.files
+
+    def fit(where):
+        losses = (SoftTargets(), loss_called("hints", {"layers": layers}))
+        return fitted(context_for(toy(train=SAMPLES), device=where), losses, {"t": tables[1]}, augment=(Flip(),), views=2)
+
+    waits = assert_alike(on, fit)
+    assert any(each.startswith("table.py") and "each[view][rows]" in each for each in waits) == (free == 1000)
+
+
+def test_an_onnx_file_teaches(toy, context_for, linear_file, on):
+    path = linear_file(np.random.default_rng(0).normal(size=(72, 3)) / 255, shape=("batch", 2, 6, 6))
+    folder = path.parent / "file"
+    folder.mkdir()
+    path.rename(folder / "model.onnx")
+    source = whole(folder, OnnxModel)
+    assert_alike(on, lambda where: fitted(context_for(toy(train=SAMPLES), device=where), (SoftTargets(),), {"t": source}))
+
+
+def test_a_program_teaches(toy, context_for, stored, on):
+    """A quantised graph moves to the device whole."""
+    start = stored(Convnet(widths=(4, 6), convs=1), toy())
+    context = context_for(toy(), inputs={"start": (start,)})
+    stage = Stage.model_validate({"type": "quantize", "samples": 16})
+    program = whole(context.output, Program, stage.run(context))
+    assert_alike(on, lambda where: fitted(context_for(toy(train=SAMPLES), device=where), (SoftTargets(),), {"t": program}))
+
+
+KIND = {"attack": artifact.Table, "similarity": artifact.Table}
+STAGES = {
+    "train": {"model": {"type": "convnet", "widths": [4, 6]}},
+    "distill": {
+        "teacher": "start",
+        "model": {"type": "convnet", "widths": [4, 6]},
+        "losses": ["soft_targets", "cross_entropy"],
+    },
+    "prune": {"ratio": 0.5, "round_to": 2, "criterion": "taylor", "teacher": "teacher"},
+    "attack": {"epsilons": [4.0], "steps": 3, "samples": 20},
+    "similarity": {"layers": ["layer1"], "samples": 20},
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stages_make_the_same_files(name, toy, context_for, stored, on):
+    start, teacher = (stored(Convnet(widths=(8, 8), convs=1), toy(), seed) for seed in (1, 2))
+    training_of = {"epochs": 1, "batch": 8, "precision": "float32", "deterministic": True}
+    cls = find(Stage, name)
+    stage = cls(**STAGES[name], **({"training": training_of} if "training" in cls.model_fields else {}))
+    made = []
+
+    def run(where):
+        inputs = {"start": (start,), "teacher": (teacher,)} if name != "train" else {}
+        context = context_for(toy(train=20), device=where, inputs=inputs, splits=("train", "val", "test"))
+        made.append(whole(context.output, KIND.get(name, Checkpoint), stage.run(context)))
+
+    on("cuda", run), on("cpu", run)
+    assert made[0].manifest.files == made[1].manifest.files
+
+
+def test_a_smoke_run_of_every_stage(compress, pretended_cuda, tmp_path):
+    """`device: auto` finds the device, and the manifest names it."""
+    stages = """\
+dataset: digits
+stages:
+  - {type: train, name: teacher, model: {type: convnet, widths: [8]}, training: {epochs: 1}}
+  - {type: distill, model: {type: convnet, widths: [4]}, teacher: teacher, teacher_cache: true, training: {epochs: 1}}
+"""
+    (tmp_path / "r.yaml").write_text(stages)
+    with pretended_cuda.device():
+        ran = compress("run", "r.yaml", "--smoke")
+        assert ran.code == 0, ran
+        refused = compress("run", "r.yaml", "--set", "device=cuda:1")
+    assert refused.code == 2
+    assert "device 'cuda:1': PyTorch sees only 1 here, counted from cuda:0" in refused.err
+
+
+def test_layers_draw_from_the_generator_of_their_own_device(pretended_cuda, monkeypatch):
+    with pretended_cuda.device():
+        several = tuple(torch.Generator().manual_seed(place) for place in range(3))
+        monkeypatch.setattr(torch.cuda, "default_generators", several)
+        randomness.seed_layers("cuda:2", 77)
+        assert [each.initial_seed() for each in several] == [0, 1, 77]
+        randomness.seed_layers("cuda", 78)
+        assert [each.initial_seed() for each in several] == [78, 1, 77]
+
+
+def test_an_operator_that_can_t_repeat_is_named(pretended_cuda):
+    said = pytest.raises(StageError, match=r"^put_ can't repeat its sums on CUDA; leave out")
+    with pretended_cuda.device(), said, randomness.apart("cuda", deterministic=True):
+        torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
+    assert not torch.are_deterministic_algorithms_enabled()

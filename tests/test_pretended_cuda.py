@@ -118,7 +118,9 @@ def test_it_computes_what_the_cpu_computes(machine):
         for _ in range(3):
             given = net(images)
             loss = functional.cross_entropy(given, labels, label_smoothing=0.1)
-            loss = loss + (functional.one_hot(labels, 6) * given).sort(1).values.cumsum(1).mean() + torch.cdist(given, given).sum()
+            loss = (
+                loss + (functional.one_hot(labels, 6) * given).sort(1).values.cumsum(1).mean() + torch.cdist(given, given).sum()
+            )
             loss = loss + functional.scaled_dot_product_attention(*[given.view(1, 4, 6)] * 3).square().mean()
             loss = loss + functional.interpolate(images * given.mean(), scale_factor=2.0).topk(3).values.sum()
             loss.backward()
@@ -136,7 +138,7 @@ def test_waiting_is_noted(machine):
     x = torch.ones(3, device="cuda")
     assert not machine.waits
     for waits in (
-        lambda: x.sum().item(), lambda: x.cpu(), lambda: bool(x[0] > 0), lambda: x[x > 0], lambda: x.nonzero(), lambda: x.tolist(),
+        lambda: x.sum().item(), lambda: x.cpu(), lambda: bool(x[0] > 0), lambda: x[x > 0], lambda: x.nonzero(), x.tolist,
         lambda: THREE.to("cuda"), lambda: x.copy_(THREE), lambda: torch.tensor([1.0], device="cuda"), torch.cuda.synchronize,
         lambda: x.to("cpu", non_blocking=True), lambda: x[torch.tensor([0])], lambda: x.new_tensor([1.0]),
     ):  # fmt: skip
