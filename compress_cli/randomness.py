@@ -61,7 +61,8 @@ def apart(device: str, deterministic: bool = False) -> Iterator[None]:
         before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
         if deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to repeat its sums
-        torch.use_deterministic_algorithms(deterministic)
+        if deterministic != before[0]:  # the call imports PyTorch's compiler, for seconds
+            torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.benchmark = not deterministic
         try:
             yield
@@ -73,7 +74,8 @@ def apart(device: str, deterministic: bool = False) -> Iterator[None]:
                 f"{operator} can't repeat its sums on CUDA; leave out `deterministic`, or train on the CPU"
             ) from error
         finally:
-            torch.use_deterministic_algorithms(before[0])
+            if deterministic != before[0]:
+                torch.use_deterministic_algorithms(before[0])
             torch.backends.cudnn.benchmark = before[1]
 
 

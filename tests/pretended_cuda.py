@@ -11,16 +11,17 @@ program would have waited for the device. What kernels do, how fast, in which or
 """
 
 import contextlib
-import traceback
+import linecache
+import sys
 import weakref
 from collections import Counter
+from pathlib import Path
 from unittest import mock
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 aten = torch.ops.aten
@@ -40,8 +41,12 @@ class Machine:
         self.waits = Counter()  # "file.py: line of source", of the package -> times
 
     def wait(self, device=None):
-        ours = [each for each in traceback.extract_stack() if "/compress_cli/" in each.filename]
-        self.waits[f"{ours[-1].filename.rpartition('/')[2]}: {ours[-1].line}" if ours else "elsewhere"] += 1
+        frame = sys._getframe()
+        while frame and "/compress_cli/" not in frame.f_code.co_filename:
+            frame = frame.f_back
+        code = frame and frame.f_code
+        line = f"{Path(code.co_filename).name}: {linecache.getline(code.co_filename, frame.f_lineno).strip()}" if code else ""
+        self.waits[line] += 1
 
 
 class Pretended(torch.Tensor):
@@ -109,7 +114,7 @@ class _Kernels(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        leaves = pytree.tree_leaves((args, kwargs))
+        leaves = list(_leaves((*args, *kwargs.values())))
         tensors = [each for each in leaves if isinstance(each, torch.Tensor)]
         asked = CUDA if kwargs.get("device") == META else kwargs.get("device")
         if func is aten._pin_memory.default:
@@ -124,10 +129,10 @@ class _Kernels(TorchDispatchMode):
         if asked is not None:
             kwargs["device"] = CPU
         with self._drawing(func, where):
-            out = func(*pytree.tree_map(_inner, args), **pytree.tree_map(_inner, kwargs))
+            out = func(*_each(_inner, args), **{name: _each(_inner, value) for name, value in kwargs.items()})
         if where.type == "cuda":
-            out = pytree.tree_map(lambda each: Pretended(each) if isinstance(each, torch.Tensor) else each, out)
-        return return_and_correct_aliasing(func, args, kwargs, out)
+            out = _each(_wrapped, out)
+        return return_and_correct_aliasing(func, args, kwargs, out) if func._schema.is_mutable else out
 
     def _waits(self, func, args, kwargs, tensors, where):
         """Whoever reads a value waits, or asks how many there are, or copies between the CPU and the device; only a copy
@@ -182,8 +187,25 @@ def _pinned(tensor):
     return tensor.clone()
 
 
+def _leaves(given):
+    for each in given:
+        if isinstance(each, list | tuple):
+            yield from _leaves(each)
+        else:
+            yield each
+
+
+def _each(change, given):
+    """Lists and tuples stay, all that is in them is changed."""
+    return type(given)(_each(change, each) for each in given) if isinstance(given, list | tuple) else change(given)
+
+
 def _inner(leaf):
     return leaf.inner if isinstance(leaf, Pretended) else leaf
+
+
+def _wrapped(leaf):
+    return Pretended(leaf) if isinstance(leaf, torch.Tensor) else leaf
 
 
 class _Autocast(TorchFunctionMode):
@@ -196,7 +218,7 @@ class _Autocast(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         wanted = self.dtype if func in LOWER else torch.float32 if func in FULL else None
         if wanted is not None:
-            args, kwargs = pytree.tree_map(lambda each: self._cast(each, wanted), (args, kwargs or {}))
+            args = _each(lambda each: self._cast(each, wanted), args)
         return func(*args, **(kwargs or {}))
 
     def _cast(self, leaf, wanted):

@@ -270,7 +270,10 @@ class Mortal(Saves):
             raise Killed
 
 
-@pytest.mark.parametrize("optimizer", [Sgd(learning_rate=1e-3), AdamW(), Adam()], ids=lambda each: each.type)
+OPTIMIZERS = [pytest.param(Sgd(learning_rate=1e-3), marks=pytest.mark.slow), AdamW(), Adam()]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda each: each.type)
 def test_killed_within_an_epoch_it_goes_on_to_the_same_bytes(optimizer, toy, context_for, stored, on, tmp_path):
     losses, teacher = (loss_called("crd"), loss_called("hints"), CrossEntropy()), stored(Convnet(widths=(6, 8), convs=1), toy())
     settings = {"optimizer": optimizer, "ema": 0.9, "epochs": 2, "augment": (Flip(),), "accumulate": 2}
@@ -340,6 +343,7 @@ def test_an_onnx_file_teaches(toy, context_for, linear_file, on):
     assert_alike(on, lambda where: fitted(context_for(toy(train=SAMPLES), device=where), (SoftTargets(),), {"t": source}))
 
 
+@pytest.mark.slow
 def test_a_program_teaches(toy, context_for, stored, on):
     """A quantised graph moves to the device whole."""
     start = stored(Convnet(widths=(4, 6), convs=1), toy())
