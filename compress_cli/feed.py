@@ -117,10 +117,13 @@ def _resident(split: Split, device: str) -> Batch | None:
     size = sum(each.nbytes for each in (*split.inputs.values(), *split.targets.values()))
     if size > torch.cuda.mem_get_info(device)[0] // 2:
         return None
-    inputs, targets = (
-        {name: torch.tensor(each, device=device) for name, each in kind.items()} for kind in (split.inputs, split.targets)
-    )
-    return Batch(inputs, targets, torch.tensor(split.index, device=device))
+    inputs, targets = ({name: _put(each, device) for name, each in kind.items()} for kind in (split.inputs, split.targets))
+    return Batch(inputs, targets, _put(split.index, device))
+
+
+def _put(array: np.ndarray, device: str) -> Tensor:
+    """In rows, whatever the array's strides say of an axis of one: images of one channel could pass for channels-last."""
+    return torch.tensor(array, device=device).clone(memory_format=torch.contiguous_format)
 
 
 def _rows(whole: Batch, rows: Tensor) -> Batch:

@@ -248,10 +248,11 @@ APPLY = nn.Module._apply
 
 
 def _apply(module, fn, recurse=True):
-    """PyTorch's tracer keeps weak references to parameters; such a parameter does not become the device's in place."""
+    """A parameter that a graph holds too can't become the device's in place: another stands for it."""
+    renewed = fn.__dict__.setdefault("renewed", {})  # what two layers share stays shared
     for name, each in module._parameters.items():
-        if each is not None and weakref.getweakrefs(each):
-            module._parameters[name] = nn.Parameter(each.detach(), each.requires_grad)
+        if each is not None and (weakref.getweakrefs(each) or each._use_count() > 1):
+            module._parameters[name] = renewed.setdefault(id(each), (nn.Parameter(each.detach(), each.requires_grad), each))[0]
     return APPLY(module, fn, recurse)
 
 

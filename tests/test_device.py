@@ -16,6 +16,7 @@ from compress_cli.combinations import Combination
 from compress_cli.datasets import Dataset, Split
 from compress_cli.ensemble import NOBODY, assemble
 from compress_cli.errors import StageError
+from compress_cli.feed import Feed
 from compress_cli.losses import Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.soft_targets import SoftTargets
@@ -416,3 +417,12 @@ def test_an_operator_that_can_t_repeat_is_named(pretended_cuda):
     with pretended_cuda.device(), said, randomness.apart("cuda", deterministic=True):
         torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_images_of_one_channel_lie_in_rows(pretended_cuda):
+    """And would not be taken for channels-last, which other kernels compute, by strides that an axis of one leaves open."""
+    split = Split({"image": np.zeros((8, 1, 6, 6), np.uint8)}, {}, np.arange(8))
+    split.inputs["image"].strides = (36, 1, 6, 1)
+    with pretended_cuda.device():
+        given = Feed(split, 4, 1, (), 0, "cuda").first().inputs["image"]
+        assert given.stride() == (36, 36, 6, 1)
