@@ -75,7 +75,7 @@ def fitted(context, losses=HARD, sources=None, model=CONVNET, combination=None, 
     given = Training(**{"epochs": 1, "batch": 8, "precision": "float32", "optimizer": Sgd(learning_rate=1e-3), **settings})
     teachers = NOBODY
     if sources:
-        teachers = assemble(sources, losses, context.split("train"), context.device, combination)
+        teachers = assemble(sources, losses, context.index(), context.device, combination)
     facts = training.fit(network, losses, given, context, teachers)
     return network.state_dict(), facts
 
@@ -211,6 +211,16 @@ def test_data_that_the_device_has_no_room_for(toy, context_for, on, monkeypatch,
 
     def fit(where, count=SAMPLES):
         return fitted(context_for(toy(train=count, val=0), device=where), augment=(Flip(),))
+
+    assert_no_step_waits(on, monkeypatch, fit)
+
+
+def test_samples_without_labels_that_are_joined(toy, context_for, stored, on, monkeypatch):
+    losses, teacher = (SoftTargets(), CrossEntropy(), loss_called("crd")), stored(Convnet(widths=(6, 8), convs=1), toy())
+
+    def fit(where, count=SAMPLES):
+        context = context_for(toy(train=count), device=where, transfer=toy(train=count), join=True)
+        return fitted(context, losses, {"t": teacher}, accumulate=2)
 
     assert_no_step_waits(on, monkeypatch, fit)
 
@@ -421,8 +431,8 @@ def test_an_operator_that_can_t_repeat_is_named(pretended_cuda):
 
 def test_images_of_one_channel_lie_in_rows(pretended_cuda):
     """And would not be taken for channels-last, which other kernels compute, by strides that an axis of one leaves open."""
-    split = Split({"image": np.zeros((8, 1, 6, 6), np.uint8)}, {}, np.arange(8))
-    split.inputs["image"].strides = (36, 1, 6, 1)
+    images = np.lib.stride_tricks.as_strided(np.zeros((8, 1, 6, 6), np.uint8), strides=(36, 1, 6, 1))
+    split = Split({"image": images}, {}, np.arange(8))
     with pretended_cuda.device():
         given = Feed(split, 4, 1, (), 0, "cuda").first().inputs["image"]
         assert given.stride() == (36, 36, 6, 1)
