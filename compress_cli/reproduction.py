@@ -24,7 +24,7 @@ from compress_cli.run import MEMORY, Run
 from compress_cli.store import Store
 from compress_cli.work import Listener
 
-MATTERS = ("device", "gpu", "processor", "threads", "python", "libraries", "precision")
+MATTERS = ("device", "processor", "threads", "python", "libraries", "precision")
 """Entries of an artifact's environment that its bytes may depend on."""
 
 

@@ -48,6 +48,11 @@ def device(wanted: str) -> str:
     return wanted
 
 
+def named(where: str) -> str:
+    """A device as manifests know it, `cuda (NVIDIA H200)`: two kinds of GPU add in another order."""
+    return f"{where} ({torch.cuda.get_device_name(where)})" if where.startswith("cuda") else where
+
+
 def perform(
     plan: Plan,
     step: Step,
@@ -121,10 +126,8 @@ def libraries() -> dict[str, str]:
 
 
 def _environment(where: str) -> dict[str, Any]:
-    gpu = {"gpu": torch.cuda.get_device_name(where)} if where.startswith("cuda") else {}
     return {
-        "device": where,
-        **gpu,
+        "device": named(where),
         "threads": torch.get_num_threads(),
         "processor": runtime.machine()["processor"],
         "python": platform.python_version(),

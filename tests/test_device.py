@@ -1,5 +1,6 @@
 """Whatever uses a CUDA device, on a pretended one: no tensor is left behind, no step waits, and the numbers are the CPU's."""
 
+import json
 import math
 from pathlib import Path
 
@@ -395,18 +396,20 @@ def test_stages_make_the_same_files(name, toy, context_for, stored, on):
     assert made[0].manifest.files == made[1].manifest.files
 
 
-def test_a_smoke_run_of_every_stage(compress, pretended_cuda, tmp_path):
-    """`device: auto` finds the device, and the manifest names it."""
+def test_a_recipe_finds_the_device(compress, pretended_cuda, tmp_path):
+    """`device: auto` does, manifests name it, and a number that there is not is refused."""
     stages = """\
 dataset: digits
 stages:
-  - {type: train, name: teacher, model: {type: convnet, widths: [8]}, training: {epochs: 1}}
-  - {type: distill, model: {type: convnet, widths: [4]}, teacher: teacher, teacher_cache: true, training: {epochs: 1}}
+  - {type: train, model: {type: mlp, hidden: [4]}, training: {epochs: 1, batch: 1000}}
+  - {type: attack, samples: 8, steps: 1}
 """
     (tmp_path / "r.yaml").write_text(stages)
     with pretended_cuda.device():
-        ran = compress("run", "r.yaml", "--smoke")
+        ran = compress("run", "r.yaml", "--until", "train")
         assert ran.code == 0, ran
+        manifest = json.loads((tmp_path / "runs/r/train/manifest.json").read_text())
+        assert manifest["environment"]["device"] == "cuda (Pretended)"
         refused = compress("run", "r.yaml", "--set", "device=cuda:1")
     assert refused.code == 2
     assert "device 'cuda:1': PyTorch sees only 1 here, counted from cuda:0" in refused.err

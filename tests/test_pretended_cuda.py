@@ -173,6 +173,12 @@ def test_autocast_lowers_products_alone(machine):
     assert x.grad.dtype == torch.float32
 
 
-def test_it_ends():
-    assert not torch.cuda.is_available()
-    assert torch.ones(3).device.type == "cpu"
+def test_it_ends(pretended_cuda):
+    before = torch.cuda.is_available(), torch.cuda.device_count(), torch.autocast, functional.scaled_dot_product_attention
+    with pretended_cuda.device():
+        outlives = torch.ones(3, device="cuda")
+    assert before == (
+        torch.cuda.is_available(), torch.cuda.device_count(), torch.autocast, functional.scaled_dot_product_attention,
+    )  # fmt: skip
+    with pytest.raises(AssertionError, match="a pretended tensor outlived its device"):
+        outlives + 1
