@@ -59,8 +59,7 @@ def apart(device: str, deterministic: bool = False) -> Iterator[None]:
             yield
             return
         before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
-        if deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to repeat its sums
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to repeat; PyTorch looks once a process
         if deterministic != before[0]:  # the call imports PyTorch's compiler, for seconds
             torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.benchmark = not deterministic

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -423,6 +424,15 @@ def test_layers_draw_from_the_generator_of_their_own_device(pretended_cuda, monk
         assert [each.initial_seed() for each in several] == [0, 1, 77]
         randomness.seed_layers("cuda", 78)
         assert [each.initial_seed() for each in several] == [78, 1, 77]
+
+
+def test_cublas_is_told_before_its_first_product(pretended_cuda, compress, monkeypatch):
+    """Whether the first training is deterministic or not: PyTorch looks once a process."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with pretended_cuda.device(), randomness.apart("cuda"):
+        assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
+    compress("list")
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_an_operator_that_can_t_repeat_is_named(pretended_cuda):
