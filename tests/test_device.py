@@ -155,20 +155,33 @@ def loss_called(name, settings=None):
     return cls.model_validate(settings or SETTINGS.get(name, least))
 
 
+ON_FEATURES = [name for name in names(Loss) if {"layers", "exits"} & set(find(Loss, name).model_fields)]
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        *((name, None) for name in sorted(set(names(Loss)) - set(TOKENS))),
+        *((name, None) for name in sorted(set(ON_FEATURES) - set(TOKENS))),
         *(pytest.param(*each, marks=pytest.mark.slow) for each in VARIANTS),
     ],
     ids=str,
 )
-def test_every_loss_with_its_adapter(name, settings, toy, context_for, stored, on, monkeypatch):
+def test_losses_on_features_with_their_adapters(name, settings, toy, context_for, stored, on, monkeypatch):
     loss = loss_called(name, settings)
     teacher = stored(Convnet(widths=(6, 8), convs=1), toy())
 
     def fit(where, count=SAMPLES):
         return fitted(context_for(toy(train=count, val=0), device=where), (loss,), {"teacher": teacher})
+
+    assert_no_step_waits(on, monkeypatch, fit)
+
+
+def test_all_losses_on_outputs(toy, context_for, stored, on, monkeypatch):
+    losses, teacher = tuple(loss_called(name) for name in names(Loss) if name not in ON_FEATURES), stored(CONVNET, toy())
+    assert len(losses) > 5
+
+    def fit(where, count=SAMPLES):
+        return fitted(context_for(toy(train=count, val=0), device=where), losses, {"teacher": teacher})
 
     assert_no_step_waits(on, monkeypatch, fit)
 
