@@ -18,7 +18,7 @@ class Labels:
 
     def to(self, device: str) -> Labels:
         """The same on another device."""
-        return Labels(self.rows.to(device), _placed(self.targets, device))
+        return Labels(sent(self.rows, device), _placed(self.targets, device))
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Batch:
         return Batch(
             _placed(self.inputs, device),
             _placed(self.targets, device),
-            self.index.to(device),
+            sent(self.index, device),
             self.view,
             self.labels and self.labels.to(device),
         )
@@ -66,6 +66,11 @@ class Outputs:
         return Outputs(*({name: each[rows] for name, each in kind.items()} for kind in (self.heads, self.features)))
 
 
+def sent(tensor: Tensor, device: str) -> Tensor:
+    """A tensor of the CPU on a device, which is not waited for: pinned memory is nobody else's before it was read."""
+    return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
 def from_arrays(inputs: dict[str, np.ndarray], targets: dict[str, np.ndarray], index: np.ndarray) -> Batch:
     """A batch on the CPU; unsigned bytes (images in memory) become float32 in their raw range."""
     return Batch(
@@ -76,7 +81,7 @@ def from_arrays(inputs: dict[str, np.ndarray], targets: dict[str, np.ndarray], i
 
 
 def _placed(tensors: dict[str, Tensor], device: str) -> dict[str, Tensor]:
-    return {name: each.to(device) for name, each in tensors.items()}
+    return {name: sent(each, device) for name, each in tensors.items()}
 
 
 def _float(array: np.ndarray) -> Tensor:

@@ -89,7 +89,8 @@ class Feed:
         together = max(1, _DRAWN_TOGETHER // len(batches[0]))
         for start in range(done, len(batches), together):
             some = batches[start : start + together]
-            numbers = torch.from_numpy(draws(seed, epoch, self.index[np.concatenate(some)], count)).to(self.device)
+            drawn = draws(seed, epoch, self.index[np.concatenate(some)], count)
+            numbers = batch.sent(torch.from_numpy(drawn), self.device)
             for rows, own in zip(some, numbers.split([len(rows) for rows in some]), strict=True):
                 yield self._parts(rows, own, view)
 
@@ -105,7 +106,7 @@ class Feed:
 
     def _take(self, rows: np.ndarray) -> Batch:
         if self._resident:
-            taken = _rows(self._resident, torch.from_numpy(rows).to(self.device))
+            taken = _rows(self._resident, batch.sent(torch.from_numpy(rows), self.device))
         else:
             inputs = {name: _chained([each.inputs[name] for each in self._splits], rows) for name in self._splits[0].inputs}
             targets = {} if self._mixed else {name: each[rows] for name, each in self._splits[0].targets.items()}
@@ -160,13 +161,18 @@ def _resident(splits: list[Split], device: str) -> Batch | None:
     if sum(each.nbytes for each in arrays) > torch.cuda.mem_get_info(device)[0] // 2:
         return None
     inputs = {name: _together([each.inputs[name] for each in splits], device) for name in splits[0].inputs}
-    targets = {name: torch.tensor(each, device=device) for name, each in splits[0].targets.items() if len(splits) == 1}
+    targets = {name: _together([each], device) for name, each in splits[0].targets.items() if len(splits) == 1}
     return Batch(inputs, targets, _together([each.index for each in splits], device))
 
 
 def _together(arrays: list[np.ndarray], device: str) -> Tensor:
-    tensors = [torch.tensor(each, device=device) for each in arrays]
-    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
+    """One after the other, in rows, whatever strides an axis of one has: images of one channel could pass for channels-last."""
+    kind = torch.tensor(arrays[0][:0]).dtype
+    whole, start = torch.empty((sum(map(len, arrays)), *arrays[0].shape[1:]), dtype=kind, device=device), 0
+    for each in arrays:
+        whole[start : start + len(each)] = torch.tensor(each)
+        start += len(each)
+    return whole
 
 
 def _rows(whole: Batch, rows: Tensor) -> Batch:

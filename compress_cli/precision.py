@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 Name = Literal["float32", "float32_channels_last", "bfloat16", "bfloat16_channels_last"]
-"""Weights are float32 in all of them; bfloat16 means that convolutions and products are computed in it (autocast)."""
+"""Weights are float32 in all of them; bfloat16 means that convolutions and products are computed in it (autocast).
+
+On CUDA, convolutions of float32 round their factors to TF32 where the GPU has it, which is PyTorch's own default."""
 
 NAMES: tuple[Name, ...] = get_args(Name)
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from compress_cli.errors import StageError
+
 _ORDER, _SAMPLES, _STEPS = 1, 2, 3  # what numbers are drawn for: each purpose has its own
 _WORD = (1 << 64) - 1
 
@@ -37,17 +39,19 @@ def step_seeds(seed: int, epoch: int, steps: int) -> list[int]:
 
 
 def seed_layers(device: str, seed: int) -> None:
-    """Seed what layers draw from."""
+    """Seed what layers draw from; within `apart`, since there the device is at work."""
     torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 0.4 ms a call where there is no GPU
     if device.startswith("cuda"):
-        torch.cuda.manual_seed(seed)
+        place = torch.device(device).index
+        torch.cuda.default_generators[torch.cuda.current_device() if place is None else place].manual_seed(seed)
 
 
 @contextmanager
 def apart(device: str, deterministic: bool = False) -> Iterator[None]:
     """Leave torch's generators as they were, and the settings of CUDA's libraries.
 
-    On CUDA, `deterministic` gives the same bytes on repetition; without it the fastest kernels are looked for.
+    On CUDA, `deterministic` gives the same bytes on repetition, or StageError where PyTorch has no operator that does;
+    without it the fastest kernels are looked for.
     """
     cuda = device.startswith("cuda")
     with torch.random.fork_rng(devices=[torch.device(device)] if cuda else []):
@@ -55,14 +59,22 @@ def apart(device: str, deterministic: bool = False) -> Iterator[None]:
             yield
             return
         before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
-        if deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to repeat its sums
-        torch.use_deterministic_algorithms(deterministic)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it to repeat; PyTorch looks once a process
+        if deterministic != before[0]:  # the call imports PyTorch's compiler, for seconds
+            torch.use_deterministic_algorithms(deterministic)
         torch.backends.cudnn.benchmark = not deterministic
         try:
             yield
+        except RuntimeError as error:
+            operator, unknown, _ = str(error).partition(" does not have a deterministic implementation")
+            if not unknown:
+                raise
+            raise StageError(
+                f"{operator} can't repeat its sums on CUDA; leave out `deterministic`, or train on the CPU"
+            ) from error
         finally:
-            torch.use_deterministic_algorithms(before[0])
+            if deterministic != before[0]:
+                torch.use_deterministic_algorithms(before[0])
             torch.backends.cudnn.benchmark = before[1]
 
 

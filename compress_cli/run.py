@@ -191,7 +191,7 @@ class Run:
         return Attempt(
             forced=step.key in self._forced(),
             inputs={role: work.recorded(sources) for role, sources in inputs.items()},
-            device=work.device(self.plan.recipe.device),
+            device=work.named(work.device(self.plan.recipe.device)),
             libraries=work.libraries(),
             threads=torch.get_num_threads(),
         )

@@ -141,7 +141,8 @@ def _bits(given: Tensor) -> Tensor:
 
 def _finite(tensors: list[Tensor]) -> bool:
     real = [each for each in tensors if each.is_floating_point()]
-    return not real or bool(torch.stack([each.isfinite().all() for each in real]).all())
+    flags = [each.isfinite().all() for each in real]  # some optimisers count steps on the CPU
+    return not real or bool(torch.stack([each.to(flags[0].device) for each in flags]).all())
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -43,7 +43,14 @@ def device(wanted: str) -> str:
         return "cuda" if there else "cpu"
     if wanted.startswith("cuda") and not there:
         raise RecipeError(f"device '{wanted}': PyTorch sees no CUDA device here; use 'cpu' or 'auto'")
+    if wanted.startswith("cuda:") and int(wanted.partition(":")[2]) >= torch.cuda.device_count():
+        raise RecipeError(f"device '{wanted}': PyTorch sees only {torch.cuda.device_count()} here, counted from cuda:0")
     return wanted
+
+
+def named(where: str) -> str:
+    """A device as manifests know it, `cuda (NVIDIA H200)`: two kinds of GPU add in another order."""
+    return f"{where} ({torch.cuda.get_device_name(where)})" if where.startswith("cuda") else where
 
 
 def perform(
@@ -120,7 +127,7 @@ def libraries() -> dict[str, str]:
 
 def _environment(where: str) -> dict[str, Any]:
     return {
-        "device": where,
+        "device": named(where),
         "threads": torch.get_num_threads(),
         "processor": runtime.machine()["processor"],
         "python": platform.python_version(),

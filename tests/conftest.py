@@ -1,5 +1,6 @@
 """What several tests share."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -74,6 +75,15 @@ def architectures():
     yield {name: plugin.find(Model, name) for name in names}
     for name in names:  # other tests count the models there are
         del plugin._OUTSIDE[Model.__module__][name]
+
+
+@pytest.fixture(scope="session")
+def pretended_cuda():
+    """The module beside this file: a CUDA device where there is none."""
+    spec = importlib.util.spec_from_file_location("pretended_cuda", Path(__file__).parent / "pretended_cuda.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -76,6 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `compress` script; always ends in SystemExit."""
     # PyTorch's threads that wait would spin, and beside another busy process that costs most of the speed (12x was seen).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic: true`; PyTorch looks once a process
     _app()(arguments, prog_name="compress")
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from compress_cli.batch import Batch
+from compress_cli.batch import Batch, sent
 from compress_cli.combinations import Combination
 from compress_cli.settings import Many
 
@@ -29,5 +30,5 @@ class Weighted(Combination):
             raise ValueError(f"there are {teachers} teachers and {len(self.weights)} weights; give one a teacher")
 
     def shares(self, said: Tensor, batch: Batch, adapter: nn.Module) -> Tensor:
-        weights = said.new_tensor(self.weights)
-        return weights / weights.sum()
+        weights = torch.tensor(self.weights, dtype=said.dtype)
+        return sent(weights / weights.sum(), str(said.device))
