@@ -37,8 +37,9 @@ class Distilled(BaseModel):
 
     row: str
     teacher: str
-    """The best, where there are several."""
-    teacher_value: float
+    """The best, where there are several; empty where none could be measured, such as a table of stored outputs."""
+    headroom: Estimate | None
+    """Mean of teacher - control; None where no teacher could be measured."""
     seeds: list[int]
     student: list[float]
     """The primary metric, seed by seed."""
@@ -46,7 +47,7 @@ class Distilled(BaseModel):
     difference: Estimate
     """Mean of student - control; its interval knows the samples, and the seeds where there are several."""
     gap_closed: float | None
-    """(student - control) / (teacher - control) of the means; None where teacher - control is within its noise."""
+    """(student - control) / (teacher - control) of the means; None where the teacher is not shown to be better."""
     gaps_closed: list[float] | None
     """The same, seed by seed."""
     verdict: Worth
@@ -66,39 +67,49 @@ def spread(row: str, values: dict[int, float]) -> Spread:
 
 def distilled(
     row: str,
-    teacher: tuple[str, np.ndarray],
+    teacher: tuple[str, np.ndarray] | None,
     student: dict[int, np.ndarray],
     control: dict[int, np.ndarray],
     better: Literal["higher", "lower"],
 ) -> Distilled:
     """What the teacher was worth, from each sample's share of the primary metric (N,), the same samples throughout.
 
-    `student` and `control` are by seed, with the same seeds.
+    `student` and `control` are by seed, with the same seeds; the teacher is None where it could not be measured.
     """
-    name, taught = teacher
-    differences = [student[seed] - control[seed] for seed in student]
     difference = _difference(list(student.values()), list(control.values()))
-    top = _difference([taught for _ in control], list(control.values()))
-    known = top.low > 0 or top.high < 0
-    good, bad = (difference.low > 0, difference.high < 0) if better == "higher" else (difference.high < 0, difference.low > 0)
+    verdict = _verdict(difference, better)
+    name, taught = teacher or ("", None)
+    headroom = None if taught is None else _difference([taught for _ in control], list(control.values()))
+    gap, gaps = None, None
+    if taught is not None and headroom is not None and _verdict(headroom, better) == "helped":
+        gap = difference.value / headroom.value
+        gaps = _gaps(list(student.values()), taught, list(control.values()))
     return Distilled(
         row=row,
         teacher=name,
-        teacher_value=float(taught.mean()),
+        headroom=headroom,
         seeds=list(student),
         student=[float(each.mean()) for each in student.values()],
         control=[float(each.mean()) for each in control.values()],
         difference=difference,
-        gap_closed=difference.value / top.value if known else None,
-        gaps_closed=_gaps(differences, taught, list(control.values())) if known else None,
-        verdict="helped" if good else "hurt" if bad else "no difference shown",
+        gap_closed=gap,
+        gaps_closed=gaps,
+        verdict=verdict,
     )
 
 
-def _gaps(differences: list[np.ndarray], taught: np.ndarray, control: list[np.ndarray]) -> list[float] | None:
+def _verdict(difference: Estimate, better: Literal["higher", "lower"]) -> Worth:
+    """What a difference to the control says, where its interval leaves zero out."""
+    if difference.low <= 0 <= difference.high:
+        return "no difference shown"
+    return "helped" if (difference.low > 0) == (better == "higher") else "hurt"
+
+
+def _gaps(student: list[np.ndarray], taught: np.ndarray, control: list[np.ndarray]) -> list[float] | None:
     """None where the teacher is no better than a control to the last sample: a ratio to nothing."""
     tops = [float((taught - each).mean()) for each in control]
-    return [float(each.mean()) / top for each, top in zip(differences, tops, strict=True)] if all(tops) else None
+    gains = [float((own - each).mean()) for own, each in zip(student, control, strict=True)]
+    return [gain / top for gain, top in zip(gains, tops, strict=True)] if all(tops) else None
 
 
 def _difference(after: list[np.ndarray], before: list[np.ndarray]) -> Estimate:

@@ -27,11 +27,20 @@ def _worth(name: str, each: Distilled) -> str:
     change = f"{write.metric(name, each.difference.value, True)} {write.interval(name, each.difference, True)}"
     said = f"{SAYS[each.verdict]}: {write.title(name)} {change} against the same training without it ({seeds}); "
     if each.gap_closed is None:
-        return f"{said}gap closed: not defined, teacher and control differ by no more than their noise"
+        return f"{said}gap closed: not defined, {_no_gap(each)}"
     by_seed = (
         f" ({', '.join(f'{gap:.2f}' for gap in each.gaps_closed)} by seed)" if each.gaps_closed and len(each.seeds) > 1 else ""
     )
     return f"{said}gap to '{each.teacher}' closed: {each.gap_closed:.2f}{by_seed}"
+
+
+def _no_gap(each: Distilled) -> str:
+    """Why there is nothing to close."""
+    if each.headroom is None:
+        return "what the teacher itself reaches was not measured"
+    if each.headroom.low <= 0 <= each.headroom.high:
+        return "teacher and control differ by no more than their noise"
+    return f"the teacher '{each.teacher}' is itself worse than the control"
 
 
 def _spread(name: str, each: Spread) -> str:
