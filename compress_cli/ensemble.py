@@ -42,17 +42,16 @@ def layers_of(teacher: str, losses: Iterable[Loss]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(layer for each in losses if each.teacher in ("", teacher) for layer in each.teacher_layers()))
 
 
-def score(opened: Opened, split: Split, task: Task, device: str) -> float | None:
-    """A teacher's primary metric on a split; None where it has no head that the task is about."""
+def score(opened: Opened, split: Split, task: Task, device: str) -> tuple[Task, float] | None:
+    """What a teacher can do of a task, and its primary metric on a split; None where it has no head that the task is about."""
     heads: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(split), 256):
         part = split.take(np.arange(start, min(start + 256, len(split))))
         for name, each in opened(from_arrays(part.inputs, {}, part.index).to(device)).heads.items():
             heads.setdefault(name, []).append(each.cpu().numpy())
     joined = {name: np.concatenate(each) for name, each in heads.items()}
-    if getattr(task, "head", "") not in ("", *joined):
-        return None
-    return float(task.correct(joined, split.targets).mean())
+    own = task.within(joined)
+    return (own, float(own.correct(joined, split.targets).mean())) if own else None
 
 
 @dataclass(frozen=True)

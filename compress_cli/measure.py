@@ -71,6 +71,7 @@ class RunConditions(Settings):
 class Result:
     """A model's answers on a split and what they are worth."""
 
+    primary: str  # the metric that it goes by
     metrics: dict[str, Estimate]
     heads: dict[str, np.ndarray]  # output name -> (N, ...)
     index: np.ndarray  # (N,) sample ids
@@ -97,8 +98,13 @@ def evaluate(session: Session, split: Split, task: Task, batch: int, log: Log, s
 
 
 def judge(heads: dict[str, np.ndarray], split: Split, task: Task) -> Result:
-    """What a model's answers on a split are worth."""
-    return Result(task.evaluate(heads, split.targets), heads, split.index, task.correct(heads, split.targets))
+    """What a model's answers on a split are worth; StageError where it has no head that the task is about."""
+    own = task.within(heads)
+    if own is None:
+        about = " and ".join(f"'{getattr(each, 'head', '')}'" for each in task.parts.values())
+        raise StageError(f"this model has no head {about}, which the task is about (it has: {', '.join(heads)})")
+    correct = own.correct(heads, split.targets)
+    return Result(own.primary, own.evaluate(heads, split.targets), heads, split.index, correct)
 
 
 def predict(session: Session, split: Split, batch: int, log: Log, saves: Saves | None = None) -> dict[str, np.ndarray]:

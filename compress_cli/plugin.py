@@ -71,11 +71,20 @@ class Plugin(Settings):
             return dict(made)
         found = {name: find(cls, name) for name in names(cls)}
         short = [name for name, each in found.items() if not any(f.is_required() for f in each.model_fields.values())]
-        # As the choices of a union each goes through its own hook and gets its place among the definitions.
-        union = handler(core_schema.union_schema([each.__pydantic_core_schema__ for each in found.values()]))
+        # As the choices of a union each goes through its own hook and gets its place among the definitions; within a plugin
+        # that holds others of its own contract, a reference to that place is enough.
+        choices: list[Any] = [each.__pydantic_core_schema__ for each in found.values()]
+        if cls in _WITHIN:
+            choices = [core_schema.definition_reference_schema(each["ref"]) for each in choices]
+        _WITHIN.append(cls)
+        try:
+            union = handler(core_schema.union_schema(choices))
+        finally:
+            _WITHIN.pop()
         return {"anyOf": ([{"enum": short}] if short else []) + union.get("anyOf", [union])}
 
 
+_WITHIN: list[type[Plugin]] = []  # contracts whose choices are being listed
 _OUTSIDE: dict[str, dict[str, type[Plugin]]] = {}  # contract module -> name -> class, from --plugin files
 
 

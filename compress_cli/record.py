@@ -53,7 +53,9 @@ class Record(BaseModel):
     store: str  # the store's folder, relative to the run's folder where that is possible
     seed: int
     baseline: str  # name of the row that the others are compared with
+    primary: str = ""  # the metric that the whole task goes by
     better: Literal["higher", "lower"] = "higher"  # of the primary metric
+    tasks: tuple[str, ...] = ()  # the primary metric of each task, where there are several
     rows: list[Row]
     tables: list[Found] = []
     others: list[Row] = []  # repeated with other seeds, or beside a row as its control

@@ -37,9 +37,10 @@ class Distilled(BaseModel):
 
     row: str
     teacher: str
-    """The best, where there are several; empty where none could be measured, such as a table of stored outputs."""
+    """The best, where there are several; empty where none could be measured on all that the student does: a table
+    of stored outputs, the teacher of one task of several."""
     headroom: Estimate | None
-    """Mean of teacher - control; None where no teacher could be measured."""
+    """Mean of teacher - control; None where there is no such teacher."""
     seeds: list[int]
     student: list[float]
     """The primary metric, seed by seed."""
@@ -74,7 +75,8 @@ def distilled(
 ) -> Distilled:
     """What the teacher was worth, from each sample's share of the primary metric (N,), the same samples throughout.
 
-    `student` and `control` are by seed, with the same seeds; the teacher is None where it could not be measured.
+    `student` and `control` are by seed, with the same seeds; the teacher is None where there is none that could be measured
+    on all that the student does.
     """
     difference = _difference(list(student.values()), list(control.values()))
     verdict = _verdict(difference, better)

@@ -82,7 +82,9 @@ class Run:
             store=os.path.relpath(self.store.root.resolve(), self.directory.resolve()),
             seed=recipe.seed,
             baseline=self.plan.baseline,
+            primary=recipe.task.primary,
             better=recipe.task.better,
+            tasks=tuple(f"{name}_{each.primary}" for name, each in recipe.task.parts.items() if name),
             rows=[self._row(row) for row in self.plan.rows],
             tables=[
                 Found(name=step.name, stage=step.stage.type, key=step.key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,12 @@ VERSION = 1  # raise it when the same settings give other weights
 REPORT_S = 0.5  # between reports within an epoch; reading the loss waits for the device
 
 
-def hard_loss(task: Task) -> Loss:
-    """The task's loss on true labels, on the head and target that the task is about."""
+def hard_losses(task: Task, heads: Collection[str]) -> tuple[Loss, ...]:
+    """The losses on true labels of the parts of a task that a model with these heads can do, each on its head and target."""
+    return tuple(_hard_loss(each) for each in (task.within(heads) or task).parts.values())
+
+
+def _hard_loss(task: Task) -> Loss:
     cls = find(Loss, task.loss)
     shared = {"head", "target"} & set(type(task).model_fields) & set(cls.model_fields)
     loss = cls.model_validate({name: getattr(task, name) for name in shared})
@@ -75,6 +80,7 @@ def fit(
 class _Loop:
     def __init__(self, network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: Ensemble):
         self.network, self.settings, self.context, self.teachers = network, settings, context, teachers
+        self.task = context.task.within(network.signature.heads) or context.task
         self.losses = tuple(each for each in losses if each.weight)
         if not self.losses:
             raise RecipeError("no loss has a weight above 0: nothing would be learnt")
@@ -82,7 +88,7 @@ class _Loop:
         self.epochs = 1 if context.limit else settings.epochs
         train, self.val = (context.split(name, settings.batch) for name in ("train", "val"))
         for split in (train, self.val) if context.transfer is None else (self.val,):
-            context.task.check(network.signature, split.targets)
+            self.task.check(network.signature, split.targets)
         parts, changes = settings.accumulate, settings.augment
         self.feed = Feed(train, settings.batch, parts, changes, context.seed, context.device, settings.views)
         network.to(context.device)
@@ -242,13 +248,13 @@ class _Loop:
         if not len(self.val):
             return {}
         value = self._metric(epoch)
-        values = [each[self.context.task.primary] for each in self.state.curve]
-        sign = 1 if self.context.task.better == "higher" else -1
+        values = [each[self.task.primary] for each in self.state.curve]
+        sign = 1 if self.task.better == "higher" else -1
         # of equals the later counts: it was trained longer
         if self.settings.keep == "best" and all(sign * value >= sign * each for each in values):
             self.state.best_epoch = epoch
             self.state.best = {name: each.detach().to("cpu", copy=True) for name, each in self.judged.state_dict().items()}
-        return {self.context.task.primary: value}
+        return {self.task.primary: value}
 
     def _metric(self, epoch: int) -> float:
         network, heads = self.judged.eval(), []
@@ -262,7 +268,7 @@ class _Loop:
         joined = {name: np.concatenate([each[name] for each in heads]) for name in heads[0]}
         if any(np.isnan(each).any() for each in joined.values()):
             raise self._broken(epoch, self.feed.steps, "an output on val is NaN")
-        return float(self.context.task.correct(joined, self.val.targets).mean())
+        return float(self.task.correct(joined, self.val.targets).mean())
 
     def _check(self, epoch: int) -> None:
         losses = self.state.losses

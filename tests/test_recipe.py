@@ -116,6 +116,11 @@ def test_the_schema_knows_plugins_and_refuses_what_the_loader_refuses(load):
     checker = jsonschema.Draft202012Validator(schema)
     good = yaml.safe_load(GOOD)
     assert list(checker.iter_errors(good)) == []
+    good["task"] = {"type": "multi_task", "tasks": {"a": "classification", "b": {"type": "classification", "head": "x"}}}
+    assert list(checker.iter_errors(good)) == []
+    good["task"]["tasks"]["b"]["hed"] = "x"
+    assert list(checker.iter_errors(good))
+    del good["task"]
     good["stages"][1]["losses"][0]["type"] = "soft_target"
     assert list(checker.iter_errors(good))
     text = json.dumps(schema)

@@ -26,6 +26,7 @@ from compress_cli.regimen import Training
 from compress_cli.schedules.constant import Constant
 from compress_cli.schedules.cosine import Cosine
 from compress_cli.tasks.classification import Classification
+from compress_cli.tasks.multi_task import MultiTask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -307,8 +308,15 @@ def test_losses_that_weigh_nothing_are_refused(toy, context_for):
 
 
 def test_the_tasks_loss_is_on_the_tasks_head():
-    assert training.hard_loss(Classification()) == CrossEntropy()
-    assert training.hard_loss(Classification(head="digit")) == CrossEntropy(head="digit")
+    assert training.hard_losses(Classification(), {"logits"}) == (CrossEntropy(),)
+    assert training.hard_losses(Classification(head="digit"), {"digit"}) == (CrossEntropy(head="digit"),)
+
+
+def test_several_tasks_have_a_loss_each_on_the_heads_that_are_there():
+    tasks = {"one": Classification(head="a", target="x"), "other": Classification(head="b", target="y")}
+    both = (CrossEntropy(head="a", target="x"), CrossEntropy(head="b", target="y"))
+    assert training.hard_losses(MultiTask(tasks=tasks), {"a", "b"}) == both
+    assert training.hard_losses(MultiTask(tasks=tasks), {"b"}) == both[1:]
 
 
 def test_labels_that_do_not_fit_are_refused_before_training(toy, context_for):

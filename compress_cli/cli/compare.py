@@ -7,7 +7,6 @@ import typer
 
 from compress_cli.cli import Json, Plugins, Quiet, Tables, read_plugins, write_tables
 from compress_cli.cli.eval import (
-    Asked,
     Batch,
     Data,
     LatencyBatch,
@@ -19,8 +18,8 @@ from compress_cli.cli.eval import (
     SplitChoice,
     TaskName,
     Threads,
-    chosen_options,
-    evaluated,
+    measured,
+    session_options,
 )  # fmt: skip
 
 
@@ -45,14 +44,13 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Put two ONNX files side by side: bytes, MACs, accuracy on the same samples, latency timed in turn."""
+    from compress_cli.evaluation import Asked
     from compress_cli.report import evaluation
 
     read_plugins(plugins)
-    options = chosen_options(providers, session)
-    asked = Asked(
-        data, task, split, preprocess, batch, latency_batch, threads, options, seconds, 1, tuple(shape), False, quiet
-    )  # fmt: skip
-    made = evaluated(after, before, asked)
+    options = session_options(providers, session)
+    asked = Asked(data, task, split, preprocess, batch, latency_batch, threads, options, seconds, shapes=tuple(shape))
+    made = measured(after, before, asked, quiet)
     write_tables(evaluation.table(made), csv, latex)
     if json:
         typer.echo(made.model_dump_json(indent=1))

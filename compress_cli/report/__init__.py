@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from compress_cli.findings import FINDINGS, Findings
+from compress_cli.findings import FINDINGS, Findings, Line
 from compress_cli.intervals import Estimate, judge_change, mcnemar, paired_difference
 from compress_cli.latency import Latency
 from compress_cli.measure import Timing
@@ -32,14 +32,14 @@ def collect(directory: Path) -> Report:
         recipe=record.recipe,
         seed=record.seed,
         baseline=record.baseline,
-        primary=figures[0].primary if figures else "",
+        primary=record.primary or (figures[0].primary if figures else ""),
         better=record.better,
         split=figures[0].split if figures else "test",
         samples=figures[0].samples if figures else 0,
         rows=[_row(each, baseline, origins.get(each.record.name), timings, record.better) for each in measured],
         machine=timings[0].machine if timings else {},
         wall_time_s=record.wall_time_s,
-        findings=_findings(store, record, measured),
+        findings=[*_by_task(record, measured), *_findings(store, record, measured)],
         spread=seeds.spreads(measured, others),
         distilled=list(seeds.distillations(measured, others, record)),
     )
@@ -50,6 +50,19 @@ def _origins(measured: list[Stored]) -> dict[str, Stored]:
     by_key = {each.record.key: each for each in reversed(measured)}
     found = {each.record.name: [by_key[key] for key in each.sources if key in by_key] for each in measured}
     return {name: sources[0] for name, sources in found.items() if sources}
+
+
+def _by_task(record: Record, measured: list[Stored]) -> list[Found]:
+    """How well each model does each task, where there are several."""
+    if not record.tasks:
+        return []
+    metrics = {each.record.name: each.figures.metrics if each.figures else {} for each in measured}
+    lines = [Line(name=name, cells=[own.get(task) for task in record.tasks]) for name, own in metrics.items()]
+    about = "'-' where a model has no head for it. Changes in the table above are of the mean, between models that do all."
+    document = Findings(
+        title="Each task", about=about, side="ONNX Runtime", what="model", columns=list(record.tasks), lines=lines
+    )
+    return [Found(name="", stage="measure", model="", findings=document)]
 
 
 def _findings(store: Path, record: Record, measured: list[Stored]) -> list[Found]:
@@ -125,8 +138,10 @@ def _change(baseline: Stored, measured: Stored, better: Literal["higher", "lower
 
 
 def _difference(before: Stored, after: Stored) -> Estimate | None:
-    """Paired; None where they were not measured on the same samples."""
-    if not len(after.correct) or not np.array_equal(before.index, after.index):
+    """Paired; None where they were not measured on the same samples, or do not do the same tasks."""
+    if not before.figures or not after.figures or before.figures.primary != after.figures.primary:
+        return None
+    if not np.array_equal(before.index, after.index):
         return None
     return paired_difference(before.correct, after.correct)
 

@@ -37,7 +37,7 @@ def _worth(name: str, each: Distilled) -> str:
 def _no_gap(each: Distilled) -> str:
     """Why there is nothing to close."""
     if each.headroom is None:
-        return "what the teacher itself reaches was not measured"
+        return "no teacher was measured on all that the student does"
     if each.headroom.low <= 0 <= each.headroom.high:
         return "teacher and control differ by no more than their noise"
     return f"the teacher '{each.teacher}' is itself worse than the control"

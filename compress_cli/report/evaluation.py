@@ -2,59 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.table import Table as Grid
 
 from compress_cli.clients import Load
 from compress_cli.contents import Contents
-from compress_cli.intervals import Estimate
-from compress_cli.latency import Latency, Speedup
+from compress_cli.evaluation import Against, Evaluation
 from compress_cli.profile import Profile
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 from compress_cli.report.table import Cell, Table
 from compress_cli.runtime import Options
-
-
-class Against(BaseModel):
-    """The file beside an older one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    baseline: str
-    contents: Contents
-    metrics: dict[str, Estimate]
-    """On the same samples; empty without data."""
-    compression_ratio: float
-    """Bytes of the baseline / bytes of the file."""
-    speedup: Speedup
-    change: Estimate | None
-    """Of the primary metric on the same samples; None without data."""
-    change_p: float | None
-    """McNemar's p-value; None for a metric that is not right-or-wrong."""
-
-
-class Evaluation(BaseModel):
-    """One file: what it holds, how well it does, how long it takes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str
-    contents: Contents
-    machine: dict[str, str | int]
-    session: Options
-    latency: Latency
-    load: Load | None
-    """With several clients at once, where they were asked for."""
-    profile: Profile | None
-    data: str
-    """Name of the dataset; empty where there was none, and so no metrics."""
-    split: str
-    samples: int
-    primary: str
-    metrics: dict[str, Estimate]
-    against: Against | None
 
 
 def show(evaluation: Evaluation, console: Console | None = None) -> None:

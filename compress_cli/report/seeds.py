@@ -32,7 +32,8 @@ def distillations(measured: list[Stored], others: list[Stored], record: Record) 
         everyone = (*students.values(), *controls.values(), *taught)
         if not all(np.array_equal(each.index, everyone[0].index) for each in everyone):
             continue
-        best = max(taught, key=lambda each: sign * float(each.correct.mean()), default=None)
+        able = [each for each in taught if _primary(each) == _primary(row)]
+        best = max(able, key=lambda each: sign * float(each.correct.mean()), default=None)
         yield distilled(
             name,
             (best.record.name, best.correct) if best else None,
@@ -40,6 +41,10 @@ def distillations(measured: list[Stored], others: list[Stored], record: Record) 
             {seed: each.correct for seed, each in controls.items()},
             record.better,
         )
+
+
+def _primary(row: Stored) -> str:
+    return row.figures.primary if row.figures else ""
 
 
 def _by_seed(row: Stored, others: list[Stored], beside: str = "") -> dict[int, Stored]:

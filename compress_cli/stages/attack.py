@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress_cli import restore, samples, training
+from compress_cli import measure, restore, samples, training
 from compress_cli.artifact import Artifact, Checkpoint, Table
 from compress_cli.batch import Batch, Outputs, from_arrays
 from compress_cli.context import Context
@@ -53,7 +53,7 @@ class Attack(Stage):
         return Table
 
     def run(self, context: Context) -> dict[str, Any]:
-        split, task = samples.drawn(context.split("test", self.batch), self.samples, context.seed), context.task
+        split = samples.drawn(context.split("test", self.batch), self.samples, context.seed)
         real = [name for name, each in split.inputs.items() if each.dtype == np.uint8 or each.dtype.kind == "f"]
         if not real:
             raise RecipeError("an attack moves real numbers, and this dataset's inputs hold none")
@@ -63,11 +63,10 @@ class Attack(Stage):
         lines: list[Line] = []
         clean = np.empty(0)
         for done, (title, kind, epsilon) in enumerate(tries):
-            heads = self._heads(network, split, real, kind, epsilon, context)
-            right = task.correct(heads, split.targets)
-            clean = right if not kind else clean
-            change = paired_difference(clean, right) if kind else None
-            lines.append(Line(name=title, cells=[task.evaluate(heads, split.targets)[task.primary], change]))
+            found = measure.judge(self._heads(network, split, real, kind, epsilon, context), split, context.task)
+            clean = found.correct if not kind else clean
+            change = paired_difference(clean, found.correct) if kind else None
+            lines.append(Line(name=title, cells=[found.metrics[found.primary], change]))
             context.log(Progress("attack", done + 1, len(tries)))
         Findings(
             title="Attacks",
@@ -76,7 +75,7 @@ class Attack(Stage):
             "2018. The attacker knows the whole model. Changes are paired, against the same samples unmoved.",
             side="PyTorch",
             what="attack",
-            columns=[task.primary, f"{task.primary}_change"],
+            columns=[found.primary, f"{found.primary}_change"],
             lines=lines,
         ).write(context.output)
         return {line.name: cell.value for line in lines if isinstance(cell := line.cells[0], Estimate)}
@@ -85,15 +84,16 @@ class Attack(Stage):
         self, network: nn.Module, split: Split, real: list[str], kind: str, epsilon: float, context: Context
     ) -> dict[str, np.ndarray]:
         """Head name -> (N, ...) on inputs moved by an attack of that kind."""
-        hard = training.hard_loss(context.task)
-        names = list(restore.signature_of(context.inputs["start"][0]).inputs)
+        signature = restore.signature_of(context.inputs["start"][0])
+        hard, names = training.hard_losses(context.task, signature.heads), list(signature.inputs)
         ends = {name: (float(split.inputs[name].min()), float(split.inputs[name].max())) for name in real}
         parts = []
         for number, part in enumerate(samples.parts(split, self.batch)):
             batch = from_arrays(part.inputs, part.targets, part.index).to(context.device)
 
             def loss(inputs: dict[str, Tensor], batch: Batch = batch) -> Tensor:
-                return hard(Outputs(network(*(inputs[name] for name in names))), (), batch, nn.Identity())
+                made = Outputs(network(*(inputs[name] for name in names)))
+                return torch.stack([each(made, (), batch, nn.Identity()) for each in hard]).sum()
 
             inputs = batch.inputs
             if kind:

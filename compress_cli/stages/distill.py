@@ -185,15 +185,19 @@ class Distill(Stage):
 
     def _doubts(self, context: Context, teachers: Ensemble) -> list[str]:
         """What is to be said of teachers that do worse on val than who guesses; a table knows nothing of val."""
-        val, chance, notes = context.split("val"), context.task.chance(context.dataset.signature()), []
+        val, notes = context.split("val"), []
         for name, source in zip(self._names(), context.inputs["teacher"], strict=True):
-            if chance is None or not len(val) or isinstance(source, Table):
+            if not len(val) or isinstance(source, Table):
                 continue
             asked = teacher_for(source).open(source, (), context.device) if self.teacher_cache else teachers.teachers[name]
-            value = ensemble.score(asked, val, context.task, context.device)
-            if value is not None and (value < chance if context.task.better == "higher" else value > chance):
+            scored = ensemble.score(asked, val, context.task, context.device)
+            if scored is None:
+                continue
+            task, value = scored
+            chance = task.chance(context.dataset.signature())
+            if chance is not None and (value < chance if task.better == "higher" else value > chance):
                 who = f"the teacher '{name}'" if name else "the teacher"
-                figure = f"{context.task.primary} {value:.3g} on val, where guessing has {chance:.3g}"
+                figure = f"{task.primary} {value:.3g} on val, where guessing has {chance:.3g}"
                 notes.append(f"{who} has {figure}: what it teaches is noise")
         for note in notes:
             context.log(Progress("train", 0, 1, note=note))

@@ -10,7 +10,6 @@ from compress_cli import contents, measure
 from compress_cli.artifact import Artifact, Measurement, OnnxModel
 from compress_cli.context import Context
 from compress_cli.datasets import SplitName
-from compress_cli.errors import StageError
 from compress_cli.plugin import find
 from compress_cli.stages import Role, Stage
 
@@ -41,14 +40,11 @@ class Measure(Stage):
     def run(self, context: Context) -> dict[str, Any]:
         split = context.split(self.split, self.conditions.batch)
         heads = measure.kept(context.inputs["predictions"][0].file(measure.PREDICTIONS), split)
-        head = getattr(context.task, "head", "")
-        if head in context.dataset.signature().heads and head not in heads:
-            raise StageError(f"this model has no head '{head}', which the task is about (it has: {', '.join(heads)})")
         result = measure.judge(heads, split, context.task)
         figures = measure.Figures(
             split=self.split,
             samples=len(split),
-            primary=context.task.primary,
+            primary=result.primary,
             metrics=result.metrics,
             contents=contents.contents(context.inputs["start"][0].file("model.onnx")),
         )

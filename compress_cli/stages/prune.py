@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -115,7 +115,7 @@ class Prune(Stage):
             raise StageError("the narrowed model computes something else than its layers say; name its odd layers in 'ignore'")
         narrowed = restore.Restored(restored.network, restored.model, (*restored.edits, edit))
         if self.training is not None:
-            losses, teachers = self._lesson(context, self.training.batch)
+            losses, teachers = self._lesson(context, restored.signature.heads, self.training.batch)
             facts |= training.fit(narrowed.network, losses, self.training, context, teachers)
         restore.save(narrowed, context.output)
         return facts
@@ -152,13 +152,14 @@ class Prune(Stage):
         near = abs(remains - share) <= widths.CLOSE * share
         return {"asked": {what: share}, "got": {what: remains}, "reached": near}
 
-    def _lesson(self, context: Context, batch: int) -> tuple[tuple[Loss, ...], Ensemble]:
+    def _lesson(self, context: Context, heads: Collection[str], batch: int) -> tuple[tuple[Loss, ...], Ensemble]:
         """The losses of the training after the cut, and the opened teacher where there is one."""
         losses = self.losses
         if not losses:
-            hard = training.hard_loss(context.task)
-            soft = SoftTargets(weight=0.9, temperature=4.0)
-            losses = (soft, hard.model_copy(update={"weight": 0.1})) if self.teacher else (hard,)
+            losses = training.hard_losses(context.task, heads)
+            if self.teacher:
+                soft = (SoftTargets(head=getattr(each, "head", ""), weight=0.9, temperature=4.0) for each in losses)
+                losses = (*soft, *(each.model_copy(update={"weight": 0.1}) for each in losses))
         sources = dict(zip((self.teacher or "",), context.inputs.get("teacher", ()), strict=False))
         return losses, assemble(sources, losses, context.split("train", batch), context.device)
 
@@ -224,7 +225,7 @@ def _scores(criterion: Criterion, groups: Sequence[Group], restored: restore.Res
     """The importance of each group's channels, averaged over training batches where it needs gradients."""
     if not criterion.gradients:
         return [criterion(group, {}) for group in groups]
-    network, loss = restored.network, training.hard_loss(context.task)
+    network, losses = restored.network, training.hard_losses(context.task, restored.signature.heads)
     body = dict(network.body.named_parameters(remove_duplicate=False))
     split, sums = context.split("train", BATCH), [torch.zeros(group.channels) for group in groups]
     order = np.random.default_rng(context.seed).permutation(len(split))[: BATCH * BATCHES]
@@ -233,7 +234,8 @@ def _scores(criterion: Criterion, groups: Sequence[Group], restored: restore.Res
         part = split.take(rows)
         batch = from_arrays(part.inputs, part.targets, part.index)
         outputs = Outputs(network(*(batch.inputs[name] for name in restored.signature.inputs)))
-        given = torch.autograd.grad(loss(outputs, (), batch, nn.Identity()), list(body.values()), materialize_grads=True)
+        loss = torch.stack([each(outputs, (), batch, nn.Identity()) for each in losses]).sum()
+        given = torch.autograd.grad(loss, list(body.values()), materialize_grads=True)
         gradients = dict(zip(body, given, strict=True))
         sums = [total + criterion(group, gradients) for total, group in zip(sums, groups, strict=True)]
     return [total / len(batches) for total in sums]

@@ -53,7 +53,7 @@ class Robustness(Stage):
         return {"onnxruntime": onnxruntime.__version__}
 
     def run(self, context: Context) -> dict[str, Any]:
-        split, name = context.split("test", self.batch), context.task.primary
+        split = context.split("test", self.batch)
         picture = _picture(split)
         sessions = [
             runtime.open_session(each.file("model.onnx"))
@@ -69,12 +69,15 @@ class Robustness(Stage):
                 return disturbed(images, *how, index, context.seed) if how else images
 
             found = [self._measured(session, split, picture, worse, context) for session in sessions]
-            clean = clean if how else found[0][1]
-            cells: list[Estimate | float | None] = [found[0][0], paired_difference(clean, found[0][1]) if how else None]
-            if len(found) > 1:
-                cells += [found[1][0], paired_difference(found[1][1], found[0][1])]
+            right = [each.correct for each in found]
+            clean = clean if how else right[0]
+            value, *beside = [each.metrics[each.primary] for each in found]
+            cells: list[Estimate | float | None] = [value, paired_difference(clean, right[0]) if how else None]
+            if beside:
+                cells += [beside[0], paired_difference(right[1], right[0])]
             lines.append(Line(name=title, cells=cells))
             context.log(Progress("robustness", done + 1, len(tries)))
+        name = found[0].primary
         columns = [name, f"{name}_change", f"baseline_{name}", f"beside_baseline_{name}_change"][: len(lines[0].cells)]
         Findings(
             title="Robustness",
@@ -95,16 +98,15 @@ class Robustness(Stage):
         picture: str,
         worse: Callable[[np.ndarray, np.ndarray], np.ndarray],
         context: Context,
-    ) -> tuple[Estimate, np.ndarray]:
-        """The primary metric, and each sample's share of it; the pictures are disturbed part by part."""
+    ) -> measure.Result:
+        """What a file's answers are worth; the pictures are disturbed part by part."""
         parts = []
         for start in range(0, len(split), CHUNK):
             part = split.take(np.s_[start : start + CHUNK])
             inputs = {**part.inputs, picture: worse(part.inputs[picture], part.index)}
             parts.append(measure.predict(session, Split(inputs, part.targets, part.index), self.batch, lambda progress: None))
         heads = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        task = context.task
-        return task.evaluate(heads, split.targets)[task.primary], task.correct(heads, split.targets)
+        return measure.judge(heads, split, context.task)
 
 
 def _picture(split: Split) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from compress_cli import placement, restore, samples
+from compress_cli import measure, placement, restore, samples
 from compress_cli.agreement import Agreement
 from compress_cli.artifact import Artifact, Program, Table
 from compress_cli.context import Context
@@ -47,7 +47,7 @@ class Sensitivity(Stage):
         return Table
 
     def run(self, context: Context) -> dict[str, Any]:
-        start, task = context.inputs["start"][0], context.task
+        start = context.inputs["start"][0]
         held_out = context.split("val", self.batch)
         if not len(held_out):
             raise StageError("there are no val samples to try layers on; give the dataset a val split")
@@ -58,11 +58,11 @@ class Sensitivity(Stage):
         runner = _Rounded(graph)
         with torch.no_grad():
             unrounded = _heads(runner, (), split, signature, self.batch)
-            before = task.correct(unrounded, split.targets)
+            before = measure.judge(unrounded, split, context.task)
             lines: list[Line] = []
             for done, (name, nodes) in enumerate(layers.items()):
                 heads = _heads(runner, nodes, split, signature, self.batch)
-                change = paired_difference(before, task.correct(heads, split.targets))
+                change = paired_difference(before.correct, measure.judge(heads, split, context.task).correct)
                 lines.append(Line(name=name, cells=[change, _noise(unrounded, heads)]))
                 context.log(Progress("sensitivity", done + 1, len(layers)))
         alone = [_value(line) for line in lines if line.name != TOGETHER]
@@ -70,11 +70,11 @@ class Sensitivity(Stage):
         Findings(
             title="What each layer's quantisation costs",
             about=f"Each layer alone in integers, all others in float, on {len(split)} val samples: the paired change of "
-            f"{task.primary}, with a 95% interval, and the outputs' signal over quantisation noise (higher is better). "
+            f"{before.primary}, with a 95% interval, and the outputs' signal over quantisation noise (higher is better). "
             f"'{REST}' are those without weights; '{INTERPLAY}' is what all together cost beyond the sum.",
             side="PyTorch",
             what="layer",
-            columns=[f"{task.primary}_change", "sqnr_db"],
+            columns=[f"{before.primary}_change", "sqnr_db"],
             lines=lines,
         ).write(context.output)
         return {line.name: _value(line) for line in lines}

@@ -48,6 +48,7 @@ class Train(Stage):
     def run(self, context: Context) -> dict[str, Any]:
         context = replace(context, task=self.task or context.task)
         restored = training.begin(self.model, context, self.inputs, self.heads)
-        facts = training.fit(restored.network, (self.loss or training.hard_loss(context.task),), self.training, context)
+        losses = (self.loss,) if self.loss else training.hard_losses(context.task, restored.signature.heads)
+        facts = training.fit(restored.network, losses, self.training, context)
         restore.save(restored, context.output)
         return facts

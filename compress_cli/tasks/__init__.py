@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -16,13 +17,32 @@ from compress_cli.signature import Signature
 class Task(Plugin):
     """Metrics, the primary one with its direction, and the name of the loss on hard labels."""
 
-    loss: ClassVar[str]
-    """The file in `losses/` that trains on the true targets."""
-    primary: ClassVar[str]
-    """The metric that choices (best epoch) and the report go by."""
-    metrics: ClassVar[tuple[str, ...]] = ()
-    """All that it may give; a gate on anything else is refused before a run."""
-    better: ClassVar[Literal["higher", "lower"]] = "higher"
+    loss: ClassVar[str] = ""
+    """The file in `losses/` that trains on the true targets; a task of several parts leaves it to them."""
+
+    @property
+    @abstractmethod
+    def primary(self) -> str:
+        """The metric that choices (best epoch) and the report go by; mostly a plain attribute of the class."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """All that it may give; a gate on anything else is refused before a run."""
+        return ()
+
+    @property
+    def better(self) -> Literal["higher", "lower"]:
+        """Which values of the primary metric are the good ones."""
+        return "higher"
+
+    @property
+    def parts(self) -> dict[str, Task]:
+        """The tasks that it is made of, by name; one alone has no name."""
+        return {"": self}
+
+    def within(self, heads: Collection[str]) -> Task | None:
+        """The task as far as a model with these heads can do it; None where it can do nothing of it."""
+        return self
 
     def chance(self, signature: Signature) -> float | None:
         """The primary metric of a model that guesses; None where that means nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -26,6 +26,9 @@ class Classification(Task):
 
     head: str = Field("", description="the model's output that holds the class scores; default: the only one")
     target: str = Field("", description="the dataset's target that holds the class numbers; default: the only one")
+
+    def within(self, heads: Collection[str]) -> Task | None:
+        return self if not self.head or self.head in heads else None
 
     def chance(self, signature: Signature) -> float | None:
         return 1 / signature.heads[_choice("head", self.head, signature.heads)].size

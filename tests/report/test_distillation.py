@@ -24,7 +24,7 @@ def right(share):
             ("the teacher hurt", "not defined, the teacher 'big' is itself worse than the control"),
         ),
         (("big", right(0.7)), 0.6, 0.7, ("the teacher hurt", "not defined, teacher and control differ by no more than")),
-        (None, 0.6, 0.7, ("the teacher hurt", "not defined, what the teacher itself reaches was not measured")),
+        (None, 0.6, 0.7, ("the teacher hurt", "not defined, no teacher was measured on all that the student does")),
     ],
 )
 def test_the_sentence(teacher, student, control, words):

@@ -1,0 +1,68 @@
+"""A run of several tasks: teachers of one each, a student of all, and a report that tells them apart."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compress_cli import artifact, restore
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TRAINING = "training: {epochs: 6, batch: 16, keep: last, precision: float32, optimizer: {type: sgd, learning_rate: 0.01}}"
+RECIPE = f"""\
+dataset: {{type: npz, train: data.npz, inputs: [picture], targets: [shape, colour], test_share: 0.3}}
+task:
+  type: multi_task
+  tasks:
+    shape: {{type: classification, head: shape_output, target: shape}}
+    colour: {{type: classification, head: colour_output, target: colour}}
+threads: 1
+baseline: both
+gates: [mean_accuracy_drop<=0.9, shape_accuracy>=0.5]
+compare: {{seconds: 0.02}}
+stages:
+  - {{type: train, name: shapes, model: {{type: mlp, hidden: [16]}}, heads: [shape_output], {TRAINING}}}
+  - {{type: train, name: colours, model: {{type: mlp, hidden: [16]}}, heads: [colour_output], {TRAINING}}}
+  - {{type: distill, name: both, teacher: [shapes, colours], model: {{type: mlp, hidden: [16]}}, control: true,
+      losses: [{{type: soft_targets, head: shape_output, teacher: shapes}}, {{type: soft_targets, head: colour_output,
+        teacher: colours}}], {TRAINING}}}
+  - {{type: prune, ratio: 0.25, round_to: 4, criterion: taylor, teacher: both, {TRAINING}}}
+"""
+
+
+@pytest.fixture
+def things(tmp_path):
+    """Pictures of 300 things of 3 shapes and 2 colours."""
+    random = np.random.default_rng(0)
+    shape, colour = np.arange(300) % 3, np.arange(300) // 3 % 2
+    picture = random.integers(0, 60, (300, 2, 6, 6))
+    for each in range(3):
+        picture[shape == each, :, :, 2 * each : 2 * each + 2] += 60
+    for each in range(2):
+        picture[colour == each, each] += 100
+    np.savez(tmp_path / "data.npz", picture=picture.astype(np.uint8), shape=shape, colour=colour)
+    (tmp_path / "r.yaml").write_text(RECIPE)
+
+
+def test_every_model_is_judged_on_what_it_does(compress, things):
+    outcome = compress("run", "r.yaml")
+    assert outcome.code == 0, outcome
+    report = json.loads(Path("runs/r/report.json").read_text())
+    rows = {row["name"]: row for row in report["rows"]}
+    assert report["primary"] == "mean_accuracy"
+    assert {name for name in rows["shapes"]["metrics"] if "accuracy" in name} == {"shape_accuracy"}
+    assert {name for name in rows["colours"]["metrics"] if "accuracy" in name} == {"colour_accuracy"}
+    assert rows["shapes"]["change"] is None  # one task against the mean of two is no comparison
+    for name in ("both", "prune"):
+        metrics = {metric: each["value"] for metric, each in rows[name]["metrics"].items()}
+        assert metrics["mean_accuracy"] == pytest.approx((metrics["shape_accuracy"] + metrics["colour_accuracy"]) / 2)
+        assert metrics["mean_accuracy"] > 0.8
+    assert rows["prune"]["change"]["samples"] == report["samples"]
+    (worth,) = report["distilled"]
+    assert (worth["teacher"], worth["gap_closed"]) == ("", None)
+    assert "Each task" in outcome.out
+    assert "no teacher of it does all of its tasks" in outcome.out
+    assert "Each task" in Path("runs/r/report.md").read_text()
+    assert restore.signature_of(artifact.read(Path("runs/r/prune"))).heads.keys() == {"shape_output", "colour_output"}
