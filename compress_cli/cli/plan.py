@@ -20,7 +20,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what a run would do: steps, inputs, keys, what is up to date, and what it may cost."""
+    """Show what a run would do and what it may cost. Nothing is run: steps, inputs, keys, and what is up to date."""
     import json as format_json
 
     from compress_cli import plan as plans

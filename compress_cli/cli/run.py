@@ -42,7 +42,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a recipe: stages that are up to date are skipped, the report is printed, gates are judged."""
+    """Run a recipe, print its report, judge its gates. Stages that are up to date are skipped."""
     import json as format_json
 
     from compress_cli.report.live import Live

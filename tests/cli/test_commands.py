@@ -61,6 +61,23 @@ def test_describe_shows_fields_bounds_defaults_and_the_paper(compress):
     assert (wrong.code, "did you mean 'distill'" in wrong.err) == (2, True)
 
 
+def test_a_description_names_the_plugins_to_choose_from_and_folds_nothing_into_columns(compress):
+    said = compress("describe", "distill").out
+    assert "`compress list` names the choices of augmentations, combinations, datasets, losses, models" in said
+    assert "training.epochs         integer, at least 1, at most 1000000, required\n" in said
+    assert "optimi\n" not in said
+
+
+def test_a_list_says_what_each_plugin_itself_is(compress):
+    found = json.loads(compress("list", "--json").out)
+    assert found["stages"]["prune"].startswith("Remove whole channels")  # not what its `keep` block says
+    assert found["quantizers"]["static_int8"].endswith(").")  # of a first sentence on two lines, both
+
+
+def test_the_help_of_no_command_is_cut_short(compress):
+    assert "..." not in compress("--help").out.partition("Commands:")[2]
+
+
 def test_the_schema_checks_the_starter(compress):
     schema = json.loads(compress("schema").out)
     jsonschema.Draft202012Validator.check_schema(schema)
