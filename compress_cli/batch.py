@@ -10,22 +10,48 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Labels:
+    """The targets of those samples of a batch that have any."""
+
+    rows: Tensor  # (L,) int64, ascending: which samples of the batch they are
+    targets: dict[str, Tensor]  # target name -> (L,) or (L, ...)
+
+    def to(self, device: str) -> Labels:
+        """The same on another device."""
+        return Labels(self.rows.to(device), _placed(self.targets, device))
+
+
+@dataclass(frozen=True)
 class Batch:
     """Some samples. All tensors share their first axis, N."""
 
     inputs: dict[str, Tensor]  # input name -> (N, ...)
-    targets: dict[str, Tensor]  # target name -> (N,) or (N, ...)
+    targets: dict[str, Tensor]  # target name -> (N,) or (N, ...); empty where not every sample has them
     index: Tensor  # (N,) int64: stable sample ids, equal in every epoch and every run
     view: int = 0  # which of the fixed augmented views this is, counted from 0; 0 where every epoch draws anew
+    labels: Labels | None = None  # where only some samples have targets: which, and what they are
 
     def to(self, device: str) -> Batch:
         """The same samples on another device."""
         return Batch(
-            {name: each.to(device) for name, each in self.inputs.items()},
-            {name: each.to(device) for name, each in self.targets.items()},
+            _placed(self.inputs, device),
+            _placed(self.targets, device),
             self.index.to(device),
             self.view,
+            self.labels and self.labels.to(device),
         )
+
+    @property
+    def known(self) -> int:
+        """How many samples count in losses that read labels."""
+        return len(self.index) if self.labels is None else len(self.labels.rows)
+
+    def labelled(self) -> Batch:
+        """The samples that have targets, alone."""
+        if self.labels is None:
+            return self
+        rows = self.labels.rows
+        return Batch({name: each[rows] for name, each in self.inputs.items()}, self.labels.targets, self.index[rows], self.view)
 
 
 @dataclass(frozen=True)
@@ -35,6 +61,10 @@ class Outputs:
     heads: dict[str, Tensor]  # head name -> (N, size), or (N, size, ...) for dense outputs
     features: dict[str, Tensor] = field(default_factory=dict)  # layer name -> (N, ...), only the layers asked for
 
+    def of(self, rows: Tensor) -> Outputs:
+        """What was made of these samples of the batch, (L,)."""
+        return Outputs(*({name: each[rows] for name, each in kind.items()} for kind in (self.heads, self.features)))
+
 
 def from_arrays(inputs: dict[str, np.ndarray], targets: dict[str, np.ndarray], index: np.ndarray) -> Batch:
     """A batch on the CPU; unsigned bytes (images in memory) become float32 in their raw range."""
@@ -43,6 +73,10 @@ def from_arrays(inputs: dict[str, np.ndarray], targets: dict[str, np.ndarray], i
         {k: torch.from_numpy(v) for k, v in targets.items()},
         torch.from_numpy(index),
     )
+
+
+def _placed(tensors: dict[str, Tensor], device: str) -> dict[str, Tensor]:
+    return {name: each.to(device) for name, each in tensors.items()}
 
 
 def _float(array: np.ndarray) -> Tensor:

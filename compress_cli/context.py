@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Context:
     memory: Path  # a folder that remembers choices made once per machine (precision)
     saves: Saves = field(default_factory=Saves)  # where it goes on, and where it leaves its state now and then
     transfer: Dataset | None = None  # whose train split, without labels, stands for that of `dataset`
+    join: bool = False  # or stands beside it
+    samples: int | None = None  # how many an epoch shows, by repeating those that there are; default: each once
     limit: int | None = None  # at most this many training steps and batches anywhere: the smoke run's two
     splits: tuple[SplitName, ...] = ("train", "val")  # what the stage may see
     environment: dict[str, Any] = field(default_factory=dict)  # for the manifest; a stage adds what it chose
@@ -39,16 +41,55 @@ class Context:
         """A split of the dataset; in a smoke run its first `limit` batches of that size."""
         if name not in self.splits:
             raise PermissionError(f"this stage may not see the {name} split")  # a bug of ours: choices never see test
-        whole = self.whole(name)
-        return whole if self.limit is None else whole.take(np.s_[: self.limit * batch])
+        return self._limited(self.whole(name), batch, shared=name == "train")
+
+    def beside(self, batch: int = 32) -> Split | None:
+        """Samples without labels that training sees beside the train split, if any; no id is in both.
+
+        In a smoke run they share its batches."""
+        if self.transfer is None or not self.join:
+            return None
+        return self._limited(_renamed(self.dataset.split("train"), self._unlabelled(self.transfer)), batch, shared=True)
 
     def whole(self, name: SplitName) -> Split:
         """A split of the dataset, or its stand-in for training; in a smoke run too."""
-        if name != "train" or self.transfer is None:
+        if name != "train" or self.transfer is None or self.join:
             return self.dataset.split(name)
-        given = self.transfer.split("train")
+        return self._unlabelled(self.transfer)
+
+    def index(self) -> np.ndarray:
+        """(N,) ids of all samples that training sees, those without labels last; in a smoke run too."""
+        beside = replace(self, limit=None).beside()
+        index = self.whole("train").index
+        return index if beside is None else np.concatenate([index, beside.index])
+
+    def _limited(self, whole: Split, batch: int, shared: bool) -> Split:
+        if self.limit is None:
+            return whole
+        return whole.take(np.s_[: self.limit * batch // (2 if self.join and shared else 1)])
+
+    def _unlabelled(self, dataset: Dataset) -> Split:
+        """The train split of other data than the recipe's, whose labels nobody reads."""
+        given = dataset.split("train")
         wanted = {key: each.shape for key, each in self.dataset.signature().inputs.items()}
         there = {key: each.shape[1:] for key, each in given.inputs.items()}
         if wanted != there:
             raise DataError(f"transfer: its inputs are {there}, and those of the recipe's dataset {wanted}; they must agree")
         return Split(given.inputs, {}, given.index)
+
+
+def _renamed(own: Split, others: Split) -> Split:
+    """Samples to be joined to `own`: the one with the id n gets -1 - n, whatever it is joined to."""
+    for name, each in others.inputs.items():
+        if each.dtype != own.inputs[name].dtype:
+            raise DataError(
+                f"transfer: its input '{name}' is {each.dtype}, and the recipe's dataset has {own.inputs[name].dtype}; to join "
+                "them, store both alike"
+            )
+    if not len(others):
+        raise DataError("transfer: its train split is empty: there is nothing to join")
+    if min(own.index.min(initial=0), others.index.min()) < 0:
+        raise DataError(
+            "transfer: sample ids below 0 are those of joined samples; number the samples of both datasets from 0 on"
+        )
+    return Split(others.inputs, {}, -1 - others.index)

@@ -23,16 +23,20 @@ from compress_cli.teachers import Opened, teacher_for
 
 
 def assemble(
-    sources: dict[str, Artifact], losses: tuple[Loss, ...], split: Split, device: str, combination: Combination | None = None
+    sources: dict[str, Artifact],
+    losses: tuple[Loss, ...],
+    index: np.ndarray,
+    device: str,
+    combination: Combination | None = None,
 ) -> Ensemble:
-    """Open teachers by name, ready for these losses and the samples of this split.
+    """Open teachers by name, ready for these losses and the samples with these ids (N,).
 
     RecipeError where a loss asks for a layer that its teacher does not show, DataError where a table lacks samples.
     """
     opened = {}
     for name, source in sources.items():
         kind = teacher_for(source)
-        kind.check(source, split.index)
+        kind.check(source, index)
         opened[name] = kind.open(source, layers_of(name, losses), device)
     return Ensemble(opened, combination or Mean())
 
@@ -95,11 +99,21 @@ class Lesson:
             return tuple(self.said.values())
         return (Outputs({name: each.detach() for name, each in self._combined.items()}),)
 
+    def shown(self, loss: Loss, student: Outputs) -> tuple[Outputs, tuple[Outputs, ...], Batch] | None:
+        """What a loss is given: the student's outputs, those it learns from, and the samples; where it reads labels only
+        the samples that have any, and None where none has."""
+        heard = self.of(loss)
+        if self.batch.labels is None or not loss.reads_labels():
+            return student, heard, self.batch
+        rows = self.batch.labels.rows
+        return (student.of(rows), tuple(each.of(rows) for each in heard), self.batch.labelled()) if len(rows) else None
+
     def loss(self) -> Tensor | None:
-        """What the combination's trainable part makes small, if it has one."""
-        if len(self.said) < 2 or not list(self.adapter.parameters()):
+        """What the combination's trainable part makes small, if it has one, on the samples that have labels."""
+        if len(self.said) < 2 or not list(self.adapter.parameters()) or not self.batch.known:
             return None
-        losses = [loss for each in self._combined.values() if (loss := self.combination.loss(each, self.batch)) is not None]
+        batch, rows = self.batch.labelled(), self.batch.labels.rows if self.batch.labels else slice(None)
+        losses = [loss for each in self._combined.values() if (loss := self.combination.loss(each[rows], batch)) is not None]
         return torch.stack(losses).sum() if losses else None
 
     @cached_property

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from compress_cli import batch
 from compress_cli.augmentations import Augmentation
-from compress_cli.batch import Batch
+from compress_cli.batch import Batch, Labels
 from compress_cli.datasets import Split
 from compress_cli.errors import DataError, RecipeError
 from compress_cli.randomness import draws, order
@@ -24,7 +26,9 @@ _DRAWN_TOGETHER = 8192  # samples: numbers for a single batch would cost as much
 class Feed:
     """A split in batches that differ in size by at most one sample, each in `parts` parts, on a device.
 
-    Each epoch changes the samples anew, or shows them in one of `views` fixed ways in turn, which no seed moves.
+    Each epoch changes the samples anew, or shows them in one of `views` fixed ways in turn, which no seed moves. Samples
+    without labels `beside` the others are shuffled among them: a batch has them in proportion, give or take chance. With
+    `samples` an epoch is as long as if there were so many, and what there is comes again, in another order and changed anew.
     """
 
     def __init__(
@@ -36,26 +40,42 @@ class Feed:
         seed: int,
         device: str,
         views: int | None = None,
+        beside: Split | None = None,
+        samples: int | None = None,
     ):
         if not len(split):
             raise DataError("the train split is empty: there is nothing to train on")
         if augment and not any(_is_image(each) for each in split.inputs.values()):
             raise RecipeError("augment: changes images (channels, height, width), and the dataset has no such input")
-        self.index, self.parts, self.augment, self.seed, self.device = split.index, parts, augment, seed, device
-        self.views = views
-        self.steps = -(-len(split) // batch)  # of one epoch
-        self._inputs, self._targets = split.inputs, split.targets
-        self._resident = _resident(split, device)
+        self._splits, self._mixed = [split] if beside is None else [split, beside], beside is not None
+        self.index = np.concatenate([each.index for each in self._splits])
+        self.labelled = len(split)  # samples; the first ones
+        self.parts, self.augment, self.seed, self.device, self.views = parts, augment, seed, device, views
+        self._pass_steps = -(-len(self) // batch)  # that show every sample once
+        self.steps = -(-(samples or len(self)) // batch)  # of one epoch
+        self._resident = _resident(self._splits, device)
 
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def shown(self) -> int:
+        """How many samples an epoch shows, as often as it shows them."""
+        return round(len(self) * self.steps / self._pass_steps)
+
     def epoch(self, epoch: int, done: int = 0) -> Iterator[list[Batch]]:
-        """The epoch's batches, every sample once, in an order of its own; without the first `done` of them."""
-        batches = np.array_split(order(self.seed, epoch, self.index), self.steps)
+        """The epoch's batches, without the first `done` of them: passes that show every sample once, in an order of its own."""
+        at, end = (epoch - 1) * self.steps + done, epoch * self.steps
+        while at < end:
+            passes, first = divmod(at, self._pass_steps)
+            yield from islice(self._pass(passes + 1, first), end - at)
+            at += self._pass_steps - first
+
+    def _pass(self, number: int, done: int) -> Iterator[list[Batch]]:
+        batches = np.array_split(order(self.seed, number, self.index), self._pass_steps)
         if self.views is None:
-            return self._drawn(batches, self.seed, epoch, 0, done)
-        view = (epoch - 1) % self.views
+            return self._drawn(batches, self.seed, number, 0, done)
+        view = (number - 1) % self.views
         return self._drawn(batches, _FIXED, view + 1, view, done)
 
     def fixed(self, view: int, size: int, done: int = 0) -> Iterator[Batch]:
@@ -75,7 +95,7 @@ class Feed:
 
     def first(self) -> Batch:
         """The first part of the first batch, as it is in memory."""
-        rows = np.array_split(order(self.seed, 1, self.index), self.steps)[0]
+        rows = np.array_split(order(self.seed, 1, self.index), self._pass_steps)[0]
         return self._take(np.array_split(rows, min(self.parts, len(rows)))[0])
 
     def _parts(self, rows: np.ndarray, numbers: Tensor, view: int) -> list[Batch]:
@@ -85,9 +105,18 @@ class Feed:
 
     def _take(self, rows: np.ndarray) -> Batch:
         if self._resident:
-            return _rows(self._resident, torch.from_numpy(rows).to(self.device))
-        inputs, targets = ({name: each[rows] for name, each in kind.items()} for kind in (self._inputs, self._targets))
-        return batch.from_arrays(inputs, targets, self.index[rows]).to(self.device)
+            taken = _rows(self._resident, torch.from_numpy(rows).to(self.device))
+        else:
+            inputs = {name: _chained([each.inputs[name] for each in self._splits], rows) for name in self._splits[0].inputs}
+            targets = {} if self._mixed else {name: each[rows] for name, each in self._splits[0].targets.items()}
+            taken = batch.from_arrays(inputs, targets, self.index[rows]).to(self.device)
+        return replace(taken, labels=self._labels(rows)) if self._mixed else taken
+
+    def _labels(self, rows: np.ndarray) -> Labels:
+        """Those of these samples, some of which have none."""
+        places = np.flatnonzero(rows < self.labelled)
+        targets = {name: torch.from_numpy(each[rows[places]]) for name, each in self._splits[0].targets.items()}
+        return Labels(torch.from_numpy(places), targets).to(self.device)
 
     def _augmented(self, given: Batch, numbers: Tensor, view: int) -> Batch:
         inputs, first = dict(given.inputs), 0
@@ -95,7 +124,7 @@ class Feed:
             own = numbers[:, first : first + each.draws]
             first += each.draws
             inputs |= {name: each(images, own) for name, images in inputs.items() if images.ndim == 4}
-        return Batch(inputs, given.targets, given.index, view)
+        return replace(given, inputs=inputs, view=view)
 
 
 def in_order(split: Split, size: int, device: str) -> Iterator[Batch]:
@@ -109,17 +138,35 @@ def _is_image(array: np.ndarray) -> bool:
     return array.ndim == 4
 
 
-def _resident(split: Split, device: str) -> Batch | None:
-    """The whole split on an accelerator, in the types it has in memory, where it takes less than half of what is free."""
+def _chained(arrays: list[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """These rows of arrays that are taken to lie one after the other; they may be files, and larger than memory."""
+    if len(arrays) == 1:
+        (whole,) = arrays
+        only: np.ndarray = whole[rows]
+        return only
+    found, start = np.empty((len(rows), *arrays[0].shape[1:]), arrays[0].dtype), 0
+    for each in arrays:
+        own = (rows >= start) & (rows < start + len(each))
+        found[own] = each[rows[own] - start]
+        start += len(each)
+    return found
+
+
+def _resident(splits: list[Split], device: str) -> Batch | None:
+    """All samples on an accelerator, in the types they have in memory, where they take less than half of what is free."""
     if not device.startswith("cuda"):
         return None
-    size = sum(each.nbytes for each in (*split.inputs.values(), *split.targets.values()))
-    if size > torch.cuda.mem_get_info(device)[0] // 2:
+    arrays = [array for each in splits for array in (*each.inputs.values(), *each.targets.values())]
+    if sum(each.nbytes for each in arrays) > torch.cuda.mem_get_info(device)[0] // 2:
         return None
-    inputs, targets = (
-        {name: torch.tensor(each, device=device) for name, each in kind.items()} for kind in (split.inputs, split.targets)
-    )
-    return Batch(inputs, targets, torch.tensor(split.index, device=device))
+    inputs = {name: _together([each.inputs[name] for each in splits], device) for name in splits[0].inputs}
+    targets = {name: torch.tensor(each, device=device) for name, each in splits[0].targets.items() if len(splits) == 1}
+    return Batch(inputs, targets, _together([each.index for each in splits], device))
+
+
+def _together(arrays: list[np.ndarray], device: str) -> Tensor:
+    tensors = [torch.tensor(each, device=device) for each in arrays]
+    return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def _rows(whole: Batch, rows: Tensor) -> Batch:

@@ -15,13 +15,13 @@ from pydantic.fields import FieldInfo
 
 from compress_cli.errors import ArtifactError
 from compress_cli.plugin import Plugin
-from compress_cli.settings import Aside, ByContent, Location
+from compress_cli.settings import Added, Aside, ByContent, Location
 
 
 def identity(value: Any) -> Any:
     """What a key depends on: settings, versions, the content of named files, the source of code from outside.
 
-    Returns JSON-ready data. Locations, and what is marked as aside, do not enter.
+    Returns JSON-ready data. Locations, what is marked as aside, and what was added and is not used do not enter.
     """
     if isinstance(value, BaseModel):
         cls = type(value)
@@ -35,6 +35,8 @@ def identity(value: Any) -> Any:
             if is_aside(info) or any(isinstance(mark, Location) for mark in marks):
                 continue
             given = getattr(value, field)
+            if given == info.default and any(isinstance(mark, Added) for mark in info.metadata):
+                continue
             known[field] = _contents(given) if marks else identity(given)
         return known
     if isinstance(value, dict):

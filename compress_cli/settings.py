@@ -27,6 +27,10 @@ class Aside:
     """Marks a field that changes no byte of a result, such as a name: it never enters a key."""
 
 
+class Added:
+    """Marks a field that came after results had been kept: at its default it stays out of keys, which mean what they meant."""
+
+
 class ByContent:
     """Marks a path whose file's content, not its place, enters a key."""
 

@@ -87,10 +87,11 @@ class _Loop:
         self.layers = tuple(dict.fromkeys(layer for each in self.losses for layer in each.student_layers()))
         self.epochs = 1 if context.limit else settings.epochs
         train, self.val = (context.split(name, settings.batch) for name in ("train", "val"))
-        for split in (train, self.val) if context.transfer is None else (self.val,):
+        for split in (train, self.val) if context.transfer is None or context.join else (self.val,):
             self.task.check(network.signature, split.targets)
-        parts, changes = settings.accumulate, settings.augment
-        self.feed = Feed(train, settings.batch, parts, changes, context.seed, context.device, settings.views)
+        parts, changes, beside = settings.accumulate, settings.augment, context.beside(settings.batch)
+        shown = None if context.limit else context.samples
+        self.feed = Feed(train, settings.batch, parts, changes, context.seed, context.device, settings.views, beside, shown)
         network.to(context.device)
         first, saved = self.feed.first(), context.saves.load()
         self.precision = Choice(**saved.document["precision"]) if saved else self._choose(first)
@@ -120,16 +121,15 @@ class _Loop:
         return self._facts()
 
     def _facts(self) -> dict[str, Any]:
-        whole = -(-len(self.context.whole("train")) // self.settings.batch)
-        choice = self.precision
+        choice, samples = self.precision, self.context.samples or len(self.context.index())
         return {
             "epochs": self.state.curve,
             "kept_epoch": self.state.best_epoch or self.epochs,
             "precision": {"name": choice.name, "reason": choice.reason, "step_ms": choice.step_ms},
-            "samples_per_s": round(len(self.feed) * self.state.epoch / self.state.seconds, 1),
+            "samples_per_s": round(self.feed.shown * self.state.epoch / self.state.seconds, 1),
             # of a smoke run only the last step is like those to come
             "seconds_per_step": self.step_s if self.context.limit else self.state.seconds / self.state.steps,
-            "planned_steps": self.settings.epochs * whole,
+            "planned_steps": self.settings.epochs * -(-samples // self.settings.batch),
         }
 
     def _choose(self, first: Batch) -> Choice:
@@ -159,7 +159,8 @@ class _Loop:
         with torch.no_grad(), observe(self.network, self.layers) as seen:
             student, mixer = self._student(first, seen), self.teachers.adapter().to(self.context.device)
             lesson = self.teachers.lesson(first, mixer)
-        made = [each.adapter(student, lesson.of(each), len(self.feed)) for each in self.losses]
+        labelled, every = self.feed.labelled, len(self.feed)
+        made = [each.adapter(student, lesson.of(each), labelled if each.reads_labels() else every) for each in self.losses]
         return nn.ModuleList([*made, mixer]).to(self.context.device)
 
     def _epoch(self, epoch: int, seen: dict[str, Tensor]) -> None:
@@ -197,10 +198,11 @@ class _Loop:
 
     def _step(self, parts: list[Batch], seen: dict[str, Tensor], epochs: float) -> Tensor:
         """One step of the optimiser, after so many epochs; the batch's loss, shape ()."""
-        size = sum(len(part.index) for part in parts)
+        size, known = (sum(counts) for counts in zip(*((len(part.index), part.known) for part in parts), strict=True))
         shares = []
         for part in parts:
-            loss = self._loss(part, seen, epochs) * (len(part.index) / size)
+            share = len(part.index) / size
+            loss = self._loss(part, seen, epochs, part.known / max(1, known) / share) * share
             loss.backward()
             shares.append(loss.detach())
         if self.settings.clip_norm:
@@ -211,17 +213,19 @@ class _Loop:
             self.state.average.update()
         return torch.stack(shares).sum()
 
-    def _loss(self, part: Batch, seen: dict[str, Tensor], epochs: float) -> Tensor:
+    def _loss(self, part: Batch, seen: dict[str, Tensor], epochs: float, known: float) -> Tensor:
+        """Shape (); `known` is the part's share of the batch's labels relative to its share of the samples."""
         *adapters, mixer = self.state.adapters
         lesson, student = self.teachers.lesson(part, mixer), self._student(part, seen)
-        terms = [
-            each.weight * each.factor(epochs) * one_number(each, each(student, lesson.of(each), part, adapter))
-            for each, adapter in zip(self.losses, adapters, strict=True)
-        ]
-        total, mixing = torch.stack(terms).sum(), lesson.loss()
+        terms = []
+        for each, adapter in zip(self.losses, adapters, strict=True):
+            shown, share = lesson.shown(each, student), known if each.reads_labels() else 1.0
+            if shown:
+                terms.append(each.weight * each.factor(epochs) * share * one_number(each, each(*shown, adapter)))
+        total, mixing = torch.stack(terms).sum() if terms else torch.zeros(()), lesson.loss()
         if not total.requires_grad:
             raise StageError(f"no loss depends on what is trained: {', '.join(each.type for each in self.losses)}")
-        return total if mixing is None else total + mixing
+        return total if mixing is None else total + known * mixing
 
     def _student(self, given: Batch, seen: dict[str, Tensor]) -> Outputs:
         """Outputs in float32, whatever they were computed in: losses are sums of small differences."""

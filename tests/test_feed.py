@@ -1,5 +1,7 @@
 """Batches: every sample once, and what happens to it a function of (seed, epoch, sample id)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,66 @@ def test_in_order_keeps_the_order():
     parts = list(in_order(SPLIT, 16, "cpu"))
     assert [len(part.index) for part in parts] == [16, 16, 16, 2]
     np.testing.assert_array_equal(torch.cat([part.index for part in parts]), IDS)
+
+
+MORE = Split({"image": 255 - PIXELS[:40]}, {}, -1 - np.arange(40))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_samples_without_labels_are_shuffled_among_the_others(tmp_path, parts):
+    """Labels stay with their samples, an order follows from the ids, and the pictures may lie in files."""
+    np.save(tmp_path / "more.npy", MORE.inputs["image"])
+    mapped = replace(MORE, inputs={"image": np.load(tmp_path / "more.npy", mmap_mode="r")})
+    made = Feed(SPLIT, 16, parts, (), 0, "cpu", beside=mapped)
+    pixels = dict(zip([*IDS, *MORE.index], np.concatenate([PIXELS, MORE.inputs["image"]]), strict=True))
+    seen, known = [], []
+    for step in made.epoch(2):
+        known.append(sum(part.known for part in step))
+        for part in step:
+            assert part.targets == {}
+            ids = part.index.numpy()
+            seen += ids.tolist()
+            np.testing.assert_array_equal(part.inputs["image"], np.stack([pixels[each] for each in ids]))
+            np.testing.assert_array_equal(part.labels.rows, np.flatnonzero(ids >= 0))
+            np.testing.assert_array_equal(part.labels.targets["label"], (ids[ids >= 0] - 10_000) // 7)
+            alone = part.labelled()
+            assert torch.equal(alone.inputs["image"], part.inputs["image"][ids >= 0])
+            assert alone.index.tolist() == ids[ids >= 0].tolist()
+            assert alone.targets is part.labels.targets
+    both = np.concatenate([IDS, MORE.index])
+    assert seen == both[order(0, 2, both)].tolist()
+    assert sum(known) == 50
+    assert len(set(known)) > 1
+    assert made.first().index.tolist() == next(made.epoch(1))[0].index.tolist()
+
+
+def test_shares_of_labelled_samples_are_those_of_chance():
+    """The count of labels in the first batch is hypergeometric: mean 16 * 50 / 90."""
+    made = [Feed(SPLIT, 16, 1, (), seed, "cpu", beside=MORE) for seed in range(400)]
+    known = np.array([next(each.epoch(1))[0].known for each in made])
+    share, size = 50 / 90, len(np.array_split(np.arange(90), 6)[0])
+    deviation = np.sqrt(size * share * (1 - share) * (90 - size) / 89)
+    assert abs(known.mean() - size * share) < 4 * deviation / 20
+    assert known.std() == pytest.approx(deviation, rel=0.2)
+
+
+def test_an_epoch_may_be_longer_than_the_samples():
+    """50 samples in 4 batches, again and again, each time in another order and changed anew; it goes on at any batch."""
+    made = Feed(SPLIT, 16, 1, AUGMENT, 0, "cpu", samples=90)
+    assert made.steps == 6
+    steps = [part for epoch in (1, 2, 3) for (part,) in made.epoch(epoch)]
+    once = Feed(SPLIT, 16, 1, AUGMENT, 0, "cpu")
+    passes = [part for epoch in (1, 2, 3, 4, 5) for (part,) in once.epoch(epoch)][:18]
+    assert len(steps) == 18
+    for one, other in zip(steps, passes, strict=True):
+        assert torch.equal(one.index, other.index)
+        assert torch.equal(one.inputs["image"], other.inputs["image"])
+    less = Feed(SPLIT, 16, 1, AUGMENT, 0, "cpu", samples=20)
+    shorter = [part.index.tolist() for epoch in (1, 2, 3) for (part,) in less.epoch(epoch)]
+    assert shorter == [part.index.tolist() for part in passes[:6]]  # 2 of 4 batches in each epoch
+    for done in range(7):
+        rest = [part for (part,) in made.epoch(2, done)]
+        assert [part.index.tolist() for part in rest] == [part.index.tolist() for part in steps[6 + done : 12]]
 
 
 def test_nothing_to_train_on_and_nothing_to_augment_are_refused():

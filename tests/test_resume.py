@@ -17,6 +17,7 @@ from compress_cli.losses import Pair
 from compress_cli.losses.crd import Crd
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.hints import Hints
+from compress_cli.losses.soft_targets import SoftTargets
 from compress_cli.models.convnet import Convnet
 from compress_cli.optimizers import Optimizer
 from compress_cli.optimizers.adamw import AdamW
@@ -120,6 +121,40 @@ def test_what_losses_train_and_remember_goes_on(toy, context_for, tmp_path, loss
     with pytest.raises(Killed):
         fitted(context_for(dataset, saves=Mortal(tmp_path, 6, after=True)), losses, teachers)
     assert same(fitted(context_for(dataset, saves=Saves(tmp_path)), losses, teachers)[0], expected)
+
+
+@pytest.mark.parametrize("case", ["plain", "everything"])
+def test_with_unlabelled_samples_among_the_others_too(toy, context_for, tmp_path, case):
+    """Killed at every piece of work in turn: 10 labelled samples and 30 others, under the same ids."""
+    losses = (SoftTargets(), CrossEntropy(), Crd(layers=(BOTH,), negatives=4))
+    given = {"transfer": toy(train=30), "join": True}
+
+    def once(**saves):
+        teachers = Ensemble({"teacher": teacher(toy())})
+        return fitted(context_for(toy(train=10), **given, **saves), losses, teachers, **CASES[case])
+
+    expected, facts = once()
+    for at in range(1, (STEPS + 1) * EPOCHS + 1, 2):
+        folder = tmp_path / f"saves{at}"
+        folder.mkdir()
+        with pytest.raises(Killed):
+            once(saves=Mortal(folder, at, after=at % 4 == 1))
+        found, again = once(saves=Saves(folder))
+        assert same(found, expected), at
+        assert again["epochs"] == facts["epochs"]
+
+
+def test_an_epoch_of_repeated_samples_goes_on(toy, context_for, tmp_path):
+    def once(**saves):
+        return fitted(context_for(toy(train=20), samples=45, **saves), **CASES["everything"])
+
+    expected, _ = once()
+    for at in (2, 5, 8, 9):
+        folder = tmp_path / f"saves{at}"
+        folder.mkdir()
+        with pytest.raises(Killed):
+            once(saves=Mortal(folder, at, after=True))
+        assert same(once(saves=Saves(folder))[0], expected), at
 
 
 @pytest.mark.parametrize("name", sorted(names(Optimizer)))

@@ -30,6 +30,10 @@ class Confidence(Combination):
             raise RecipeError("combine: confidence needs heads (N, classes) of two classes or more; give weights instead")
         logs = functional.log_softmax(said, 2)  # (teachers, N, classes)
         if self.by == "label":
+            if not batch.targets:
+                raise RecipeError(
+                    "combine: confidence by label needs the label of every sample; without labels set by: entropy"
+                )
             labels = chosen(batch.targets, self.target, "target").long().expand(len(said), -1)
             doubts = -logs.gather(2, labels[:, :, None])[:, :, 0]
         else:

@@ -90,9 +90,13 @@ class Loss(Plugin):
     def adapter(self, student: Outputs, teacher: tuple[Outputs, ...], samples: int) -> nn.Module:
         """The trainable part (a projector, a memory), made on the first batch and owned by the loop.
 
-        `samples` is the size of the train split. RecipeError where shapes can't be brought together.
+        `samples` is how many different ones it is shown in training. RecipeError where shapes can't be brought together.
         """
         return nn.Identity()
+
+    def reads_labels(self) -> bool:
+        """Whether the formula reads `batch.targets`; of samples without labels it is then shown nothing."""
+        return not self.taught
 
     @abstractmethod
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:

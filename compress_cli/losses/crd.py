@@ -35,6 +35,9 @@ class Crd(Loss):
     other: Literal["class", "sample"] = Field("class", description="negatives are of another class, or any other sample")
     target: str = Field("", description="the target that holds the labels, for other: class; default: the only one")
 
+    def reads_labels(self) -> bool:
+        return self.other == "class"
+
     def adapter(self, student: Outputs, teacher: tuple[Outputs, ...], samples: int) -> nn.Module:
         pairs = matched(student, teacher, self.layers)
         return nn.ModuleList(

@@ -29,6 +29,9 @@ class Dkd(Loss):
     )
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
+    def reads_labels(self) -> bool:
+        return True
+
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         own, others = paired(student, teacher, self.head, self.standardise)
         kept = (unmasked(batch, self.mask, own[:, 0])).flatten()

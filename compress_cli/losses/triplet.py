@@ -35,6 +35,9 @@ class Triplet(Loss):
     def teacher_layers(self) -> tuple[str, ...]:
         return super().teacher_layers() if self.by == "teacher" else ()
 
+    def reads_labels(self) -> bool:
+        return self.by == "label"
+
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         rounds = len(teacher) if self.by == "teacher" else 1
         found = relations(student, teacher, batch, self.layers, self.by, self.neighbours, self.target)

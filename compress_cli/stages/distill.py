@@ -22,7 +22,7 @@ from compress_cli.models import Model
 from compress_cli.plugin import find
 from compress_cli.progress import Progress
 from compress_cli.regimen import Training
-from compress_cli.settings import Aside, Many, suggest
+from compress_cli.settings import Added, Aside, Many, suggest
 from compress_cli.stages import Role, Stage
 from compress_cli.teachers import teacher_for
 
@@ -70,13 +70,21 @@ class Distill(Stage):
         description="learn from the teacher's answers to the training samples of this dataset, without labels, instead of the "
         "recipe's; val stays the recipe's",
     )
+    join: Annotated[bool, Added()] = Field(
+        False,
+        description="learn from the recipe's labelled training samples too, shuffled among those of transfer, so that batches "
+        "hold both in proportion. Losses that read labels are averaged over a batch's labelled samples, and left out where "
+        "it has none; the others are averaged over all. In a table of stored outputs sample n of transfer has the id -1 - n",
+    )
     teacher_cache: bool = Field(
         False,
         description="run the teacher once over the data (in each of training.views) and read back what it said: the same "
         "numbers, sooner, at the price of disk space",
     )
     control: Annotated[bool, Aside()] = Field(
-        False, description="also train the same student on the true labels alone; the report says what the teacher was worth"
+        False,
+        description="also train the same student on the recipe's true labels alone, for as many steps: with transfer data its "
+        "samples come more often or less; the report says what the teacher, and these data, were worth",
     )
 
     @field_validator("losses")
@@ -100,11 +108,19 @@ class Distill(Stage):
 
     @model_validator(mode="after")
     def _labels_from_the_teacher(self) -> Distill:
-        untaught = [each.type for each in self.losses if not each.taught and each.weight]
-        if self.transfer and untaught:
+        by_label = [each.type for each in self.losses if each.reads_labels() and each.weight]
+        if self.join and not self.transfer:
+            raise ValueError("join: there is nothing to join; name data without labels in transfer")
+        if self.join and len(by_label) == sum(each.weight > 0 for each in self.losses):
             raise ValueError(
-                f"transfer: its samples have no labels, and '{untaught[0]}' needs them; set losses to what the teacher "
-                "alone can say, such as [soft_targets], or [hard_labels] for its decisions"
+                f"join: '{by_label[0]}' reads labels, and nothing would be learnt from samples without; add a loss on what the "
+                "teacher says, such as soft_targets"
+            )
+        if self.transfer and by_label and not self.join:
+            raise ValueError(
+                f"transfer: its samples have no labels, and '{by_label[0]}' needs them; set join: true to learn from the "
+                "recipe's training samples too, or set losses to what the teacher alone can say, such as [soft_targets], or "
+                "[hard_labels] for its decisions"
             )
         return self
 
@@ -145,6 +161,7 @@ class Distill(Stage):
         augment = self.training.augment
         kept = {
             "transfer": self.transfer,
+            "join": self.join,
             "augment": augment,
             "views": self.training.views if augment and self.training.views else 1,
         }
@@ -161,19 +178,16 @@ class Distill(Stage):
         return data | ({"named": named} if any(each.teacher for each in self.losses) else {})
 
     def beside(self) -> dict[str, Stage]:
-        """The undistilled control: same student, schedule and seeds, the task's loss on true labels."""
+        """The undistilled control: same student, schedule, steps and seeds, the task's loss on true labels."""
         if not self.control:
             return {}
-        return {
-            "control": _stage(
-                "train", model=self.model, inputs=self.inputs, heads=self.heads, start=self.start, training=self.training
-            )
-        }
+        own = {name: getattr(self, name) for name in ("model", "inputs", "heads", "start", "training")}
+        length = {"transfer": self.transfer, "join": self.join} if self.transfer else None
+        return {"control": _stage("train", **own, as_long_as=length)}
 
     def run(self, context: Context) -> dict[str, Any]:
-        context = replace(context, transfer=self.transfer)
-        train = context.split("train", self.training.batch)
-        teachers = assemble(self._sources(context), self.losses, train, context.device, self.combine)
+        context = replace(context, transfer=self.transfer, join=self.join)
+        teachers = assemble(self._sources(context), self.losses, context.index(), context.device, self.combine)
         restored = training.begin(self.model, context, self.inputs, self.heads)
         if self.initialise:
             pairs = ((each.teacher, each.student) for each in self.initialise)

@@ -161,7 +161,7 @@ class Prune(Stage):
                 soft = (SoftTargets(head=getattr(each, "head", ""), weight=0.9, temperature=4.0) for each in losses)
                 losses = (*soft, *(each.model_copy(update={"weight": 0.1}) for each in losses))
         sources = dict(zip((self.teacher or "",), context.inputs.get("teacher", ()), strict=False))
-        return losses, assemble(sources, losses, context.split("train", batch), context.device)
+        return losses, assemble(sources, losses, context.split("train", batch).index, context.device)
 
 
 def _cuttable(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str]) -> tuple[list[Group], dict[str, str]]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -21,7 +21,7 @@ from compress_cli.datasets import Dataset, SplitName
 from compress_cli.feed import Feed
 from compress_cli.progress import Progress
 from compress_cli.saves import Save
-from compress_cli.settings import Many
+from compress_cli.settings import Added, Many
 from compress_cli.stages import Role, Stage
 from compress_cli.teachers import teacher_for
 
@@ -48,6 +48,7 @@ class TeacherTable(Stage):
     transfer: Dataset | None = Field(
         None, description="ask about its training samples instead of those of the recipe's dataset"
     )
+    join: Annotated[bool, Added()] = Field(False, description="ask about both")
     views: int = Field(1, ge=1, le=10_000, description="fixed draws of these changes that are kept")
 
     def depends(self) -> dict[str, Any]:
@@ -57,14 +58,12 @@ class TeacherTable(Stage):
         return Table
 
     def run(self, context: Context) -> dict[str, Any]:
-        context = replace(context, transfer=self.transfer)
+        context = replace(context, transfer=self.transfer, join=self.join)
         source = context.inputs["teacher"][0]
         opened = teacher_for(source).open(source, self.layers, context.device)
         # of a smoke run the rows of two chunks serve for all samples
-        feed, index = (
-            Feed(context.split("train", CHUNK), CHUNK, 1, self.augment, 0, context.device),
-            context.whole("train").index,
-        )
+        train, beside, index = context.split("train", CHUNK), context.beside(CHUNK), context.index()
+        feed = Feed(train, CHUNK, 1, self.augment, 0, context.device, beside=beside)
         teacher_for(source).check(source, feed.index)
         saved, writer = context.saves.load(), None
         if saved:

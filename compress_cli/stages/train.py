@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from compress_cli import features, restore, training
 from compress_cli.artifact import Artifact, Checkpoint
 from compress_cli.context import Context
+from compress_cli.datasets import Dataset
 from compress_cli.losses import Loss
 from compress_cli.models import Model
 from compress_cli.regimen import Training
-from compress_cli.settings import Many
+from compress_cli.settings import Added, Many, Settings
 from compress_cli.stages import Role, Stage
 from compress_cli.tasks import Task
+
+
+class Length(Settings):
+    """How many samples an epoch shows: as many as a distill stage has, whatever there is being shown again and again."""
+
+    transfer: Dataset = Field(description="its transfer data")
+    join: bool = Field(False, description="whether it joins the recipe's training samples with them")
 
 
 class Train(Stage):
@@ -32,6 +40,9 @@ class Train(Stage):
     loss: Loss | None = Field(None, description="what is made small; default: the task's loss on true labels")
     task: Task | None = Field(None, description="what this model is trained and judged for; default: the recipe's task")
     training: Training = Field(description="how to train")
+    as_long_as: Annotated[Length | None, Added()] = Field(
+        None, description="take as many steps as a distill stage with this transfer data; so does its control"
+    )
 
     @model_validator(mode="after")
     def _one_beginning(self) -> Train:
@@ -45,8 +56,14 @@ class Train(Stage):
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Checkpoint
 
+    def depends(self) -> dict[str, Any]:
+        return {"as_long_as": self.as_long_as.transfer.fingerprint()} if self.as_long_as else {}
+
     def run(self, context: Context) -> dict[str, Any]:
         context = replace(context, task=self.task or context.task)
+        if self.as_long_as:
+            other = replace(context, transfer=self.as_long_as.transfer, join=self.as_long_as.join)
+            context = replace(context, samples=len(other.index()))
         restored = training.begin(self.model, context, self.inputs, self.heads)
         losses = (self.loss,) if self.loss else training.hard_losses(context.task, restored.signature.heads)
         facts = training.fit(restored.network, losses, self.training, context)

@@ -64,7 +64,7 @@ def test_an_epoch_with_the_cache_costs_little_more_than_plain_training(pair, con
 
         network, context = restore.build(student, dataset.signature(), 0).network, context_for(dataset, log=log)
         split = dataset.split("train")
-        teachers = assemble({"teacher": source}, losses, split, "cpu") if source else NOBODY
+        teachers = assemble({"teacher": source}, losses, split.index, "cpu") if source else NOBODY
         begun = time.perf_counter()
         training.fit(network, losses, settings, context, teachers)
         return times[1:]

@@ -60,7 +60,7 @@ def test_confidence_goes_by_cross_entropy_or_entropy_of_each_sample(by):
 
 def test_confidence_by_entropy_needs_no_labels():
     shares("confidence", batch=Batch({}, {}, BATCH.index), by="entropy")
-    with pytest.raises(RecipeError, match="needs a target, and there is none"):
+    with pytest.raises(RecipeError, match="needs the label of every sample"):
         shares("confidence", batch=Batch({}, {}, BATCH.index))
     with pytest.raises(RecipeError, match="needs heads"):
         shares("confidence", said=SAID[:, :, :1])

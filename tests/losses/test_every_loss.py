@@ -29,10 +29,10 @@ ZERO_WHEN_EQUAL = set(names(Loss)) - {  # these keep an entropy, a trained part,
 TAUGHT = {name for name in names(Loss) if find(Loss, name).taught}
 
 
-def example(name):
+def example(name, **settings):
     """The loss with the least that must be said."""
     cls = find(Loss, name)
-    return cls.model_validate({field: ["a"] for field in ("layers", "exits") if field in cls.model_fields})
+    return cls.model_validate({field: ["a"] for field in ("layers", "exits") if field in cls.model_fields} | settings)
 
 
 def outputs(name, seed, width=4):
@@ -73,6 +73,25 @@ def test_gradients_reach_the_student_and_the_adapter_and_never_the_teacher(name)
         assert parameter.grad is not None
     assert teacher.heads["y"].grad is None
     assert teacher.features["a"].grad is None
+
+
+@pytest.mark.parametrize("name", names(Loss))
+def test_it_says_whether_it_reads_labels(name):
+    """Without them it complains, or goes on as with them; each of its settings that say where it looks."""
+    cls, student, teacher = find(Loss, name), outputs(name, 1), outputs(name, 2)
+    choices = [{"by": "label"}, {"by": "teacher"}] if "by" in cls.model_fields else [{}]
+    choices = [{"other": "class"}, {"other": "sample"}] if "other" in cls.model_fields else choices
+    for settings in choices:
+        loss = example(name, **settings)
+        adapter = loss.adapter(student, (teacher,), 20)
+        without = Batch({}, {}, batch().index)
+        if loss.reads_labels():
+            with pytest.raises(RecipeError, match="needs a target, and there is none"):
+                loss(student, (teacher,), without, adapter)
+        else:
+            assert torch.isfinite(loss(student, (teacher,), without, adapter))
+    reads = [example(name, **settings).reads_labels() for settings in choices]
+    assert reads == ([True, False] if len(choices) > 1 else [name in ("cross_entropy", "dkd", "self_distillation")])
 
 
 @pytest.mark.parametrize("name", sorted(set(names(Loss)) - {"self_distillation"}))  # its last head takes no gradient back
