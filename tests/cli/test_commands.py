@@ -129,3 +129,9 @@ def test_a_quiet_run_says_nothing_on_standard_error_and_a_smoke_run_can_answer_i
     assert [each["step"] for each in json.loads(tried.out)] == ["train"]
     ran = compress("run", "r.yaml", "--quiet")
     assert (ran.code, ran.err) == (0, "")
+
+
+def test_a_starter_that_there_is_not(compress):
+    wrong = compress("init", "mine.yaml", "--for", "servr")
+    assert (wrong.code, wrong.err.strip()) == (2, "error: --for: there is no starter 'servr'; did you mean 'server'?")
+    assert not Path("mine.yaml").exists()
