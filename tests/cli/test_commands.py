@@ -135,3 +135,20 @@ def test_a_starter_that_there_is_not(compress):
     wrong = compress("init", "mine.yaml", "--for", "servr")
     assert (wrong.code, wrong.err.strip()) == (2, "error: --for: there is no starter 'servr'; did you mean 'server'?")
     assert not Path("mine.yaml").exists()
+
+
+SEEDED = """\
+dataset: digits
+stages:
+  - {type: train, name: a_teacher_of_a_long_name, model: {type: mlp, hidden: [8]}, training: {epochs: 1}}
+  - {type: distill, name: student, model: {type: mlp, hidden: [4]}, training: {epochs: 1}, teacher_cache: true, seeds: [0, 1]}
+"""
+
+
+def test_a_plan_takes_only_what_it_lists(compress):
+    Path("r.yaml").write_text(SEEDED)
+    steps = json.loads(compress("plan", "r.yaml", "--json").out)["steps"]
+    taken = {name for step in steps for names in step["inputs"].values() for name in names}
+    assert "student.table" in taken  # of both seeds: they share it
+    assert taken <= {step["name"] for step in steps}
+    assert "…" not in compress("plan", "r.yaml").out
