@@ -29,7 +29,8 @@ def classify(session: Session, source: Path, head: str, top: int, batch: int) ->
     names, split = _arrays(source, session) if source.suffix == ".npz" else _pictures(source, session)
     heads = measure.predict(session, split, batch, lambda progress: None)
     card = Card.from_metadata(session.metadata)
-    asked = head or (str(card.task.get("head", "")) if card else "")
+    named = str(card.task.get("head", "")) if card else ""  # a teacher of another task has a card, but not that head
+    asked = head or (named if named in heads else "")
     if asked and asked not in heads:
         raise RecipeError(f"{session.path}: there is no output '{asked}'; {suggest(asked, list(heads))}")
     if not asked and len(heads) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,9 @@ class Figures(BaseModel):
     samples: int
     primary: str
     metrics: dict[str, Estimate]
+    """Empty where the model does something else than the task asks for; `reason` then says what is missing."""
     contents: Contents
+    reason: str = ""
 
 
 class Timing(BaseModel):
@@ -97,12 +100,19 @@ def evaluate(session: Session, split: Split, task: Task, batch: int, log: Log, s
     return judge(predict(session, split, batch, log, saves), split, task)
 
 
+def lacking(task: Task, heads: Collection[str]) -> str:
+    """Why a model with these heads can do nothing of a task; empty where it can."""
+    if task.within(heads):
+        return ""
+    about = " and ".join(f"'{getattr(each, 'head', '')}'" for each in task.parts.values())
+    return f"this model has no head {about}, which the task is about (it has: {', '.join(heads)})"
+
+
 def judge(heads: dict[str, np.ndarray], split: Split, task: Task) -> Result:
     """What a model's answers on a split are worth; StageError where it has no head that the task is about."""
     own = task.within(heads)
     if own is None:
-        about = " and ".join(f"'{getattr(each, 'head', '')}'" for each in task.parts.values())
-        raise StageError(f"this model has no head {about}, which the task is about (it has: {', '.join(heads)})")
+        raise StageError(lacking(task, heads))
     correct = own.correct(heads, split.targets)
     return Result(own.primary, own.evaluate(heads, split.targets), heads, split.index, correct)
 

@@ -77,9 +77,9 @@ def _external(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             yield message
 
 
-def _messages(model: onnx.ModelProto) -> Iterator[Any]:
-    """The model and all that it is made of."""
-    left: list[Any] = [model]
+def _messages(whole: Any) -> Iterator[Any]:
+    """A model, or a part of it, and all that it is made of."""
+    left: list[Any] = [whole]
     while left:
         message = left.pop()
         yield message
@@ -127,6 +127,23 @@ def strip(model: onnx.ModelProto) -> None:
     model.opset_import.extend(opsets)
     kept = {each.key: each.value for each in model.metadata_props if not EXPORTER.match(each.key)}
     onnx.helper.set_model_props(model, kept)
+
+
+def rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
+    """Call values otherwise, old name -> new, wherever the graph or a branch of it means them; any other value that has a
+    new name already gets one of its own."""
+    values = [each for each in _messages(model.graph) if isinstance(each, onnx.ValueInfoProto | onnx.TensorProto)]
+    nodes = [each for each in _messages(model.graph) if isinstance(each, onnx.NodeProto)]
+    known = {each.name for each in values} | {name for node in nodes for name in (*node.input, *node.output)}
+    taken = [name for name in names.values() if name in known and name not in names]
+    other = {**names, **{name: _unused(place, known | set(names.values())) for place, name in enumerate(taken)}}
+    for value in values:
+        value.name = other.get(value.name, value.name)
+    for node in nodes:
+        node.input[:] = [other.get(name, name) for name in node.input]
+        node.output[:] = [other.get(name, name) for name in node.output]
+    for note in model.graph.quantization_annotation:
+        note.tensor_name = other.get(note.tensor_name, note.tensor_name)
 
 
 def shorten_names(model: onnx.ModelProto, keep: set[str]) -> None:

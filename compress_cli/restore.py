@@ -158,8 +158,9 @@ def example(signature: Signature, samples: int = 2) -> tuple[Tensor, ...]:
     return tuple(_fill(each, samples) for each in signature.inputs.values())
 
 
-def load(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    """Strictly load a state dict; ArtifactError names the first keys that are missing, unknown or of another shape."""
+def load(module: nn.Module, weights: dict[str, Tensor], path: Path, remedy: str = "") -> None:
+    """Strictly load a state dict; ArtifactError names the first keys that are missing, unknown or of another shape, and
+    the remedy."""
     own = module.state_dict()
     missing = [name for name in own if name not in weights]
     unknown = [name for name in weights if name not in own]
@@ -174,7 +175,7 @@ def load(module: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
         if found
     ]
     if reasons:
-        raise ArtifactError(f"{path}: the weights do not fit the architecture: {'; '.join(reasons)}")
+        raise ArtifactError(f"{path}: the weights do not fit the architecture: {'; '.join(reasons)}{remedy}")
     put(module, weights)
 
 

@@ -62,7 +62,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"record"},
     {"gate", "repeats"},
     {"damage", "findings"},
-    {"batch", "signature", "intervals", "agreement", "progress", "card", "pictures", "arrays", "cifar"},
+    {"batch", "signature", "intervals", "agreement", "progress", "card", "pictures", "arrays", "cifar", "weights"},
     {"durable", "stopping"},
     {"fault"},
     {"disk"},

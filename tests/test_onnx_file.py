@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -106,3 +107,28 @@ def test_preparation_of_the_inputs_is_told_from_the_rest():
         node.name = f"n{number}"
     assert onnx_file.to_leave_float(made) == ["n0"]
     assert onnx_file.left_float(made) == ["layer.weight: MatMul"]
+
+
+def test_new_names_reach_into_branches_and_other_values_give_way():
+    """x is called picture, although a value inside is called so; y is called label. A branch of the If means x too."""
+    inner = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
+    branches = {
+        name: helper.make_graph([helper.make_node(operator, ["x"], ["inner"])], name, [], [inner])
+        for name, operator in (("then_branch", "Neg"), ("else_branch", "Abs"))
+    }
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["picture"], keepdims=0),
+        helper.make_node("Less", ["picture", "zero"], ["negative"]),
+        helper.make_node("If", ["negative"], ["chosen"], **branches),
+        helper.make_node("Add", ["chosen", "x"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in "xy")
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(np.float32(0), "zero")])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx_file.rename(made, {"x": "picture", "y": "label"})
+    onnx.checker.check_model(made, full_check=True)
+    session = onnxruntime.InferenceSession(made.SerializeToString())
+    for rows in ([[1.0, -3.0]], [[3.0, -1.0]]):
+        given = np.array(rows, np.float32)
+        (found,) = session.run(["label"], {"picture": given})
+        np.testing.assert_array_equal(found, given + (-given if given.sum() < 0 else np.abs(given)))

@@ -83,12 +83,21 @@ def he_normal(body: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
+def small_normal(body: nn.Module) -> None:
+    """Draw every linear layer from a normal of deviation 0.01, with biases of 0, as VGG and MobileNetV2 do."""
+    for module in body.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)
+
+
 def only_input(signature: Signature, model: str, axes: int = 0) -> tuple[int, ...]:
     """The shape of the one input there is, of that many axes where it matters; RecipeError where the data differs."""
     shapes = {name: each.shape for name, each in signature.inputs.items()}
     if len(shapes) != 1 or (axes and len(next(iter(shapes.values()))) != axes):
         wanted = {0: "one input", 3: "one image input (channels, height, width)"}[axes]
-        raise RecipeError(f"the model '{model}' takes {wanted}; the dataset gives {shapes}")
+        remedy = "; name it in `inputs`" if len(shapes) > 1 else ""
+        raise RecipeError(f"the model '{model}' takes {wanted}; the dataset gives {shapes}{remedy}")
     return next(iter(shapes.values()))
 
 
@@ -113,6 +122,6 @@ def last_layer(width: int, signature: Signature, model: str) -> nn.Module:
 def only_head(signature: Signature, model: str) -> int:
     """The size of the one head there is; RecipeError where the data asks for none or several."""
     if len(signature.heads) != 1:
-        asked = ", ".join(signature.heads) or "none: it has no targets"
+        asked = f"{', '.join(signature.heads)}; name it in `heads`" if signature.heads else "none: it has no targets"
         raise RecipeError(f"the model '{model}' has one head; the dataset asks for {asked}")
     return next(iter(signature.heads.values())).size

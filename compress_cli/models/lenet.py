@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt
 from torch import nn
 
 from compress_cli.errors import RecipeError
-from compress_cli.models import Model, only_head, only_input
+from compress_cli.models import Model, last_layer, only_input
 from compress_cli.settings import Many
 from compress_cli.signature import Signature
 
@@ -37,11 +37,12 @@ class Lenet(Model):
         layers |= {"conv1": nn.Conv2d(channels, first, 5), "pool1": nn.MaxPool2d(2)}
         layers |= {"conv2": nn.Conv2d(first, second, 5), "pool2": nn.MaxPool2d(2), "flatten": nn.Flatten()}
         layers |= {"fc1": nn.Linear(second * rows * columns, self.hidden), "relu": nn.ReLU(inplace=True)}
-        layers["fc2"] = nn.Linear(self.hidden, only_head(signature, self.type))
-        for layer in layers.values():
+        layers["fc2"] = last_layer(self.hidden, signature, self.type)
+        body = nn.Sequential(layers)
+        for layer in body.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 # Caffe's filler "xavier": uniform, of variance 1 / inputs
                 nn.init.kaiming_uniform_(layer.weight, nonlinearity="linear")
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-        return nn.Sequential(layers)
+        return body

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
-from compress_cli.models import Model, Shuffle, Sum, only_head, only_input
+from compress_cli.models import Model, Shuffle, Sum, last_layer, only_input
 from compress_cli.settings import Many
 from compress_cli.signature import Signature
 
@@ -53,7 +53,7 @@ class ShufflenetV1(Model):
             layers[f"layer{place}"] = nn.Sequential(first, *rest)
             before = after
         layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
-        layers["fc"] = nn.Linear(before, only_head(signature, self.type))
+        layers["fc"] = last_layer(before, signature, self.type)
         return nn.Sequential(layers)
 
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from compress_cli.models import Model, Shuffle, only_head, only_input
+from compress_cli.models import Model, Shuffle, last_layer, only_input
 from compress_cli.settings import Many
 from compress_cli.signature import Signature
 
@@ -41,7 +41,7 @@ class ShufflenetV2(Model):
             before = after
         layers["conv2"] = _pointwise(before, self.last)
         layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
-        layers["fc"] = nn.Linear(self.last, only_head(signature, self.type))
+        layers["fc"] = last_layer(self.last, signature, self.type)
         return nn.Sequential(layers)
 
 

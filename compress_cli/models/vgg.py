@@ -9,7 +9,7 @@ from pydantic import Field, PositiveInt
 from torch import nn
 
 from compress_cli.errors import RecipeError
-from compress_cli.models import Model, he_normal, only_head, only_input
+from compress_cli.models import Model, he_normal, last_layer, only_input, small_normal
 from compress_cli.settings import Many
 from compress_cli.signature import Signature
 
@@ -53,11 +53,10 @@ class Vgg(Model):
         layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
         if self.dropout:
             layers["dropout"] = nn.Dropout(self.dropout)
-        layers["fc"] = head = nn.Linear(before, only_head(signature, self.type))
+        layers["fc"] = last_layer(before, signature, self.type)
         body = nn.Sequential(layers)
         he_normal(body)
-        nn.init.normal_(head.weight, std=0.01)
-        nn.init.zeros_(head.bias)
+        small_normal(body)
         return body
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
-from compress_cli.models import Model, he_normal, only_head, only_input
+from compress_cli.models import Model, he_normal, last_layer, only_input
 from compress_cli.settings import Many
 from compress_cli.signature import Signature
 
@@ -35,11 +35,11 @@ class WideResnet(Model):
 
     def build(self, signature: Signature) -> nn.Module:
         channels, _, _ = only_input(signature, self.type, axes=3)
-        return _WideResnet(channels, only_head(signature, self.type), self)
+        return _WideResnet(channels, signature, self)
 
 
 class _WideResnet(nn.Module):
-    def __init__(self, channels: int, classes: int, settings: WideResnet):
+    def __init__(self, channels: int, signature: Signature, settings: WideResnet):
         super().__init__()
         stem, blocks, dropout = settings.stem, (settings.depth - 4) // 6, settings.dropout
         first, second, third = (settings.widening * width for width in settings.widths)
@@ -50,15 +50,17 @@ class _WideResnet(nn.Module):
         self.bn1 = nn.BatchNorm2d(third)
         self.relu = nn.ReLU(inplace=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(third, classes)
+        self.fc = last_layer(third, signature, settings.type)
         he_normal(self)
-        nn.init.zeros_(self.fc.bias)
+        for each in self.fc.modules():
+            if isinstance(each, nn.Linear):
+                nn.init.zeros_(each.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W) -> (N, classes)."""
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        """(N, channels, H, W) -> (N, classes), or head name -> (N, size)."""
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))  # (N, widening * widths[2], H / 4, W / 4)
-        logits: Tensor = self.fc(self.avgpool(self.relu(self.bn1(x))).flatten(1))
-        return logits
+        heads: Tensor | dict[str, Tensor] = self.fc(self.avgpool(self.relu(self.bn1(x))).flatten(1))
+        return heads
 
 
 class _Block(nn.Module):

@@ -99,7 +99,7 @@ def _row(
         latency=timing.latency if timing else None,
         speedup=timing.speedup.speedup if timing and timing.speedup else None,
         verdict=timing.speedup.verdict if timing and timing.speedup else None,
-        reason=record.reason,
+        reason=record.reason or (figures.reason if figures else ""),
         note=noted,
         damage=measured.damage,
         made_from=origin.record.name if origin else "",
@@ -141,7 +141,7 @@ def _difference(before: Stored, after: Stored) -> Estimate | None:
     """Paired; None where they were not measured on the same samples, or do not do the same tasks."""
     if not before.figures or not after.figures or before.figures.primary != after.figures.primary:
         return None
-    if not np.array_equal(before.index, after.index):
+    if not len(after.correct) or not np.array_equal(before.index, after.index):
         return None
     return paired_difference(before.correct, after.correct)
 

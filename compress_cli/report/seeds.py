@@ -26,7 +26,7 @@ def distillations(measured: list[Stored], others: list[Stored], record: Record) 
     rows, sign = {each.record.name: each for each in measured}, 1 if record.better == "higher" else -1
     for name, row in rows.items():
         students, controls = _by_seed(row, others), _by_seed(row, others, "control")
-        taught = [rows[each] for each in row.record.teachers if each in rows and rows[each].figures]
+        taught = [rows[each] for each in row.record.teachers if each in rows and len(rows[each].correct)]
         if not students or students.keys() != controls.keys():
             continue
         everyone = (*students.values(), *controls.values(), *taught)
@@ -52,4 +52,4 @@ def _by_seed(row: Stored, others: list[Stored], beside: str = "") -> dict[int, S
     name = row.record.name
     found = [each for each in others if each.record.of == name and each.record.beside == beside]
     known = {each.record.seed: each for each in ([] if beside else [row]) + found}
-    return known if all(each.figures for each in known.values()) else {}
+    return known if all(len(each.correct) for each in known.values()) else {}

@@ -28,7 +28,7 @@ class Stored:
     figures: Figures | None
     timing: Timing | None
     damage: Damage | None
-    index: np.ndarray  # (N,), empty where nothing was measured
+    index: np.ndarray  # (N,), empty where nothing was measured, or the model lacks the head that the task is about
     correct: np.ndarray  # (N,)
 
     @property

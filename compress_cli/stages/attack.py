@@ -54,9 +54,10 @@ class Attack(Stage):
 
     def run(self, context: Context) -> dict[str, Any]:
         split = samples.drawn(context.split("test", self.batch), self.samples, context.seed)
-        real = [name for name, each in split.inputs.items() if each.dtype == np.uint8 or each.dtype.kind == "f"]
+        given = {name: split.inputs[name] for name in restore.signature_of(context.inputs["start"][0]).inputs}
+        real = [name for name, each in given.items() if each.dtype == np.uint8 or each.dtype.kind == "f"]
         if not real:
-            raise RecipeError("an attack moves real numbers, and this dataset's inputs hold none")
+            raise RecipeError("an attack moves real numbers, and what this model takes of the dataset's inputs holds none")
         network = restore.checkpoint(context.inputs["start"][0]).network.to(context.device).requires_grad_(False)
         tries: list[tuple[str, str, float]] = [("clean", "", 0.0)]
         tries += [(f"{kind} {each:g}", kind, each) for kind in ("fgsm", "pgd") for each in self.epsilons]

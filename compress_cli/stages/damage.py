@@ -38,10 +38,13 @@ class Damage(Stage):
 
     def run(self, context: Context) -> dict[str, Any]:
         before, after = (context.inputs[role][0] for role in ("baseline", "start"))
-        name = _split(before)
-        if name != _split(after):
+        figures = [_figures(each) for each in (before, after)]
+        if figures[0].split != figures[1].split:
             raise RecipeError("both have to be measured on the same split")
-        split = context.split(name)
+        lacking = [each.reason for each in figures if each.reason]
+        if lacking:
+            return {"reason": lacking[0]}
+        split = context.split(figures[0].split)
         pair = [
             context.task.answers(measure.kept(each.file(measure.PREDICTIONS), split), split.targets) for each in (before, after)
         ]
@@ -56,10 +59,10 @@ class Damage(Stage):
         return {"agreement": found.agreement.value, "churn": found.churn.value}
 
 
-def _split(measurement: Artifact) -> SplitName:
+def _figures(measurement: Artifact) -> measure.Figures:
     path = measurement.file(measure.MEASUREMENT)
     try:
-        return measure.Figures.model_validate_json(path.read_text()).split
+        return measure.Figures.model_validate_json(path.read_text())
     except ValidationError as error:
         raise ArtifactError(f"{path}: is not of this version ({error.errors()[0]['msg']})") from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from compress_cli import contents, measure
@@ -17,6 +18,7 @@ from compress_cli.stages import Role, Stage
 class Measure(Stage):
     """Measure a model file on a split: the task's metrics with intervals, parameters, multiply-accumulates, bytes.
 
+    Of a model without the head that the task is about, such as one of several teachers, only its size is measured.
     A run measures each of its models on the test split by itself; write this stage for the val split.
     """
 
@@ -40,14 +42,18 @@ class Measure(Stage):
     def run(self, context: Context) -> dict[str, Any]:
         split = context.split(self.split, self.conditions.batch)
         heads = measure.kept(context.inputs["predictions"][0].file(measure.PREDICTIONS), split)
-        result = measure.judge(heads, split, context.task)
+        context.task.check(context.dataset.signature(), split.targets)
+        reason = measure.lacking(context.task, heads)
+        nothing = measure.Result(context.task.primary, {}, {}, np.empty(0), np.empty(0))
+        result = nothing if reason else measure.judge(heads, split, context.task)
         figures = measure.Figures(
             split=self.split,
             samples=len(split),
             primary=result.primary,
             metrics=result.metrics,
             contents=contents.contents(context.inputs["start"][0].file("model.onnx")),
+            reason=reason,
         )
         (context.output / measure.MEASUREMENT).write_text(figures.model_dump_json(indent=1) + "\n")
-        measure.keep(context.output / measure.PREDICTIONS, {"index": result.index, "correct": result.correct}, heads)
+        measure.keep(context.output / measure.PREDICTIONS, {"index": result.index, "correct": result.correct}, result.heads)
         return {name: estimate.value for name, estimate in result.metrics.items()}

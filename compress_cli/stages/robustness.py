@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -54,12 +54,12 @@ class Robustness(Stage):
 
     def run(self, context: Context) -> dict[str, Any]:
         split = context.split("test", self.batch)
-        picture = _picture(split)
         sessions = [
             runtime.open_session(each.file("model.onnx"))
             for role in ("start", "baseline")
             for each in context.inputs.get(role, ())
         ]
+        picture = _picture(split, sessions)
         tries = [("clean", None), *((f"{kind} {each}", (kind, each)) for kind in self.kinds for each in self.severities)]
         lines: list[Line] = []
         clean = np.empty(0)
@@ -109,9 +109,10 @@ class Robustness(Stage):
         return measure.judge(heads, split, context.task)
 
 
-def _picture(split: Split) -> str:
-    """Name of the input that is a picture; RecipeError where there is none."""
+def _picture(split: Split, sessions: Sequence[Session]) -> str:
+    """Name of the input of all these files that is a picture; RecipeError where there is none."""
+    taken = [set(measure.fitting(session, split).values()) for session in sessions]
     for name, each in split.inputs.items():
-        if each.dtype == np.uint8 and each.ndim == 4:
+        if each.dtype == np.uint8 and each.ndim == 4 and all(name in names for names in taken):
             return name
-    raise RecipeError("robustness disturbs pictures of 8 bits, and this dataset has none among its inputs")
+    raise RecipeError("robustness disturbs pictures of 8 bits, and there is none among the inputs that the model takes")

@@ -11,6 +11,7 @@ from pydantic import Field
 from compress_cli.damage import Answers
 from compress_cli.errors import DataError, RecipeError, StageError
 from compress_cli.intervals import Estimate, bootstrap, wilson
+from compress_cli.settings import suggest
 from compress_cli.signature import Signature
 from compress_cli.tasks import Task
 
@@ -96,12 +97,9 @@ def _choice(what: str, asked: str, there: Mapping[str, object]) -> str:
         return asked
     if not asked and len(there) == 1:
         return next(iter(there))
-    known = ", ".join(there) or "none"
-    raise RecipeError(
-        f"task classification: there is no {what} '{asked}' (there is: {known})"
-        if asked
-        else f"task classification: name the {what} to evaluate (there is: {known})"
-    )
+    if asked and there:
+        raise RecipeError(f"task classification: there is no {what} '{asked}'; {suggest(asked, list(there))}")
+    raise RecipeError(f"task classification: name the {what} to evaluate (there is: {', '.join(there) or 'none'})")
 
 
 def _describe(array: np.ndarray) -> str:

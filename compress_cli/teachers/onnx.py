@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 
+from compress_cli import measure
 from compress_cli.artifact import Artifact, OnnxModel
 from compress_cli.batch import Batch, Outputs
+from compress_cli.datasets import Split
 from compress_cli.errors import RecipeError
 from compress_cli.runtime import open_session
 from compress_cli.teachers import Opened, Teacher
 
 
 class Onnx(Teacher):
-    """Any ONNX file, run by ONNX Runtime on the CPU: its outputs are heads, and it shows no features."""
+    """Any ONNX file, run by ONNX Runtime on the CPU: its outputs are heads, and it shows no features.
+
+    One that insists on a number of samples gets it: the last of a batch are filled up with copies, which are dropped.
+    """
 
     takes: ClassVar[tuple[type[Artifact], ...]] = (OnnxModel,)
 
@@ -30,8 +36,13 @@ class Onnx(Teacher):
             missing = [name for name in session.inputs if name not in batch.inputs]
             if missing:
                 raise RecipeError(f"the teacher takes an input '{missing[0]}'; the dataset gives: {', '.join(batch.inputs)}")
-            given = {name: batch.inputs[name].cpu().numpy().astype(port.dtype) for name, port in session.inputs.items()}
-            heads = session.run(given)
+            given = Split({name: batch.inputs[name].cpu().numpy() for name in session.inputs}, {}, batch.index.cpu().numpy())
+            size = session.batch or len(given)
+            parts = [
+                session.run(measure.sample(session, given.take(np.s_[start : start + size]), size))
+                for start in range(0, len(given), size)
+            ]
+            heads = {name: np.concatenate([part[name] for part in parts])[: len(given)] for name in session.outputs}
             return Outputs({name: torch.from_numpy(each).float().to(batch.index.device) for name, each in heads.items()})
 
         return opened

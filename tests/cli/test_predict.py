@@ -54,6 +54,19 @@ def test_a_folder_and_an_npz_say_the_same(compress, digits_file, pictures, tmp_p
         assert sum(one["probability"] for one in each["classes"]) == pytest.approx(1)
 
 
+def test_the_only_output_answers_where_the_task_is_about_another(compress, digits_file, pictures):
+    """As of a teacher of one task, exported in a recipe that judges another; the names of its classes are known."""
+    card = {"classes": {"logits": NAMES}, "task": {"type": "classification", "head": "colour"}}
+    metadata = Card(**card, dataset={"type": "digits"}, fingerprint="", key="").to_metadata()
+    path, weight, bias = digits_file(metadata=metadata)
+    folder, images = pictures
+    found = json.loads(compress("predict", path, folder / "2.png", "--json").out)
+    assert found[0]["classes"][0]["class"] == NAMES[shares(images[2:3], weight, bias)[0].argmax()]
+    refused = compress("predict", path, folder / "2.png", "--head", "colour")
+    assert refused.code == 2
+    assert "there is no output 'colour'; choose from: logits" in refused.err
+
+
 def test_for_people(compress, digits_file, pictures):
     path, weight, bias = digits_file(metadata=CARD)
     folder, images = pictures

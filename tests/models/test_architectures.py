@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from compress_cli import restore
 from compress_cli.errors import RecipeError
-from compress_cli.models import Model
+from compress_cli.models import Model, only_head
 from compress_cli.models.convnet import Convnet
 from compress_cli.models.lenet import Lenet
 from compress_cli.models.mlp import Mlp
@@ -95,6 +95,10 @@ def test_what_does_not_fit_is_refused():
         Resnet().build(signature(4))
     with pytest.raises(RecipeError, match="8 x 8 pixels are too few"):
         Convnet(widths=(4, 4, 4, 4, 4)).build(signature(1, 8, 8))
-    two = Signature(inputs={"image": Input(shape=(1, 28, 28))}, heads={"a": Head(size=2), "b": Head(size=3)})
-    with pytest.raises(RecipeError, match="one head; the dataset asks for a, b"):
-        Lenet().build(two)
+    image, two = Input(shape=(1, 28, 28)), {"a": Head(size=2), "b": Head(size=3)}
+    with pytest.raises(RecipeError, match="one head; the dataset asks for a, b; name it in `heads`"):
+        only_head(Signature(inputs={"image": image}, heads=two), "mine")
+    with pytest.raises(RecipeError, match="one head; the dataset asks for none: it has no targets"):
+        Lenet().build(Signature(inputs={"image": image}, heads={}))
+    with pytest.raises(RecipeError, match=r"takes one image input .*; name it in `inputs`"):
+        Lenet().build(Signature(inputs={"left": image, "right": image}, heads=two))

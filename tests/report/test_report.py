@@ -46,12 +46,13 @@ class Made:
     """A run's folder and its store, row by row."""
 
     def __init__(self, folder):
-        self.folder, self.store, self.rows = folder / "runs" / "r", folder / "runs" / ".store", []
+        self.folder, self.store, self.rows, self.others = folder / "runs" / "r", folder / "runs" / ".store", [], []
         self.folder.mkdir(parents=True)
 
-    def add(self, name, right=None, size=1000, speedup=None, parameters=100, reason=""):
-        """`right`: (N,) right-or-wrong; speedup: (low, value, high) against a baseline of 1 ms."""
-        key = f"{len(self.rows):064d}"
+    def add(self, name, right=None, size=1000, speedup=None, parameters=100, reason="", lacking="", **record):
+        """`right`: (N,) right-or-wrong; speedup: (low, value, high) against a baseline of 1 ms; lacking: what the model has
+        no head for, where `right` is empty."""
+        key = f"{len(self.rows) + len(self.others):064d}"
         write(self.store, key, OnnxModel, {"model.onnx": "x"})
         measurement = comparison = None
         if right is not None:
@@ -61,8 +62,12 @@ class Made:
                 gzip_bytes=size // 2, zstd_bytes=None, compressed_unknown="not installed", peak_activation_bytes=4000,
                 bytes_by_kind={"int8": parameters}, largest=[],
             )  # fmt: skip
-            metrics = {"accuracy": wilson(int(right.sum()), len(right)), "cross_entropy": bootstrap(1 - right)}
-            written = Figures(split="test", samples=len(right), primary="accuracy", metrics=metrics, contents=contents)
+            metrics = {}
+            if not lacking:
+                metrics = {"accuracy": wilson(int(right.sum()), len(right)), "cross_entropy": bootstrap(1 - right)}
+            written = Figures(
+                split="test", samples=SAMPLES, primary="accuracy", metrics=metrics, contents=contents, reason=lacking
+            )
             arrays = {"index": np.arange(len(right)), "correct": right.astype(float)}
             write(self.store, measurement, Measurement, {MEASUREMENT: written.model_dump_json(), PREDICTIONS: arrays})
         if speedup:
@@ -89,8 +94,9 @@ class Made:
             comparison=comparison,
             reason=reason,
             seed=7,
+            **record,
         )
-        self.rows.append(row)
+        (self.others if row.beside else self.rows).append(row)
         return self
 
     def record(self, name="digits"):
@@ -101,6 +107,7 @@ class Made:
             baseline=self.rows[0].name,
             better="higher",
             rows=self.rows,
+            others=self.others,
             wall_time_s=12.3,
         ).write(self.folder)
         return self.folder
@@ -261,3 +268,21 @@ def test_counts(value, text):
 @pytest.mark.parametrize(("value", "text"), [(950, "0.9 kB"), (15_499, "15.5 kB"), (12_345_678, "12.3 MB"), (None, "-")])
 def test_sizes(value, text):
     assert figures.size(value) == text
+
+
+def test_a_teacher_of_another_task_has_a_size_and_no_accuracy(tmp_path):
+    """It is the baseline, too: sizes are held against its own, answers against nobody's, and the other teacher's gap counts."""
+    nothing, reason = np.empty(0), "this model has no head 'shape', which the task is about (it has: colour)"
+    made = Made(tmp_path).add("colours", nothing, size=500, lacking=reason).add("shapes", right(20))
+    made.add("also colours", nothing, size=500, lacking=reason)
+    made.add("student", right(40), teachers=("colours", "shapes")).add("control", right(60), of="student", beside="control")
+    found = report.collect(made.record())
+    colours, shapes, _, student = found.rows
+    assert (colours.metrics, colours.reason, colours.size_bytes, colours.change) == ({}, reason, 500, None)
+    assert (student.compression_ratio, student.change, student.change_p) == (0.5, None, None)
+    assert (student.metrics["accuracy"], shapes.reason) == (wilson(960, 1000), "")
+    (worth,) = found.distilled
+    assert worth.teacher == "shapes"
+    assert worth.gap_closed == pytest.approx(0.5)  # of 0.94 to 0.98
+    for text in (markdown.render(found).replace("\\_", "_"), shown(found)):
+        assert reason in " ".join(text.split())

@@ -1,5 +1,6 @@
 """Existing weights and ONNX files: what is taken, and what is refused with which words."""
 
+import math
 import os
 import re
 from contextlib import suppress
@@ -17,7 +18,7 @@ from compress_cli import restore, runtime
 from compress_cli.artifact import Checkpoint, OnnxModel, read, write_manifest
 from compress_cli.context import Context
 from compress_cli.datasets import Dataset
-from compress_cli.errors import ArtifactError
+from compress_cli.errors import ArtifactError, RecipeError
 from compress_cli.identity import identity
 from compress_cli.models.mlp import Mlp
 from compress_cli.signature import Head, Input, Signature
@@ -43,16 +44,24 @@ class Small(Dataset):
         return "small"
 
 
+class Paired(Small):
+    """Two inputs and two heads."""
+
+    def signature(self):
+        inputs = {**SIGNATURE.inputs, "depth": Input(shape=(3, 4))}
+        return Signature(inputs=inputs, heads={"shape_output": Head(size=5), "colour_output": Head(size=3)})
+
+
 @pytest.fixture
 def load(tmp_path):
-    """Settings -> the artifact that load makes."""
+    """Settings -> the artifact that load makes, of a dataset of one input and one head where none is given."""
 
-    def _load(**settings):
+    def _load(dataset=None, **settings):
         output = tmp_path / "loaded"
         output.mkdir()
         stage = Stage.model_validate({"type": "load", **settings}, context={"base": tmp_path})
         context = Context(
-            inputs={}, output=output, dataset=Small(), task=Classification(), device="cpu", seed=0,
+            inputs={}, output=output, dataset=dataset or Small(), task=Classification(), device="cpu", seed=0,
             log=lambda told: None, key="k", memory=tmp_path,
         )  # fmt: skip
         facts = stage.run(context)
@@ -72,10 +81,10 @@ def same(artifact, state):
     return found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
 
 
-def refused(load, message, **settings):
-    with pytest.raises(ArtifactError, match=message) as error:
+def refused(load, message, kind=ArtifactError, **settings):
+    with pytest.raises(kind, match=message) as error:
         load(**settings)
-    assert error.value.exit_code == 3
+    assert error.value.exit_code == (3 if kind is ArtifactError else 2)
     return str(error.value)
 
 
@@ -231,6 +240,8 @@ def test_missing_and_strange_files(load, tmp_path):
         ({"outputs": "o.npz", "model": MODEL}, "'outputs' stands alone"),
         ({"weights": "w.pt", "model": MODEL, "mean": [1.0]}, "'mean' and 'deviation' go together"),
         ({"weights": "w.pt", "model": MODEL, "mean": [1.0], "deviation": [0.0]}, "no deviation of 0"),
+        ({"outputs": "o.npz", "heads": ["logits"]}, "'outputs' stands alone: its arrays are called as the heads are"),
+        ({"onnx": "m.onnx", "heads": ["a", "b", "a"]}, "heads: 'a' stands twice"),
         ({"weight": "w.pt", "model": MODEL}, "there is no field 'weight'; did you mean 'weights'"),
     ],
 )
@@ -254,17 +265,20 @@ def test_a_key_follows_the_content_not_the_place(tmp_path, body):
         identity(Stage.model_validate({"type": "load", "weights": "nowhere.pt", "model": MODEL}))
 
 
-def exported(path, name="image", shape=("batch", 2, 3, 4), kind=TensorProto.FLOAT, output="logits", size=5, **settings):
-    """A linear classifier as an ONNX file; returns its weights (24, size)."""
-    weights = np.random.default_rng(0).normal(size=(24, size)).astype(np.float32)
+def exported(path, name="image", shape=("batch", 2, 3, 4), kind=TensorProto.FLOAT, output="logits", size=5, features="",
+             **settings):  # fmt: skip
+    """A linear classifier as an ONNX file, with another output of the same size where one is named; returns its weights."""
+    values = math.prod(axis for axis in shape if isinstance(axis, int))
+    weights = np.random.default_rng(0).normal(size=(values, size)).astype(np.float32)
     nodes = [
         helper.make_node("Cast", [name], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["float"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weights"], [output]),
+        *([helper.make_node("Relu", [output], [features])] if features else []),
     ]
     graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info(name, kind, shape)],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ("batch", size))],
+        [helper.make_tensor_value_info(each, TensorProto.FLOAT, ("batch", size)) for each in (output, features) if each],
         [onnx.numpy_helper.from_array(weights, "weights")],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -342,3 +356,78 @@ def test_an_onnx_file_for_other_data_is_refused(load, tmp_path, other, message):
 def test_open_axes_fit_anything(load, tmp_path):
     exported(tmp_path / "m.onnx", shape=("batch", 2, "height", "width"))
     load(onnx="m.onnx")
+
+
+def test_weights_of_a_model_with_some_of_the_inputs_and_heads(load, body, tmp_path):
+    save_file(body.state_dict(), tmp_path / "w.safetensors")
+    made = load(Paired(), weights="w.safetensors", model=MODEL, inputs=["image"], heads=["shape_output"])
+    assert same(made, body.state_dict())
+    signature = restore.signature_of(made)
+    assert (signature.inputs, signature.heads) == (SIGNATURE.inputs, {"shape_output": Head(size=5)})
+
+
+def test_normalisation_is_that_of_the_input_that_is_taken(load, tmp_path):
+    body = Mlp(hidden=()).build(Signature(inputs={"depth": Input(shape=(3, 4))}, heads={"colour_output": Head(size=3)}))
+    save_file(body.state_dict(), tmp_path / "w.safetensors")
+    settings = {"weights": "w.safetensors", "model": {"type": "mlp", "hidden": []}, "heads": ["colour_output"]}
+    refused(load, "mean: has 3 values, but the dataset's inputs are {'image'", dataset=Paired(), **settings, inputs=["image"],
+            mean=[1.0] * 3, deviation=[1.0] * 3)  # fmt: skip
+    (tmp_path / "loaded").rmdir()
+    made = load(Paired(), **settings, inputs=["depth"], mean=[1.0, 2.0, 3.0], deviation=[4.0] * 3)
+    assert restore.signature_of(made).inputs == {"depth": Input(shape=(3, 4), mean=(1, 2, 3), deviation=(4, 4, 4))}
+
+
+def test_weights_of_other_heads_are_told_how_to_say_so(load, body, tmp_path):
+    save_file(body.state_dict(), tmp_path / "w.safetensors")
+    given = {"dataset": Paired(), "weights": "w.safetensors", "model": MODEL}
+    message = refused(load, "do not fit the architecture", **given, inputs=["image"])
+    assert message.endswith("the dataset asks for shape_output, colour_output: name in `heads` those that the weights have")
+    for wrong, near in (({"inputs": ["dept"]}, "inputs: the dataset has no 'dept'; did you mean 'depth'?"),
+                        ({"heads": ["color_output"]}, "heads: the dataset has no 'color_output'; did you mean 'colour_"),
+                        ({}, "takes one input; .*; name it in `inputs`")):  # fmt: skip
+        (tmp_path / "loaded").rmdir()
+        refused(load, near, RecipeError, **given, **wrong)
+
+
+def test_an_onnx_file_with_some_of_the_inputs_and_heads_is_copied_as_it_is(load, tmp_path):
+    exported(tmp_path / "m.onnx", name="depth", shape=("batch", 3, 4), output="colour_output", size=3, features="features")
+    made = load(Paired(), onnx="m.onnx")
+    assert made.file("model.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
+
+
+def test_inputs_and_outputs_of_an_onnx_file_get_the_names_of_the_dataset(load, tmp_path):
+    weights = exported(tmp_path / "m.onnx", name="input", output="output", features="features",
+                       save_as_external_data=True, location="m.data", size_threshold=0)  # fmt: skip
+    made = load(Paired(), onnx="m.onnx", inputs=["image"], heads=["shape_output", "features"])
+    session = runtime.open_session(made.file("model.onnx"), threads=1)
+    assert (list(session.inputs), list(session.outputs)) == (["image"], ["shape_output", "features"])
+    image = np.random.default_rng(1).normal(size=(3, 2, 3, 4)).astype(np.float32)
+    np.testing.assert_allclose(
+        session.run({"image": image})["shape_output"], image.reshape(3, 24) @ weights, rtol=1e-4, atol=1e-5
+    )
+    assert made.manifest.facts["merged"] == ["m.data"]
+
+
+def test_names_that_the_file_has_are_taken_in_any_order(load, tmp_path):
+    exported(tmp_path / "m.onnx", output="shape_output", features="features")
+    made = load(Paired(), onnx="m.onnx", inputs=["image"], heads=["features", "shape_output"])
+    assert made.file("model.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "message"),
+    [
+        ({}, ArtifactError, "takes input float32 (?, 2, 3, 4), but the dataset gives image float32 (?, 2, 3, 4), "
+                            "depth float32 (?, 3, 4); where these are meant, name them in `inputs`"),
+        ({"inputs": ["image"]}, ArtifactError, "gives output float32 (?, 5), but the dataset asks for "
+         "shape_output float32 (?, 5), colour_output float32 (?, 3); where these are meant, name them in `heads`"),
+        ({"inputs": ["depth"]}, ArtifactError, "takes depth float32 (?, 2, 3, 4), but the dataset gives image"),
+        ({"inputs": ["image"], "heads": ["colour_output"]}, ArtifactError, "gives colour_output float32 (?, 5), but"),
+        ({"inputs": ["imag"]}, RecipeError, "inputs: the dataset has no 'imag'; did you mean 'image'?"),
+        ({"heads": ["shape_outptu"]}, RecipeError, "heads: the dataset has no 'shape_outptu'; did you mean 'shape_output'?"),
+        ({"heads": ["shape_output", "colour_output"]}, RecipeError, "m.onnx has 1 (output float32 (?, 5)); name each"),
+    ],
+)  # fmt: skip
+def test_names_that_do_not_fit_an_onnx_file(load, tmp_path, settings, kind, message):
+    exported(tmp_path / "m.onnx", name="input", output="output")
+    refused(load, re.escape(message), kind, dataset=Paired(), onnx="m.onnx", **settings)

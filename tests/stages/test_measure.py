@@ -11,9 +11,10 @@ from compress_cli import artifact
 from compress_cli.artifact import Comparison, Measurement, OnnxModel, Predictions
 from compress_cli.context import Context
 from compress_cli.datasets.digits import Digits
-from compress_cli.errors import StageError
+from compress_cli.errors import RecipeError, StageError
 from compress_cli.latency import TimingConditions
 from compress_cli.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
+from compress_cli.signature import Head
 from compress_cli.stages import Stage
 from compress_cli.stages.compare import Compare
 from compress_cli.stages.measure import Measure
@@ -61,6 +62,33 @@ def measured(context, file, split="test"):
     stage.needs()["predictions"].run(replace(context, inputs={"start": (file,)}, output=folder))
     artifact.write_manifest(folder, Predictions, "p", {"type": "predict"}, {}, {}, {}, 0.0)
     return stage.run(replace(context, inputs={"start": (file,), "predictions": (artifact.read(folder),)}))
+
+
+class TwoTasks(Digits):
+    """Two heads of ten classes."""
+
+    def signature(self):
+        own = super().signature()
+        return own.model_copy(update={"heads": {**own.heads, "value": Head(size=10)}})
+
+
+def test_a_model_without_the_head_of_the_task_has_a_size(context, stored, digits_file):
+    path = digits_file()[0]
+    size = path.stat().st_size
+    context = replace(context, dataset=TwoTasks(), task=Classification(head="value"))
+    assert measured(context, stored(path, "a")) == {}
+    found = Figures.model_validate_json((context.output / MEASUREMENT).read_text())
+    assert (found.metrics, found.primary, found.contents.parameters, found.contents.size_bytes) == ({}, "accuracy", 650, size)
+    assert found.reason == "this model has no head 'value', which the task is about (it has: logits)"
+
+
+def test_a_task_that_does_not_fit_the_data_is_refused(context, stored, digits_file):
+    """Its only head may be about something else than the task: of several, the task has to name one."""
+    file = stored(digits_file()[0], "a")
+    with pytest.raises(RecipeError, match=r"name the head to evaluate \(there is: logits, value\)"):
+        measured(replace(context, dataset=TwoTasks()), file)
+    with pytest.raises(RecipeError, match=r"there is no head 'valeu'; did you mean 'value'\?"):
+        measured(replace(context, dataset=TwoTasks(), task=Classification(head="valeu")), file)
 
 
 @pytest.mark.parametrize("split", ["test", "val"])

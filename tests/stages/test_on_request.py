@@ -9,6 +9,8 @@ from torch import nn
 
 from compress_cli import artifact, restore, samples
 from compress_cli.artifact import Checkpoint, OnnxModel, Program
+from compress_cli.datasets import Split
+from compress_cli.datasets.digits import Digits
 from compress_cli.disturbances import disturbed
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.findings import FINDINGS, Findings
@@ -46,8 +48,6 @@ def checkpoint(toy, tmp_path, lively):
 
 
 def test_robustness_sees_the_pictures_it_says(digits_file, context_for, tmp_path):
-    from compress_cli.datasets.digits import Digits
-
     path, weight, bias = digits_file()
     model = stored(tmp_path / "file", OnnxModel, lambda folder: path.rename(folder / "model.onnx"))
     context = context_for(Digits(), inputs={"start": (model,), "baseline": (model,)}, splits=("test",), seed=3)
@@ -63,6 +63,33 @@ def test_robustness_sees_the_pictures_it_says(digits_file, context_for, tmp_path
     clean = table.lines[0].cells[0].value
     assert table.lines[1].cells[1].value == pytest.approx(table.lines[1].cells[0].value - clean)
     assert table.figures()["noise_2_accuracy"] == table.lines[1].cells[0]
+
+
+def test_robustness_and_attacks_change_what_the_model_takes(digits_file, context_for, tmp_path, checkpoint, toy):
+    """Before the model's own picture stands one that it does not take."""
+
+    def beside(dataset):
+        class Paired(type(dataset)):
+            def split(self, name):
+                found = super().split(name)
+                return Split({"other": 255 - found.inputs["image"], **found.inputs}, found.targets, found.index)
+
+        return Paired()
+
+    model = stored(tmp_path / "file", OnnxModel, lambda folder: digits_file()[0].rename(folder / "model.onnx"))
+    given = {"inputs": {"start": (model,), "baseline": (model,)}, "splits": ("test",)}
+    tables = []
+    for dataset in (Digits(), beside(Digits())):
+        context = context_for(dataset, **given)
+        Robustness(baseline="b", severities=(3,)).run(context)
+        tables.append(found(context).figures())
+    assert tables[0] == tables[1]
+    network, tables = checkpoint(Mlp(hidden=(4,))), []
+    for dataset in (toy(), beside(toy())):
+        context = context_for(dataset, inputs={"start": (network,)}, splits=("test",))
+        Attack(epsilons=(20.0,)).run(context)
+        tables.append(found(context).figures())
+    assert tables[0] == tables[1]
 
 
 def test_an_attack_does_what_calculus_says():

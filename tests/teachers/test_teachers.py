@@ -31,13 +31,15 @@ def checkpoint(toy, tmp_path):
     return whole(tmp_path, Checkpoint), restored.network.eval()
 
 
-@pytest.fixture
-def black_box(tmp_path):
+@pytest.fixture(params=["N", 1, 3])
+def black_box(tmp_path, request):
+    """For any number of samples, or for so many."""
     weight = np.random.default_rng(0).standard_normal((72, 3)).astype(np.float32) / 255
     nodes = [helper.make_node("Flatten", ["image"], ["row"]), helper.make_node("MatMul", ["row", "w"], ["scores"])]
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 2, 6, 6])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])], [numpy_helper.from_array(weight, "w")],
+        nodes, "g", [helper.make_tensor_value_info("image", TensorProto.FLOAT, [request.param, 2, 6, 6])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [request.param, 3])],
+        [numpy_helper.from_array(weight, "w")],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, tmp_path / "model.onnx")
