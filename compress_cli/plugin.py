@@ -135,7 +135,11 @@ def find(contract: type[Plugin], name: str) -> type[Plugin]:
         return found
     if homes[2]:
         return _OUTSIDE[group][name]
-    raise PydanticCustomError("plugin", f"there is no {_word(contract)} '{name}'; {suggest(name, names(contract))}")
+    known, own = names(contract), "" if _OUTSIDE.get(group) else ", or bring your own with --plugin FILE"
+    near = suggest(name, known)
+    raise PydanticCustomError(
+        "plugin", f"there is no {_word(contract)} '{name}'; {near}{own if near.startswith('choose') else ''}"
+    )
 
 
 def lacking(cls: type[Plugin]) -> str:
