@@ -67,9 +67,9 @@ class Axis:
             return [value for value in found if self.low <= value <= self.high]
         rough = (self.high - self.low) / 5
         power = 10.0 ** math.floor(math.log10(rough))
-        steps = [each * power * ten for ten in (1, 10) for each in (1, 2, 5)] + [100 * power]
+        apart = [each * power * ten for ten in (1, 10) for each in (1, 2, 5)] + [100 * power]
         round_values: list[float] = []
-        for step in (each for each in steps if each >= rough):
+        for step in (each for each in apart if each >= rough):
             round_values = [number * step for number in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
             if len(set(map(self.say, round_values))) == len(round_values):
                 break
