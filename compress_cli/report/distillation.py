@@ -9,7 +9,7 @@ from compress_cli.report import figures as write
 SAYS = {
     "helped": "the teacher helped",
     "hurt": "the teacher hurt",
-    "no difference shown": "the teacher did not help that one could tell",
+    "no difference shown": "the teacher did not help, as far as these samples tell",
 }
 
 

@@ -16,7 +16,7 @@ def right(share):
     [
         (("big", right(0.9)), 0.8, 0.6, ("the teacher helped: accuracy % +20.0", "gap to 'big' closed: 0.67")),
         (("big", right(0.9)), 0.5, 0.6, ("the teacher hurt: accuracy % -10.0", "gap to 'big' closed: -0.33")),
-        (("big", right(0.9)), 0.6, 0.6, ("did not help that one could tell", "closed: 0.00")),
+        (("big", right(0.9)), 0.6, 0.6, ("did not help, as far as these samples tell", "closed: 0.00")),
         (
             ("big", right(0.5)),
             0.6,
