@@ -34,8 +34,8 @@ def attach(network: nn.Module, layers: tuple[str, ...]) -> tuple[dict[str, Tenso
 
     Names are relative to the network's `body`; an integer that is no name is a position among its outermost layers (`-1`
     is the last). A layer that runs several times leaves its last output. In an exported
-    graph, where modules no longer exist, a layer's output is the last node that came from it. RecipeError where there is
-    no such layer.
+    graph, where modules no longer exist, a layer's output is the last node that came from it: in a quantised one, before it
+    is rounded for the next. RecipeError where there is no such layer.
     """
     seen: dict[str, Tensor] = {}
     if not layers:

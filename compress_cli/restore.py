@@ -90,12 +90,17 @@ def checkpoint(artifact: Artifact) -> Restored:
 def copy_layers(source: Network, target: Network, layers: Iterable[tuple[str, str]]) -> int:
     """Copy the weights of layers of one network into another's, pairs of (from, to); returns how many tensors were copied.
 
-    RecipeError where there is no such layer, or where names or shapes of its weights differ.
+    With all that lies within them, statistics of normalisation too. RecipeError where there is no such layer, where names or
+    shapes of its weights differ, or where one layer would start from two.
     """
-    copied = 0
+    copied, begun = 0, set[str]()
     for theirs, own in layers:
         given = source.body.get_submodule(features.layer_called(source, theirs)).state_dict()
-        layer = target.body.get_submodule(features.layer_called(target, own))
+        called = features.layer_called(target, own)
+        if called in begun:
+            raise RecipeError(f"initialise: the layer '{own}' would start from two layers; leave one of them out")
+        begun.add(called)
+        layer = target.body.get_submodule(called)
         there = layer.state_dict()
         shapes = [{name: tuple(each.shape) for name, each in state.items()} for state in (given, there)]
         wrong = [name for name in {**there, **given} if shapes[0].get(name) != shapes[1].get(name)]

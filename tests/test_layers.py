@@ -52,7 +52,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"cost", "layers", "coupling"},
     {"contents"},
     {"activations", "storage"},
-    {"features", "channels", "widths", "placement", "graph", "randomness", "allocation", "tracing"},
+    {"projection", "relations", "features", "channels", "widths", "placement", "graph", "randomness", "allocation", "tracing"},
     {"onnx_file"},
     {"reclaim"},
     {"integrity"},

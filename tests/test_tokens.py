@@ -28,6 +28,14 @@ stages:
       - {type: soft_targets, temperature: 2.0}
       - {type: hidden_states, mask: attention_mask, layers: [embedding, {student: layers.0, teacher: layers.1}]}
       - {type: cls_token, layers: [{student: layers.0, teacher: layers.1}]}
+      - {type: attention_transfer, mask: attention_mask, layers: [{student: layers.0, teacher: layers.1}]}
+      - {type: vid, mask: attention_mask, weight: 0.1, layers: [{student: layers.0, teacher: layers.1}]}
+      - {type: similarity_preserving, mask: attention_mask, layers: [{student: layers.0, teacher: layers.1}]}
+      - {type: pkt, mask: attention_mask, layers: [{student: layers.0, teacher: layers.1}]}
+      - {type: rkd, mask: attention_mask, weight: 0.1, layers: [{student: layers.0, teacher: layers.1}]}
+      - {type: triplet, mask: attention_mask, weight: 0.1, layers: [{student: layers.0, teacher: layers.1}]}
+      - {type: crd, mask: attention_mask, weight: 0.1, negatives: 64, layers: [{student: layers.0, teacher: layers.1}]}
+      - {type: self_distillation, mask: attention_mask, weight: 0.1, exits: [layers.0]}
     training: *training
   - type: export
     name: onnx

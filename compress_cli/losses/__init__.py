@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
@@ -13,9 +13,9 @@ from torch.nn import functional
 from compress_cli.batch import Batch, Outputs
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.plugin import Plugin
+from compress_cli.projection import channel_axis, per_sample
+from compress_cli.relations import between, nearest
 from compress_cli.settings import Many, Settings, suggest
-
-Distance = Literal["mse", "l1", "cosine"]
 
 
 def _text(given: object) -> object:
@@ -124,20 +124,43 @@ def chosen(tensors: dict[str, Tensor], name: str, what: str) -> Tensor:
     raise RecipeError(f"there is no {what} '{name}'; {suggest(name, list(tensors))}")
 
 
-def paired(student: Outputs, teacher: tuple[Outputs, ...], head: str, standardise: bool = False) -> tuple[Tensor, list[Tensor]]:
-    """The student's head and every teacher's, without gradient; RecipeError where their shapes differ."""
+def labels(batch: Batch, target: str, places: Tensor) -> Tensor:
+    """The class numbers of a target, int64, one for each of `places` (N, ...); RecipeError where there are more or fewer."""
+    found = chosen(batch.targets, target, "target")
+    if found.shape != places.shape:
+        raise RecipeError(f"target: the labels have shape {per_sample(found)}; this loss needs {per_sample(places)}")
+    return found.long()
+
+
+def label_entropy(logits: Tensor, classes: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The mean cross-entropy of (N, classes, ...) with class numbers (N, ...), without those of -100; 0 where all are."""
+    found = functional.cross_entropy(logits, classes, label_smoothing=smoothing)
+    return torch.where((classes != -100).any(), found, 0)  # a mean over none is NaN
+
+
+def paired(
+    student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, head: str, mask: str, standardise: bool = False
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """The student's head (N, size, ...), every teacher's without gradient, and which positions count, ones and zeros (N, ...).
+
+    RecipeError where their shapes differ. What the networks say at positions that do not count is 0.
+    """
     own = chosen(student.heads, head, "head")
-    others = [chosen(each.heads, head, "head").detach() for each in _present(teacher)]
+    others = [chosen(each.heads, head, "head").detach().to(own.dtype) for each in _present(teacher)]
     for each in others:
         if each.shape != own.shape:
             raise RecipeError(f"the teacher gives {_sizes(each)} per sample where the student gives {_sizes(own)}")
-    return (standardised(own), [standardised(each) for each in others]) if standardise else (own, others)
+    kept = unmasked(batch, mask, own[:, 0])
+    if mask:
+        own, others = own.where(kept[:, None] > 0, 0), [each.where(kept[:, None] > 0, 0) for each in others]
+    return (standardised(own), [standardised(each) for each in others], kept) if standardise else (own, others, kept)
 
 
 def standardised(logits: Tensor) -> Tensor:
     """(N, classes, ...) -> the same with mean 0 and deviation 1 over the classes (Sun et al. 2024, arXiv:2403.01427).
 
-    Student and teacher then differ in the order and the proportions of their logits, no longer in their size.
+    Student and teacher then differ in the order and the proportions of their logits, no longer in their size. The squares
+    are divided by the number of classes K; by K - 1, as in the authors' code, is a temperature higher by sqrt(K / (K - 1)).
     """
     if logits.shape[1] == 1:
         raise RecipeError("standardise needs a head of two classes or more; this one gives 1 value")
@@ -158,7 +181,7 @@ def unmasked(batch: Batch, mask: str, values: Tensor) -> Tensor:
         return torch.ones_like(values)
     kept = chosen(batch.inputs, mask, "input")
     if kept.shape != values.shape:
-        raise RecipeError(f"mask: the input '{mask}' has shape {_shape(kept)}; the positions have {_shape(values)}")
+        raise RecipeError(f"mask: the input '{mask}' has shape {per_sample(kept)}; the positions have {per_sample(values)}")
     return (kept != 0).to(values.dtype)
 
 
@@ -167,79 +190,29 @@ def average(values: Tensor, kept: Tensor) -> Tensor:
     return (values * kept).sum() / kept.sum().clamp(min=1)
 
 
-def matched(student: Outputs, teacher: tuple[Outputs, ...], layers: tuple[Pair, ...]) -> list[tuple[Tensor, Tensor]]:
+def matched(
+    student: Outputs, teacher: tuple[Outputs, ...], layers: tuple[Pair, ...], batch: Batch | None = None, mask: str = ""
+) -> list[tuple[Tensor, Tensor]]:
     """(student's features, teacher's without gradient) of every teacher and pair, teachers outermost.
 
-    A layer that is missing was not observed, which is the loop's fault: KeyError.
+    With a batch and the name of its mask, both are 0 at positions that are masked out. A layer that is missing was not
+    observed, which is the loop's fault: KeyError.
     """
-    return [
-        (student.features[pair.student], each.features[pair.teacher].detach()) for each in _present(teacher) for pair in layers
-    ]
+    found = []
+    for each in _present(teacher):
+        for pair in layers:
+            own = student.features[pair.student]
+            found.append((own, each.features[pair.teacher].detach().to(own.dtype)))
+    return [(visible(own, batch, mask), visible(other, batch, mask)) for own, other in found] if batch else found
 
 
-def comparable(student: Tensor, teacher: Tensor, axes: tuple[int, ...] = (2, 3, 4)) -> None:
-    """RecipeError unless both are vectors (N, C), tokens (N, T, C) or images (N, C, H, W), as many tokens on both sides."""
-    alike = student.dim() == teacher.dim() and student.dim() in axes
-    if not alike or (student.dim() == 3 and student.shape[1] != teacher.shape[1]):
-        kinds = {2: "vectors (N, C)", 3: "tokens (N, T, C), as many on both sides,", 4: "images (N, C, H, W)"}
-        wanted = " or ".join(kinds[axis] for axis in axes)
-        raise RecipeError(
-            f"the student's features of shape {_shape(student)} can't be compared with the teacher's {_shape(teacher)}: "
-            f"this loss takes {wanted}"
-        )
-
-
-def projector(student: Tensor, teacher: Tensor, axes: tuple[int, ...] = (2, 3, 4)) -> nn.Module:
-    """What brings the student's width to the teacher's: a 1 x 1 convolution for images, a linear map for vectors and
-    tokens, nothing where the widths agree. RecipeError where they are not `comparable`."""
-    comparable(student, teacher, axes)
-    width, wanted = student.shape[channel_axis(student)], teacher.shape[channel_axis(teacher)]
-    if width == wanted:
-        return nn.Identity()
-    return nn.Conv2d(width, wanted, 1) if student.dim() == 4 else nn.Linear(width, wanted)
-
-
-def projectors(
-    student: Outputs, teacher: tuple[Outputs, ...], layers: tuple[Pair, ...], axes: tuple[int, ...] = (2, 3, 4)
-) -> nn.ModuleList:
-    """One projector for each pair of `matched`, in its order."""
-    return nn.ModuleList(projector(own, other, axes) for own, other in matched(student, teacher, layers))
-
-
-def channel_axis(features: Tensor) -> int:
-    """1 for images (N, C, H, W), the last one for vectors (N, C) and tokens (N, T, C)."""
-    return 1 if features.dim() == 4 else -1
-
-
-def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Images (N, C, H, W) averaged down to the smaller height and width of both; other features as they are."""
-    if student.dim() != 4 or student.shape[2:] == teacher.shape[2:]:
-        return student, teacher
-    height, width = (min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True))
-    return shrunk(student, height, width), shrunk(teacher, height, width)
-
-
-def shrunk(images: Tensor, height: int, width: int) -> Tensor:
-    """(N, C, H, W) averaged down to (N, C, height, width)."""
-    if images.shape[2] % height or images.shape[3] % width:
-        return functional.adaptive_avg_pool2d(images, (height, width))
-    # the same means, but CUDA knows a gradient that repeats bit for bit
-    return functional.avg_pool2d(images, (images.shape[2] // height, images.shape[3] // width))
-
-
-def distances(student: Tensor, teacher: Tensor, distance: Distance) -> Tensor:
-    """How far features of one shape are apart at each position: (N, H, W), (N, T) or (N,); the mean over channels of
-    squares or of absolute values, or 1 - cosine."""
-    axis = channel_axis(student)
-    if distance == "cosine":
-        return 1 - functional.cosine_similarity(student, teacher, dim=axis)
-    difference = student - teacher
-    return difference.square().mean(axis) if distance == "mse" else difference.abs().mean(axis)
-
-
-def off_diagonal(size: int, like: Tensor) -> Tensor:
-    """(size, size) of ones, zero on the diagonal: the pairs of two different samples."""
-    return 1 - torch.eye(size, dtype=like.dtype, device=like.device)
+def visible(features: Tensor, batch: Batch, mask: str) -> Tensor:
+    """Tokens (N, T, C) or images (N, C, H, W) with 0 at the positions that are masked out."""
+    if not mask:
+        return features
+    axis = channel_axis(features)
+    kept = unmasked(batch, mask, features.select(axis, 0))
+    return features.where(kept.unsqueeze(axis) > 0, 0)
 
 
 def relations(
@@ -250,6 +223,7 @@ def relations(
     by: str,
     neighbours: int,
     target: str,
+    mask: str,
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """For each layer (and teacher, where `by` is "teacher"), (N, N) each: the student's distances between flattened
     features of length 1, which two different samples belong together, and which do not.
@@ -257,35 +231,20 @@ def relations(
     Together are samples of one label, or a sample (row) and its `neighbours` most similar ones by the teacher's cosine.
     """
     if by == "teacher":
-        found = [(own, _nearest(other, neighbours)) for own, other in matched(student, teacher, layers)]
+        pairs = matched(student, teacher, layers, batch, mask)
+        found = [(own, nearest(other, neighbours)) for own, other in pairs]
     else:
-        labels = chosen(batch.targets, target, "target")
-        found = [(student.features[pair.student], labels[:, None] == labels[None, :]) for pair in layers]
+        known = labels(batch, target, batch.index)
+        features = [student.features[pair.student] for pair in layers]
+        found = [(visible(own, batch, mask), known[:, None] == known[None, :]) for own in features]
     different = ~torch.eye(len(batch.index), dtype=torch.bool, device=batch.index.device)
-    return [(_between(own), together & different, ~together & different) for own, together in found]
-
-
-def _between(features: Tensor) -> Tensor:
-    unit = functional.normalize(features.flatten(1), dim=1)
-    found: Tensor = torch.linalg.vector_norm(unit[:, None] - unit[None, :], dim=2)  # no NaN gradient where two coincide
-    return found
-
-
-def _nearest(features: Tensor, count: int) -> Tensor:
-    unit = functional.normalize(features.flatten(1), dim=1)
-    similarity = (unit @ unit.T).fill_diagonal_(-torch.inf)
-    found = similarity.topk(min(count, len(unit) - 1), dim=1).indices
-    return torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, found, True)
+    return [(between(own), together & different, ~together & different) for own, together in found]
 
 
 def _present(teacher: tuple[Outputs, ...]) -> tuple[Outputs, ...]:
     if not teacher:
         raise RecipeError("this loss learns from a teacher, and the stage has none")
     return teacher
-
-
-def _shape(tensor: Tensor) -> str:
-    return "(N, " + ", ".join(str(size) for size in tensor.shape[1:]) + ")"
 
 
 def _sizes(tensor: Tensor) -> str:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from compress_cli.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
-from compress_cli.losses import Distance, Layers, Loss, distances, matched, projector
+from compress_cli.losses import Layers, Loss, matched
+from compress_cli.projection import Distance, distances, projectors
 
 
 class ClsToken(Loss):
@@ -22,7 +23,7 @@ class ClsToken(Loss):
     distance: Distance = Field("mse", description="squares, absolute values, or 1 - cosine over the channels")
 
     def adapter(self, student: Outputs, teacher: tuple[Outputs, ...], samples: int) -> nn.Module:
-        return nn.ModuleList(projector(_first(own), _first(other)) for own, other in matched(student, teacher, self.layers))
+        return projectors((_first(own), _first(other)) for own, other in matched(student, teacher, self.layers))
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         assert isinstance(adapter, nn.ModuleList)

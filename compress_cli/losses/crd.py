@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Layers, Loss, chosen, matched
+from compress_cli.losses import Layers, Loss, labels, matched
 
 UNKNOWN = torch.iinfo(torch.int64).max  # sorts behind every id
 
@@ -34,6 +35,9 @@ class Crd(Loss):
     negatives: int = Field(16384, ge=1, description="samples contrasted with each")
     other: Literal["class", "sample"] = Field("class", description="negatives are of another class, or any other sample")
     target: str = Field("", description="the target that holds the labels, for other: class; default: the only one")
+    mask: str = Field(
+        "", description="input of shape (N, T) or (N, H, W) that is 0 at positions to leave out; default: none are"
+    )
 
     def reads_labels(self) -> bool:
         return self.other == "class"
@@ -46,34 +50,35 @@ class Crd(Loss):
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         assert isinstance(adapter, nn.ModuleList)
-        labels = chosen(batch.targets, self.target, "target").long() if self.other == "class" else batch.index
-        pairs = zip(adapter, matched(student, teacher, self.layers), strict=True)
-        terms = [self._contrast(memory, own, other, batch.index, labels) for memory, (own, other) in pairs]
+        classes = labels(batch, self.target, batch.index) if self.other == "class" else batch.index
+        pairs = zip(adapter, matched(student, teacher, self.layers, batch, self.mask), strict=True)
+        terms = [self._contrast(memory, own, other, batch.index, classes) for memory, (own, other) in pairs]
         return torch.stack(terms).sum() / len(teacher)
 
-    def _contrast(self, contrast: nn.Module, student: Tensor, teacher: Tensor, index: Tensor, labels: Tensor) -> Tensor:
+    def _contrast(self, contrast: nn.Module, student: Tensor, teacher: Tensor, index: Tensor, classes: Tensor) -> Tensor:
         assert isinstance(contrast, _Contrast)
         f, g = contrast(student, teacher)  # (N, size) each
         rows = contrast.rows_of(index)
         drawn = torch.randint(len(contrast.student), (len(rows), self.negatives), device=rows.device)
         strange = drawn != rows[:, None]
         if self.other == "class":
-            strange &= contrast.labels[drawn] != labels[:, None]
+            strange &= contrast.labels[drawn] != classes[:, None]
         terms = [
             self._discriminate(own, memory.clone(), normaliser, rows, drawn, strange)  # the memory changes before backward
-            for own, memory, normaliser in ((f, contrast.teacher, contrast.z[0]), (g, contrast.student, contrast.z[1]))
+            for own, memory, normaliser in ((f, contrast.teacher, contrast.log_z[0]), (g, contrast.student, contrast.log_z[1]))
         ]
-        contrast.remember(rows, f.detach(), g.detach(), labels, self.momentum)
+        contrast.remember(rows, f.detach(), g.detach(), classes, self.momentum)
         return terms[0] + terms[1]
 
-    def _discriminate(self, own: Tensor, memory: Tensor, z: Tensor, rows: Tensor, drawn: Tensor, strange: Tensor) -> Tensor:
+    def _discriminate(self, own: Tensor, memory: Tensor, log_z: Tensor, rows: Tensor, drawn: Tensor, strange: Tensor) -> Tensor:
         """Noise-contrastive estimation of (N, size) against a memory (M, size) -> ()."""
         logits = own @ memory.T / self.temperature  # (N, M): cheaper than gathering (N, negatives, size)
         positive, negative = logits.gather(1, rows[:, None])[:, 0], logits.gather(1, drawn)
         with torch.no_grad():
-            seen = torch.cat([positive[:, None], negative], 1).exp().mean() * len(memory)
-            z.copy_(torch.where(z > 0, z, seen))
-        noise = torch.log(z * self.negatives / len(memory))
+            seen = torch.cat([positive[:, None], negative], 1)
+            log_mean = seen.flatten().logsumexp(0) - math.log(seen.numel())  # exp of 1/temperature may be past float32
+            log_z.copy_(torch.where(log_z.isnan(), log_mean + math.log(len(memory)), log_z))
+        noise = log_z + math.log(self.negatives / len(memory))
         told = functional.softplus(negative - noise) * strange  # -log(1 - h)
         others = told.sum(1) * self.negatives / strange.sum(1).clamp(min=1)  # as many negatives for every sample
         return (functional.softplus(noise - positive) + others).mean()
@@ -84,7 +89,7 @@ class _Contrast(nn.Module):
 
     student: Tensor
     teacher: Tensor
-    z: Tensor
+    log_z: Tensor
     labels: Tensor
     ids: Tensor
     rows: Tensor
@@ -95,7 +100,7 @@ class _Contrast(nn.Module):
         self.map_student, self.map_teacher = nn.Linear(student, size), nn.Linear(teacher, size)
         for name in ("student", "teacher"):
             self.register_buffer(name, functional.normalize(torch.randn(samples, size), dim=1))
-        self.register_buffer("z", torch.zeros(2))
+        self.register_buffer("log_z", torch.full((2,), torch.nan))  # not known before the first batch
         self.register_buffer("labels", torch.full((samples,), -1))
         self.register_buffer("ids", torch.full((samples,), UNKNOWN))  # ascending
         self.register_buffer("rows", torch.zeros(samples, dtype=torch.int64))  # row of each of `ids`

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Loss, chosen
+from compress_cli.losses import Loss, chosen, label_entropy, labels
 
 
 class CrossEntropy(Loss):
     """Cross-entropy with the true labels, smoothed if asked for (Szegedy et al. 2016, arXiv:1512.00567).
 
-    Heads (N, classes) or (N, classes, ...) with labels (N,) or (N, ...); a label of -100 is left out. A head of one
-    value is the logit of a yes, and its labels are 0 and 1.
+    Heads (N, classes) or (N, classes, ...) with labels (N,) or (N, ...); a label of -100 is left out, and a batch of nothing
+    else costs 0. A head of one value is the logit of a yes, and its labels are 0 and 1.
     """
 
     taught: ClassVar[bool] = False
@@ -27,9 +28,10 @@ class CrossEntropy(Loss):
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         logits = chosen(student.heads, self.head, "head")
-        labels = chosen(batch.targets, self.target, "target").long()
         if logits.shape[1] > 1:
-            return functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        kept = labels.flatten() != -100
-        yes = labels.flatten()[kept].float() * (1 - self.label_smoothing) + self.label_smoothing / 2
-        return functional.binary_cross_entropy_with_logits(logits.flatten()[kept], yes)
+            return label_entropy(logits, labels(batch, self.target, logits[:, 0]), self.label_smoothing)
+        given = labels(batch, self.target, logits[:, 0]).flatten()
+        kept = given != -100
+        yes = given[kept].float() * (1 - self.label_smoothing) + self.label_smoothing / 2
+        found = functional.binary_cross_entropy_with_logits(logits.flatten()[kept], yes)
+        return torch.where(kept.any(), found, 0)  # a mean over none is NaN

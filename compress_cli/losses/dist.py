@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Loss, paired, several_classes, unmasked
+from compress_cli.losses import Loss, paired, several_classes
 
 
 class Dist(Loss):
@@ -29,8 +29,8 @@ class Dist(Loss):
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others = paired(student, teacher, self.head, self.standardise)
-        kept = unmasked(batch, self.mask, own[:, 0]).flatten()[:, None]
+        own, others, kept = paired(student, teacher, batch, self.head, self.mask, self.standardise)
+        kept = kept.flatten()[:, None]
         p = functional.softmax(several_classes(own, self.type) / self.temperature, 1)
         terms = [
             self._relation(p, functional.softmax(several_classes(each, self.type) / self.temperature, 1), kept)

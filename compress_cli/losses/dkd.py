@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Loss, average, chosen, paired, several_classes, unmasked
+from compress_cli.losses import Loss, average, labels, paired, several_classes
 
 
 class Dkd(Loss):
@@ -33,17 +33,16 @@ class Dkd(Loss):
         return True
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others = paired(student, teacher, self.head, self.standardise)
-        kept = (unmasked(batch, self.mask, own[:, 0])).flatten()
-        labels = chosen(batch.targets, self.target, "target").long().flatten()
-        kept, labels = kept * (labels != -100), labels.clamp(min=0)
+        own, others, kept = paired(student, teacher, batch, self.head, self.mask, self.standardise)
+        given = labels(batch, self.target, kept).flatten()
+        kept, classes = kept.flatten() * (given != -100), given.clamp(min=0)
         s = several_classes(own, self.type) / self.temperature
-        terms = [self._divergence(s, several_classes(each, self.type) / self.temperature, labels) for each in others]
+        terms = [self._divergence(s, several_classes(each, self.type) / self.temperature, classes) for each in others]
         return torch.stack([average(each, kept) for each in terms]).mean() * self.temperature**2
 
-    def _divergence(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    def _divergence(self, student: Tensor, teacher: Tensor, classes: Tensor) -> Tensor:
         """(positions, classes), (positions,) -> (positions,)."""
-        (s_margin, s_rest), (t_margin, t_rest) = _apart(student, labels), _apart(teacher, labels)
+        (s_margin, s_rest), (t_margin, t_rest) = _apart(student, classes), _apart(teacher, classes)
         yes = functional.logsigmoid(t_margin) - functional.logsigmoid(s_margin)
         no = functional.logsigmoid(-t_margin) - functional.logsigmoid(-s_margin)
         target_class = t_margin.sigmoid() * yes + (-t_margin).sigmoid() * no
@@ -51,8 +50,8 @@ class Dkd(Loss):
         return self.alpha * target_class + self.beta * other_classes
 
 
-def _apart(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _apart(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """The logit of "the target, not the rest" (positions,), and log-probabilities of the rest (positions, classes - 1)."""
     places = torch.arange(logits.shape[1] - 1, device=logits.device)
-    rest = logits.gather(1, places + (places >= labels[:, None]))  # every class but the label
-    return logits.gather(1, labels[:, None])[:, 0] - rest.logsumexp(1), functional.log_softmax(rest, 1)
+    rest = logits.gather(1, places + (places >= classes[:, None]))  # every class but the label
+    return logits.gather(1, classes[:, None])[:, 0] - rest.logsumexp(1), functional.log_softmax(rest, 1)

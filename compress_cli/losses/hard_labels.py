@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Loss, average, paired, unmasked
+from compress_cli.losses import Loss, average, paired
 
 
 class HardLabels(Loss):
@@ -22,8 +22,7 @@ class HardLabels(Loss):
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others = paired(student, teacher, self.head)
-        kept = unmasked(batch, self.mask, own[:, 0])
+        own, others, kept = paired(student, teacher, batch, self.head, self.mask)
         return torch.stack([average(_entropy(own, each), kept) for each in others]).mean()
 
 

@@ -7,7 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Distance, Layers, Loss, average, distances, matched, projectors, same_size, unmasked
+from compress_cli.losses import Layers, Loss, average, matched, unmasked
+from compress_cli.projection import Distance, distances, projectors, same_size
 
 
 class Hints(Loss):
@@ -25,10 +26,10 @@ class Hints(Loss):
     )
 
     def adapter(self, student: Outputs, teacher: tuple[Outputs, ...], samples: int) -> nn.Module:
-        return projectors(student, teacher, self.layers)
+        return projectors(matched(student, teacher, self.layers))
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         assert isinstance(adapter, nn.ModuleList)
-        pairs = zip(adapter, matched(student, teacher, self.layers), strict=True)
+        pairs = zip(adapter, matched(student, teacher, self.layers, batch, self.mask), strict=True)
         terms = [distances(*same_size(project(own), other), self.distance) for project, (own, other) in pairs]
         return torch.stack([average(each, unmasked(batch, self.mask, each)) for each in terms]).sum() / len(teacher)

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Loss, average, paired, unmasked
+from compress_cli.losses import Loss, average, paired
 
 
 class LogitMse(Loss):
@@ -23,6 +23,5 @@ class LogitMse(Loss):
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others = paired(student, teacher, self.head, self.standardise)
-        kept = unmasked(batch, self.mask, own[:, 0])
+        own, others, kept = paired(student, teacher, batch, self.head, self.mask, self.standardise)
         return torch.stack([average((own - each).square().mean(1), kept) for each in others]).mean()

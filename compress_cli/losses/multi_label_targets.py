@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Loss, average, paired, unmasked
+from compress_cli.losses import Loss, average, paired
 
 
 class MultiLabelTargets(Loss):
@@ -23,8 +23,7 @@ class MultiLabelTargets(Loss):
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others = paired(student, teacher, self.head)
-        kept = unmasked(batch, self.mask, own[:, 0])
+        own, others, kept = paired(student, teacher, batch, self.head, self.mask)
         divergences = [_divergence(each / self.temperature, own / self.temperature).sum(1) for each in others]
         return torch.stack([average(each, kept) for each in divergences]).mean() * self.temperature**2
 

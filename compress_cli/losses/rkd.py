@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Layers, Loss, matched, off_diagonal
+from compress_cli.losses import Layers, Loss, matched
+from compress_cli.relations import off_diagonal, unit
 
 
 class Rkd(Loss):
@@ -22,9 +23,12 @@ class Rkd(Loss):
     layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")
     distance_weight: float = Field(25.0, ge=0, description="factor of the distances")
     angle_weight: float = Field(50.0, ge=0, description="factor of the angles")
+    mask: str = Field(
+        "", description="input of shape (N, T) or (N, H, W) that is 0 at positions to leave out; default: none are"
+    )
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        terms = [self._relation(*pair) for pair in matched(student, teacher, self.layers)]
+        terms = [self._relation(*pair) for pair in matched(student, teacher, self.layers, batch, self.mask)]
         return torch.stack(terms).sum() / len(teacher)
 
     def _relation(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -52,5 +56,5 @@ def _distances(between: Tensor) -> Tensor:
 
 def _angles(between: Tensor) -> Tensor:
     """(N, N, N): cosine of the angle at j between i and k, at [j, i, k]."""
-    unit = functional.normalize(between, dim=2)
-    return unit @ unit.transpose(1, 2)
+    directions = unit(between)
+    return directions @ directions.transpose(1, 2)

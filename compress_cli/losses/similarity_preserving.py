@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
 from compress_cli.losses import Layers, Loss, matched
+from compress_cli.relations import unit
 
 
 class SimilarityPreserving(Loss):
@@ -19,13 +20,16 @@ class SimilarityPreserving(Loss):
     """
 
     layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")
+    mask: str = Field(
+        "", description="input of shape (N, T) or (N, H, W) that is 0 at positions to leave out; default: none are"
+    )
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        pairs = matched(student, teacher, self.layers)
+        pairs = matched(student, teacher, self.layers, batch, self.mask)
         terms = [functional.mse_loss(_similarity(own), _similarity(other)) for own, other in pairs]
         return torch.stack(terms).sum() / len(teacher)
 
 
 def _similarity(features: Tensor) -> Tensor:
     flat = features.flatten(1)
-    return functional.normalize(flat @ flat.T, dim=1)  # (N, N)
+    return unit(flat @ flat.T)  # (N, N)

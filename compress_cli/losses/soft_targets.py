@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Loss, average, paired, unmasked
+from compress_cli.losses import Loss, average, paired
 
 
 class SoftTargets(Loss):
@@ -26,9 +26,8 @@ class SoftTargets(Loss):
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others = paired(student, teacher, self.head, self.standardise)
+        own, others, kept = paired(student, teacher, batch, self.head, self.mask, self.standardise)
         log_q = _log_probabilities(own / self.temperature)
-        kept = unmasked(batch, self.mask, log_q[:, 0])
         divergences = [_divergence(_log_probabilities(each / self.temperature), log_q) for each in others]
         # T^2 keeps the gradient's size independent of T (section 2)
         return torch.stack([average(each, kept) for each in divergences]).mean() * self.temperature**2

@@ -31,6 +31,9 @@ class Triplet(Loss):
     negatives: Literal["hardest", "all"] = Field("hardest", description="the nearest sample that does not belong, or every one")
     margin: float = Field(1.0, gt=0, description="between the distances")
     target: str = Field("", description="the target that holds the labels; default: the only one")
+    mask: str = Field(
+        "", description="input of shape (N, T) or (N, H, W) that is 0 at positions to leave out; default: none are"
+    )
 
     def teacher_layers(self) -> tuple[str, ...]:
         return super().teacher_layers() if self.by == "teacher" else ()
@@ -40,7 +43,7 @@ class Triplet(Loss):
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         rounds = len(teacher) if self.by == "teacher" else 1
-        found = relations(student, teacher, batch, self.layers, self.by, self.neighbours, self.target)
+        found = relations(student, teacher, batch, self.layers, self.by, self.neighbours, self.target, self.mask)
         return torch.stack([self._triplets(*each) for each in found]).sum() / rounds
 
     def _triplets(self, distances: Tensor, together: Tensor, apart: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
-from compress_cli.losses import Layers, Loss, channel_axis, comparable, matched, same_size
+from compress_cli.losses import Layers, Loss, average, matched, unmasked
+from compress_cli.projection import channel_axis, comparable, same_size
 
 LEAST_VARIANCE = 1e-5
 
@@ -18,21 +19,26 @@ LEAST_VARIANCE = 1e-5
 class Vid(Loss):
     """Variational information distillation: keep what tells the teacher's features (Ahn et al. 2019, arXiv:1904.05835).
 
-    Half of the mean over samples, positions and channels of log v_c + (t - mu(s))^2 / v_c: the teacher's features under a
-    Gaussian whose mean is a trained network of the student's and whose variance v_c = softplus(a_c) + 1e-5 is trained for
-    each channel. Summed over layers, averaged over teachers; below 0 where the student tells much.
+    Half of the mean over samples, unmasked positions and channels of log v_c + (t - mu(s))^2 / v_c: the teacher's features
+    under a Gaussian whose mean is a trained network of the student's and whose variance v_c = softplus(a_c) + 1e-5 is trained
+    for each channel. Summed over layers, averaged over teachers; below 0 where the student tells much. Images of different
+    size are averaged down to the smaller first.
     """
 
     layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")
     variance: float = Field(5.0, gt=LEAST_VARIANCE, description="of every channel, to begin with")
+    mask: str = Field(
+        "", description="input of shape (N, T) or (N, H, W) that is 0 at positions to leave out; default: none are"
+    )
 
     def adapter(self, student: Outputs, teacher: tuple[Outputs, ...], samples: int) -> nn.Module:
         return nn.ModuleList(_Gaussian(own, other, self.variance) for own, other in matched(student, teacher, self.layers))
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         assert isinstance(adapter, nn.ModuleList)
-        pairs = zip(adapter, matched(student, teacher, self.layers), strict=True)
-        return torch.stack([gaussian(own, other) for gaussian, (own, other) in pairs]).sum() / len(teacher)
+        pairs = [same_size(*pair) for pair in matched(student, teacher, self.layers, batch, self.mask)]
+        terms = [gaussian(own, other) for gaussian, (own, other) in zip(adapter, pairs, strict=True)]
+        return torch.stack([average(each, unmasked(batch, self.mask, each)) for each in terms]).sum() / len(teacher)
 
 
 class _Gaussian(nn.Module):
@@ -52,7 +58,8 @@ class _Gaussian(nn.Module):
         self.raw = nn.Parameter(torch.full((wanted,), inverse))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        mean, given = same_size(self.mean(student), teacher)
+        """Features of one size -> a value for each position: (N, H, W), (N, T) or (N,)."""
         variance = functional.softplus(self.raw) + LEAST_VARIANCE
-        squares = (given - mean).square().movedim(self.axis, -1)
-        return 0.5 * (variance.log() + squares / variance).mean()
+        squares = (teacher - self.mean(student)).square().movedim(self.axis, -1)
+        found: Tensor = 0.5 * (variance.log() + squares / variance).mean(-1)
+        return found

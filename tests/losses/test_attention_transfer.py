@@ -32,6 +32,20 @@ def test_tokens(make, make_batch, run, random):
     assert run(AttentionTransfer(layers=ONE), make(a=s), make(a=t), make_batch(2)) == pytest.approx(wanted)
 
 
+def test_padding_has_no_attention_and_does_not_count(make, make_batch, run, random):
+    s, t = random.randn(3, 5, 3), random.randn(3, 5, 6)
+    mask = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 1, 1, 0]])
+    terms = []
+    for own, other, kept in zip(s, t, mask == 1, strict=True):
+        maps = [(each[kept] ** 2).sum(1) for each in (own, other)]
+        one, two = (each / np.linalg.norm(each) for each in maps)
+        terms += list((one - two) ** 2)
+    value = run(AttentionTransfer(layers=ONE, mask="m"), make(a=s), make(a=t), make_batch(3, m=mask))
+    assert value == pytest.approx(np.mean(terms))
+    with pytest.raises(RecipeError, match=r"mask: the input 'm' has shape \(N, 4\); the positions have \(N, 5\)"):
+        run(AttentionTransfer(layers=ONE, mask="m"), make(a=s), make(a=t), make_batch(3, m=mask[:, :4]))
+
+
 def test_vectors_have_no_positions(make):
     with pytest.raises(RecipeError, match=r"\(N, 3\) can't be compared with the teacher's \(N, 4\): this loss takes tokens"):
         AttentionTransfer(layers=ONE).adapter(make(a=np.zeros((2, 3))), (make(a=np.zeros((2, 4))),), 10)

@@ -22,6 +22,8 @@ def test_by_label(make, make_batch, run, random, negatives):
     loss = Contrastive(layers=ONE, by="label", negatives=negatives, margin=1.2)
     value = run(loss, make(a=s), (), make_batch(6, labels))
     assert value == pytest.approx((np.mean(near) + np.mean(far)) / 2)
+    assert loss.teacher_layers() == ()  # a black box may stand beside it
+    assert Contrastive(layers=ONE).teacher_layers() == ("b",)
 
 
 def test_by_the_teacher_on_paper(make, make_batch, run):

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +116,40 @@ def test_the_same_draws_give_the_same_value(make, make_batch, random):
         teachers, adapter = begin(make, loss, s, t, 10)
         values.append(loss(make(a=s), teachers, make_batch(4, [0, 1, 2, 3]), adapter).item())
     assert values[0] == values[1]
+
+
+def test_a_low_temperature_stays_finite(make, make_batch, random):
+    """exp(1 / 0.005) is past float32."""
+    s, t = (each.astype(np.float32) for each in (random.randn(3, 4), random.randn(3, 5)))
+    loss = Crd(layers=ONE, size=4, temperature=0.005, negatives=8, other="sample")
+    torch.manual_seed(0)
+    adapter = loss.adapter(make(a=s), (make(b=t),), 10)
+    for _ in range(2):
+        assert torch.isfinite(loss(make(a=s), (make(b=t),), make_batch(3), adapter))
+
+
+def test_the_constant_is_that_of_the_first_batch(make, make_batch, random):
+    s, t = random.randn(3, 4), random.randn(3, 5)
+    loss = Crd(layers=ONE, size=4, negatives=8, other="sample")
+    teachers, adapter = begin(make, loss, s, t, 10)
+    constants = []
+    for _ in range(3):
+        loss(make(a=s), teachers, make_batch(3), adapter)
+        constants.append(adapter[0].log_z.clone())
+    assert constants[0].equal(constants[1])
+    assert constants[0].equal(constants[2])
+    assert constants[0][0] != constants[0][1]
+
+
+def test_teachers_are_averaged_each_with_a_memory_and_draws_of_its_own(make, make_batch, random):
+    own, teachers = make(a=random.randn(3, 4)), tuple(make(b=random.randn(3, 5)) for _ in range(2))
+    loss, batch = Crd(layers=ONE, size=4, negatives=8, other="sample"), make_batch(3)
+    torch.manual_seed(0)
+    both = loss.adapter(own, teachers, 10).double()
+    state = copy.deepcopy(both.state_dict())
+    torch.manual_seed(1)
+    value = loss(own, teachers, batch, both)
+    both.load_state_dict(state)
+    torch.manual_seed(1)
+    alone = [loss(own, (each,), batch, torch.nn.ModuleList([part])) for each, part in zip(teachers, both, strict=True)]
+    torch.testing.assert_close(value, (alone[0] + alone[1]) / 2)

@@ -27,6 +27,14 @@ def test_equals_the_formula(make, make_batch, run, random):
     assert value == pytest.approx(np.mean([by_hand(*each, 0.7, 3.0, 2.0) for each in zip(s, t, labels, strict=True)]))
 
 
+def test_standardised_logits(make, make_batch, run, random):
+    s, t = random.randn(2, 6, 5)
+    labels = random.randint(5, size=6)
+    value = run(Dkd(standardise=True, temperature=2.0), make(3 * s + 1), make(t), make_batch(6, labels))
+    s, t = ((z - z.mean(1, keepdims=True)) / z.std(1, keepdims=True) for z in (s, t))
+    assert value == pytest.approx(np.mean([by_hand(*each, 1, 8, 2) for each in zip(s, t, labels, strict=True)]))
+
+
 def test_with_beta_one_minus_p_it_is_kl(make, make_batch, run, random):
     s, t = random.randn(2, 1, 5)
     p, q = softmax(t[0]), softmax(s[0])

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from compress_cli.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
@@ -27,6 +28,9 @@ ZERO_WHEN_EQUAL = set(names(Loss)) - {  # these keep an entropy, a trained part,
     "self_distillation",
 }
 TAUGHT = {name for name in names(Loss) if find(Loss, name).taught}
+MASKED = {name for name in names(Loss) if "mask" in find(Loss, name).model_fields}
+ON_HEADS = {name for name in names(Loss) if not {"layers", "exits"} & find(Loss, name).model_fields.keys()}
+PER_SAMPLE = ON_HEADS - {"dist"} | {"hints", "hidden_states", "cls_token", "attention_transfer", "vid", "self_distillation"}
 
 
 def example(name, **settings):
@@ -44,6 +48,17 @@ def outputs(name, seed, width=4):
 
 def batch():
     return Batch({}, {"label": torch.tensor([0, 1, 2, 0, 1, 4])}, torch.arange(SAMPLES) + 100)
+
+
+def rows(given, chosen):
+    """Some samples of a batch or of outputs."""
+    if isinstance(given, Batch):
+        return Batch(*({k: v[chosen] for k, v in d.items()} for d in (given.inputs, given.targets)), given.index[chosen])
+    return Outputs(*({k: v.detach()[chosen].requires_grad_() for k, v in d.items()} for d in (given.heads, given.features)))
+
+
+def in_type(given, kind):
+    return Outputs(*({k: v.detach().to(kind) for k, v in d.items()} for d in (given.heads, given.features)))
 
 
 @pytest.mark.parametrize("name", names(Loss))
@@ -142,6 +157,157 @@ def test_several_teachers_are_averaged(name):
     torch.testing.assert_close(loss(student, (one, two), batch(), both), torch.stack(single).mean())
 
 
+def tokens(name, seed, length):
+    """Outputs with T positions: dense heads (N, classes, T) for losses on heads, else features (N, T, width)."""
+    random = torch.Generator().manual_seed(seed)
+    head = (SAMPLES, CLASSES, 6) if name in ON_HEADS else (SAMPLES, CLASSES)
+    heads, features = torch.randn(*head, generator=random).double(), torch.randn(SAMPLES, 6, 4, generator=random).double()
+    return Outputs({"y": heads[..., :length] if name in ON_HEADS else heads}, {"a": features[:, :length]})
+
+
+def positions(name, length):
+    """A batch with the labels that these outputs go with."""
+    classes = torch.arange(SAMPLES * length).view(SAMPLES, length) % CLASSES
+    return Batch({}, {"label": classes if name in ON_HEADS else classes[:, 0]}, torch.arange(SAMPLES))
+
+
+def filled(given, padding, value):
+    """The same outputs with a value at padding (N, T)."""
+    heads = {k: torch.where(padding[:, None], value, v) if v.dim() == 3 else v for k, v in given.heads.items()}
+    features = {k: torch.where(padding[:, :, None], value, v) for k, v in given.features.items()}
+    return Outputs(*({k: v.clone().requires_grad_() for k, v in d.items()} for d in (heads, features)))
+
+
+@pytest.mark.parametrize("name", sorted(MASKED))
+def test_what_stands_at_padding_does_not_matter(name):
+    """Neither in the value nor in the gradient, whatever it is; and the network learns nothing there."""
+    loss, padding = example(name, mask="seen"), torch.arange(6) >= torch.tensor([6, 2, 3, 1, 5, 0])[:, None]
+    one, other, given = tokens(name, 1, 6), tokens(name, 2, 6), positions(name, 6)
+    given.inputs["seen"] = (~padding).long()
+    torch.manual_seed(0)
+    adapter = loss.adapter(one, (other,), 20).double()
+    state, found = {key: each.clone() for key, each in adapter.state_dict().items()}, []
+    for fill in (0.0, 1e30, float("inf"), float("nan")):
+        student, teacher = filled(one, padding, fill), filled(other, padding, fill)
+        adapter.load_state_dict(state)
+        torch.manual_seed(1)
+        value = loss(student, (teacher,), given, adapter)
+        (gradient,) = torch.autograd.grad(value, student.heads["y"] if name in ON_HEADS else student.features["a"])
+        at_padding = gradient.movedim(1, -1)[padding] if name in ON_HEADS else gradient[padding]
+        assert (at_padding == 0).all()
+        assert gradient.abs().sum() > 0
+        found.append((value.detach(), gradient))
+    for each in found:
+        torch.testing.assert_close(each, found[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", sorted(MASKED - {"crd"}))  # crd's maps are as wide as the features are long
+def test_padding_is_as_if_it_were_not_there(name):
+    shorter, longer = positions(name, 4), positions(name, 6)
+    longer.targets["label"] = functional.pad(shorter.targets["label"], (0, 2)) if name in ON_HEADS else shorter.targets["label"]
+    longer.inputs["seen"] = (torch.arange(6) < 4).expand(SAMPLES, 6)
+    values = []
+    for length, given, loss in ((4, shorter, example(name)), (6, longer, example(name, mask="seen"))):
+        torch.manual_seed(0)
+        student, teacher = tokens(name, 1, length), tokens(name, 2, length)
+        values.append(loss(student, (teacher,), given, loss.adapter(student, (teacher,), 20).double()))
+    torch.testing.assert_close(*values)
+    student, teacher = tokens(name, 1, 6), tokens(name, 2, 6)
+    torch.manual_seed(0)
+    everything = example(name)(student, (teacher,), longer, loss.adapter(student, (teacher,), 20).double())
+    assert everything.item() != pytest.approx(values[0].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(PER_SAMPLE))
+def test_parts_of_a_batch_weigh_by_their_samples(name):
+    """So that a step in parts (`accumulate`) is the step in one piece."""
+    torch.manual_seed(0)
+    loss, student, teacher = example(name), outputs(name, 1), outputs(name, 2)
+    adapter = loss.adapter(student, (teacher,), 20)
+    whole, value = batch(), loss(student, (teacher,), batch(), adapter)
+    parts = [torch.tensor(each) for each in ([0], [1, 2], [3, 4, 5])]
+    shares = [
+        len(each) / SAMPLES * loss(rows(student, each), (rows(teacher, each),), rows(whole, each), adapter) for each in parts
+    ]
+    torch.testing.assert_close(torch.stack(shares).sum(), value)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("name", names(Loss))
+def test_a_batch_of_one_or_two_is_finite(name, size):
+    torch.manual_seed(0)
+    loss, student, teacher = example(name), outputs(name, 1), outputs(name, 2)
+    adapter, few = loss.adapter(student, (teacher,), 20), torch.arange(size)
+    student = rows(student, few)
+    value = loss(student, (rows(teacher, few),), rows(batch(), few), adapter)
+    value.backward()
+    assert torch.isfinite(value)
+    used = student.features["a"] if loss.student_layers() else student.heads["y"]
+    assert torch.isfinite(used.grad).all()
+    assert all(torch.isfinite(each.grad).all() for each in adapter.parameters() if each.grad is not None)
+
+
+@pytest.mark.parametrize("name", names(Loss))
+def test_extreme_outputs_are_finite(name):
+    """Numbers of 1e4 in float32, student and teacher at odds."""
+    torch.manual_seed(0)
+    loss, student, teacher = example(name), outputs(name, 1), outputs(name, 2)
+    adapter = loss.adapter(student, (teacher,), 20)
+    for given, size in ((student, 1e4), (teacher, -1e4)):
+        for each in (*given.heads.values(), *given.features.values()):
+            each.data.copy_(each.sign() * size)
+    value = loss(student, (teacher,), batch(), adapter)
+    value.backward()
+    assert torch.isfinite(value)
+    used = student.features["a"] if loss.student_layers() else student.heads["y"]
+    assert torch.isfinite(used.grad).all()
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0])
+@pytest.mark.parametrize("name", ["rkd", "pkt", "similarity_preserving", "triplet", "contrastive", "attention_transfer"])
+def test_samples_that_the_student_can_not_tell_apart_do_not_break_it(name, factor):
+    """Two of them equal, or 0: there is no direction from one to the other, and its gradient must not be endless."""
+    loss, student, teacher = example(name), outputs(name, 1), outputs(name, 2)
+    student.features["a"].data[1] = factor * student.features["a"].data[0]
+    loss(student, (teacher,), batch(), loss.adapter(student, (teacher,), 20)).backward()
+    assert student.features["a"].grad.abs().max() < 100
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", sorted(TAUGHT))
+def test_what_a_teacher_says_in_another_number_type_is_computed_with_in_the_students(name, kind):
+    """As from a table of outputs in half precision: its numbers are rounded, the formula is not."""
+    student, teacher, values = outputs(name, 1), in_type(outputs(name, 2), kind), []
+    for said in (teacher, in_type(teacher, torch.float32)):
+        torch.manual_seed(0)
+        loss = example(name)
+        values.append(loss(student, (said,), batch(), loss.adapter(student, (said,), 20)))
+    assert values[0].dtype == torch.float32
+    assert values[0].equal(values[1])
+
+
+@pytest.mark.parametrize("name", sorted({"cross_entropy", "dkd"}))
+@pytest.mark.parametrize("shape", [(SAMPLES,), (SAMPLES, 2), (1,)])
+def test_labels_must_be_as_many_as_answers(name, shape):
+    """One sample with one label would else stand for each of its positions."""
+    dense, given = tokens(name, 1, 6), Batch({}, {"label": torch.zeros(shape, dtype=torch.int64)}, torch.arange(SAMPLES))
+    with pytest.raises(RecipeError, match=r"target: the labels have shape \(N.*\); this loss needs \(N, 6\)"):
+        example(name)(dense, (dense,), given, torch.nn.Identity())
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "dkd", "self_distillation"])
+def test_a_batch_without_labels_costs_nothing(name):
+    loss, student, teacher = example(name), outputs(name, 1), outputs(name, 2)
+    given = Batch({}, {"label": torch.full((SAMPLES,), -100)}, torch.arange(SAMPLES))
+    settings = {"alpha": 0.0} if name == "self_distillation" else {}
+    for classes in (CLASSES, 1) if name == "cross_entropy" else (CLASSES,):
+        student.heads["y"] = torch.zeros(SAMPLES, classes, requires_grad=True)
+        value = example(name, **settings)(student, (teacher,), given, loss.adapter(student, (teacher,), 20))
+        value.backward()
+        assert value == 0
+        assert (student.heads["y"].grad == 0).all()
+
+
 @pytest.mark.parametrize("name", sorted(TAUGHT))
 def test_without_a_teacher_it_says_so(name):
     loss, student = example(name), outputs(name, 1)
@@ -166,6 +332,8 @@ def test_weight_rises_and_ends():
     assert [loss.factor(epoch) for epoch in (0, 5, 20, 100, 100.5)] == [0, 0.25, 1, 1, 0]
     falling = find(Loss, "soft_targets").model_validate({"warmup_epochs": 2.0, "until_epoch": 10.0, "decay_epochs": 4.0})
     assert [falling.factor(epoch) for epoch in (1, 2, 6, 7, 9, 10, 11)] == [0.5, 1, 1, 0.75, 0.25, 0, 0]
+    both = find(Loss, "soft_targets").model_validate({"warmup_epochs": 10.0, "until_epoch": 10.0, "decay_epochs": 8.0})
+    assert [both.factor(epoch) for epoch in (1, 3, 5, 8)] == [0.1, 0.3, 0.5, 0.25]  # the lesser of the two lines
     for wrong in ({"decay_epochs": 3.0}, {"decay_epochs": 3.0, "until_epoch": 2.0}):
         with pytest.raises(ValueError, match="decay_epochs: the weight can't fall for 3 epochs"):
             find(Loss, "soft_targets").model_validate(wrong)

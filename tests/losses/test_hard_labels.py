@@ -19,5 +19,5 @@ def test_dense_and_masked(make, make_batch, run, random):
 
 
 def test_one_logit(make, make_batch, run):
-    value = run(HardLabels(), make([[0.7], [0.7]]), make([[2.0], [-0.1]]), make_batch(2))
-    assert value == pytest.approx((np.log1p(np.exp(-0.7)) + np.log1p(np.exp(0.7))) / 2)
+    value = run(HardLabels(), make([[0.7], [1.5]]), make([[0.2], [-0.1]]), make_batch(2))
+    assert value == pytest.approx((np.log1p(np.exp(-0.7)) + np.log1p(np.exp(1.5))) / 2)

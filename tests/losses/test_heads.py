@@ -99,11 +99,13 @@ def test_cross_entropy_leaves_out_unlabelled_positions(shape, smoothing):
     assert value(CrossEntropy(label_smoothing=smoothing), student, labels=labels) == pytest.approx(by_hand, rel=1e-12)
 
 
-def test_cross_entropy_of_one_logit():
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy_of_one_logit(smoothing):
     student, labels = logits(8, 1), np.array([0, 1, 1, 0, 1, -100, 0, 1])
     q, y = sigmoid(student[:, 0])[labels >= 0], labels[labels >= 0]
+    y = np.where(y == 1, 1 - smoothing / 2, smoothing / 2)  # half of the share goes to each of yes and no
     by_hand = -(y * np.log(q) + (1 - y) * np.log(1 - q)).mean()
-    assert value(CrossEntropy(), student, labels=labels) == pytest.approx(by_hand, rel=1e-6)
+    assert value(CrossEntropy(label_smoothing=smoothing), student, labels=labels) == pytest.approx(by_hand, rel=1e-6)
 
 
 @pytest.mark.parametrize("loss", [SoftTargets(), SoftCrossEntropy(), LogitMse()])

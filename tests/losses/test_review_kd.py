@@ -54,6 +54,7 @@ def test_two_levels_by_hand(make, make_batch, random):
     adapter = loss.adapter(make(**s), teachers, 10).double()
     value = loss(make(**s), teachers, make_batch(4), adapter).item()
     shallow, deep = adapter[0].fusions
+    assert shallow.enter[0].out_channels == deep.enter[0].out_channels == 5  # the width of the student's deepest
     x_deep = normalise(conv(s["b"], deep.enter[0]))
     x = normalise(conv(s["a"], shallow.enter[0]))
     up = enlarge(x_deep, 8)

@@ -6,6 +6,7 @@ import torch
 
 from compress_cli import restore, training
 from compress_cli.batch import Batch, Outputs
+from compress_cli.errors import RecipeError
 from compress_cli.losses.self_distillation import SelfDistillation
 from compress_cli.models.convnet import Convnet
 from compress_cli.regimen import Training
@@ -33,6 +34,29 @@ def test_each_exit_learns_from_the_label_and_the_last_classifier():
     found.backward()
     alone = (softmax(last) - np.eye(4)[LABELS]) / 3  # of the last classifier's own cross-entropy
     np.testing.assert_allclose(student.heads["y"].grad.numpy(), alone, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (3, 1)])
+def test_other_heads_are_refused(shape):
+    student = Outputs({"y": torch.zeros(shape)}, {"a": torch.zeros(3, 5)})
+    with pytest.raises(
+        RecipeError, match=r"needs a head (of two classes or more|\(N, classes\), one answer a sample; .* \(N, 4, 5\))"
+    ):
+        SelfDistillation(exits=("a",)).adapter(student, (), 3)
+
+
+def test_exits_of_images_and_tokens_read_the_mean_over_what_is_not_masked():
+    random = torch.Generator().manual_seed(0)
+    image, tokens = torch.randn(3, 5, 4, 2, generator=random), torch.randn(3, 6, 5, generator=random)
+    mask = torch.arange(6) < torch.tensor([6, 2, 3])[:, None]
+    batch = Batch({"m": mask}, {}, torch.arange(3))
+    exits = SelfDistillation(exits=("a", "b")).adapter(Outputs({"y": torch.zeros(3, 4)}, {"a": image, "b": tokens}), (), 3)
+    w, b, v, c = exits[1].parameters()
+    x = (tokens @ w.T + b).relu()
+    pooled = torch.stack([each[kept].mean(0) for each, kept in zip(x, mask, strict=True)])
+    torch.testing.assert_close(exits[1](tokens, batch, "m"), pooled @ v.T + c)
+    pooled = exits[0].conv(image).relu().mean((2, 3))
+    torch.testing.assert_close(exits[0](image, batch, ""), pooled @ exits[0].fc.weight.T + exits[0].fc.bias)
 
 
 @pytest.mark.usefixtures("one_thread")

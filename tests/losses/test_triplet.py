@@ -43,6 +43,19 @@ def test_by_the_teachers_neighbours(make, make_batch, run, random, negatives):
     assert loss.teacher_layers() == ("b",)
 
 
+def test_more_neighbours_than_there_are_samples(make, make_batch, run, random):
+    s, t = random.randn(3, 4), random.randn(3, 9)
+    assert run(Triplet(layers=ONE, neighbours=5), make(a=s), make(b=t), make_batch(3)) == 0  # all belong together
+
+
+def test_padding_is_left_out_by_label_too(make, make_batch, run, random):
+    s, labels = random.randn(5, 4, 3), [0, 1, 0, 1, 1]
+    batch = make_batch(5, labels, m=np.arange(4) < np.full((5, 1), 2))
+    value = run(Triplet(layers=ONE, by="label", mask="m"), make(a=s), (), batch)
+    assert value == pytest.approx(run(Triplet(layers=ONE, by="label"), make(a=s[:, :2]), (), batch))
+    assert value != pytest.approx(run(Triplet(layers=ONE, by="label"), make(a=s), (), batch))
+
+
 def test_three_points_on_paper(make, make_batch, run):
     # a and b together, 90 degrees apart (sqrt 2); c opposite to a (2 from a, sqrt 2 from b)
     points = make(a=[[2.0, 0.0], [0.0, 1.0], [-3.0, 0.0]])

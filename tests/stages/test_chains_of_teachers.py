@@ -1,0 +1,139 @@
+"""Teachers that earlier stages made, from the recipe to the weights: int8 graphs, and one's own generation before."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from compress_cli import features, plan, recipe, restore
+from compress_cli.artifact import Program
+from compress_cli.batch import from_arrays
+from compress_cli.run import Run
+from compress_cli.store import Store
+from compress_cli.teachers import teacher_for
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+HEAD = """\
+dataset: {type: npz, train: data.npz, inputs: [image]}
+threads: 1
+stages:
+"""
+STILL = "training: {epochs: 1, batch: 1000, keep: last, precision: float32, optimizer: {type: sgd, learning_rate: 1.0e-12}}"
+LEARN = "training: {epochs: 8, batch: 16, keep: last, precision: float32, optimizer: {type: sgd, learning_rate: 0.02}}"
+
+
+class Silent:
+    def begins(self, step, smoke): ...
+    def progress(self, step, progress): ...
+    def ended(self, step, cached, seconds, problem): ...
+
+
+@pytest.fixture
+def executed(tmp_path):
+    """executed(stages) -> (stage name -> artifact, the dataset), over 150 pictures of three kinds."""
+    random = np.random.default_rng(0)
+    label = np.arange(150) % 3
+    images = random.integers(0, 80, (150, 1, 8, 8))
+    for each in range(3):
+        images[label == each, :, :, 2 * each : 2 * each + 3] += 110
+    np.savez(tmp_path / "data.npz", image=images.astype(np.uint8), label=label)
+
+    def _executed(stages):
+        (tmp_path / "r.yaml").write_text(HEAD + stages)
+        made = plan.plan(recipe.load(tmp_path / "r.yaml"))
+        run = Run(replace(made, rows=()), Store(tmp_path / "store"), tmp_path / "run", Silent())
+        run.execute()
+        return {each.name: run.artifacts[each.key] for each in run.plan.steps if each.key in run.artifacts}, made.recipe.dataset
+
+    return _executed
+
+
+def of_split(dataset, name="train"):
+    split = dataset.split(name)
+    return from_arrays(split.inputs, split.targets, split.index)
+
+
+def softened(logits, temperature):
+    powers = np.exp(logits.double().numpy() / temperature)
+    return powers / powers.sum(1, keepdims=True)
+
+
+def divergence(teacher, student, temperature):
+    p, q = softened(teacher, temperature), softened(student, temperature)
+    return temperature**2 * (p * np.log(p / q)).sum(1).mean()
+
+
+def head(outputs):
+    (found,) = outputs.heads.values()
+    return found
+
+
+def said(made, given, layers=()):
+    """What the fresh student of a stage says of the whole split in training."""
+    restored = restore.checkpoint(made)
+    network = restore.build(restored.model, restored.signature, 0).network.train()
+    with torch.no_grad(), features.observe(network, layers) as seen:
+        return features.outputs(network, restored.signature, given, layers, seen)
+
+
+@pytest.mark.parametrize("cache", ["false", pytest.param("true", marks=pytest.mark.slow)])
+def test_an_int8_graph_teaches_what_it_says_and_shows_its_layers(executed, cache):
+    made, dataset = executed(f"""\
+  - {{type: train, name: float, model: {{type: convnet, widths: [8, 8], convs: 1}}, {LEARN}}}
+  - {{type: quantize, name: int8, samples: 64}}
+  - {{type: distill, name: student, teacher: int8, model: {{type: convnet, widths: [8], convs: 1}}, teacher_cache: {cache},
+      losses: [{{type: soft_targets, temperature: 2.0}}, {{type: hints, weight: 0.5, layers: [layer1]}}], {STILL}}}
+""")
+    given = of_split(dataset)
+    assert isinstance(made["int8"], Program)
+    int8, exact = (teacher_for(made[name]).open(made[name], ("layer1",), "cpu")(given) for name in ("int8", "float"))
+    for one, other in ((head(int8), head(exact)), (int8.features["layer1"], exact.features["layer1"])):
+        assert 1e-3 * other.norm() < (one - other).norm() < 0.05 * other.norm()  # it is the graph of integers that speaks
+    own = said(made["student"], given, ("layer1",))
+    hint = (own.features["layer1"] - int8.features["layer1"]).square().mean().item()
+    soft, other = (divergence(head(each), head(own), 2.0) for each in (int8, exact))
+    assert made["student"].manifest.facts["epochs"][0]["loss"] == pytest.approx(soft + 0.5 * hint, rel=1e-6)
+    assert soft != pytest.approx(other, rel=1e-4)
+
+
+def test_a_network_teaches_itself(executed):
+    """From the last layer to an early one (Zhang et al. 2019, arXiv:1905.08094): `train` with a loss, and no teacher."""
+    made, dataset = executed(f"""\
+  - {{type: train, name: plain, model: {{type: mlp, hidden: [8]}}, {LEARN}}}
+  - {{type: train, name: itself, model: {{type: mlp, hidden: [8]}}, loss: {{type: self_distillation, exits: [2]}}, {LEARN}}}
+  - {{type: distill, name: both, teacher: plain, model: {{type: mlp, hidden: [8]}}, {LEARN},
+      losses: [soft_targets, {{type: self_distillation, exits: ["2"], weight: 0.5}}]}}
+""")
+    given = of_split(dataset)
+    assert len({each.digest for each in made.values()}) == 3
+    for each in made.values():
+        network = restore.checkpoint(each).network  # its exits are gone
+        assert [tuple(weight.shape) for weight in network.parameters()] == [(8, 64), (8,), (3, 8), (3,)]
+        answers = head(teacher_for(each).open(each, (), "cpu")(given)).argmax(1)
+        assert (answers == given.targets["label"]).float().mean() > 0.9
+
+
+def test_each_generation_learns_from_the_one_before(executed):
+    """Born again (Furlanello et al. 2018, arXiv:1805.04770): the same architecture, three times."""
+    soft = "losses: [{type: soft_targets, temperature: 3.0}]"
+    distill = f"  - {{type: distill, name: %s, model: {{type: mlp, hidden: [8]}}, {soft}, %s}}"
+    stages = [
+        f"  - {{type: train, name: first, model: {{type: mlp, hidden: [8]}}, {LEARN}}}",
+        *(distill % each for each in (("second", LEARN), ("third", LEARN), ("last", STILL))),
+    ]
+    made, dataset = executed("\n".join(stages) + "\n")
+    names, given = ("first", "second", "third", "last"), of_split(dataset)
+    assert len({made[name].digest for name in names}) == 4
+    for before, after in pairwise(names):
+        (source,) = made[after].manifest.inputs["teacher"]
+        assert source.digest == made[before].digest
+    heads = {name: head(teacher_for(made[name]).open(made[name], (), "cpu")(given)) for name in names[:3]}
+    expected = divergence(heads["third"], head(said(made["last"], given)), 3.0)
+    assert made["last"].manifest.facts["epochs"][0]["loss"] == pytest.approx(expected, rel=1e-5)
+    for before, after in pairwise(names[:3]):
+        first = made[after].manifest.facts["epochs"][0]["loss"]
+        assert divergence(heads[before], heads[after], 3.0) < 0.5 * first
+        assert (heads[after].argmax(1) == given.targets["label"]).float().mean() > 0.9
