@@ -154,14 +154,12 @@ class _Planner:
     def _seeds(self, name: str, stage: Stage, inputs: Inputs, loc: tuple[Key, ...]) -> tuple[int, ...] | None:
         """The seeds of a stage, the reported one first: its own, those of what it follows, or the recipe's."""
         followed = {each.name: self.seeds[each.name] for steps in inputs.values() for each in steps if each.name in self.seeds}
-        if stage.seeds and followed:
-            self.chain.complain(
-                (*loc, "seeds"), f"'{name}' follows '{next(iter(followed))}', which has seeds already; keep one of them"
-            )
+        if stage.seeds and (several := [each for each, seeds in followed.items() if len(seeds) > 1]):
+            self.chain.complain((*loc, "seeds"), f"'{name}' follows '{several[0]}', which has several seeds; keep one of them")
             return None
-        if len(set(followed.values())) > 1:
+        if not stage.seeds and len(set(followed.values())) > 1:
             self.chain.complain(
-                loc, f"'{name}' follows {' and '.join(followed)}, which have different seeds; give them the same"
+                loc, f"'{name}' follows {' and '.join(followed)}, which have different seeds; give them the same, or it its own"
             )
             return None
         varied = stage.seeds or next(iter(followed.values()), ())

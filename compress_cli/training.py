@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,14 @@ from torch import Tensor, nn
 from compress_cli import feed, precision, restore, stopping
 from compress_cli.allocation import kept
 from compress_cli.averaging import Average
-from compress_cli.batch import Batch, Outputs
+from compress_cli.batch import Batch
 from compress_cli.context import Context
 from compress_cli.ensemble import NOBODY, Ensemble
 from compress_cli.errors import RecipeError, StageError
-from compress_cli.features import observe, outputs
 from compress_cli.feed import Feed
-from compress_cli.losses import Loss, one_number
+from compress_cli.losses import Loss
 from compress_cli.models import Model, Network
-from compress_cli.plugin import find
+from compress_cli.objective import Objective
 from compress_cli.precision import Choice
 from compress_cli.progress import Progress
 from compress_cli.randomness import apart, seed_layers, step_seeds
@@ -30,23 +28,9 @@ from compress_cli.regimen import Training
 from compress_cli.restore import Restored
 from compress_cli.saves import Save
 from compress_cli.state import Losses, State
-from compress_cli.tasks import Task
 
 VERSION = 1  # raise it when the same settings give other weights
 REPORT_S = 0.5  # between reports within an epoch; reading the loss waits for the device
-
-
-def hard_losses(task: Task, heads: Collection[str]) -> tuple[Loss, ...]:
-    """The losses on true labels of the parts of a task that a model with these heads can do, each on its head and target."""
-    return tuple(_hard_loss(each) for each in (task.within(heads) or task).parts.values())
-
-
-def _hard_loss(task: Task) -> Loss:
-    cls = find(Loss, task.loss)
-    shared = {"head", "target"} & set(type(task).model_fields) & set(cls.model_fields)
-    loss = cls.model_validate({name: getattr(task, name) for name in shared})
-    assert isinstance(loss, Loss)
-    return loss
 
 
 def begin(model: Model | None, context: Context, inputs: tuple[str, ...] = (), heads: tuple[str, ...] = ()) -> Restored:
@@ -79,12 +63,8 @@ def fit(
 
 class _Loop:
     def __init__(self, network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: Ensemble):
-        self.network, self.settings, self.context, self.teachers = network, settings, context, teachers
+        self.network, self.settings, self.context = network, settings, context
         self.task = context.task.within(network.signature.heads) or context.task
-        self.losses = tuple(each for each in losses if each.weight)
-        if not self.losses:
-            raise RecipeError("no loss has a weight above 0: nothing would be learnt")
-        self.layers = tuple(dict.fromkeys(layer for each in self.losses for layer in each.student_layers()))
         self.epochs = 1 if context.limit else settings.epochs
         train, self.val = (context.split(name, settings.batch) for name in ("train", "val"))
         for split in (train, self.val) if context.transfer is None or context.join else (self.val,):
@@ -97,17 +77,21 @@ class _Loop:
         self.precision = Choice(**saved.document["precision"]) if saved else self._choose(first)
         context.environment["precision"] = self.precision.name
         precision.place(network, self.precision.name)
-        adapters = self._adapters(first)
+        self.objective = Objective(network, losses, teachers, context.device, self.precision.name)
+        seed_layers(context.device, step_seeds(context.seed, 0, 1)[0])
+        self.objective.shape(first, self.feed.labelled, len(self.feed))
+        adapters = self.objective.adapters
         self.trained = [each for each in (*network.parameters(), *adapters.parameters()) if each.requires_grad]
         average = Average(network, settings.ema) if settings.ema else None
         self.state = State(network, adapters, settings.optimizer.build(self.trained), average, self.precision)
         self.judged = average.network if average else network  # the network that counts
         self.step_s = 0.0  # of the last one
+        self.unreached: tuple[str, ...] | None = None  # parameters that no loss moves; None before the first step
         if saved:
             self._resume(saved)
 
     def run(self) -> dict[str, Any]:
-        with observe(self.network, self.layers) as seen, stopping.held():
+        with self.objective.observed() as seen, stopping.held():
             while self.state.epoch < self.epochs:
                 self._epoch(self.state.epoch + 1, seen)
         weights = self.state.best or self.judged.state_dict()
@@ -130,6 +114,7 @@ class _Loop:
             # of a smoke run only the last step is like those to come
             "seconds_per_step": self.step_s if self.context.limit else self.state.seconds / self.state.steps,
             "planned_steps": self.settings.epochs * -(-samples // self.settings.batch),
+            **({"notes": [_untrained(self.unreached)]} if self.unreached else {}),
         }
 
     def _choose(self, first: Batch) -> Choice:
@@ -151,17 +136,6 @@ class _Loop:
         else:
             note = f"resumed at {saved.place}"
             self.context.log(Progress("train", self.state.step, self.feed.steps, self.state.epoch + 1, self.epochs, note=note))
-
-    def _adapters(self, first: Batch) -> nn.ModuleList:
-        """The trainable parts of the losses, shaped on one pass that changes nothing."""
-        seed_layers(self.context.device, step_seeds(self.context.seed, 0, 1)[0])
-        self.network.eval()
-        with torch.no_grad(), observe(self.network, self.layers) as seen:
-            student, mixer = self._student(first, seen), self.teachers.adapter().to(self.context.device)
-            lesson = self.teachers.lesson(first, mixer)
-        labelled, every = self.feed.labelled, len(self.feed)
-        made = [each.adapter(student, lesson.of(each), labelled if each.reads_labels() else every) for each in self.losses]
-        return nn.ModuleList([*made, mixer]).to(self.context.device)
 
     def _epoch(self, epoch: int, seen: dict[str, Tensor]) -> None:
         self.network.train()
@@ -202,9 +176,11 @@ class _Loop:
         shares = []
         for part in parts:
             share = len(part.index) / size
-            loss = self._loss(part, seen, epochs, part.known / max(1, known) / share) * share
+            loss = self.objective(part, seen, epochs, part.known / max(1, known) / share) * share
             loss.backward()
             shares.append(loss.detach())
+        if self.unreached is None:
+            self._look_for_unreached()
         if self.settings.clip_norm:
             nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm)
         self.state.optimizer.step()
@@ -213,26 +189,11 @@ class _Loop:
             self.state.average.update()
         return torch.stack(shares).sum()
 
-    def _loss(self, part: Batch, seen: dict[str, Tensor], epochs: float, known: float) -> Tensor:
-        """Shape (); `known` is the part's share of the batch's labels relative to its share of the samples."""
-        *adapters, mixer = self.state.adapters
-        lesson, student = self.teachers.lesson(part, mixer), self._student(part, seen)
-        terms = []
-        for each, adapter in zip(self.losses, adapters, strict=True):
-            shown, share = lesson.shown(each, student), known if each.reads_labels() else 1.0
-            if shown:
-                terms.append(each.weight * each.factor(epochs) * share * one_number(each, each(*shown, adapter)))
-        total, mixing = torch.stack(terms).sum() if terms else torch.zeros(()), lesson.loss()
-        if not total.requires_grad:
-            raise StageError(f"no loss depends on what is trained: {', '.join(each.type for each in self.losses)}")
-        return total if mixing is None else total + known * mixing
-
-    def _student(self, given: Batch, seen: dict[str, Tensor]) -> Outputs:
-        """Outputs in float32, whatever they were computed in: losses are sums of small differences."""
-        given = Batch(precision.placed(given.inputs, self.precision.name), given.targets, given.index)
-        with precision.computing(self.precision.name, self.context.device):
-            made = outputs(self.network, self.network.signature, given, self.layers, seen)
-        return Outputs(_float(made.heads), _float(made.features))
+    def _look_for_unreached(self) -> None:
+        named = self.network.named_parameters()
+        self.unreached = tuple(name for name, each in named if each.requires_grad and each.grad is None)
+        if self.unreached:
+            self.context.log(Progress("train", 0, 0, note=_untrained(self.unreached)))
 
     def _set_rate(self, epochs: float) -> float:
         """Set the learning rate after so many epochs, fractions included."""
@@ -296,5 +257,6 @@ class _Loop:
         self.context.log(Progress("train", step, self.feed.steps, epoch, self.epochs, figures, ended))
 
 
-def _float(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: each.float() if each.is_floating_point() else each for name, each in tensors.items()}
+def _untrained(names: tuple[str, ...]) -> str:
+    listed = ", ".join(names[:3]) + (", ..." if names[3:] else "")
+    return f"no loss reaches {len(names)} of its parameters ({listed}): they stay as they were"

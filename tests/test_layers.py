@@ -23,7 +23,7 @@ LAYERS = [  # top to bottom; within a layer nobody imports a neighbour
     {"document"},
     {"stages"},
     {"training"},
-    {"state"},
+    {"state", "objective"},
     {"precision", "feed", "averaging"},
     {"regimen"},
     {"ensemble"},

@@ -210,10 +210,22 @@ def test_a_control_is_the_same_student_without_the_teacher(planned):
     assert control.key == same.stages[0].key
 
 
+def test_a_seed_of_its_own_follows_another(planned):
+    """Born-again generations (Furlanello et al. 2018) start from different weights; one may be repeated too."""
+    generation = "  - {type: distill, name: %s, seeds: %s, model: mlp, training: {epochs: 1}}\n"
+    text = "dataset: digits\nstages:\n  - {type: train, name: first, model: mlp, training: {epochs: 1}}\n"
+    made = planned(text + generation % ("second", [1]) + generation % ("third", [2, 3]) + "  - export\n")
+    assert {step.name: step.seed for step in made.stages} == {"first": 0, "second": 1, "third": 2, "export": 2}
+    assert by(made.repeated, "third.seed3").inputs["teacher"] == (by(made.stages, "second"),)
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (("ratio: 0.5,", "ratio: 0.5, seeds: [1],"), "5: stages[2].seeds: 'prune' follows 'student', which has seeds already"),
+        (
+            ("ratio: 0.5,", "ratio: 0.5, seeds: [1],"),
+            "5: stages[2].seeds: 'prune' follows 'student', which has several seeds",
+        ),
         (("[4, 5, 6]", "[4, 4]"), r"4: stages[1].seeds: a seed stands twice in [4, 4]"),
         (("[4, 5, 6]", "[-1]"), "4: stages[1].seeds[0]: must be greater than or equal to 0"),
         (

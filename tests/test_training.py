@@ -19,12 +19,14 @@ from compress_cli.losses import Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.models.convnet import Convnet
 from compress_cli.models.mlp import Mlp
+from compress_cli.objective import hard_losses
 from compress_cli.optimizers.adamw import AdamW
 from compress_cli.optimizers.sgd import Sgd
 from compress_cli.randomness import order
 from compress_cli.regimen import Training
 from compress_cli.schedules.constant import Constant
 from compress_cli.schedules.cosine import Cosine
+from compress_cli.signature import Head
 from compress_cli.tasks.classification import Classification
 from compress_cli.tasks.multi_task import MultiTask
 
@@ -308,15 +310,27 @@ def test_losses_that_weigh_nothing_are_refused(toy, context_for):
 
 
 def test_the_tasks_loss_is_on_the_tasks_head():
-    assert training.hard_losses(Classification(), {"logits"}) == (CrossEntropy(),)
-    assert training.hard_losses(Classification(head="digit"), {"digit"}) == (CrossEntropy(head="digit"),)
+    assert hard_losses(Classification(), {"logits"}) == (CrossEntropy(),)
+    assert hard_losses(Classification(head="digit"), {"digit"}) == (CrossEntropy(head="digit"),)
+
+
+def test_what_no_loss_reaches_is_said(toy, context_for):
+    """A head that nobody trains ships as it was drawn: that should not go unsaid."""
+    own, told = toy().signature(), []
+    both = own.model_copy(update={"heads": {**own.heads, "other": Head(size=2)}})
+    network = restore.build(Mlp(hidden=(8,)), both, 0).network
+    context = context_for(toy(), task=Classification(head="logits"), log=told.append)
+    facts = training.fit(network, (CrossEntropy(head="logits"),), Training(epochs=1, precision="float32"), context)
+    notes = [each.note for each in told if each.note]
+    assert notes == facts["notes"]
+    assert "no loss reaches 2 of its parameters (body.3.layers.1.weight, body.3.layers.1.bias)" in notes[0]
 
 
 def test_several_tasks_have_a_loss_each_on_the_heads_that_are_there():
     tasks = {"one": Classification(head="a", target="x"), "other": Classification(head="b", target="y")}
     both = (CrossEntropy(head="a", target="x"), CrossEntropy(head="b", target="y"))
-    assert training.hard_losses(MultiTask(tasks=tasks), {"a", "b"}) == both
-    assert training.hard_losses(MultiTask(tasks=tasks), {"b"}) == both[1:]
+    assert hard_losses(MultiTask(tasks=tasks), {"a", "b"}) == both
+    assert hard_losses(MultiTask(tasks=tasks), {"b"}) == both[1:]
 
 
 def test_labels_that_do_not_fit_are_refused_before_training(toy, context_for):

@@ -67,7 +67,9 @@ class Stage(Plugin):
 
     name: Name = Field("", description="what other stages and the report call it; default: the stage's type")
     seeds: Seeds = Field(
-        (), description="repeat this stage and what follows with each of these seeds, for the spread; the first is reported"
+        (),
+        description="repeat this stage and what follows with each of these seeds, for the spread; the first is reported; one "
+        "alone stands for the recipe's",
     )
 
     @abstractmethod

@@ -18,6 +18,7 @@ from compress_cli.datasets import Split, SplitName
 from compress_cli.errors import RecipeError
 from compress_cli.findings import Findings, Line
 from compress_cli.intervals import Estimate, paired_difference
+from compress_cli.objective import hard_losses
 from compress_cli.progress import Progress
 from compress_cli.settings import Many
 from compress_cli.stages import Role, Stage
@@ -86,7 +87,7 @@ class Attack(Stage):
     ) -> dict[str, np.ndarray]:
         """Head name -> (N, ...) on inputs moved by an attack of that kind."""
         signature = restore.signature_of(context.inputs["start"][0])
-        hard, names = training.hard_losses(context.task, signature.heads), list(signature.inputs)
+        hard, names = hard_losses(context.task, signature.heads), list(signature.inputs)
         ends = {name: (float(split.inputs[name].min()), float(split.inputs[name].max())) for name in real}
         parts = []
         for number, part in enumerate(samples.parts(split, self.batch)):

@@ -195,6 +195,7 @@ class Distill(Stage):
         notes = [] if context.limit else self._doubts(context, teachers)
         facts = training.fit(restored.network, self.losses, self.training, context, teachers)
         restore.save(restored, context.output)
+        notes += facts.pop("notes", [])
         return {**facts, "notes": notes} if notes else facts
 
     def _doubts(self, context: Context, teachers: Ensemble) -> list[str]:

@@ -25,6 +25,7 @@ from compress_cli.ensemble import Ensemble, assemble
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.losses import Loss
 from compress_cli.losses.soft_targets import SoftTargets
+from compress_cli.objective import hard_losses
 from compress_cli.progress import Progress
 from compress_cli.regimen import Training
 from compress_cli.settings import Many, Settings
@@ -156,7 +157,7 @@ class Prune(Stage):
         """The losses of the training after the cut, and the opened teacher where there is one."""
         losses = self.losses
         if not losses:
-            losses = training.hard_losses(context.task, heads)
+            losses = hard_losses(context.task, heads)
             if self.teacher:
                 soft = (SoftTargets(head=getattr(each, "head", ""), weight=0.9, temperature=4.0) for each in losses)
                 losses = (*soft, *(each.model_copy(update={"weight": 0.1}) for each in losses))
@@ -225,7 +226,7 @@ def _scores(criterion: Criterion, groups: Sequence[Group], restored: restore.Res
     """The importance of each group's channels, averaged over training batches where it needs gradients."""
     if not criterion.gradients:
         return [criterion(group, {}) for group in groups]
-    network, losses = restored.network, training.hard_losses(context.task, restored.signature.heads)
+    network, losses = restored.network, hard_losses(context.task, restored.signature.heads)
     body = dict(network.body.named_parameters(remove_duplicate=False))
     split, sums = context.split("train", BATCH), [torch.zeros(group.channels) for group in groups]
     order = np.random.default_rng(context.seed).permutation(len(split))[: BATCH * BATCHES]

@@ -13,6 +13,7 @@ from compress_cli.context import Context
 from compress_cli.datasets import Dataset
 from compress_cli.losses import Loss
 from compress_cli.models import Model
+from compress_cli.objective import hard_losses
 from compress_cli.regimen import Training
 from compress_cli.settings import Added, Many, Settings
 from compress_cli.stages import Role, Stage
@@ -65,7 +66,7 @@ class Train(Stage):
             other = replace(context, transfer=self.as_long_as.transfer, join=self.as_long_as.join)
             context = replace(context, samples=len(other.index()))
         restored = training.begin(self.model, context, self.inputs, self.heads)
-        losses = (self.loss,) if self.loss else training.hard_losses(context.task, restored.signature.heads)
+        losses = (self.loss,) if self.loss else hard_losses(context.task, restored.signature.heads)
         facts = training.fit(restored.network, losses, self.training, context)
         restore.save(restored, context.output)
         return facts
