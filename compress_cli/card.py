@@ -59,7 +59,14 @@ def chosen(contract: type[Plugin], settings: dict[str, Any]) -> Plugin:
         return cls.model_validate_json(json.dumps({name: each for name, each in settings.items() if name in known}))
     except ValueError as error:  # ValidationError and PydanticCustomError are both
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first["loc"] else first["msg"]
+        at = ".".join(map(str, first["loc"]))
+        reason = (
+            f"where its '{at}' lies is not told"
+            if first.get("type") == "missing"
+            else f"{at}: {first['msg']}"
+            if at
+            else first["msg"]
+        )
         raise ArtifactError(
             f"the file's metadata names a {what} that can't be opened from there ({reason}); name it with "
             f"--{'data' if what == 'dataset' else what}"

@@ -141,8 +141,14 @@ def _name(layer: str, known: list[str]) -> str:
         return layer
     if layer.removeprefix("-").isdecimal() and -len(outermost) <= int(layer) < len(outermost):
         return outermost[int(layer)]
+    if layer.removeprefix("-").isdecimal():
+        last = len(outermost) - 1
+        raise RecipeError(
+            f"there is no layer at position {layer}; positions go from 0 ({outermost[0]}) to {last} ({outermost[-1]}), "
+            f"or from the end, -{last + 1} to -1"
+        )
     nested = [name for name in known if "." in name]
     inside = f"; {len(nested)} more lie within them, such as {nested[-1]}" if nested else ""
     near = difflib.get_close_matches(layer, known, n=1)
-    meant = f"did you mean '{near[0]}'? " if near else ""
-    raise RecipeError(f"there is no layer '{layer}'; {meant}There are: {', '.join(outermost)}{inside}")
+    meant = f"did you mean '{near[0]}'? There are" if near else "there are"
+    raise RecipeError(f"there is no layer '{layer}'; {meant}: {', '.join(outermost)}{inside}")

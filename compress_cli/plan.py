@@ -92,7 +92,7 @@ def plan(recipe: Recipe) -> Plan:
     try:
         fingerprint, missing = recipe.dataset.fingerprint(), ""
     except DataError as error:
-        fingerprint, missing = "unknown", str(error)
+        fingerprint, missing = "unknown", recipe.complaint(("dataset",), str(error).removeprefix("dataset "))
     return _Planner(recipe, fingerprint).plan(missing)
 
 

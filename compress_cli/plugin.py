@@ -98,7 +98,7 @@ def name_of(cls: type[Plugin]) -> str:
         for name, entry in _entry_points(group).items():
             if entry.value == f"{cls.__module__}:{cls.__qualname__}":
                 return name
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+    return _snake(cls.__name__)
 
 
 def contract_of(cls: type[Plugin]) -> type[Plugin]:
@@ -135,7 +135,11 @@ def find(contract: type[Plugin], name: str) -> type[Plugin]:
         return found
     if homes[2]:
         return _OUTSIDE[group][name]
-    raise PydanticCustomError("plugin", f"there is no {_word(contract)} '{name}'; {suggest(name, names(contract))}")
+    known, own = names(contract), "" if _OUTSIDE.get(group) else ", or bring your own with --plugin FILE"
+    near = suggest(name, known)
+    raise PydanticCustomError(
+        "plugin", f"there is no {_word(contract)} '{name}'; {near}{own if near.startswith('choose') else ''}"
+    )
 
 
 def lacking(cls: type[Plugin]) -> str:
@@ -144,7 +148,7 @@ def lacking(cls: type[Plugin]) -> str:
 
 
 def catalogue() -> dict[str, dict[str, str]]:
-    """Folder -> plugin name -> first line of its docstring, read from the files without importing them."""
+    """Folder -> plugin name -> what it is, read from the files without importing them."""
     home = Path(__file__).parent
     found: dict[str, dict[str, str]] = {}
     for folder in sorted(each.parent for each in home.glob("*/__init__.py")):
@@ -153,7 +157,7 @@ def catalogue() -> dict[str, dict[str, str]]:
             continue
         built_in = {path.stem: _summary(path) for path in sorted(folder.glob("[a-z]*.py"))}
         entries = {name: f"from {entry.value}" for name, entry in _entry_points(group).items()}
-        own = {name: (cls.__doc__ or "").strip().partition("\n")[0] for name, cls in _OUTSIDE.get(group, {}).items()}
+        own = {name: _first_paragraph(cls.__doc__) for name, cls in _OUTSIDE.get(group, {}).items()}
         found[folder.name] = {**built_in, **entries, **own}
     return found
 
@@ -205,10 +209,19 @@ def _entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
 
 
 def _summary(path: Path) -> str:
-    """The first line of the docstring of a plugin file's class."""
+    """What the class of a plugin file is: of several in the file, the one that is called as the file is."""
     tree = ast.parse(path.read_text())
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and ast.get_docstring(node)]
-    return (ast.get_docstring(classes[0]) or "").partition("\n")[0] if classes else ""
+    classes = {_snake(node.name): ast.get_docstring(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+    return _first_paragraph(classes.get(path.stem) or next(filter(None, reversed(classes.values())), ""))
+
+
+def _first_paragraph(docstring: str | None) -> str:
+    """On one line."""
+    return " ".join((docstring or "").strip().partition("\n\n")[0].split())
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def _only_class(contract: type[Plugin], module: Any) -> type[Plugin]:

@@ -37,8 +37,10 @@ class Distilled(BaseModel):
 
     row: str
     teacher: str
-    """The best, where there are several; empty where none does all that the student does."""
-    teacher_value: float | None
+    """The best, where there are several; empty where none could be measured on all that the student does: a table
+    of stored outputs, the teacher of one task of several."""
+    headroom: Estimate | None
+    """Mean of teacher - control; None where there is no such teacher."""
     seeds: list[int]
     student: list[float]
     """The primary metric, seed by seed."""
@@ -46,8 +48,7 @@ class Distilled(BaseModel):
     difference: Estimate
     """Mean of student - control; its interval knows the samples, and the seeds where there are several."""
     gap_closed: float | None
-    """(student - control) / (teacher - control) of the means; None without such a teacher, or where teacher - control is
-    within its noise."""
+    """(student - control) / (teacher - control) of the means; None where the teacher is not shown to be better."""
     gaps_closed: list[float] | None
     """The same, seed by seed."""
     verdict: Worth
@@ -74,42 +75,43 @@ def distilled(
 ) -> Distilled:
     """What the teacher was worth, from each sample's share of the primary metric (N,), the same samples throughout.
 
-    `student` and `control` are by seed, with the same seeds.
+    `student` and `control` are by seed, with the same seeds; the teacher is None where there is none that could be measured
+    on all that the student does.
     """
-    name, taught = teacher or ("", None)
-    differences = [student[seed] - control[seed] for seed in student]
     difference = _difference(list(student.values()), list(control.values()))
-    closed, by_seed = _closed(differences, taught, list(control.values())) if taught is not None else (None, None)
-    good, bad = (difference.low > 0, difference.high < 0) if better == "higher" else (difference.high < 0, difference.low > 0)
+    verdict = _verdict(difference, better)
+    name, taught = teacher or ("", None)
+    headroom = None if taught is None else _difference([taught for _ in control], list(control.values()))
+    gap, gaps = None, None
+    if taught is not None and headroom is not None and _verdict(headroom, better) == "helped":
+        gap = difference.value / headroom.value
+        gaps = _gaps(list(student.values()), taught, list(control.values()))
     return Distilled(
         row=row,
         teacher=name,
-        teacher_value=None if taught is None else float(taught.mean()),
+        headroom=headroom,
         seeds=list(student),
         student=[float(each.mean()) for each in student.values()],
         control=[float(each.mean()) for each in control.values()],
         difference=difference,
-        gap_closed=closed,
-        gaps_closed=by_seed,
-        verdict="helped" if good else "hurt" if bad else "no difference shown",
+        gap_closed=gap,
+        gaps_closed=gaps,
+        verdict=verdict,
     )
 
 
-def _closed(
-    differences: list[np.ndarray], taught: np.ndarray, control: list[np.ndarray]
-) -> tuple[float | None, list[float] | None]:
-    """The share of the gap that is closed, of the means and seed by seed.
+def _verdict(difference: Estimate, better: Literal["higher", "lower"]) -> Worth:
+    """What a difference to the control says, where its interval leaves zero out."""
+    if difference.low <= 0 <= difference.high:
+        return "no difference shown"
+    return "helped" if (difference.low > 0) == (better == "higher") else "hurt"
 
-    None where the gap is within its noise; seed by seed also where a teacher is no better than a control to the last
-    sample: a ratio to nothing.
-    """
-    top = _difference([taught for _ in control], control)
-    if top.low <= 0 <= top.high:
-        return None, None
-    gains = [float(each.mean()) for each in differences]
+
+def _gaps(student: list[np.ndarray], taught: np.ndarray, control: list[np.ndarray]) -> list[float] | None:
+    """None where the teacher is no better than a control to the last sample: a ratio to nothing."""
     tops = [float((taught - each).mean()) for each in control]
-    each = [gain / gap for gain, gap in zip(gains, tops, strict=True)] if all(tops) else None
-    return float(np.mean(gains)) / top.value, each
+    gains = [float((own - each).mean()) for own, each in zip(student, control, strict=True)]
+    return [gain / top for gain, top in zip(gains, tops, strict=True)] if all(tops) else None
 
 
 def _difference(after: list[np.ndarray], before: list[np.ndarray]) -> Estimate:

@@ -64,3 +64,14 @@ def test_a_teacher_without_worth_is_rarely_said_to_help_or_hurt():
         made = distilled("s", ("t", right(0.95, 400)), dict(enumerate(runs[:3])), dict(enumerate(runs[3:])), "higher")
         called += made.verdict != "no difference shown"
     assert called <= 20  # at a true 5%, more than 20 of 200 come once in 1,000 times
+
+
+def test_a_teacher_worse_than_the_control_leaves_no_gap():
+    found = distilled("student", ("teacher", right(0.5)), {0: right(0.6)}, {0: right(0.7)}, "higher")
+    assert (found.gap_closed, found.gaps_closed, found.verdict) == (None, None, "hurt")
+    assert found.headroom.high < 0
+
+
+def test_the_worth_of_a_teacher_that_was_not_measured_is_told_without_a_gap():
+    found = distilled("student", None, {0: right(0.8)}, {0: right(0.6)}, "higher")
+    assert (found.teacher, found.headroom, found.gap_closed, found.verdict) == ("", None, None, "helped")

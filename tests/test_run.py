@@ -230,6 +230,7 @@ def test_an_output_folder_that_can_not_be_written(run, tmp_path):
 def test_smoke_leaves_nothing(fresh):
     ran, outcome = fresh(RECIPE, "--smoke")
     assert (ran, outcome.code) == ([], 0)
+    assert outcome.out.startswith("every stage works on two batches; on all data they would take about ")
     assert not Path("runs").exists()
 
 

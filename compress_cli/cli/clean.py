@@ -14,7 +14,7 @@ def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would go")] = False,
     json: Json = False,
 ) -> None:
-    """Remove from the store what no run refers to; what a run refers to or a process works on stays."""
+    """Remove from the store what no run refers to. What a run refers to or a process works on stays."""
     from compress_cli import reclaim
     from compress_cli.disk import amount
     from compress_cli.store import Store

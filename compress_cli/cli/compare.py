@@ -43,7 +43,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put two ONNX files side by side: bytes, MACs, accuracy on the same samples, latency timed in turn."""
+    """Put two ONNX files side by side. Bytes, MACs, accuracy on the same samples, latency timed in turn."""
     from compress_cli.evaluation import Asked
     from compress_cli.report import evaluation
 

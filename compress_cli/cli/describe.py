@@ -1,10 +1,17 @@
 """`compress describe`"""
 
-from typing import Annotated, Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from compress_cli.cli import Json, Plugins, read_plugins
+
+if TYPE_CHECKING:
+    from compress_cli.plugin import Plugin
+
+WIDTH = 120  # columns: longer lines are hard to read
 
 
 def command(
@@ -12,13 +19,12 @@ def command(
     plugins: Plugins = [],  # noqa: B006 - typer copies it
     json: Json = False,
 ) -> None:
-    """Describe a plugin: what it does, its paper, its fields with types, bounds and defaults."""
-    import importlib
+    """Describe a plugin: what it does, its paper, its fields. Types, bounds and defaults too."""
     import inspect
     import json as format_json
 
     from compress_cli.errors import RecipeError
-    from compress_cli.plugin import Plugin, catalogue, find
+    from compress_cli.plugin import catalogue, find
     from compress_cli.settings import suggest
 
     read_plugins(plugins)
@@ -29,20 +35,35 @@ def command(
         raise RecipeError(f"there is no plugin '{name}'; {suggest(short, sorted({plugin for _, plugin in known}))}")
     documents: list[dict[str, Any]] = []
     for where, plugin in chosen:
-        package = importlib.import_module(f"compress_cli.{where}")
-        contract = next(each for each in vars(package).values() if inspect.isclass(each) and Plugin in each.__bases__)
-        assert issubclass(contract, Plugin)
-        cls = find(contract, plugin)
+        cls = find(_contract(where), plugin)
         schema = cls.model_json_schema()
         fields = _fields(schema, schema.get("$defs", {}))
         documents.append({"kind": where, "name": plugin, "about": inspect.getdoc(cls) or "", "fields": fields})
+    folders = {_contract(folder).__name__.lower(): folder for folder in catalogue()}
     if json:
         typer.echo(format_json.dumps(documents, indent=1))
         return
     for document in documents:
         typer.secho(f"{document['kind']}/{document['name']}", bold=True)
         typer.echo(f"{document['about']}\n")
-        _table(document["fields"])
+        _show(document["fields"])
+        words = {word for each in document["fields"].values() for word in each["type"].split()}
+        lists = [folder for kind, folder in folders.items() if kind in words]
+        if lists:
+            typer.echo(f"\n`compress list` names the choices of {', '.join(lists)}")
+
+
+def _contract(folder: str) -> type[Plugin]:
+    """What all plugins of a folder are."""
+    import importlib
+    import inspect
+
+    from compress_cli.plugin import Plugin
+
+    package = importlib.import_module(f"compress_cli.{folder}")
+    contract = next(each for each in vars(package).values() if inspect.isclass(each) and Plugin in each.__bases__)
+    assert issubclass(contract, Plugin)
+    return contract
 
 
 def _fields(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
@@ -92,19 +113,23 @@ def _type(spec: dict[str, Any], definitions: dict[str, Any]) -> str:
     return {"null": "nothing", "object": "mapping"}.get(spec.get("type", ""), str(spec.get("type", "any")))
 
 
-def _table(fields: dict[str, dict[str, Any]]) -> None:
+def _show(fields: dict[str, dict[str, Any]]) -> None:
+    """Each field on a line with its type, bounds and default, and under that what it is."""
     import json
+    import shutil
+    import textwrap
 
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for heading in ("field", "type", "bounds", "default", "what it is"):
-        table.add_column(heading, overflow="fold")
+    columns = max(60, min(shutil.get_terminal_size((WIDTH, 0)).columns, WIDTH))
+    width = max(map(len, fields), default=0)
+    indent = " " * (width + 2)
     for field, each in fields.items():
-        default = each["default"] if each["default"] == "required" else json.dumps(_brief(each["default"]))
-        table.add_row(field, each["type"], each["bounds"], default, each["description"])
-    Console(highlight=False, markup=False).print(table)
+        default = f"default {json.dumps(_brief(each['default']))}" if each["default"] is not None else "optional"
+        kind = each["type"].removesuffix(" | nothing")
+        about = ", ".join(filter(None, (kind, each["bounds"], "required" if each["default"] == "required" else default)))
+        name = typer.style(field, bold=True) + " " * (width - len(field) + 2)
+        typer.echo(textwrap.fill(about, columns, initial_indent=indent, subsequent_indent=indent).replace(indent, name, 1))
+        if each["description"]:
+            typer.echo(textwrap.fill(each["description"], columns, initial_indent=indent, subsequent_indent=indent))
 
 
 def _brief(default: Any) -> Any:

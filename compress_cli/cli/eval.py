@@ -77,7 +77,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure an ONNX file: parameters, MACs, bytes, accuracy, latency; with --baseline against an older one."""
+    """Measure an ONNX file: size, accuracy, latency. With --baseline against an older one."""
     from compress_cli.evaluation import Asked
     from compress_cli.report import evaluation
 

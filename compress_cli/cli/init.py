@@ -1,11 +1,9 @@
 """`compress init`"""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
-
-Target = Literal["mobile", "server", "ci"]
 
 HEAD = """\
 # yaml-language-server: $schema=./compress.schema.json
@@ -104,7 +102,7 @@ gates:
   # - latency_ms<=2
 """
 
-STARTERS: dict[Target, str] = {
+STARTERS = {
     "mobile": TEACHER + STUDENT + MOBILE + EXPORT,
     "server": TEACHER + STUDENT + SERVER + EXPORT,
     "ci": TEACHER + CI + EXPORT + GATES,
@@ -113,12 +111,21 @@ STARTERS: dict[Target, str] = {
 
 def command(
     path: Annotated[Path, typer.Argument(help="the recipe to write")] = Path("recipe.yaml"),
-    target: Annotated[Target, typer.Option("--for", help="what the model is for: the comments say why each method")] = "mobile",
+    target: Annotated[
+        str,
+        typer.Option(
+            "--for", help="mobile, server or ci: the comments say why each method", autocompletion=lambda: [*STARTERS]
+        ),
+    ] = "mobile",
     force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
 ) -> None:
     """Write a commented starter recipe that runs as it is."""
     from compress_cli.errors import ArtifactError, RecipeError
 
+    if target not in STARTERS:
+        from compress_cli.settings import suggest
+
+        raise RecipeError(f"--for: there is no starter '{target}'; {suggest(target, list(STARTERS))}")
     if path.exists() and not force:
         raise RecipeError(f"{path}: is there already; name another file, or write over it with --force")
     try:

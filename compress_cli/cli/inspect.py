@@ -16,7 +16,7 @@ def command(
     plugins: Plugins = [],  # noqa: B006 - typer copies it
     json: Json = False,
 ) -> None:
-    """Show what a model is made of, layer by layer: shapes, parameters, MACs, number formats, zeros. Nothing is run."""
+    """Show what a model is made of, layer by layer. Shapes, parameters, MACs, number formats, zeros; nothing is run."""
     from compress_cli import layers
     from compress_cli.report import listing
 

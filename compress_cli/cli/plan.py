@@ -20,7 +20,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what a run would do: steps, inputs, keys, what is up to date, and what it may cost."""
+    """Show what a run would do and what it may cost. Nothing is run: steps, inputs, keys, and what is up to date."""
     import json as format_json
 
     from compress_cli import plan as plans
@@ -39,7 +39,8 @@ def command(
         trials = smoke_run.smoke(planned, listener) if smoke and not planned.missing_data else []
         state = run.Run(planned, kept, output / planned.recipe.name, listener, repair=True)
     known = estimate.past(kept)
-    steps = [_step(step, planned, _status(step, state), estimate.cost(step, known, trials)) for step in planned.steps]
+    names = {step.key: step.name for step in planned.steps}  # what several share is one step, called as its first user calls it
+    steps = [_step(step, planned, names, _status(step, state), estimate.cost(step, known, trials)) for step in planned.steps]
     document = {
         "recipe": planned.recipe.name,
         "baseline": planned.baseline,
@@ -62,13 +63,13 @@ def _status(step: Any, state: Any) -> str:
     return "damaged" if step.key in state.damaged else "to run"
 
 
-def _step(step: Any, planned: Any, status: str, cost: Any) -> dict[str, Any]:
+def _step(step: Any, planned: Any, names: dict[str, str], status: str, cost: Any) -> dict[str, Any]:
     return {
         "name": step.name,
         "stage": step.stage.type,
         "makes": step.kind.__name__,
         "implied": step.implied,
-        "inputs": {role: [each.name for each in steps] for role, steps in step.inputs.items() if steps},
+        "inputs": {role: [names[each.key] for each in steps] for role, steps in step.inputs.items() if steps},
         "key": None if planned.missing_data else step.key,
         "status": status,
         "cost": cost.model_dump() if cost else None,
@@ -82,7 +83,7 @@ def _show(document: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("step", "stage", "takes", "key", "status", "time", "disk"):
         right = heading in ("time", "disk")
-        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "takes")
+        table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "takes", overflow="fold")
     for step in document["steps"]:
         cost, to_run = step["cost"], step["status"] != "up to date"
         table.add_row(

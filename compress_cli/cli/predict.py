@@ -18,7 +18,7 @@ def command(
     batch: Annotated[int, typer.Option(min=1, help="samples in one run")] = 32,
     json: Json = False,
 ) -> None:
-    """Classify a picture, a folder of pictures, or the arrays of an npz: class names with probabilities."""
+    """Classify pictures, or the arrays of an npz. Prints class names with probabilities."""
     import json as format_json
 
     from compress_cli import runtime

@@ -18,7 +18,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make a run's damaged artifacts anew, and only what follows from them if other bytes come out."""
+    """Make a run's damaged artifacts anew. What follows from them is made only if other bytes come out."""
     import json as format_json
 
     from compress_cli import integrity

@@ -24,7 +24,7 @@ def command(
     latex: Tables = None,
     json: Json = False,
 ) -> None:
-    """Show the table of a run again, or of several side by side, and judge gates; nothing is measured."""
+    """Show the table of a run again, or of several side by side. Gates are judged, nothing is measured."""
     from compress_cli import gate
     from compress_cli.errors import RecipeError
     from compress_cli.report import gates as promises

@@ -18,7 +18,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Go through a run afresh from its lock file and compare: bytes here, figures within their intervals elsewhere."""
+    """Go through a run afresh from its lock file and compare. Bytes here, figures within their intervals elsewhere."""
     from compress_cli import reproduction
     from compress_cli.report.live import Live
 

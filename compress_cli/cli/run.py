@@ -42,7 +42,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a recipe: stages that are up to date are skipped, the report is printed, gates are judged."""
+    """Run a recipe, print its report, judge its gates. Stages that are up to date are skipped."""
     import json as format_json
 
     from compress_cli.report.live import Live
@@ -62,6 +62,9 @@ def command(
             trials = smoke_run.smoke(planned, listener)
             if json:
                 typer.echo(format_json.dumps([{"step": each.step.name, "seconds": each.seconds} for each in trials], indent=1))
+            else:
+                seconds = sum(each.seconds for each in trials)
+                typer.echo(f"every stage works on two batches; on all data they would take about {seconds:.0f} s together")
             return
         run.Run(planned, Store(store or output / ".store"), directory, listener, frozenset(force), repair).execute()
     made = promises.collect(directory)

@@ -11,7 +11,7 @@ def command(
     document: Annotated[str, typer.Argument(help="recipe; report: a run's report.json; runs: `report A B --json`")] = "recipe",
     plugins: Plugins = [],  # noqa: B006 - typer copies it
 ) -> None:
-    """Print the JSON Schema of recipes, plugin choices included, for an editor to complete and check with; or of reports."""
+    """Print the JSON Schema of recipes, or of reports. With plugin choices, for an editor to check with."""
     import json
 
     read_plugins(plugins)

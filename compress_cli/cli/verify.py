@@ -12,7 +12,7 @@ def command(
     run: Annotated[Path, typer.Argument(help="a run's folder (runs/RECIPE), or one artifact's", show_default=False)],
     json: Json = False,
 ) -> None:
-    """Compare every file that a run refers to with what was written; each damaged, missing or strange one is named."""
+    """Compare a run's files with what was written. Each damaged, missing or strange one is named."""
     from compress_cli import integrity
 
     found = integrity.inspect(run)

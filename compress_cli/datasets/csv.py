@@ -134,6 +134,7 @@ def _number(path: Path, line: int, column: str, text: str) -> float:
         found = float("nan")
     if not abs(found) < 3e38:
         raise DataError(
-            f"{path}:{line}: column '{column}': {text[:40]!r} is no finite number (words have to be made numbers first)"
+            f"{path}:{line}: column '{column}': {text[:40]!r} is no finite number; make columns of 0 and 1 of words first, "
+            "as pandas.get_dummies does"
         )
     return found

@@ -24,6 +24,9 @@ class Npz(Dataset):
 
     All arrays of a file share their first axis, the samples. Bytes (N, channels, height, width) are images. A file that is a
     whole split, saved by `numpy.savez`, is read as it is needed: it may be larger than memory.
+
+    One target of whole numbers makes the head `logits`; of several targets, and of real numbers, `kind` makes `kind_output`.
+    Sample ids count the rows, from 0: of the training file, then on through those of val and test.
     """
 
     train: InputFile = Field(description="file of the training samples")

@@ -20,7 +20,9 @@ class AttentionTransfer(Loss):
     over layers, averaged over teachers. Widths may differ; images are averaged down to the smaller size.
     """
 
-    layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")
+    layers: Layers = Field(
+        min_length=1, description="what is compared: layer names, positions such as -2, or {student: ..., teacher: ...}"
+    )
     power: int = Field(2, ge=1, description="how much the strongest activations count")
     mask: str = Field(
         "", description="input of shape (N, T) or (N, H, W) that is 0 at positions to leave out; default: none are"

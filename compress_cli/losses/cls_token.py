@@ -19,7 +19,9 @@ class ClsToken(Loss):
     projector is trained where widths differ.
     """
 
-    layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")
+    layers: Layers = Field(
+        min_length=1, description="what is compared: layer names, positions such as -2, or {student: ..., teacher: ...}"
+    )
     distance: Distance = Field("mse", description="squares, absolute values, or 1 - cosine over the channels")
 
     def adapter(self, student: Outputs, teacher: tuple[Outputs, ...], samples: int) -> nn.Module:

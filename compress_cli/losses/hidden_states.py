@@ -19,7 +19,9 @@ class HiddenStates(Loss):
     widths differ.
     """
 
-    layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")
+    layers: Layers = Field(
+        min_length=1, description="what is compared: layer names, positions such as -2, or {student: ..., teacher: ...}"
+    )
     distance: Distance = Field("cosine", description="squares, absolute values, or 1 - cosine over the channels")
     mask: str = Field("", description="input of shape (N, T) that is 0 at padding, such as attention_mask; default: none")
 

@@ -19,7 +19,9 @@ class Hints(Loss):
     images of different size are averaged down to the smaller.
     """
 
-    layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")
+    layers: Layers = Field(
+        min_length=1, description="what is compared: layer names, positions such as -2, or {student: ..., teacher: ...}"
+    )
     distance: Distance = Field("mse", description="squares, absolute values, or 1 - cosine over the channels")
     mask: str = Field(
         "", description="input of shape (N, T) or (N, H, W) that is 0 at positions to leave out; default: none are"

@@ -19,7 +19,9 @@ class Pkt(Loss):
     the mean over all N^2 pairs; here it is 30000 / N.)
     """
 
-    layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")
+    layers: Layers = Field(
+        min_length=1, description="what is compared: layer names, positions such as -2, or {student: ..., teacher: ...}"
+    )
     mask: str = Field(
         "", description="input of shape (N, T) or (N, H, W) that is 0 at positions to leave out; default: none are"
     )

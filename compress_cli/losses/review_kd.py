@@ -29,7 +29,9 @@ class ReviewKd(Loss):
 
     version: ClassVar[int] = 2
 
-    layers: Layers = Field(min_length=1, description="shallow to deep: layer names, or {student: ..., teacher: ...}")
+    layers: Layers = Field(
+        min_length=1, description="shallow to deep: layer names, positions such as -2, or {student: ..., teacher: ...}"
+    )
 
     def adapter(self, student: Outputs, teacher: tuple[Outputs, ...], samples: int) -> nn.Module:
         return nn.ModuleList(_Review(pairs) for pairs in self._levels(student, teacher))

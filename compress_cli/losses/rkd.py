@@ -20,7 +20,9 @@ class Rkd(Loss):
     shapes may differ; summed over layers, averaged over teachers. Memory grows as N^2 times the size of e, and as N^3.
     """
 
-    layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")
+    layers: Layers = Field(
+        min_length=1, description="what is compared: layer names, positions such as -2, or {student: ..., teacher: ...}"
+    )
     distance_weight: float = Field(25.0, ge=0, description="factor of the distances")
     angle_weight: float = Field(50.0, ge=0, description="factor of the angles")
     mask: str = Field(

@@ -25,7 +25,9 @@ class Vid(Loss):
     size are averaged down to the smaller first.
     """
 
-    layers: Layers = Field(min_length=1, description="what is compared: layer names, or {student: ..., teacher: ...}")
+    layers: Layers = Field(
+        min_length=1, description="what is compared: layer names, positions such as -2, or {student: ..., teacher: ...}"
+    )
     variance: float = Field(5.0, gt=LEAST_VARIANCE, description="of every channel, to begin with")
     mask: str = Field(
         "", description="input of shape (N, T) or (N, H, W) that is 0 at positions to leave out; default: none are"

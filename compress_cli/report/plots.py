@@ -59,7 +59,7 @@ class Axis:
         return self.first + share * (self.last - self.first)
 
     def ticks(self) -> list[float]:
-        """Round values within the range: 1, 2, 5 times a power of ten."""
+        """Round values within the range, 1, 2, 5 times a power of ten, so far apart that no two are labelled alike."""
         if self.logarithmic:
             exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             steps = (1, 2, 5) if self.high / self.low < 1e3 else (1,)
@@ -67,9 +67,13 @@ class Axis:
             return [value for value in found if self.low <= value <= self.high]
         rough = (self.high - self.low) / 5
         power = 10.0 ** math.floor(math.log10(rough))
-        step = next(each * power for each in (1, 2, 5, 10) if each * power >= rough)
-        first = math.ceil(self.low / step)
-        return [number * step for number in range(first, math.floor(self.high / step) + 1)]
+        apart = [each * power * ten for ten in (1, 10) for each in (1, 2, 5)] + [100 * power]
+        round_values: list[float] = []
+        for step in (each for each in apart if each >= rough):
+            round_values = [number * step for number in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+            if len(set(map(self.say, round_values))) == len(round_values):
+                break
+        return round_values
 
 
 def scatter(points: Sequence[Point], x_title: str, y_title: str, say_x: Say, say_y: Say) -> str:

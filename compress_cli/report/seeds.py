@@ -22,12 +22,12 @@ def spreads(measured: list[Stored], others: list[Stored]) -> list[Spread]:
 
 
 def distillations(measured: list[Stored], others: list[Stored], record: Record) -> Iterator[Distilled]:
-    """Of every student with a control; nothing where one of those it is held against could not be measured."""
+    """Of every student with a control; nothing where a student or a control could not be measured."""
     rows, sign = {each.record.name: each for each in measured}, 1 if record.better == "higher" else -1
     for name, row in rows.items():
         students, controls = _by_seed(row, others), _by_seed(row, others, "control")
         taught = [rows[each] for each in row.record.teachers if each in rows and len(rows[each].correct)]
-        if not students or students.keys() != controls.keys() or not taught:
+        if not students or students.keys() != controls.keys():
             continue
         everyone = (*students.values(), *controls.values(), *taught)
         if not all(np.array_equal(each.index, everyone[0].index) for each in everyone):

@@ -52,8 +52,8 @@ class Load(Stage):
     )
     outputs: InputFile | None = Field(
         None,
-        description="what a teacher said, instead of a model: an .npz of sample ids `index` (N,) and heads such as `logits` "
-        "(N, classes), to be the teacher of a distill stage",
+        description="what a teacher said, instead of a model: an .npz of sample ids `index` (N,), such as rows of the "
+        "training file from 0, and heads such as `logits` (N, classes), to be the teacher of a distill stage",
     )
 
     @model_validator(mode="after")

@@ -35,9 +35,10 @@ class Table(Teacher):
         lacking = np.setdiff1d(index, table.Table(artifact).ids)
         if len(lacking):
             first = ", ".join(map(str, lacking[:5].tolist()))
+            file = artifact.manifest.facts.get("file", artifact.directory)  # a stage's folder may be gone when this is read
             raise DataError(
-                f"{artifact.directory}: the table of stored outputs lacks {len(lacking)} of the {len(index)} samples to train "
-                f"on (the first ids: {first}); store the teacher's outputs for them too"
+                f"{file}: the table of stored outputs lacks {len(lacking)} of the {len(index)} samples asked for "
+                f"(the first ids: {first}); store the teacher's outputs for them too"
             )
 
 

@@ -26,6 +26,7 @@ def recipe(tmp_path):
         ("just words", "r.yaml:1: a recipe is a mapping"),
         ("dataset: digits\nstages: []\n", "r.yaml:2: stages: must have at least 1"),
         ("dataset: digits\nstages: [trian]\n", "there is no stage 'trian'; did you mean 'train'?"),
+        ("dataset: mine\nstages: [train]\n", "or bring your own with --plugin FILE"),
         ("dataset: digits\nstages: [quantize]\n", "r.yaml:2: stages[0]: stage 'quantize' comes first"),
         ("dataset: digits\ndevice: tpu\nstages: [quantize]\n", "r.yaml:2: device: must"),
     ],
@@ -48,6 +49,7 @@ def test_data_that_is_not_at_hand_is_said_by_plan_and_refused_by_run(compress, r
     assert "COMPRESS_DATA" in outcome.out
     outcome = compress("run", recipe(text))
     assert outcome.code == 3
+    assert "r.yaml:1: dataset: " in outcome.err
     assert "COMPRESS_DATA" in outcome.err
 
 

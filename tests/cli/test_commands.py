@@ -61,6 +61,23 @@ def test_describe_shows_fields_bounds_defaults_and_the_paper(compress):
     assert (wrong.code, "did you mean 'distill'" in wrong.err) == (2, True)
 
 
+def test_a_description_names_the_plugins_to_choose_from_and_folds_nothing_into_columns(compress):
+    said = compress("describe", "distill").out
+    assert "`compress list` names the choices of augmentations, combinations, datasets, losses, models" in said
+    assert "training.epochs         integer, at least 1, at most 1000000, required\n" in said
+    assert "optimi\n" not in said
+
+
+def test_a_list_says_what_each_plugin_itself_is(compress):
+    found = json.loads(compress("list", "--json").out)
+    assert found["stages"]["prune"].startswith("Remove whole channels")  # not what its `keep` block says
+    assert found["quantizers"]["static_int8"].endswith(").")  # of a first sentence on two lines, both
+
+
+def test_the_help_of_no_command_is_cut_short(compress):
+    assert "..." not in compress("--help").out.partition("Commands:")[2]
+
+
 def test_the_schema_checks_the_starter(compress):
     schema = json.loads(compress("schema").out)
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -112,3 +129,26 @@ def test_a_quiet_run_says_nothing_on_standard_error_and_a_smoke_run_can_answer_i
     assert [each["step"] for each in json.loads(tried.out)] == ["train"]
     ran = compress("run", "r.yaml", "--quiet")
     assert (ran.code, ran.err) == (0, "")
+
+
+def test_a_starter_that_there_is_not(compress):
+    wrong = compress("init", "mine.yaml", "--for", "servr")
+    assert (wrong.code, wrong.err.strip()) == (2, "error: --for: there is no starter 'servr'; did you mean 'server'?")
+    assert not Path("mine.yaml").exists()
+
+
+SEEDED = """\
+dataset: digits
+stages:
+  - {type: train, name: a_teacher_of_a_long_name, model: {type: mlp, hidden: [8]}, training: {epochs: 1}}
+  - {type: distill, name: student, model: {type: mlp, hidden: [4]}, training: {epochs: 1}, teacher_cache: true, seeds: [0, 1]}
+"""
+
+
+def test_a_plan_takes_only_what_it_lists(compress):
+    Path("r.yaml").write_text(SEEDED)
+    steps = json.loads(compress("plan", "r.yaml", "--json").out)["steps"]
+    taken = {name for step in steps for names in step["inputs"].values() for name in names}
+    assert "student.table" in taken  # of both seeds: they share it
+    assert taken <= {step["name"] for step in steps}
+    assert "…" not in compress("plan", "r.yaml").out

@@ -315,7 +315,7 @@ def test_a_recipe_joins_stored_outputs_under_their_own_ids(tmp_path):
         return run.artifacts[made.stages[1].key]
 
     np.savez(tmp_path / "said.npz", **{name: each[:-1] for name, each in said.items()})
-    with pytest.raises(DataError, match=r"lacks 1 of the 158 samples to train on \(the first ids: -150\)"):
+    with pytest.raises(DataError, match=r"lacks 1 of the 158 samples asked for \(the first ids: -150\)"):
         executed()
     np.savez(tmp_path / "said.npz", **said)
     student = executed()
