@@ -86,7 +86,7 @@ class _Loop:
         self.state = State(network, adapters, settings.optimizer.build(self.trained), average, self.precision)
         self.judged = average.network if average else network  # the network that counts
         self.step_s = 0.0  # of the last one
-        self.unreached: tuple[str, ...] | None = None  # parameters that no loss moves; None before the first step
+        self.idle: tuple[str, ...] | None = None  # parameters that no loss moves; None before the first step
         if saved:
             self._resume(saved)
 
@@ -114,7 +114,7 @@ class _Loop:
             # of a smoke run only the last step is like those to come
             "seconds_per_step": self.step_s if self.context.limit else self.state.seconds / self.state.steps,
             "planned_steps": self.settings.epochs * -(-samples // self.settings.batch),
-            **({"notes": [_untrained(self.unreached)]} if self.unreached else {}),
+            **({"notes": [_untrained(self.idle)]} if self.idle else {}),
         }
 
     def _choose(self, first: Batch) -> Choice:
@@ -179,8 +179,8 @@ class _Loop:
             loss = self.objective(part, seen, epochs, part.known / max(1, known) / share) * share
             loss.backward()
             shares.append(loss.detach())
-        if self.unreached is None:
-            self._look_for_unreached()
+        if self.idle is None:
+            self._look_for_idle()
         if self.settings.clip_norm:
             nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm)
         self.state.optimizer.step()
@@ -189,11 +189,11 @@ class _Loop:
             self.state.average.update()
         return torch.stack(shares).sum()
 
-    def _look_for_unreached(self) -> None:
+    def _look_for_idle(self) -> None:
         named = self.network.named_parameters()
-        self.unreached = tuple(name for name, each in named if each.requires_grad and each.grad is None)
-        if self.unreached:
-            self.context.log(Progress("train", 0, 0, note=_untrained(self.unreached)))
+        self.idle = tuple(name for name, each in named if each.requires_grad and each.grad is None)
+        if self.idle:
+            self.context.log(Progress("train", 0, 0, note=_untrained(self.idle)))
 
     def _set_rate(self, epochs: float) -> float:
         """Set the learning rate after so many epochs, fractions included."""

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from compress_cli import artifact, disk, runtime
 from compress_cli.artifact import Artifact, Source
 from compress_cli.context import Context
-from compress_cli.errors import CompressError, RecipeError, ResourceError, StageError
+from compress_cli.errors import ArtifactError, CompressError, RecipeError, ResourceError, StageError
 from compress_cli.fault import plugins_raise
 from compress_cli.plan import Plan
 from compress_cli.progress import Log, Progress
@@ -65,7 +65,8 @@ def perform(
 ) -> None:
     """Run a step's stage in `output` and write the manifest.
 
-    RecipeError, with the stage's line, where its settings prove wrong; StageError for what fails on the way.
+    RecipeError and ArtifactError, with the stage's line, where its settings or what they name prove wrong; StageError for
+    what fails on the way.
     """
     recipe, saves = plan.recipe, saves or Saves()
     context = Context(
@@ -85,8 +86,8 @@ def perform(
     )
     try:
         facts = _facts(step, context)
-    except RecipeError as error:
-        raise RecipeError(recipe.complaint(step.loc, str(error))) from error
+    except (RecipeError, ArtifactError) as error:
+        raise type(error)(recipe.complaint(step.loc, str(error))) from error
     artifact.write_manifest(
         output,
         step.kind,
