@@ -15,6 +15,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does: busy machines run tests too
 
 
+@pytest.fixture(autouse=True)
+def no_plugins_of_others():
+    """What a test registers from outside the package is gone after it."""
+    from compress_cli import plugin
+
+    before = {group: dict(found) for group, found in plugin._OUTSIDE.items()}
+    yield
+    plugin._OUTSIDE.clear()
+    plugin._OUTSIDE.update(before)
+
+
 class Outcome:
     """What a command printed and how it ended."""
 
