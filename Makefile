@@ -1,6 +1,7 @@
-# A fresh machine needs Python 3.11, pip and make. PYTHON and VENV may be set: `make test PYTHON=python3.12 VENV=/tmp/venv`.
+# A fresh machine needs Python 3.11, pip and make. These may be set: `make test PYTHON=python3.12 VENV=/tmp/venv WORKERS=8`.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
+WORKERS ?= 2
 BIN = $(VENV)/bin
 
 .PHONY: demo test test-all lint lock clean
@@ -9,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/compress run recipes/digits.yaml
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-all: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "slow or not slow"
