@@ -44,13 +44,13 @@ def past(store: Store) -> list[Manifest]:
 
 
 def cost(step: Step, known: Iterable[Manifest], trials: Iterable[Trial]) -> Cost | None:
-    """The best estimate there is, or None."""
-    wanted = _settings(step.stage.model_dump(mode="json"), step)
-    alike: Manifest | None = None
-    for manifest in known:
+    """The best estimate there is, or None. Of the same settings counts the newest that had the same architecture to do with."""
+    wanted, network = _settings(step.stage.model_dump(mode="json"), step), _architecture(step)
+    alike, by_key = None, {manifest.key: manifest for manifest in known}
+    for manifest in by_key.values():
         if manifest.key == step.key:
             return _of(manifest, "earlier run")
-        if _settings(manifest.stage, step) == wanted:
+        if _settings(manifest.stage, step) == wanted and _recorded_architecture(manifest, by_key) == network:
             alike = manifest
     if alike:
         return _of(alike, "same settings")
@@ -74,6 +74,21 @@ def disk_needed(steps: Iterable[Step], store: Store, trials: Sequence[Trial]) ->
 def _settings(stage: dict[str, Any], step: Step) -> dict[str, Any]:
     aside = {field for field, info in type(step.stage).model_fields.items() if is_aside(info)}
     return {field: value for field, value in stage.items() if field not in aside and field not in step.stage.consumes}
+
+
+def _architecture(step: Step) -> Any:
+    """The settings of the model that a step makes or works on."""
+    own = step.stage.model_dump(mode="json").get("model")
+    sources = [*step.inputs.get("start", ()), *step.sources]
+    return own or next(filter(None, map(_architecture, sources)), None)
+
+
+def _recorded_architecture(manifest: Manifest, known: dict[str, Manifest]) -> Any:
+    sources = [*manifest.inputs.get("start", []), *(each for many in manifest.inputs.values() for each in many)]
+    there = (known[each.key] for each in sources if each.key in known)
+    return manifest.stage.get("model") or next(
+        (found for each in there if (found := _recorded_architecture(each, known))), None
+    )
 
 
 def _of(manifest: Manifest, source: str) -> Cost:

@@ -24,7 +24,7 @@ On CUDA, convolutions of float32 round their factors to TF32 where the GPU has i
 NAMES: tuple[Name, ...] = get_args(Name)
 
 HOPELESS = 3.0  # a format whose first step takes that much longer than the best one's is not timed further
-NOISE = 0.05  # a gain smaller than that is none
+GAIN = 0.1  # a smaller gain is not worth other bytes: timed again it may be none
 WORTH_S = 2.0  # training that takes less than that in float32 is not worth a choice
 BUDGET_S = 1.2  # time for timing; each format gets at least two steps all the same
 REMEMBERED = "precision.json"
@@ -62,7 +62,7 @@ def placed(inputs: dict[str, Tensor], name: Name) -> dict[str, Tensor]:
 def choose(network: nn.Module, inputs: dict[str, Tensor], steps: int, device: str, memory: Path) -> Choice:
     """The fastest format for so many training steps of `network` on `inputs` (in its order), both on `device`.
 
-    Changes neither the weights nor any generator. Float32 where it is within noise of the best, or where training is
+    Changes neither the weights nor any generator. Float32 where the best is hardly faster, or where training is
     too short for a choice to pay.
     """
     if steps < 20:
@@ -126,8 +126,8 @@ def _time(trial: _Trial, steps: int) -> Choice:
         rounds += 1  # in turn, so that a disturbance does not hit one format alone
         best = {name: min(took, trial.seconds(name)) for name, took in best.items()}  # type: ignore[arg-type]
     fastest = min(best, key=lambda name: best[name])
-    if best[fastest] > (1 - NOISE) * best["float32"]:
-        return Choice("float32", "no format is faster", _milliseconds(best))
+    if best[fastest] > (1 - GAIN) * best["float32"]:
+        return Choice("float32", "no format is faster by a tenth", _milliseconds(best))
     return Choice(fastest, "the fastest of those timed", _milliseconds(best))  # type: ignore[arg-type]
 
 

@@ -27,7 +27,11 @@ class Training(Settings):
     ema: float | None = Field(
         None, gt=0, lt=1, description="keep a moving average of the weights with this decay, such as 0.999, and use it"
     )
-    accumulate: int = Field(1, ge=1, description="parts in which a step's batch is taken, to save memory")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="parts in which a step's batch is taken, to save memory; a mean over unmasked positions is each part's own",
+    )
     keep: Literal["best", "last"] = Field("best", description="the epoch that counts: best on val, or the last one")
     precision: Literal["auto", "float32", "float32_channels_last", "bfloat16", "bfloat16_channels_last"] = Field(
         "auto", description="number format of the computation; auto times them once per model and machine"

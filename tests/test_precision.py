@@ -45,12 +45,12 @@ def times(plain, channels, half, both):
     [
         (times(1.0, 0.8, 0.6, 0.5), "bfloat16_channels_last"),
         (times(1.0, 0.7, 2.0, 0.9), "float32_channels_last"),
-        (times(1.0, 0.96, 0.97, 0.99), "float32"),  # within noise
+        (times(1.0, 0.92, 0.97, 0.99), "float32"),  # hardly faster, and perhaps not the next time
         (times(1.0, None, 0.6, None), "bfloat16"),
         (times(1.0, None, None, None), "float32"),
     ],
 )
-def test_the_fastest_counts_unless_within_noise_of_float32(seconds, expected):
+def test_the_fastest_counts_unless_float32_is_nearly_as_fast(seconds, expected):
     assert choice(**seconds)[0].name == expected
 
 

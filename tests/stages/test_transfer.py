@@ -125,7 +125,11 @@ def test_a_student_learns_from_stored_outputs(tmp_path, data):
             2,
             "teacher gives 3 values per sample where the student gives 2",
         ),
-        ({"index": np.arange(90, 200), "logits": np.zeros((110, 2))}, 3, ": stages[1]: said.npz: the table of stored outputs lacks "),
+        (
+            {"index": np.arange(90, 200), "logits": np.zeros((110, 2))},
+            3,
+            ": stages[1]: said.npz: the table of stored outputs ",
+        ),
     ],
 )
 def test_outputs_that_will_not_do(tmp_path, data, capfd, monkeypatch, said, code, message):
