@@ -76,7 +76,6 @@ class Run:
             if lack is None:
                 raise
             raise ResourceError(f"{lack}\n{self._kept()}") from error
-        self._link()
         record = Record(
             recipe=recipe.name,
             store=os.path.relpath(self.store.root.resolve(), self.directory.resolve()),
@@ -144,6 +143,7 @@ class Run:
         if found is not None:
             self.artifacts[step.key] = found
             self.cached.add(step.key)
+            self._link(step)
             self.listener.ended(step, True, 0.0, "")
             return
         self.listener.begins(step, smoke=False)
@@ -151,6 +151,7 @@ class Run:
         begun = time.monotonic()
         try:
             self.artifacts[step.key] = self._make(step)
+            self._link(step)
         except StageError as error:
             if step.key in self.plan.needed or isinstance(error, ResourceError):
                 raise StageError(f"stage '{step.name}' failed: {error}\n{self._kept()}") from error
@@ -196,9 +197,10 @@ class Run:
             threads=torch.get_num_threads(),
         )
 
-    def _link(self) -> None:
-        """`runs/<recipe>/<stage name>` leads into the store."""
-        for step in (*self.plan.stages, *self.plan.repeated, *(row.step for row in self.plan.beside)):
+    def _link(self, made: Step) -> None:
+        """`runs/<recipe>/<stage name>` leads into the store; equal stages share what was made."""
+        named = (*self.plan.stages, *self.plan.repeated, *(row.step for row in self.plan.beside))
+        for step in (each for each in named if each.key == made.key):
             link, target = self.directory / step.name, self.artifacts[step.key].directory.resolve()
             if link.is_dir() and not link.is_symlink():
                 raise ArtifactError(f"{link}: is in the way of the link to stage '{step.name}'; move it elsewhere")

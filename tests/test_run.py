@@ -177,8 +177,10 @@ def test_a_stage_that_fails_keeps_what_was_made(run, monkeypatch):
         return whole(self, context)
 
     monkeypatch.setattr(Distill, "run", fails)
+    Path("runs/r/teacher").unlink(missing_ok=True)
     outcome = run(CHANGED)[1]
     assert outcome.code == 4
+    assert Path("runs/r/teacher/weights.safetensors").is_file()  # what is kept can be found
     assert "stage 'student' failed: the loss is not a number in epoch 1, step 3" in outcome.err
     assert "kept: teacher" in outcome.err
     monkeypatch.setattr(Distill, "run", whole)
