@@ -64,7 +64,7 @@ def obey(order):
     planned = replace(planned, stages=tuple(named[name] for name in order["steps"]), rows=())
     force = frozenset(order.get("force", ()))
     work = run.Run(planned, Store(Path(order["store"])), Path(order["output"]), Silent(), force)
-    work._link = lambda: None  # of the stages that were left out
+    work._link = lambda made: None  # of the stages that were left out
     work.execute()
 
 
