@@ -47,7 +47,7 @@ class Store:
 
     def get(self, key: str) -> Artifact | None:
         """The artifact of that key, or None; ArtifactError where its manifest is damaged, or that of another key."""
-        if self._old(key).exists() or (self.saves(key).exists() and not self.partial(key).exists()):
+        if self._old(key).exists() or (self.saves(key).exists() and not self.partial(key).exists()) or self._forgotten(key):
             with self.idle(key) as free:  # what another process commits just now is not for us to mend
                 if free:
                     self._mend(key)
@@ -82,6 +82,7 @@ class Store:
         durable.reached("committed")
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(self.saves(key))
+        durable.reached("saves removed")
         made = artifact.read(whole)
         if made is None:
             raise ArtifactError(f"{whole}: was committed without a manifest")
@@ -143,6 +144,10 @@ class Store:
             return self._lock(key).open("a+")
         except OSError as error:
             raise ArtifactError(f"{self.root}: can't be written ({error.strerror}); name another with --store") from None
+
+    def _forgotten(self, key: str) -> bool:
+        """Whether a lock may be left of a process that ended at the last moment; it stays where nothing may be written."""
+        return self._lock(key).exists() and os.access(self.root, os.W_OK)
 
     def _lock(self, key: str) -> Path:
         return self.root / f"{key}.lock"

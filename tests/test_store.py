@@ -54,6 +54,16 @@ def test_replacing_keeps_the_old_one_until_the_new_one_is_whole(store):
     assert store.get("k").file("a.bin").read_bytes() == b"new"
 
 
+def test_a_lock_whose_holder_is_gone_goes_at_the_next_look(store):
+    make(store, "k")
+    (store.root / "k.lock").write_text("process 1 on nowhere")
+    assert store.get("k") is not None
+    assert sorted(each.name for each in store.root.iterdir()) == ["k"]
+    with store.working("k"):
+        store.get("k")
+        assert (store.root / "k.lock").exists()  # it is held: whoever looks leaves it alone
+
+
 def test_a_crash_between_the_two_renames_is_mended(store):
     make(store, "k")
     (store.root / "k").rename(store.root / "k.old")
