@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from compress_cli.artifact import Artifact
-from compress_cli.datasets import Dataset, Split, SplitName
+from compress_cli.data.datasets import Dataset, Split, SplitName
+from compress_cli.data.tasks import Task
 from compress_cli.errors import DataError
 from compress_cli.progress import Log
-from compress_cli.saves import Saves
-from compress_cli.tasks import Task
+from compress_cli.store.artifact import Artifact
+from compress_cli.store.saves import Saves
 
 
 @dataclass(frozen=True)

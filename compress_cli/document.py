@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import ValidationError
 
 from compress_cli.errors import RecipeError
-from compress_cli.settings import suggest
+from compress_cli.settings import Settings, complaints, suggest
 
 LARGEST_BYTES = 1_000_000
 MOST_NODES = 20_000
@@ -22,6 +23,7 @@ DEEPEST = 40
 LONGEST_NUMBER = 400  # characters
 
 Key = str | int
+Checked = TypeVar("Checked", bound=Settings)
 
 
 class _Loader(yaml.SafeLoader):
@@ -102,6 +104,14 @@ class Document:
             raise RecipeError("\n".join(complaints))
         return value
 
+    def settings(self, contract: type[Checked], base: Path) -> Checked:
+        """The data as settings of that kind, with paths relative to `base`; RecipeError with all complaints at once."""
+        try:
+            return contract.model_validate(self.data(), context={"base": base})
+        except ValidationError as error:
+            lines = [f"{self.place(loc)}: {reason}" for loc, reason in complaints(error)]
+            raise RecipeError("\n".join(lines)) from None
+
     def place(self, loc: Sequence[Key]) -> str:
         """`recipe.yaml:12: stages[2].ratio`, the deepest node on the way to `loc` that is there."""
         node, mark, field = self.root, self.root.start_mark, ""
@@ -129,6 +139,11 @@ class Document:
         for part in parts[:-1]:
             node = _entry(node, part, where)
         _replace(node, parts[-1], value or yaml.ScalarNode("tag:yaml.org,2002:null", "", _mark(where), _mark(where)), where)
+
+
+def setting(contract: type[Checked], text: str, option: str) -> Checked:
+    """Settings given on the command line: a plugin's name, or a mapping as JSON or YAML; RecipeError names the option."""
+    return Document.parse(text, option).settings(contract, Path())
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:

@@ -85,7 +85,7 @@ class Plugin(Settings):
 
 
 _WITHIN: list[type[Plugin]] = []  # contracts whose choices are being listed
-_OUTSIDE: dict[str, dict[str, type[Plugin]]] = {}  # contract module -> name -> class, from --plugin files
+_OUTSIDE: dict[type[Plugin], dict[str, type[Plugin]]] = {}  # contract -> name -> class, from --plugin files
 
 
 def name_of(cls: type[Plugin]) -> str:
@@ -94,10 +94,9 @@ def name_of(cls: type[Plugin]) -> str:
     home, _, stem = cls.__module__.rpartition(".")
     if home == contract.__module__:
         return stem
-    for group in (contract.__module__,):
-        for name, entry in _entry_points(group).items():
-            if entry.value == f"{cls.__module__}:{cls.__qualname__}":
-                return name
+    for name, entry in _entry_points(contract).items():
+        if entry.value == f"{cls.__module__}:{cls.__qualname__}":
+            return name
     return _snake(cls.__name__)
 
 
@@ -108,22 +107,20 @@ def contract_of(cls: type[Plugin]) -> type[Plugin]:
 
 def names(contract: type[Plugin]) -> list[str]:
     """Names a recipe may use for this contract, sorted; nothing is imported to find them."""
-    group = contract.__module__
-    return sorted({*_built_in(group), *_entry_points(group), *_OUTSIDE.get(group, {})})
+    return sorted({*_built_in(contract), *_entry_points(contract), *_OUTSIDE.get(contract, {})})
 
 
 def find(contract: type[Plugin], name: str) -> type[Plugin]:
     """The class a recipe means by `name`; a ValueError that names the nearest choices when there is none."""
-    group = contract.__module__
-    homes = [name in _built_in(group), name in _entry_points(group), name in _OUTSIDE.get(group, {})]
+    homes = [name in _built_in(contract), name in _entry_points(contract), name in _OUTSIDE.get(contract, {})]
     if sum(homes) > 1:
         raise PydanticCustomError(
             "plugin", f"two installed {_word(contract)} plugins are called '{name}'; rename or remove one"
         )
     if homes[0]:
-        return _only_class(contract, importlib.import_module(f"{group}.{name}"))
+        return _only_class(contract, importlib.import_module(f"{contract.__module__}.{name}"))
     if homes[1]:
-        entry = _entry_points(group)[name]
+        entry = _entry_points(contract)[name]
         try:
             found = entry.load()
         except (ImportError, AttributeError, SyntaxError) as error:
@@ -134,8 +131,8 @@ def find(contract: type[Plugin], name: str) -> type[Plugin]:
             raise PydanticCustomError("plugin", f"the plugin '{name}' of {entry.value} lacks {lacking(found)}")
         return found
     if homes[2]:
-        return _OUTSIDE[group][name]
-    known, own = names(contract), "" if _OUTSIDE.get(group) else ", or bring your own with --plugin FILE"
+        return _OUTSIDE[contract][name]
+    known, own = names(contract), "" if _OUTSIDE.get(contract) else ", or bring your own with --plugin FILE"
     near = suggest(name, known)
     raise PydanticCustomError(
         "plugin", f"there is no {_word(contract)} '{name}'; {near}{own if near.startswith('choose') else ''}"
@@ -149,17 +146,30 @@ def lacking(cls: type[Plugin]) -> str:
 
 def catalogue() -> dict[str, dict[str, str]]:
     """Folder -> plugin name -> what it is, read from the files without importing them."""
-    home = Path(__file__).parent
-    found: dict[str, dict[str, str]] = {}
-    for folder in sorted(each.parent for each in home.glob("*/__init__.py")):
-        group = f"compress_cli.{folder.name}"
-        if "(Plugin)" not in (folder / "__init__.py").read_text():
-            continue
+    outside = {_folder(contract): classes for contract, classes in _OUTSIDE.items()}
+    plugins: dict[str, dict[str, str]] = {}
+    for name, folder in folders().items():
         built_in = {path.stem: _summary(path) for path in sorted(folder.glob("[a-z]*.py"))}
-        entries = {name: f"from {entry.value}" for name, entry in _entry_points(group).items()}
-        own = {name: _first_paragraph(cls.__doc__) for name, cls in _OUTSIDE.get(group, {}).items()}
-        found[folder.name] = {**built_in, **entries, **own}
-    return found
+        entries = {name: f"from {entry.value}" for name, entry in _group(name).items()}
+        registered = {name: _first_paragraph(cls.__doc__) for name, cls in outside.get(name, {}).items()}
+        plugins[name] = {**built_in, **entries, **registered}
+    return plugins
+
+
+def folders() -> dict[str, Path]:
+    """Name of a plugin folder, such as `losses`, -> where it lies; read from the files without importing them."""
+    contracts = (path for path in Path(__file__).parent.rglob("__init__.py") if "(Plugin)" in path.read_text())
+    return {path.parent.name: path.parent for path in sorted(contracts, key=lambda path: path.parent.name)}
+
+
+def contract(folder: str) -> type[Plugin]:
+    """What all plugins of a folder are: `contract("losses")` is Loss."""
+    parts = folders()[folder].relative_to(Path(__file__).parent).parts
+    module = importlib.import_module(".".join(("compress_cli", *parts)))
+    (cls,) = (
+        cls for cls in vars(module).values() if inspect.isclass(cls) and issubclass(cls, Plugin) and Plugin in cls.__bases__
+    )
+    return cls
 
 
 def register(path: Path) -> list[str]:
@@ -189,9 +199,9 @@ def register(path: Path) -> list[str]:
                 f"--plugin {path}: {cls.__name__} lacks {lacking(cls)}, which every {contract_of(cls).__name__} has"
             )
         contract, name = contract_of(cls), name_of(cls)
-        if name in names(contract) and _OUTSIDE.get(contract.__module__, {}).get(name) is not cls:
+        if name in names(contract) and _OUTSIDE.get(contract, {}).get(name) is not cls:
             raise RecipeError(f"--plugin {path}: there already is a {_word(contract)} '{name}'; rename the class")
-        _OUTSIDE.setdefault(contract.__module__, {})[name] = cls
+        _OUTSIDE.setdefault(contract, {})[name] = cls
     return [name_of(cls) for cls in found]
 
 
@@ -199,13 +209,22 @@ def _word(contract: type[Plugin]) -> str:
     return contract.__name__.lower()
 
 
-def _built_in(group: str) -> list[str]:
-    package = importlib.import_module(group)
+def _folder(contract: type[Plugin]) -> str:
+    return contract.__module__.rpartition(".")[2]
+
+
+def _built_in(contract: type[Plugin]) -> list[str]:
+    package = importlib.import_module(contract.__module__)
     return [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
 
 
-def _entry_points(group: str) -> dict[str, importlib.metadata.EntryPoint]:
-    return {entry.name: entry for entry in importlib.metadata.entry_points(group=group)}
+def _entry_points(contract: type[Plugin]) -> dict[str, importlib.metadata.EntryPoint]:
+    """Those of other packages; the group is named after the folder, whatever room that lies in."""
+    return _group(_folder(contract))
+
+
+def _group(folder: str) -> dict[str, importlib.metadata.EntryPoint]:
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=f"compress_cli.{folder}")}
 
 
 def _summary(path: Path) -> str:

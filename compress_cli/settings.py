@@ -67,6 +67,54 @@ def suggest(word: str, choices: list[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"choose from: {', '.join(choices)}"
 
 
+def complaints(error: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:
+    """Where each finding is, and what it is in the words of a recipe: `must be less than 1 (got 1.5)`.
+
+    Without "too short" of a list whose entries were refused one by one.
+    """
+    findings = error.errors(include_url=False)
+    locs = [finding["loc"] for finding in findings]
+    return [
+        (finding["loc"], _reason(finding))
+        for finding in findings
+        if finding["type"] != "too_short"
+        or not any(len(loc) > len(finding["loc"]) and loc[: len(finding["loc"])] == finding["loc"] for loc in locs)
+    ]
+
+
+_WORDS = {
+    "missing": "is required",
+    "tuple_type": "must be a list",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "string_type": "must be text (put it in quotes)",
+    "finite_number": "must be a finite number",
+    "dict_type": "must be a mapping of fields",
+    "model_type": "must be a mapping of fields",
+    "model_attributes_type": "must be a mapping of fields",
+}
+_BOUNDS = ("greater_than", "less_than", "too_short", "too_long", "multiple_of", "string_pattern_mismatch", "literal_error")
+
+
+def _reason(finding: Any) -> str:
+    kind, given = finding["type"], finding["input"]
+    message = _WORDS.get(kind)
+    if message is None:
+        message = finding["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
+        if message.startswith(("Tuple should", "List should", "String should")):
+            message = "must " + message.partition(" should ")[2]
+    plain = isinstance(given, str | int | float | bool) or given is None
+    shows = kind in _WORDS or kind.startswith(_BOUNDS)
+    return f"{message} (got {_yaml(given)})" if plain and shows and kind != "missing" else message
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "nothing" if value is None else repr(value)[:80]
+
+
 def _with_suggestions(cls: type[BaseModel], error: ValidationError) -> ValidationError:
     """Word an unknown field as the user's slip: `there is no field 'temprature'; did you mean 'temperature'?`"""
     lines = []

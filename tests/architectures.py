@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from compress_cli.models import Model, only_head, only_input
+from compress_cli.networks.models import Model, only_head, only_input
 
 
 def conv(before, after, size=3, groups=1, **settings):

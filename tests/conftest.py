@@ -80,12 +80,12 @@ def forks():
 def architectures():
     """Model name -> class: small models in which channels hang together in every way, joined as a user's plugin file."""
     from compress_cli import plugin
-    from compress_cli.models import Model
+    from compress_cli.networks.models import Model
 
     names = plugin.register(Path(__file__).parent / "architectures.py")
     yield {name: plugin.find(Model, name) for name in names}
     for name in names:  # other tests count the models there are
-        del plugin._OUTSIDE[Model.__module__][name]
+        del plugin._OUTSIDE[Model][name]
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +146,7 @@ def digits_file(linear_file):
     """A linear classifier of digits, fitted by least squares on the train split, with its weight (64, 10) and bias (10,)."""
     import numpy as np
 
-    from compress_cli.datasets.digits import Digits
+    from compress_cli.data.datasets.digits import Digits
 
     train = Digits().split("train")
     rows = np.c_[train.inputs["image"].reshape(len(train), -1), np.ones(len(train))]
@@ -163,8 +163,8 @@ def toy():
     """A dataset of 3 classes that a small network learns in a few steps: `toy(train=40, val=12)`; val may be 0."""
     import numpy as np
 
-    from compress_cli.datasets import Dataset, Split, channel_statistics
-    from compress_cli.signature import Head, Input, Signature
+    from compress_cli.data.datasets import Dataset, Split, channel_statistics
+    from compress_cli.data.signature import Head, Input, Signature
 
     class Toy(Dataset):
         train: int = 40
@@ -197,7 +197,7 @@ def toy():
 def context_for(tmp_path):
     """`context_for(dataset, seed=1)`: a Context for classification on the CPU; `context.log` collects into `reports`."""
     from compress_cli.context import Context
-    from compress_cli.tasks.classification import Classification
+    from compress_cli.data.tasks.classification import Classification
 
     def _context(dataset, **changes):
         output = tmp_path / f"output{len(list(tmp_path.iterdir()))}"

@@ -21,11 +21,12 @@ import sklearn.datasets  # noqa: F401
 import torch_pruning  # noqa: F401
 from torchao.quantization.pt2e import quantize_pt2e  # noqa: F401
 
-from compress_cli import durable, plan, recipe, run
 from compress_cli.cli import main
-from compress_cli.datasets import digits
-from compress_cli.step import ordered
-from compress_cli.store import Store
+from compress_cli.data.datasets import digits
+from compress_cli.pipeline import plan, recipe, run
+from compress_cli.pipeline.step import ordered
+from compress_cli.store import durable
+from compress_cli.store.store import Store
 
 
 class Silent:

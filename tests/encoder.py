@@ -5,8 +5,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compress_cli.models import Model
-from compress_cli.signature import Signature
+from compress_cli.data.signature import Signature
+from compress_cli.networks.models import Model
 
 
 class Encoder(Model):

@@ -2,11 +2,12 @@
 
 import pytest
 
-from compress_cli import plugin, restore
+from compress_cli import plugin
+from compress_cli.data.signature import Head, Input, Signature
 from compress_cli.errors import RecipeError
-from compress_cli.models import Model
-from compress_cli.models.convnet import Convnet
-from compress_cli.signature import Head, Input, Signature
+from compress_cli.networks import restore
+from compress_cli.networks.models import Model
+from compress_cli.networks.models.convnet import Convnet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,7 +23,7 @@ def encoder(request):
     """encoder(depth): a model of tokens, from a plugin file."""
     plugin.register(request.path.parent / "encoder.py")
     yield lambda depth: plugin.find(Model, "encoder")(depth=depth)
-    del plugin._OUTSIDE[Model.__module__]["encoder"]  # other tests count the models there are
+    del plugin._OUTSIDE[Model]["encoder"]  # other tests count the models there are
 
 
 def made(model, signature, lively, seed):

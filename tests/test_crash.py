@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from compress_cli.register import REGISTER
+from compress_cli.store.run_index import REGISTER
 
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "compress_cli"

@@ -10,29 +10,32 @@ import pytest
 import torch
 from torch.nn import functional
 
-from compress_cli import artifact, plugin, precision, randomness, restore, training
-from compress_cli.artifact import Checkpoint, OnnxModel, Program
-from compress_cli.augmentations import Augmentation
-from compress_cli.augmentations.flip import Flip
-from compress_cli.combinations import Combination
-from compress_cli.datasets import Dataset, Split
-from compress_cli.ensemble import NOBODY, assemble
+from compress_cli import plugin, randomness
+from compress_cli.data.datasets import Dataset, Split
+from compress_cli.data.signature import Head, Input, Signature
+from compress_cli.distillation.combinations import Combination
+from compress_cli.distillation.ensemble import NOBODY, assemble
 from compress_cli.errors import StageError
-from compress_cli.feed import Feed
 from compress_cli.losses import Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.soft_targets import SoftTargets
-from compress_cli.models import Model
-from compress_cli.models.convnet import Convnet
-from compress_cli.models.mlp import Mlp
-from compress_cli.optimizers import Optimizer
-from compress_cli.optimizers.adamw import AdamW
-from compress_cli.optimizers.sgd import Sgd
+from compress_cli.networks import restore
+from compress_cli.networks.models import Model
+from compress_cli.networks.models.convnet import Convnet
+from compress_cli.networks.models.mlp import Mlp
 from compress_cli.plugin import find, names
-from compress_cli.regimen import Training
-from compress_cli.saves import Saves, Saving
-from compress_cli.signature import Head, Input, Signature
 from compress_cli.stages import Stage
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Checkpoint, OnnxModel, Program
+from compress_cli.store.saves import Saves, Saving
+from compress_cli.training import loop, precision
+from compress_cli.training.augmentations import Augmentation
+from compress_cli.training.augmentations.flip import Flip
+from compress_cli.training.config import Training
+from compress_cli.training.loader import Feed
+from compress_cli.training.optimizers import Optimizer
+from compress_cli.training.optimizers.adamw import AdamW
+from compress_cli.training.optimizers.sgd import Sgd
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,7 +81,7 @@ def fitted(context, losses=HARD, sources=None, model=CONVNET, combination=None, 
     teachers = NOBODY
     if sources:
         teachers = assemble(sources, losses, context.index(), context.device, combination)
-    facts = training.fit(network, losses, given, context, teachers)
+    facts = loop.fit(network, losses, given, context, teachers)
     return network.state_dict(), facts
 
 
@@ -98,7 +101,7 @@ def assert_alike(on, fit):
 
 def assert_no_step_waits(on, monkeypatch, fit):
     """And twice as many samples, in twice as many steps: the device is waited for as often."""
-    monkeypatch.setattr(training, "REPORT_S", math.inf)
+    monkeypatch.setattr(loop, "REPORT_S", math.inf)
     few, many = assert_alike(on, fit), on("cuda", lambda where: fit(where, 2 * SAMPLES))[1].waits
     assert many - few == {}
 
@@ -126,7 +129,7 @@ class Sequences(Dataset):
 def encoder():
     plugin.register(Path(__file__).parent / "encoder.py")
     yield find(Model, "encoder")
-    del plugin._OUTSIDE[Model.__module__]["encoder"]  # other tests count the models there are
+    del plugin._OUTSIDE[Model]["encoder"]  # other tests count the models there are
 
 
 TOKENS = {

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from compress_cli.losses import Loss
-from compress_cli.models import Model
+from compress_cli.networks.models import Model
 from compress_cli.stages import Stage
 
 
@@ -100,7 +100,7 @@ def test_our_own_bugs_and_clear_errors_pass_unchanged():
 def test_a_model_that_does_not_fit_into_memory_is_no_bug_of_ours(compress, tmp_path, monkeypatch):
     import torch
 
-    from compress_cli.models.mlp import Mlp
+    from compress_cli.networks.models.mlp import Mlp
 
     monkeypatch.setattr(Mlp, "build", lambda self, signature: torch.empty(2**57))  # more than any address space
     (tmp_path / "r.yaml").write_text(RECIPE % "")

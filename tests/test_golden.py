@@ -17,11 +17,12 @@ import torch
 from onnx import numpy_helper
 from safetensors.numpy import load_file
 
-from compress_cli import artifact, plan, recipe, work
-from compress_cli.findings import FINDINGS, Findings
 from compress_cli.identity import identity
-from compress_cli.measure import DAMAGE
-from compress_cli.step import ordered
+from compress_cli.measurement.measure import DAMAGE
+from compress_cli.pipeline import executor, plan, recipe
+from compress_cli.pipeline.step import ordered
+from compress_cli.statistics.findings import FINDINGS, Findings
+from compress_cli.store import artifact
 
 KEPT = Path(__file__).parent / "golden.json"
 TOLERANCE = {"f": {"rtol": 2e-3, "atol": 2e-4}, "i": {"rtol": 0.02, "atol": 0.5}, "m": {"rtol": 0.05, "atol": 0.02}}
@@ -125,7 +126,7 @@ def made(folder):
         output = folder / step.key
         output.mkdir()
         inputs = {role: tuple(there[each.key] for each in steps) for role, steps in step.inputs.items()}
-        work.perform(planned, step, inputs, output, folder, lambda progress: None)
+        executor.perform(planned, step, inputs, output, folder, lambda progress: None)
         there[step.key] = artifact.read(output)
         if step.implied:
             continue

@@ -14,10 +14,12 @@ import numpy as np
 import onnx
 import pytest
 
-from compress_cli import arrays, artifact, layers
-from compress_cli.artifact import Table
+from compress_cli.data import arrays
 from compress_cli.document import Document
 from compress_cli.errors import ArtifactError, DataError, RecipeError
+from compress_cli.onnx_graph import layers
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Table
 
 TRAIN = "  - {type: train, model: mlp, training: {epochs: 1, precision: float32}}\n"
 LOAD = "dataset: digits\nstages:\n  - {type: load, weights: %s, model: mlp}\n"

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from compress_cli.datasets import Dataset, Split
+from compress_cli.data.datasets import Dataset, Split
 from compress_cli.losses import Loss
-from compress_cli.models import Model
-from compress_cli.signature import Head, Input, Signature
+from compress_cli.networks.models import Model
+from compress_cli.data.signature import Head, Input, Signature
 
 
 class Blobs(Dataset):

@@ -1,23 +1,14 @@
 """What holds for every file of every plugin folder."""
 
-import importlib
 import inspect
-from pathlib import Path
 
 import pytest
 
 from compress_cli import identity, plugin
-from compress_cli.plugin import Plugin, catalogue, find
+from compress_cli.plugin import find
 
-HOME = Path(__file__).parent.parent / "compress_cli"
-PLUGINS = [(folder, path.stem) for folder in catalogue() for path in sorted((HOME / folder).glob("[a-z]*.py"))]
+PLUGINS = [(name, path.stem) for name, folder in plugin.folders().items() for path in sorted(folder.glob("[a-z]*.py"))]
 CHOICE = {"load", "prune"}  # one of several fields has to be given
-
-
-def contract_of(folder):
-    package = importlib.import_module(f"compress_cli.{folder}")
-    (contract,) = (each for each in vars(package).values() if inspect.isclass(each) and Plugin in each.__bases__)
-    return contract
 
 
 def test_every_folder_of_the_design_is_there():
@@ -28,7 +19,7 @@ def test_every_folder_of_the_design_is_there():
 
 @pytest.mark.parametrize(("folder", "name"), PLUGINS)
 def test_a_file_holds_one_documented_class_that_survives_dump_and_load(folder, name):
-    contract = contract_of(folder)
+    contract = plugin.contract(folder)
     cls = find(contract, name)
     assert plugin.name_of(cls) == name
     assert plugin.contract_of(cls) is contract

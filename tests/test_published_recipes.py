@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from compress_cli import recipe, restore
-from compress_cli.batch import Batch
-from compress_cli.datasets import cifar100
-from compress_cli.features import observe, outputs
-from compress_cli.signature import Head, Input, Signature
+from compress_cli.data.batch import Batch
+from compress_cli.data.datasets import cifar100
+from compress_cli.data.signature import Head, Input, Signature
+from compress_cli.networks import restore
+from compress_cli.networks.features import observe, outputs
+from compress_cli.pipeline import recipe
 
 FOLDER = Path(__file__).parent.parent / "recipes" / "cifar100"
 RECIPES = sorted(FOLDER.glob("*.yaml"))

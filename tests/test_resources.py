@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from compress_cli import disk, estimate
 from compress_cli.errors import ResourceError
+from compress_cli.pipeline import estimate
+from compress_cli.store import disk
 
 RECIPE = """\
 dataset: digits
@@ -173,7 +174,7 @@ def test_memory_that_runs_out_while_training(compress, begun):
 
 
 def test_memory_that_runs_out_anywhere_else(compress, monkeypatch, tmp_path):
-    from compress_cli import recipe
+    from compress_cli.pipeline import recipe
 
     def no_memory(*given):
         raise MemoryError("Unable to allocate 8.00 TiB")

@@ -7,24 +7,25 @@ import numpy as np
 import pytest
 import torch
 
-from compress_cli import features, restore, training
-from compress_cli.augmentations.crop import Crop
-from compress_cli.augmentations.flip import Flip
-from compress_cli.batch import Outputs
-from compress_cli.ensemble import NOBODY, Ensemble
+from compress_cli.data.batch import Outputs
+from compress_cli.distillation.ensemble import NOBODY, Ensemble
 from compress_cli.errors import StageError
 from compress_cli.losses import Pair
 from compress_cli.losses.crd import Crd
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.hints import Hints
 from compress_cli.losses.soft_targets import SoftTargets
-from compress_cli.models.convnet import Convnet
-from compress_cli.optimizers import Optimizer
-from compress_cli.optimizers.adamw import AdamW
-from compress_cli.optimizers.sgd import Sgd
+from compress_cli.networks import features, restore
+from compress_cli.networks.models.convnet import Convnet
 from compress_cli.plugin import find, names
-from compress_cli.regimen import Training
-from compress_cli.saves import Saves, Saving
+from compress_cli.store.saves import Saves, Saving
+from compress_cli.training import loop
+from compress_cli.training.augmentations.crop import Crop
+from compress_cli.training.augmentations.flip import Flip
+from compress_cli.training.config import Training
+from compress_cli.training.optimizers import Optimizer
+from compress_cli.training.optimizers.adamw import AdamW
+from compress_cli.training.optimizers.sgd import Sgd
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,7 +79,7 @@ def teacher(dataset, layers=("layer1",)):
 def fitted(context, losses=HARD, teachers=NOBODY, **settings):
     network = restore.build(CONVNET, context.dataset.signature(), context.seed).network
     given = Training(**{"epochs": EPOCHS, "batch": 16, "precision": "float32", **settings})
-    facts = training.fit(network, losses, given, context, teachers)
+    facts = loop.fit(network, losses, given, context, teachers)
     return network.state_dict(), facts
 
 

@@ -25,7 +25,7 @@ ENDLESS = RECIPE.partition("  - type: train\n    name: second")[0] + "  - {type:
 STUCK = """\
 import ctypes
 
-from compress_cli.artifact import Table
+from compress_cli.store.artifact import Table
 from compress_cli.stages import Stage
 
 

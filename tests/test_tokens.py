@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from compress_cli import plugin
-from compress_cli.models import Model
+from compress_cli.networks.models import Model
 
 ENCODER = Path(__file__).parent / "encoder.py"
 LENGTH, CLASSES = 9, 3
@@ -62,7 +62,7 @@ def _encoder():
     """The model of the plugin file, under its name."""
     plugin.register(ENCODER)
     yield
-    del plugin._OUTSIDE[Model.__module__]["encoder"]  # other tests count the models there are
+    del plugin._OUTSIDE[Model]["encoder"]  # other tests count the models there are
 
 
 @pytest.fixture

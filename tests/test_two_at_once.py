@@ -69,7 +69,7 @@ def test_a_lock_of_a_dead_process_is_taken_over(tmp_path):
     code = f"""
 import time
 from pathlib import Path
-from compress_cli.store import Store
+from compress_cli.store.store import Store
 with Store(Path({str(tmp_path / "store")!r})).working("k") as folder:
     (folder / "half").touch()
     print("held", flush=True)
@@ -79,7 +79,7 @@ with Store(Path({str(tmp_path / "store")!r})).working("k") as folder:
     assert holder.stdout.readline() == "held\n"
     waiter_code = f"""
 from pathlib import Path
-from compress_cli.store import Store
+from compress_cli.store.store import Store
 with Store(Path({str(tmp_path / "store")!r})).working("k", lambda who: print(who, flush=True)) as folder:
     print([each.name for each in folder.iterdir()], flush=True)
 """
@@ -98,7 +98,7 @@ def test_a_file_is_written_whole_while_others_read_it(tmp_path):
     code = f"""
 import sys
 from pathlib import Path
-from compress_cli import durable
+from compress_cli.store import durable
 for _ in range(100):
     durable.write(Path({str(path)!r}), sys.argv[1].encode() * 50_000)
 """

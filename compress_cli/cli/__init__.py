@@ -17,8 +17,8 @@ import typer
 from typer.core import TyperGroup
 
 from compress_cli import stopping
-from compress_cli.disk import lack
 from compress_cli.errors import CompressError, Interrupted, RecipeError, ResourceError
+from compress_cli.store.disk import lack
 
 if TYPE_CHECKING:
     from compress_cli.report import Report
@@ -91,8 +91,9 @@ def _app() -> typer.Typer:
         rich_markup_mode=None,  # plain help: the other kind takes longer to import than all the rest
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     )
-    for module in sorted(pkgutil.iter_modules(__path__), key=lambda each: _order(each.name)):
-        app.command(module.name)(importlib.import_module(f"{__name__}.{module.name}").command)
+    names = (module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    for name in sorted(names, key=_order):
+        app.command(name)(importlib.import_module(f"{__name__}.{name}").command)
     return app
 
 

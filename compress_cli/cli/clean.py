@@ -15,9 +15,9 @@ def command(
     json: Json = False,
 ) -> None:
     """Remove from the store what no run refers to. What a run refers to or a process works on stays."""
-    from compress_cli import reclaim
-    from compress_cli.disk import amount
-    from compress_cli.store import Store
+    from compress_cli.store import reclaim
+    from compress_cli.store.disk import amount
+    from compress_cli.store.store import Store
 
     found = reclaim.reclaim(Store(store or output / ".store"), output, remove=not dry_run)
     if json:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from compress_cli.cli import Json, Plugins, Quiet, Tables, read_plugins, write_tables
-from compress_cli.cli.eval import (
+from compress_cli.cli.eval import (  # fmt: skip
     Batch,
     Data,
     LatencyBatch,
@@ -20,7 +20,7 @@ from compress_cli.cli.eval import (
     Threads,
     measured,
     session_options,
-)  # fmt: skip
+)
 
 
 def command(
@@ -44,7 +44,7 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Put two ONNX files side by side. Bytes, MACs, accuracy on the same samples, latency timed in turn."""
-    from compress_cli.evaluation import Asked
+    from compress_cli.measurement.evaluation import Asked
     from compress_cli.report import evaluation
 
     read_plugins(plugins)

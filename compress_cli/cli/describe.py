@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from compress_cli.cli import Json, Plugins, read_plugins
-
-if TYPE_CHECKING:
-    from compress_cli.plugin import Plugin
 
 WIDTH = 120  # columns: longer lines are hard to read
 
@@ -24,7 +21,7 @@ def command(
     import json as format_json
 
     from compress_cli.errors import RecipeError
-    from compress_cli.plugin import catalogue, find
+    from compress_cli.plugin import catalogue, contract, find
     from compress_cli.settings import suggest
 
     read_plugins(plugins)
@@ -35,11 +32,11 @@ def command(
         raise RecipeError(f"there is no plugin '{name}'; {suggest(short, sorted({plugin for _, plugin in known}))}")
     documents: list[dict[str, Any]] = []
     for where, plugin in chosen:
-        cls = find(_contract(where), plugin)
+        cls = find(contract(where), plugin)
         schema = cls.model_json_schema()
         fields = _fields(schema, schema.get("$defs", {}))
         documents.append({"kind": where, "name": plugin, "about": inspect.getdoc(cls) or "", "fields": fields})
-    folders = {_contract(folder).__name__.lower(): folder for folder in catalogue()}
+    folders = {contract(folder).__name__.lower(): folder for folder in catalogue()}
     if json:
         typer.echo(format_json.dumps(documents, indent=1))
         return
@@ -51,19 +48,6 @@ def command(
         lists = [folder for kind, folder in folders.items() if kind in words]
         if lists:
             typer.echo(f"\n`compress list` names the choices of {', '.join(lists)}")
-
-
-def _contract(folder: str) -> type[Plugin]:
-    """What all plugins of a folder are."""
-    import importlib
-    import inspect
-
-    from compress_cli.plugin import Plugin
-
-    package = importlib.import_module(f"compress_cli.{folder}")
-    contract = next(each for each in vars(package).values() if inspect.isclass(each) and Plugin in each.__bases__)
-    assert issubclass(contract, Plugin)
-    return contract
 
 
 def _fields(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:

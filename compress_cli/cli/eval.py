@@ -9,9 +9,9 @@ from compress_cli.cli import Json, Plugins, Quiet, Tables, read_plugins, write_t
 from compress_cli.errors import RecipeError
 
 if TYPE_CHECKING:
-    from compress_cli.evaluation import Asked, Evaluation
+    from compress_cli.measurement.evaluation import Asked, Evaluation
+    from compress_cli.measurement.sessions import Options
     from compress_cli.progress import Progress
-    from compress_cli.runtime import Options
 
 Data = Annotated[
     str,
@@ -78,7 +78,7 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Measure an ONNX file: size, accuracy, latency. With --baseline against an older one."""
-    from compress_cli.evaluation import Asked
+    from compress_cli.measurement.evaluation import Asked
     from compress_cli.report import evaluation
 
     read_plugins(plugins)
@@ -98,8 +98,8 @@ def session_options(providers: str, session: str) -> "Options":
     """How ONNX Runtime is to run; RecipeError for what it does not have."""
     from pydantic import ValidationError
 
-    from compress_cli.recipe import setting
-    from compress_cli.runtime import Options
+    from compress_cli.document import setting
+    from compress_cli.measurement.sessions import Options
 
     options = setting(Options, session, "--session") if session else Options()
     if not providers:
@@ -116,7 +116,7 @@ def measured(model: Path, baseline: Path | None, asked: "Asked", quiet: bool) ->
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-    from compress_cli.evaluation import evaluate
+    from compress_cli.measurement.evaluation import evaluate
 
     console = Console(stderr=True)
     with Bars(console=console, transient=True, disable=quiet or not console.is_terminal) as bars:

@@ -8,7 +8,7 @@ import typer
 from compress_cli.cli import Json, Plugins, read_plugins
 
 if TYPE_CHECKING:
-    from compress_cli.layers import Listing
+    from compress_cli.onnx_graph.layers import Listing
 
 
 def command(
@@ -17,7 +17,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Show what a model is made of, layer by layer. Shapes, parameters, MACs, number formats, zeros; nothing is run."""
-    from compress_cli import layers
+    from compress_cli.onnx_graph import layers
     from compress_cli.report import listing
 
     read_plugins(plugins)
@@ -35,9 +35,10 @@ def command(
 
 def _artifact(folder: Path) -> "Listing":
     """What a stage left; a Checkpoint's multiply-accumulates are counted by PyTorch on its rebuilt network."""
-    from compress_cli import artifact, layers
-    from compress_cli.artifact import Checkpoint, OnnxModel, Program
     from compress_cli.errors import ArtifactError
+    from compress_cli.onnx_graph import layers
+    from compress_cli.store import artifact
+    from compress_cli.store.artifact import Checkpoint, OnnxModel, Program
 
     found = artifact.read(folder)
     if found is None:
@@ -48,8 +49,8 @@ def _artifact(folder: Path) -> "Listing":
     if not isinstance(found, Checkpoint | Program):
         raise ArtifactError(f"{folder}: is a {found.manifest.kind}, which holds no model")
 
-    from compress_cli import restore
-    from compress_cli.cost import Cost
+    from compress_cli.networks import restore
+    from compress_cli.pruning.cost import Cost
 
     what = "checkpoint" if isinstance(found, Checkpoint) else "quantised program, as the float weights its export will round"
     restored = restore.checkpoint(found)

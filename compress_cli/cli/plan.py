@@ -23,16 +23,16 @@ def command(
     """Show what a run would do and what it may cost. Nothing is run: steps, inputs, keys, and what is up to date."""
     import json as format_json
 
-    from compress_cli import plan as plans
-    from compress_cli import recipe as recipes
+    from compress_cli.pipeline import plan as plans
+    from compress_cli.pipeline import recipe as recipes
 
     read_plugins(plugins)
     planned = plans.plan(recipes.load(recipe, overrides))
 
-    from compress_cli import estimate, run
-    from compress_cli import smoke as smoke_run
-    from compress_cli.report.live import Live
-    from compress_cli.store import Store
+    from compress_cli.cli._live import Live
+    from compress_cli.pipeline import estimate, run
+    from compress_cli.pipeline import smoke as smoke_run
+    from compress_cli.store.store import Store
 
     kept = Store(store or output / ".store")
     with Live(quiet=quiet) as listener:

@@ -21,11 +21,11 @@ def command(
     """Classify pictures, or the arrays of an npz. Prints class names with probabilities."""
     import json as format_json
 
-    from compress_cli import runtime
-    from compress_cli.classify import classify
+    from compress_cli.measurement import sessions
+    from compress_cli.measurement.prediction import classify
     from compress_cli.report.figures import printable
 
-    answers = classify(runtime.open_session(model), source, head, top, batch)
+    answers = classify(sessions.open_session(model), source, head, top, batch)
     if json:
         document = [
             {"input": each.input, "classes": [{"class": name, "probability": share} for name, share in each.classes]}

@@ -8,8 +8,8 @@ import typer
 from compress_cli.cli import Json, Plugins, Quiet, read_plugins
 
 if TYPE_CHECKING:
-    from compress_cli.record import Record
-    from compress_cli.store import Store
+    from compress_cli.store.record import Record
+    from compress_cli.store.store import Store
 
 
 def command(
@@ -21,8 +21,8 @@ def command(
     """Make a run's damaged artifacts anew. What follows from them is made only if other bytes come out."""
     import json as format_json
 
-    from compress_cli import integrity
-    from compress_cli.record import Record
+    from compress_cli.store import integrity
+    from compress_cli.store.record import Record
 
     before = Record.read(run)
     found = integrity.inspect(run)
@@ -47,12 +47,12 @@ def command(
 
 def _redo(directory: Path, before: "Record", quiet: bool) -> dict[str, str]:
     """Go through the run again from its lock file; name of each step that ran -> what came of it."""
-    from compress_cli import lock
-    from compress_cli import run as runs
+    from compress_cli.cli._live import Live
     from compress_cli.cli.run import write_report
+    from compress_cli.pipeline import lock
+    from compress_cli.pipeline import run as runs
     from compress_cli.report import gates
-    from compress_cli.report.live import Live
-    from compress_cli.store import Store
+    from compress_cli.store.store import Store
 
     planned = lock.planned(directory, before)
     store = Store(directory / before.store)
@@ -74,8 +74,8 @@ def _redo(directory: Path, before: "Record", quiet: bool) -> dict[str, str]:
 
 def _digests(store: "Store", record: "Record") -> dict[str, str]:
     """Key -> digest of what was written, where the manifest still says it."""
-    from compress_cli import artifact
     from compress_cli.errors import ArtifactError
+    from compress_cli.store import artifact
 
     found = {}
     for key in record.steps.values():

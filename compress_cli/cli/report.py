@@ -25,10 +25,10 @@ def command(
     json: Json = False,
 ) -> None:
     """Show the table of a run again, or of several side by side. Gates are judged, nothing is measured."""
-    from compress_cli import gate
     from compress_cli.errors import RecipeError
     from compress_cli.report import gates as promises
     from compress_cli.report import rows
+    from compress_cli.statistics import gate
 
     if json + markdown + html > 1:
         raise RecipeError("--json, --markdown and --html: choose one")

@@ -19,12 +19,12 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Go through a run afresh from its lock file and compare. Bytes here, figures within their intervals elsewhere."""
-    from compress_cli import reproduction
-    from compress_cli.report.live import Live
+    from compress_cli.cli._live import Live
+    from compress_cli.pipeline import reproduce
 
     read_plugins(plugins)
     with tempfile.TemporaryDirectory(prefix="compress-reproduce-") as temporary, Live(quiet=quiet) as listener:
-        found = reproduction.reproduce(run, output or Path(temporary), listener)
+        found = reproduce.reproduce(run, output or Path(temporary), listener)
     if json:
         typer.echo(found.model_dump_json(indent=1))
     else:

@@ -6,22 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compress_cli.cli import (
-    Gates,
-    Json,
-    JUnit,
-    Output,
-    Plugins,
-    Quiet,
-    Recipe,
-    Set,
-    StoreFolder,
-    read_plugins,
-    write_junit,
-)
+from compress_cli.cli import Gates, Json, JUnit, Output, Plugins, Quiet, Recipe, Set, StoreFolder, read_plugins, write_junit
 
 if TYPE_CHECKING:
-    from compress_cli.plan import Plan
+    from compress_cli.pipeline.plan import Plan
     from compress_cli.report import Report
 
 SUMMARY = "GITHUB_STEP_SUMMARY"  # a file in which a job on GitHub says what it found
@@ -45,16 +33,16 @@ def command(
     """Run a recipe, print its report, judge its gates. Stages that are up to date are skipped."""
     import json as format_json
 
-    from compress_cli.report.live import Live
+    from compress_cli.cli._live import Live
 
     read_plugins(plugins)
     planned = _planned(recipe, overrides, until, force, gates, junit, quiet)
 
-    from compress_cli import run  # PyTorch comes with it: only after the recipe proved right
-    from compress_cli import smoke as smoke_run
+    from compress_cli.pipeline import run  # PyTorch comes with it: only after the recipe proved right
+    from compress_cli.pipeline import smoke as smoke_run
     from compress_cli.report import gates as promises
     from compress_cli.report import terminal
-    from compress_cli.store import Store
+    from compress_cli.store.store import Store
 
     directory = output / planned.recipe.name
     with Live(quiet=quiet) as listener:
@@ -83,9 +71,10 @@ def _planned(
     recipe: Path, overrides: list[str], until: str, force: list[str], gates: list[str], junit: Path | None, quiet: bool
 ) -> "Plan":
     """The plan with the gates of the command line; RecipeError for whatever is wrong with either."""
-    from compress_cli import gate, plan
-    from compress_cli import recipe as recipes
     from compress_cli.errors import RecipeError
+    from compress_cli.pipeline import plan
+    from compress_cli.pipeline import recipe as recipes
+    from compress_cli.statistics import gate
 
     given = tuple(gate.parse(each) for each in gates)
     planned = plan.plan(recipes.load(recipe, overrides))
@@ -105,9 +94,9 @@ def _planned(
 
 def write_report(made: "Report", directory: Path) -> None:
     """The report's files, and the summary of the CI job where there is one."""
-    from compress_cli import durable
     from compress_cli.errors import ArtifactError
     from compress_cli.report import markdown, page
+    from compress_cli.store import durable
 
     text = markdown.render(made)
     durable.write(directory / "report.json", (made.model_dump_json(indent=1) + "\n").encode())

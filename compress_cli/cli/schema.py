@@ -23,7 +23,7 @@ def schema_of(document: str) -> dict[str, Any]:
     from pydantic import BaseModel
 
     from compress_cli.errors import RecipeError
-    from compress_cli.recipe import Recipe
+    from compress_cli.pipeline.recipe import Recipe
     from compress_cli.report import Report
     from compress_cli.report.runs import Runs
     from compress_cli.settings import suggest

@@ -13,13 +13,13 @@ def command(
     json: Json = False,
 ) -> None:
     """Compare a run's files with what was written. Each damaged, missing or strange one is named."""
-    from compress_cli import integrity
+    from compress_cli.store import integrity
 
     found = integrity.inspect(run)
     if json:
         typer.echo(found.model_dump_json(indent=1))
     elif not found.damages:
-        from compress_cli.disk import amount
+        from compress_cli.store.disk import amount
 
         typer.echo(
             f"{run}: {found.artifacts} artifacts, {found.files} files, {amount(found.bytes)}: all as they were written "

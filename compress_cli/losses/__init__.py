@@ -10,11 +10,11 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compress_cli.batch import Batch, Outputs
+from compress_cli.data.batch import Batch, Outputs
 from compress_cli.errors import RecipeError, StageError
+from compress_cli.losses._projection import channel_axis, per_sample
+from compress_cli.losses._relations import between, nearest
 from compress_cli.plugin import Plugin
-from compress_cli.projection import channel_axis, per_sample
-from compress_cli.relations import between, nearest
 from compress_cli.settings import Many, Settings, suggest
 
 

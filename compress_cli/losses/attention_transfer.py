@@ -7,9 +7,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compress_cli.batch import Batch, Outputs
+from compress_cli.data.batch import Batch, Outputs
 from compress_cli.losses import Layers, Loss, average, matched, unmasked
-from compress_cli.projection import channel_axis, comparable, same_size
+from compress_cli.losses._projection import channel_axis, comparable, same_size
 
 
 class AttentionTransfer(Loss):

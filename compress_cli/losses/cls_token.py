@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress_cli.batch import Batch, Outputs
+from compress_cli.data.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
 from compress_cli.losses import Layers, Loss, matched
-from compress_cli.projection import Distance, distances, projectors
+from compress_cli.losses._projection import Distance, distances, projectors
 
 
 class ClsToken(Loss):

@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress_cli.batch import Batch, Outputs
+from compress_cli.data.batch import Batch, Outputs
 from compress_cli.losses import Layers, Loss, average, matched, unmasked
-from compress_cli.projection import Distance, distances, projectors
+from compress_cli.losses._projection import Distance, distances, projectors
 
 
 class HiddenStates(Loss):

@@ -6,9 +6,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress_cli.batch import Batch, Outputs
+from compress_cli.data.batch import Batch, Outputs
 from compress_cli.losses import Layers, Loss, matched
-from compress_cli.relations import off_diagonal, unit
+from compress_cli.losses._relations import off_diagonal, unit
 
 
 class Pkt(Loss):

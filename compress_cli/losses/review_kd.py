@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compress_cli.batch import Batch, Outputs
+from compress_cli.data.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
 from compress_cli.losses import Layers, Loss, matched
-from compress_cli.projection import shrunk
+from compress_cli.losses._projection import shrunk
 
 WIDEST = 512  # channels inside the fusion modules, at most (the paper's code)
 GRIDS = (4, 2, 1)  # the hierarchical context loss compares means over these grids, too (section 3.3)

@@ -9,10 +9,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compress_cli.batch import Batch, Outputs
+from compress_cli.data.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
 from compress_cli.losses import Layer, Loss, chosen, label_entropy, labels, several_classes, unmasked, visible
-from compress_cli.projection import channel_axis, per_sample
+from compress_cli.losses._projection import channel_axis, per_sample
 from compress_cli.settings import Many
 
 

@@ -7,9 +7,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from compress_cli.batch import Batch, Outputs
+from compress_cli.data.batch import Batch, Outputs
 from compress_cli.losses import Layers, Loss, matched
-from compress_cli.relations import unit
+from compress_cli.losses._relations import unit
 
 
 class SimilarityPreserving(Loss):

@@ -7,16 +7,16 @@ from typing import Literal
 
 import numpy as np
 
-from compress_cli.findings import FINDINGS, Findings, Line
-from compress_cli.intervals import Estimate, judge_change, mcnemar, paired_difference
-from compress_cli.latency import Latency
-from compress_cli.measure import Timing
-from compress_cli.record import Record
+from compress_cli.measurement.latency import Latency
+from compress_cli.measurement.measure import Timing
 from compress_cli.report import seeds, stored
 from compress_cli.report.document import Found as Found
 from compress_cli.report.document import Report as Report
 from compress_cli.report.document import Row as Row
 from compress_cli.report.stored import Stored
+from compress_cli.statistics.findings import FINDINGS, Findings, Line
+from compress_cli.statistics.intervals import Estimate, judge_change, mcnemar, paired_difference
+from compress_cli.store.record import Record
 
 
 def collect(directory: Path) -> Report:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from compress_cli.repeats import Distilled, Spread
 from compress_cli.report import Report
 from compress_cli.report import figures as write
+from compress_cli.statistics.repeats import Distilled, Spread
 
 SAYS = {
     "helped": "the teacher helped",

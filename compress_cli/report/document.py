@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from compress_cli.contents import Constant
-from compress_cli.damage import Damage
-from compress_cli.findings import Findings
-from compress_cli.gate import Judged
-from compress_cli.intervals import Change, Estimate
-from compress_cli.latency import Latency, Verdict
-from compress_cli.repeats import Distilled, Spread
+from compress_cli.measurement.latency import Latency, Verdict
+from compress_cli.onnx_graph.contents import Constant
+from compress_cli.statistics.findings import Findings
+from compress_cli.statistics.gate import Judged
+from compress_cli.statistics.intervals import Change, Estimate
+from compress_cli.statistics.predictions import Damage
+from compress_cli.statistics.repeats import Distilled, Spread
 
 
 class Row(BaseModel):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table as Grid
 
-from compress_cli.clients import Load
-from compress_cli.contents import Contents
-from compress_cli.evaluation import Against, Evaluation
-from compress_cli.profile import Profile
+from compress_cli.measurement.clients import Load
+from compress_cli.measurement.evaluation import Against, Evaluation
+from compress_cli.measurement.profile import Profile
+from compress_cli.measurement.sessions import Options
+from compress_cli.onnx_graph.contents import Contents
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 from compress_cli.report.table import Cell, Table
-from compress_cli.runtime import Options
 
 
 def show(evaluation: Evaluation, console: Console | None = None) -> None:

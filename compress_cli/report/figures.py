@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from compress_cli.contents import Contents
-from compress_cli.damage import BINS, Damage
-from compress_cli.gate import Judged, parse, sort_of
-from compress_cli.intervals import Estimate
+from compress_cli.onnx_graph.contents import Contents
 from compress_cli.report import Found, Report, Row
 from compress_cli.report.document import chain
+from compress_cli.statistics.gate import Judged, parse, sort_of
+from compress_cli.statistics.intervals import Estimate
+from compress_cli.statistics.predictions import BINS, Damage
 
 NOTHING = "-"
 SPOKEN = {"sqnr_db": "SQNR, dB", "cka": "CKA"}

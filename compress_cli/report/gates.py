@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compress_cli import gate, report
+from compress_cli import report
 from compress_cli.errors import GateError, RecipeError
-from compress_cli.gate import Gate, Judged
-from compress_cli.intervals import Estimate
-from compress_cli.record import Record
 from compress_cli.report import Report, Row
 from compress_cli.report import figures as write
 from compress_cli.settings import suggest
+from compress_cli.statistics import gate
+from compress_cli.statistics.gate import Gate, Judged
+from compress_cli.statistics.intervals import Estimate
+from compress_cli.store.record import Record
 
 DAMAGE = ("agreement", "churn", "right_to_wrong", "wrong_to_right", "worst_class_drop", "ece", "kl")
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Literal
 
-from compress_cli.damage import Changed
 from compress_cli.report import Found, Report, Row, plots
 from compress_cli.report import figures as write
 from compress_cli.report.document import chain
 from compress_cli.report.figures import NOTHING
 from compress_cli.report.html import measured, table, text
 from compress_cli.report.plots import Bar
+from compress_cli.statistics.predictions import Changed
 
 CLASSES = 12  # that have a bar; the table has all
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from compress_cli.intervals import Estimate
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
+from compress_cli.statistics.intervals import Estimate
 
 STYLE = (Path(__file__).parent / "page.css").read_text()
 HARMLESS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

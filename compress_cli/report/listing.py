@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from compress_cli.contents import Contents
-from compress_cli.layers import Layer, Listing
+from compress_cli.onnx_graph.contents import Contents
+from compress_cli.onnx_graph.layers import Layer, Listing
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 

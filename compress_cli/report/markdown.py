@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 import re
 
-from compress_cli.intervals import Estimate
 from compress_cli.report import Found, Report, Row, distillation
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
+from compress_cli.statistics.intervals import Estimate
 
 _MARKS = {True: "passed", False: "**failed**"}
 

@@ -10,14 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compress_cli import arrays, artifact, pictures
-from compress_cli.measure import PICTURES
-from compress_cli.record import Record
+from compress_cli.data import arrays, pictures
+from compress_cli.measurement.measure import PICTURES
 from compress_cli.report import Report, Row, distillation, harm, html, plots
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 from compress_cli.report.html import measured, table, text
 from compress_cli.report.plots import Point
+from compress_cli.store import artifact
+from compress_cli.store.record import Record
 
 LOCK = "recipe.lock.yaml"
 LONGEST = 96  # pixels of a picture's longer side

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from compress_cli.record import Record
-from compress_cli.repeats import Distilled, Spread, distilled, spread
 from compress_cli.report.stored import Stored
+from compress_cli.statistics.repeats import Distilled, Spread, distilled, spread
+from compress_cli.store.record import Record
 
 
 def spreads(measured: list[Stored], others: list[Stored]) -> list[Spread]:

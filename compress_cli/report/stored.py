@@ -9,12 +9,13 @@ from typing import TypeVar
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from compress_cli import arrays, artifact
-from compress_cli.artifact import Artifact
-from compress_cli.damage import Damage
+from compress_cli.data import arrays
 from compress_cli.errors import ArtifactError
-from compress_cli.measure import COMPARISON, DAMAGE, MEASUREMENT, PREDICTIONS, Figures, Timing
-from compress_cli.record import Row
+from compress_cli.measurement.measure import COMPARISON, DAMAGE, MEASUREMENT, PREDICTIONS, Figures, Timing
+from compress_cli.statistics.predictions import Damage
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Artifact
+from compress_cli.store.record import Row
 
 Document = TypeVar("Document", bound=BaseModel)
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from compress_cli.artifact import Artifact
 from compress_cli.context import Context
-from compress_cli.datasets import SplitName
+from compress_cli.data.datasets import SplitName
 from compress_cli.plugin import Plugin
 from compress_cli.settings import Aside, Many
+from compress_cli.store.artifact import Artifact
 
 
 def _one_word(name: str) -> str:

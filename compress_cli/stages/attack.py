@@ -10,18 +10,21 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress_cli import measure, restore, samples, training
-from compress_cli.artifact import Artifact, Checkpoint, Table
-from compress_cli.batch import Batch, Outputs, from_arrays
 from compress_cli.context import Context
-from compress_cli.datasets import Split, SplitName
+from compress_cli.data import samples
+from compress_cli.data.batch import Batch, Outputs, from_arrays
+from compress_cli.data.datasets import Split, SplitName
 from compress_cli.errors import RecipeError
-from compress_cli.findings import Findings, Line
-from compress_cli.intervals import Estimate, paired_difference
-from compress_cli.objective import hard_losses
+from compress_cli.measurement import measure
+from compress_cli.networks import restore
 from compress_cli.progress import Progress
 from compress_cli.settings import Many
 from compress_cli.stages import Role, Stage
+from compress_cli.statistics.findings import Findings, Line
+from compress_cli.statistics.intervals import Estimate, paired_difference
+from compress_cli.store.artifact import Artifact, Checkpoint, Table
+from compress_cli.training import loop
+from compress_cli.training.objective import hard_losses
 
 Loss = Callable[[dict[str, Tensor]], Tensor]
 """Inputs -> the task's loss on the true targets."""
@@ -38,7 +41,7 @@ class Attack(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint,))}
-    shared: ClassVar[dict[str, int]] = {"training": training.VERSION}
+    shared: ClassVar[dict[str, int]] = {"training": loop.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("test",)
     long: ClassVar[bool] = True
 

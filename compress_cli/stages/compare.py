@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from compress_cli import clients, latency, measure, runtime
-from compress_cli.artifact import Artifact, Comparison, OnnxModel
 from compress_cli.context import Context
-from compress_cli.datasets import SplitName
+from compress_cli.data.datasets import SplitName
+from compress_cli.measurement import clients, latency, measure, sessions
 from compress_cli.stages import Role, Stage
+from compress_cli.store.artifact import Artifact, Comparison, OnnxModel
 
 
 class Compare(Stage):
@@ -35,7 +35,7 @@ class Compare(Stage):
         return Comparison
 
     def depends(self) -> dict[str, Any]:
-        return dict(runtime.machine())
+        return dict(sessions.machine())
 
     def run(self, context: Context) -> dict[str, Any]:
         how = self.conditions
@@ -44,13 +44,13 @@ class Compare(Stage):
             (session, measure.sample(session, split, how.batch))
             for role in ("start", "baseline")
             for each in context.inputs.get(role, ())
-            for session in [runtime.open_session(each.file("model.onnx"), how.threads, how.session)]
+            for session in [sessions.open_session(each.file("model.onnx"), how.threads, how.session)]
         ]
         speedup = None
         for baseline, older in others:
             speedup = latency.compare(baseline, model, (older, feeds), how.seconds, context.seed)
         timing = measure.Timing(
-            machine=runtime.machine(),
+            machine=sessions.machine(),
             session=how.session,
             latency=speedup.model if speedup else latency.latency(model, feeds, how.seconds),
             load=clients.load(model, feeds, how.concurrency, how.seconds) if how.concurrency > 1 else None,

@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field, ValidationError
 
-from compress_cli import damage, measure
-from compress_cli.artifact import Artifact, Comparison, Measurement
 from compress_cli.context import Context
-from compress_cli.datasets import Split, SplitName
+from compress_cli.data.datasets import Split, SplitName
 from compress_cli.errors import ArtifactError, RecipeError
+from compress_cli.measurement import measure
 from compress_cli.stages import Role, Stage
+from compress_cli.statistics import predictions
+from compress_cli.store.artifact import Artifact, Comparison, Measurement
 
 
 class Damage(Stage):
@@ -26,7 +27,7 @@ class Damage(Stage):
         "baseline": Role((Measurement,), previous=False),
         "start": Role((Measurement,)),
     }
-    shared: ClassVar[dict[str, int]] = {"damage": damage.VERSION}
+    shared: ClassVar[dict[str, int]] = {"damage": predictions.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("val", "test")
     seeded: ClassVar[bool] = False
 
@@ -50,9 +51,9 @@ class Damage(Stage):
         ]
         if pair[0] is None or pair[1] is None:
             return {"reason": f"the task {context.task.type} names no classes"}
-        found = damage.damage(pair[0], pair[1], split.index, context.task.classes(context.dataset.signature()))
+        found = predictions.damage(pair[0], pair[1], split.index, context.task.classes(context.dataset.signature()))
         (context.output / measure.DAMAGE).write_text(found.model_dump_json(indent=1) + "\n")
-        rows = damage.changed_sides(pair[0], pair[1])
+        rows = predictions.changed_sides(pair[0], pair[1])
         pictures = _pictures(split)
         if pictures is not None and len(rows):
             np.savez_compressed(context.output / measure.PICTURES, index=split.index[rows], images=pictures[rows])

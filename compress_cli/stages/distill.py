@@ -7,24 +7,26 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from compress_cli import ensemble, features, restore, training
-from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
-from compress_cli.combinations import Combination
-from compress_cli.combinations.mean import Mean
 from compress_cli.context import Context
-from compress_cli.datasets import Dataset
-from compress_cli.ensemble import Ensemble, assemble, layers_of
+from compress_cli.data.datasets import Dataset
+from compress_cli.distillation import ensemble
+from compress_cli.distillation.combinations import Combination
+from compress_cli.distillation.combinations.mean import Mean
+from compress_cli.distillation.ensemble import Ensemble, assemble, layers_of
+from compress_cli.distillation.teachers import teacher_for
 from compress_cli.errors import RecipeError
 from compress_cli.losses import Layers, Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.soft_targets import SoftTargets
-from compress_cli.models import Model
+from compress_cli.networks import features, restore
+from compress_cli.networks.models import Model
 from compress_cli.plugin import find
 from compress_cli.progress import Progress
-from compress_cli.regimen import Training
 from compress_cli.settings import Added, Aside, Many, suggest
 from compress_cli.stages import Role, Stage
-from compress_cli.teachers import teacher_for
+from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
+from compress_cli.training import loop
+from compress_cli.training.config import Training
 
 
 def _listed(given: object) -> object:
@@ -45,7 +47,7 @@ class Distill(Stage):
         "teacher": Role((Checkpoint, Program, OnnxModel, Table), many=True),
         "start": Role((Checkpoint,), previous=False, optional=True),
     }
-    shared: ClassVar[dict[str, int]] = {"training": training.VERSION, "features": features.VERSION}
+    shared: ClassVar[dict[str, int]] = {"training": loop.VERSION, "features": features.VERSION}
     long: ClassVar[bool] = True
 
     teacher: Names = Field((), description="the stage to learn from, or a list of several; default: the stage before")
@@ -188,12 +190,12 @@ class Distill(Stage):
     def run(self, context: Context) -> dict[str, Any]:
         context = replace(context, transfer=self.transfer, join=self.join)
         teachers = assemble(self._sources(context), self.losses, context.index(), context.device, self.combine)
-        restored = training.begin(self.model, context, self.inputs, self.heads)
+        restored = loop.begin(self.model, context, self.inputs, self.heads)
         if self.initialise:
             pairs = ((each.teacher, each.student) for each in self.initialise)
             restore.copy_layers(restore.checkpoint(context.inputs["teacher"][0]).network, restored.network, pairs)
         notes = [] if context.limit else self._doubts(context, teachers)
-        facts = training.fit(restored.network, self.losses, self.training, context, teachers)
+        facts = loop.fit(restored.network, self.losses, self.training, context, teachers)
         restore.save(restored, context.output)
         notes += facts.pop("notes", [])
         return {**facts, "notes": notes} if notes else facts

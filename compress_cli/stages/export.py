@@ -11,19 +11,22 @@ import numpy as np
 from pydantic import Field
 from torch import nn
 
-from compress_cli import measure, onnx_file, restore, runtime, samples, storage
-from compress_cli.agreement import Agreement, compare
-from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
-from compress_cli.card import Card
 from compress_cli.context import Context
-from compress_cli.datasets import Dataset, Split
+from compress_cli.data import samples
+from compress_cli.data.datasets import Dataset, Split
+from compress_cli.data.signature import Signature
+from compress_cli.deployment.exporters import Exporter
+from compress_cli.deployment.exporters.onnx import Onnx
 from compress_cli.errors import StageError
-from compress_cli.exporters import Exporter
-from compress_cli.exporters.onnx import Onnx
 from compress_cli.identity import path_marks
+from compress_cli.measurement import measure, sessions
+from compress_cli.networks import restore
+from compress_cli.onnx_graph import files, storage
+from compress_cli.onnx_graph.card import Card
 from compress_cli.progress import Progress
-from compress_cli.signature import Signature
 from compress_cli.stages import Role, Stage
+from compress_cli.statistics.agreement import Agreement, compare
+from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program
 
 Answers = dict[str, np.ndarray]  # head name -> (N, ...)
 Model = Callable[[Split], Answers]
@@ -49,7 +52,7 @@ class Export(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, Program, OnnxModel))}
-    shared: ClassVar[dict[str, int]] = {"onnx_file": onnx_file.VERSION}
+    shared: ClassVar[dict[str, int]] = {"onnx_file": files.VERSION}
     version: ClassVar[int] = 2  # a program's observers come back with the smallest scale that they were made with
 
     start: str | None = Field(None, description="the stage whose model is written; default: the one before")
@@ -78,14 +81,14 @@ class Export(Stage):
         return {
             "parity": {"samples": len(real), "heads": parity},
             "size_bytes": storage.size_bytes(path),
-            "operators": onnx_file.operators(onnx_file.load(path)),
+            "operators": files.operators(files.load(path)),
         }
 
     def _float(self, start: Artifact, path: Path, card: dict[str, str], real: Split, context: Context) -> dict[str, Any]:
         restored = restore.checkpoint(start)
         network, signature = restored.network, restored.signature
         self.exporter.export(network, signature, restore.example(signature), path, card)
-        models = (_in_torch(network, signature), _in_file(runtime.open_session(path)))
+        models = (_in_torch(network, signature), _in_file(sessions.open_session(path)))
         exact: dict[str, Agreement] = {}
         for expected, found in _answers(models, real, self.batch, context):
             compare(exact, expected, found)
@@ -102,7 +105,7 @@ class Export(Stage):
         restored, program = restore.checkpoint(start), restore.program(start)
         signature = restored.signature
         self.exporter.export(program, signature, restore.example(signature), path, card)
-        models = (_in_torch(restored.network, signature), _in_torch(program, signature), _in_file(runtime.open_session(path)))
+        models = (_in_torch(restored.network, signature), _in_torch(program, signature), _in_file(sessions.open_session(path)))
         exact: dict[str, Agreement] = {}  # file against simulation
         promised: dict[str, Agreement] = {}  # simulation against float
         shipped: dict[str, Agreement] = {}  # file against float
@@ -121,10 +124,10 @@ class Export(Stage):
         return {head: {**_figures(exact[head]), "error_growth": growth[head]} for head in exact}
 
     def _take(self, source: Path, path: Path, card: dict[str, str], real: Split, context: Context) -> dict[str, Any]:
-        model = onnx_file.load(source)
-        onnx_file.strip(model)
-        onnx_file.write(model, path, card)
-        before, after = runtime.open_session(source), runtime.open_session(path)
+        model = files.load(source)
+        files.strip(model)
+        files.write(model, path, card)
+        before, after = sessions.open_session(source), sessions.open_session(path)
         exact: dict[str, Agreement] = {}
         for expected, found in _answers((_in_file(before), _in_file(after)), real, before.batch or self.batch, context):
             compare(exact, expected, found)
@@ -138,7 +141,7 @@ def _in_torch(network: nn.Module, signature: Signature) -> Model:
     return lambda part: samples.answers(network, samples.tensors(part, signature))
 
 
-def _in_file(session: runtime.Session) -> Model:
+def _in_file(session: sessions.Session) -> Model:
     return lambda part: session.run(measure.sample(session, part, len(part)))
 
 

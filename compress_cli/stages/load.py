@@ -10,15 +10,19 @@ import numpy as np
 import onnx
 from pydantic import Field, model_validator
 
-from compress_cli import arrays, onnx_file, restore, runtime, table, weights
-from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Table
 from compress_cli.context import Context
+from compress_cli.data import arrays
+from compress_cli.data.signature import Signature
+from compress_cli.distillation import table
 from compress_cli.errors import ArtifactError, DataError, RecipeError
 from compress_cli.identity import file_digest
-from compress_cli.models import Model
+from compress_cli.measurement import sessions
+from compress_cli.networks import restore, weights
+from compress_cli.networks.models import Model
+from compress_cli.onnx_graph import files
 from compress_cli.settings import InputFile, Many
-from compress_cli.signature import Signature
 from compress_cli.stages import Role, Stage
+from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Table
 
 
 class Load(Stage):
@@ -80,7 +84,7 @@ class Load(Stage):
         """Files beside the ONNX file that hold its weights: they count by content too."""
         if self.onnx is None or not self.onnx.is_file():
             return {}
-        beside = onnx_file.beside(self.onnx, onnx_file.load(self.onnx))
+        beside = files.beside(self.onnx, files.load(self.onnx))
         return {"external": [file_digest(path) for path in beside if path.is_file()]}
 
     def run(self, context: Context) -> dict[str, Any]:
@@ -115,10 +119,10 @@ class Load(Stage):
         """Copy a checked ONNX file, weights that lie beside it included, into `target`; facts about it."""
         if not path.is_file():
             raise ArtifactError(f"{path}: there is no such file")
-        model = onnx_file.load(path)
-        beside = onnx_file.beside(path, model)
+        model = files.load(path)
+        beside = files.beside(path, model)
         outside = [each.relative_to(path.parent).as_posix() for each in beside]
-        if path.stat().st_size + onnx_file.bytes_beside(path, model) > onnx_file.LARGEST:
+        if path.stat().st_size + files.bytes_beside(path, model) > files.LARGEST:
             raise ArtifactError(f"{path}: with its weights it is above 2 GB, more than one ONNX file can hold")
         try:
             if outside:
@@ -130,16 +134,16 @@ class Load(Stage):
             onnx.save_model(model, target)
         else:
             shutil.copyfile(path, target)
-        session = runtime.open_session(target, threads=1)
+        session = sessions.open_session(target, threads=1)
         inputs, heads = (
             _called(what, names, ports, path)
             for what, names, ports in (("inputs", self.inputs, session.inputs), ("heads", self.heads, session.outputs))
         )
         signature.narrowed(tuple(inputs.values()), tuple(heads.values()))
         if inputs or heads:
-            onnx_file.rename(model, {**inputs, **heads})
+            files.rename(model, {**inputs, **heads})
             onnx.save_model(model, target)
-            session = runtime.open_session(target, threads=1)
+            session = sessions.open_session(target, threads=1)
         _compare(path, session, signature)
         return {
             "file": path.name,
@@ -166,7 +170,7 @@ def _take_outputs(path: Path, target: Path) -> dict[str, Any]:
     return {"file": path.name, "samples": len(index), "heads": {name: each.shape[1] for name, each in held.items()}}
 
 
-def _called(what: str, names: tuple[str, ...], ports: dict[str, runtime.Port], path: Path) -> dict[str, str]:
+def _called(what: str, names: tuple[str, ...], ports: dict[str, sessions.Port], path: Path) -> dict[str, str]:
     """Name in the file -> the recipe's other name for it; RecipeError where the recipe names more of them, or fewer."""
     if not names or set(names) == set(ports):
         return {}
@@ -175,16 +179,16 @@ def _called(what: str, names: tuple[str, ...], ports: dict[str, runtime.Port], p
     return {own: name for own, name in zip(ports, names, strict=True) if own != name}
 
 
-def _compare(path: Path, session: runtime.Session, signature: Signature) -> None:
+def _compare(path: Path, session: sessions.Session, signature: Signature) -> None:
     """ArtifactError where the file takes something else than the dataset gives, or gives none of its heads as it asks."""
-    given = {name: runtime.Port((None, *each.shape), each.dtype) for name, each in signature.inputs.items()}
+    given = {name: sessions.Port((None, *each.shape), each.dtype) for name, each in signature.inputs.items()}
     fits = session.inputs.keys() <= given.keys() and all(
         port.dtype == given[name].dtype and _agree(port.shape, given[name].shape) for name, port in session.inputs.items()
     )
     if not fits:
         remedy = "" if session.inputs.keys() <= given.keys() else "; where these are meant, name them in `inputs`"
         raise ArtifactError(f"{path}: takes {_listed(session.inputs)}, but the dataset gives {_listed(given)}{remedy}")
-    asked = {name: runtime.Port((None, each.size), "float32") for name, each in signature.heads.items()}
+    asked = {name: sessions.Port((None, each.size), "float32") for name, each in signature.heads.items()}
     known = session.outputs.keys() & asked.keys()
     wrong = [name for name in known if not {signature.heads[name].size, None} & set(session.outputs[name].shape[1:])]
     if wrong or (asked and not known):
@@ -197,5 +201,5 @@ def _agree(one: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
     return len(one) == len(other) and all(None in pair or pair[0] == pair[1] for pair in zip(one[1:], other[1:], strict=True))
 
 
-def _listed(ports: dict[str, runtime.Port]) -> str:
+def _listed(ports: dict[str, sessions.Port]) -> str:
     return ", ".join(f"{name} {port}" for name, port in ports.items())

@@ -7,12 +7,13 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from compress_cli import contents, measure
-from compress_cli.artifact import Artifact, Measurement, OnnxModel
 from compress_cli.context import Context
-from compress_cli.datasets import SplitName
+from compress_cli.data.datasets import SplitName
+from compress_cli.measurement import measure
+from compress_cli.onnx_graph import contents
 from compress_cli.plugin import find
 from compress_cli.stages import Role, Stage
+from compress_cli.store.artifact import Artifact, Measurement, OnnxModel
 
 
 class Measure(Stage):

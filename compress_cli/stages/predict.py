@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Literal
 import onnxruntime
 from pydantic import Field
 
-from compress_cli import measure, runtime
-from compress_cli.artifact import Artifact, OnnxModel, Predictions
 from compress_cli.context import Context
-from compress_cli.datasets import SplitName
+from compress_cli.data.datasets import SplitName
+from compress_cli.measurement import measure, sessions
 from compress_cli.stages import Role, Stage
+from compress_cli.store.artifact import Artifact, OnnxModel, Predictions
 
 
 class Predict(Stage):
@@ -39,7 +39,7 @@ class Predict(Stage):
     def run(self, context: Context) -> dict[str, Any]:
         how = self.conditions
         split = context.split(self.split, how.batch)
-        session = runtime.open_session(context.inputs["start"][0].file("model.onnx"), how.threads, how.session)
+        session = sessions.open_session(context.inputs["start"][0].file("model.onnx"), how.threads, how.session)
         heads = measure.predict(session, split, how.batch, context.log, context.saves)
         measure.keep(context.output / measure.PREDICTIONS, {"index": split.index}, heads)
         return {"samples": len(split)}

@@ -12,24 +12,26 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from compress_cli import channels, coupling, restore, training, widths
-from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
-from compress_cli.batch import Outputs, from_arrays
-from compress_cli.channels import Group, evaluating
 from compress_cli.context import Context
-from compress_cli.cost import Cost
-from compress_cli.criteria import Criterion
-from compress_cli.criteria.l2 import L2
-from compress_cli.edits.narrow import Narrow
-from compress_cli.ensemble import Ensemble, assemble
+from compress_cli.data.batch import Outputs, from_arrays
+from compress_cli.distillation.ensemble import Ensemble, assemble
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.losses import Loss
 from compress_cli.losses.soft_targets import SoftTargets
-from compress_cli.objective import hard_losses
+from compress_cli.networks import restore
+from compress_cli.networks.edits.narrow import Narrow
 from compress_cli.progress import Progress
-from compress_cli.regimen import Training
+from compress_cli.pruning import channels, dependency_graph, widths
+from compress_cli.pruning.channels import Group, evaluating
+from compress_cli.pruning.cost import Cost
+from compress_cli.pruning.criteria import Criterion
+from compress_cli.pruning.criteria.l2 import L2
 from compress_cli.settings import Many, Settings
 from compress_cli.stages import Role, Stage
+from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program
+from compress_cli.training import loop
+from compress_cli.training.config import Training
+from compress_cli.training.objective import hard_losses
 
 BATCH, BATCHES = 64, 16  # how many training images a criterion that needs gradients sees
 
@@ -64,7 +66,7 @@ class Prune(Stage):
         "start": Role((Checkpoint,)),
         "teacher": Role((Checkpoint, Program, OnnxModel), previous=False, optional=True, many=False),
     }
-    shared: ClassVar[dict[str, int]] = {"channels": channels.VERSION, "training": training.VERSION}
+    shared: ClassVar[dict[str, int]] = {"channels": channels.VERSION, "training": loop.VERSION}
     long: ClassVar[bool] = True
 
     start: str | None = Field(None, description="stage whose result is pruned; default: the one before")
@@ -117,7 +119,7 @@ class Prune(Stage):
         narrowed = restore.Restored(restored.network, restored.model, (*restored.edits, edit))
         if self.training is not None:
             losses, teachers = self._lesson(context, restored.signature.heads, self.training.batch)
-            facts |= training.fit(narrowed.network, losses, self.training, context, teachers)
+            facts |= loop.fit(narrowed.network, losses, self.training, context, teachers)
         restore.save(narrowed, context.output)
         return facts
 
@@ -171,7 +173,7 @@ def _cuttable(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str]
     Whether a model bears a cut is tried: code that writes a width down (heads of attention, a channel shuffle) fails, or
     computes something else.
     """
-    found = coupling.couple(body, inputs, ignore)
+    found = dependency_graph.couple(body, inputs, ignore)
     groups, whole = list(found.groups), dict(found.whole)
     if not _bears(body, inputs, groups):
         for group in groups:

@@ -12,18 +12,24 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from compress_cli import measure, onnx_file, placement, restore, runtime, samples, state, stopping, storage
-from compress_cli.agreement import Agreement, compare
-from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program
+from compress_cli import stopping
 from compress_cli.context import Context
-from compress_cli.datasets import Split
+from compress_cli.data import samples
+from compress_cli.data.datasets import Split
+from compress_cli.data.signature import Signature
 from compress_cli.errors import StageError
+from compress_cli.measurement import measure, sessions
+from compress_cli.networks import restore
+from compress_cli.onnx_graph import files, storage
 from compress_cli.progress import Progress
-from compress_cli.quantizers import Quantizer
-from compress_cli.quantizers.static_int8 import StaticInt8
-from compress_cli.saves import Save
-from compress_cli.signature import Signature
+from compress_cli.quantization import annotation
+from compress_cli.quantization.quantizers import Quantizer
+from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 from compress_cli.stages import Role, Stage
+from compress_cli.statistics.agreement import Agreement, compare
+from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program
+from compress_cli.store.saves import Save
+from compress_cli.training import state
 
 
 class Quantize(Stage):
@@ -35,7 +41,7 @@ class Quantize(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, OnnxModel))}
-    shared: ClassVar[dict[str, int]] = {"placement": placement.VERSION, "onnx_file": onnx_file.VERSION}
+    shared: ClassVar[dict[str, int]] = {"placement": annotation.VERSION, "onnx_file": files.VERSION}
 
     start: str | None = Field(None, description="the stage whose model is quantised; default: the one before")
     quantizer: Quantizer = Field(StaticInt8(), description="how numbers become integers")
@@ -57,7 +63,7 @@ class Quantize(Stage):
     def _program(self, start: Artifact, calibration: Split, check: Split, context: Context) -> dict[str, Any]:
         restored = restore.checkpoint(start)
         prepared = self.quantizer.prepare(restored.network, restore.example(restored.signature))
-        stays_float = placement.left_float(prepared)
+        stays_float = annotation.left_float(prepared)
         with stopping.held():
             _calibrate(prepared, restored.signature, calibration, self.batch, context)
         restore.save_program(restored, self.quantizer, prepared, context.output)
@@ -70,7 +76,7 @@ class Quantize(Stage):
 
     def _onnx(self, start: Artifact, calibration: Split, check: Split, context: Context) -> dict[str, Any]:
         path, output = start.file("model.onnx"), context.output / "model.onnx"
-        float_session = runtime.open_session(path)
+        float_session = sessions.open_session(path)
         batch = float_session.batch or self.batch
         total = -(-len(calibration) // batch)
 
@@ -80,7 +86,7 @@ class Quantize(Stage):
                 yield measure.sample(float_session, part, batch)
 
         facts = self.quantizer.quantize_onnx(path, batches(), output)
-        session = runtime.open_session(output)
+        session = sessions.open_session(output)
         agreements: dict[str, Agreement] = {}
         for part in samples.parts(check, batch):
             feeds = measure.sample(float_session, part, batch)

@@ -9,18 +9,18 @@ import numpy as np
 import onnxruntime
 from pydantic import Field
 
-from compress_cli import disturbances, measure, runtime
-from compress_cli.artifact import Artifact, OnnxModel, Table
 from compress_cli.context import Context
-from compress_cli.datasets import Split, SplitName
-from compress_cli.disturbances import Disturbance, disturbed
+from compress_cli.data.datasets import Split, SplitName
 from compress_cli.errors import RecipeError
-from compress_cli.findings import Findings, Line
-from compress_cli.intervals import Estimate, paired_difference
+from compress_cli.measurement import measure, sessions
+from compress_cli.measurement.sessions import Session
 from compress_cli.progress import Progress
-from compress_cli.runtime import Session
 from compress_cli.settings import Many
-from compress_cli.stages import Role, Stage
+from compress_cli.stages import Role, Stage, _corruptions
+from compress_cli.stages._corruptions import Disturbance, disturbed
+from compress_cli.statistics.findings import Findings, Line
+from compress_cli.statistics.intervals import Estimate, paired_difference
+from compress_cli.store.artifact import Artifact, OnnxModel, Table
 
 CHUNK = 1024  # pictures that are disturbed at once
 
@@ -37,7 +37,7 @@ class Robustness(Stage):
         "start": Role((OnnxModel,)),
         "baseline": Role((OnnxModel,), previous=False, optional=True),
     }
-    shared: ClassVar[dict[str, int]] = {"measure": measure.VERSION, "disturbances": disturbances.VERSION}
+    shared: ClassVar[dict[str, int]] = {"measure": measure.VERSION, "disturbances": _corruptions.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("test",)
 
     start: str | None = Field(None, description="the stage whose file is measured; default: the one before")
@@ -54,12 +54,12 @@ class Robustness(Stage):
 
     def run(self, context: Context) -> dict[str, Any]:
         split = context.split("test", self.batch)
-        sessions = [
-            runtime.open_session(each.file("model.onnx"))
+        opened = [
+            sessions.open_session(each.file("model.onnx"))
             for role in ("start", "baseline")
             for each in context.inputs.get(role, ())
         ]
-        picture = _picture(split, sessions)
+        picture = _picture(split, opened)
         tries = [("clean", None), *((f"{kind} {each}", (kind, each)) for kind in self.kinds for each in self.severities)]
         lines: list[Line] = []
         clean = np.empty(0)
@@ -68,7 +68,7 @@ class Robustness(Stage):
             def worse(images: np.ndarray, index: np.ndarray, how: tuple[Disturbance, int] | None = how) -> np.ndarray:
                 return disturbed(images, *how, index, context.seed) if how else images
 
-            found = [self._measured(session, split, picture, worse, context) for session in sessions]
+            found = [self._measured(session, split, picture, worse, context) for session in opened]
             right = [each.correct for each in found]
             clean = clean if how else right[0]
             value, *beside = [each.metrics[each.primary] for each in found]
@@ -109,9 +109,9 @@ class Robustness(Stage):
         return measure.judge(heads, split, context.task)
 
 
-def _picture(split: Split, sessions: Sequence[Session]) -> str:
+def _picture(split: Split, opened: Sequence[Session]) -> str:
     """Name of the input of all these files that is a picture; RecipeError where there is none."""
-    taken = [set(measure.fitting(session, split).values()) for session in sessions]
+    taken = [set(measure.fitting(session, split).values()) for session in opened]
     for name, each in split.inputs.items():
         if each.dtype == np.uint8 and each.ndim == 4 and all(name in names for names in taken):
             return name

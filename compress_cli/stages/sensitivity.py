@@ -11,17 +11,20 @@ from pydantic import Field
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from compress_cli import measure, placement, restore, samples
-from compress_cli.agreement import Agreement
-from compress_cli.artifact import Artifact, Program, Table
 from compress_cli.context import Context
-from compress_cli.datasets import Split
+from compress_cli.data import samples
+from compress_cli.data.datasets import Split
+from compress_cli.data.signature import Signature
 from compress_cli.errors import StageError
-from compress_cli.findings import Findings, Line
-from compress_cli.intervals import Estimate, paired_difference
+from compress_cli.measurement import measure
+from compress_cli.networks import restore
 from compress_cli.progress import Progress
-from compress_cli.signature import Signature
+from compress_cli.quantization import annotation
 from compress_cli.stages import Role, Stage
+from compress_cli.statistics.agreement import Agreement
+from compress_cli.statistics.findings import Findings, Line
+from compress_cli.statistics.intervals import Estimate, paired_difference
+from compress_cli.store.artifact import Artifact, Program, Table
 
 TOGETHER, REST, INTERPLAY = "all together", "other operators", "interplay"
 
@@ -36,7 +39,7 @@ class Sensitivity(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Program,))}
-    shared: ClassVar[dict[str, int]] = {"placement": placement.VERSION}
+    shared: ClassVar[dict[str, int]] = {"placement": annotation.VERSION}
     long: ClassVar[bool] = True
 
     start: str | None = Field(None, description="the stage that quantised a checkpoint; default: the one before")
@@ -132,7 +135,7 @@ def _layers(graph: GraphModule) -> dict[str, list[Node]]:
     found: dict[str, list[Node]] = {}
     for node in graph.graph.nodes:
         if any(str(each.target) in observers and each.op == "call_module" for each in node.all_input_nodes):
-            name = placement.home(node).removeprefix("body.") if node.target in placement.CONTRACTIONS else REST
+            name = annotation.home(node).removeprefix("body.") if node.target in annotation.CONTRACTIONS else REST
             found.setdefault(name, []).append(node)
     rest = {REST: found.pop(REST)} if REST in found else {}
     everything = [node for nodes in (*found.values(), *rest.values()) for node in nodes]

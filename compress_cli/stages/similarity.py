@@ -8,16 +8,17 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from compress_cli import features, restore, samples
-from compress_cli.artifact import Artifact, Checkpoint, Table
-from compress_cli.batch import from_arrays
 from compress_cli.context import Context
-from compress_cli.datasets import Split, SplitName
+from compress_cli.data import samples
+from compress_cli.data.batch import from_arrays
+from compress_cli.data.datasets import Split, SplitName
 from compress_cli.errors import StageError
-from compress_cli.findings import Findings, Line
+from compress_cli.networks import features, restore
 from compress_cli.progress import Progress
 from compress_cli.settings import Many
 from compress_cli.stages import Role, Stage
+from compress_cli.statistics.findings import Findings, Line
+from compress_cli.store.artifact import Artifact, Checkpoint, Table
 
 
 class Similarity(Stage):

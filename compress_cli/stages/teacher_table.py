@@ -11,19 +11,22 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from compress_cli import disk, features, stopping, table
-from compress_cli import feed as feeds
-from compress_cli.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
-from compress_cli.augmentations import Augmentation
-from compress_cli.batch import Batch, Outputs
+from compress_cli import stopping
 from compress_cli.context import Context
-from compress_cli.datasets import Dataset, SplitName
-from compress_cli.feed import Feed
+from compress_cli.data.batch import Batch, Outputs
+from compress_cli.data.datasets import Dataset, SplitName
+from compress_cli.distillation import table
+from compress_cli.distillation.teachers import teacher_for
+from compress_cli.networks import features
 from compress_cli.progress import Progress
-from compress_cli.saves import Save
 from compress_cli.settings import Added, Many
 from compress_cli.stages import Role, Stage
-from compress_cli.teachers import teacher_for
+from compress_cli.store import disk
+from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
+from compress_cli.store.saves import Save
+from compress_cli.training import loader as feeds
+from compress_cli.training.augmentations import Augmentation
+from compress_cli.training.loader import Feed
 
 CHUNK = 256  # samples at once: from 16 on, no output was seen to depend on the batch it was computed in
 TELL_EVERY_S = 0.5

@@ -7,17 +7,18 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from compress_cli import features, restore, training
-from compress_cli.artifact import Artifact, Checkpoint
 from compress_cli.context import Context
-from compress_cli.datasets import Dataset
+from compress_cli.data.datasets import Dataset
+from compress_cli.data.tasks import Task
 from compress_cli.losses import Loss
-from compress_cli.models import Model
-from compress_cli.objective import hard_losses
-from compress_cli.regimen import Training
+from compress_cli.networks import features, restore
+from compress_cli.networks.models import Model
 from compress_cli.settings import Added, Many, Settings
 from compress_cli.stages import Role, Stage
-from compress_cli.tasks import Task
+from compress_cli.store.artifact import Artifact, Checkpoint
+from compress_cli.training import loop
+from compress_cli.training.config import Training
+from compress_cli.training.objective import hard_losses
 
 
 class Length(Settings):
@@ -31,7 +32,7 @@ class Train(Stage):
     """Train a fresh model, or train an earlier stage's checkpoint further, on the true labels."""
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint,), previous=False, optional=True)}
-    shared: ClassVar[dict[str, int]] = {"training": training.VERSION, "features": features.VERSION}
+    shared: ClassVar[dict[str, int]] = {"training": loop.VERSION, "features": features.VERSION}
     long: ClassVar[bool] = True
 
     model: Model | None = Field(None, description="the architecture, with fresh weights")
@@ -65,8 +66,8 @@ class Train(Stage):
         if self.as_long_as:
             other = replace(context, transfer=self.as_long_as.transfer, join=self.as_long_as.join)
             context = replace(context, samples=len(other.index()))
-        restored = training.begin(self.model, context, self.inputs, self.heads)
+        restored = loop.begin(self.model, context, self.inputs, self.heads)
         losses = (self.loss,) if self.loss else hard_losses(context.task, restored.signature.heads)
-        facts = training.fit(restored.network, losses, self.training, context)
+        facts = loop.fit(restored.network, losses, self.training, context)
         restore.save(restored, context.output)
         return facts

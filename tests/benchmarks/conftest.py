@@ -5,8 +5,8 @@ import statistics
 import numpy as np
 import pytest
 
-from compress_cli.datasets import Dataset, Split
-from compress_cli.signature import Head, Input, Signature
+from compress_cli.data.datasets import Dataset, Split
+from compress_cli.data.signature import Head, Input, Signature
 
 
 class Noise(Dataset):

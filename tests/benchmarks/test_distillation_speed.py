@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from compress_cli import features, restore, training
-from compress_cli.ensemble import Ensemble
+from compress_cli.distillation.ensemble import Ensemble
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.soft_targets import SoftTargets
-from compress_cli.models.convnet import Convnet
-from compress_cli.models.resnet import Resnet
-from compress_cli.optimizers.sgd import Sgd
-from compress_cli.regimen import Training
+from compress_cli.networks import features, restore
+from compress_cli.networks.models.convnet import Convnet
+from compress_cli.networks.models.resnet import Resnet
+from compress_cli.training import loop
+from compress_cli.training.config import Training
+from compress_cli.training.optimizers.sgd import Sgd
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +73,7 @@ def test_a_step_costs_little_more_than_its_parts(pair, batch, context_for, noise
     network = restore.build(student, dataset.signature(), 0).network
     settings = Training(epochs=epochs, batch=batch, precision="float32", optimizer=Sgd(learning_rate=0.01))
     losses = (SoftTargets(weight=0.9), CrossEntropy(weight=0.1))
-    training.fit(network, losses, settings, context_for(dataset, log=log), Ensemble({"teacher": opened}))
+    loop.fit(network, losses, settings, context_for(dataset, log=log), Ensemble({"teacher": opened}))
     ratios = [our_s / their_s for our_s, their_s in zip(ours, theirs, strict=True)][2:]  # without what first steps cost
     print(f"\n{1000 * min(ours) / STEPS:.1f} ms a step, by hand {1000 * min(theirs) / STEPS:.1f}")
     assert told(f"{pair}, batch {batch}: time of ours over that by hand", ratios) <= 1.05

@@ -5,10 +5,10 @@ import time
 import numpy as np
 import pytest
 
-from compress_cli.datasets import Split
-from compress_cli.intervals import median
-from compress_cli.measure import predict
-from compress_cli.runtime import open_session
+from compress_cli.data.datasets import Split
+from compress_cli.measurement.measure import predict
+from compress_cli.measurement.sessions import open_session
+from compress_cli.statistics.intervals import median
 
 pytestmark = pytest.mark.slow
 ROUNDS = 21

@@ -12,13 +12,14 @@ from PIL import Image, ImageOps
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from compress_cli import restore, training
-from compress_cli.augmentations.crop import Crop
-from compress_cli.augmentations.flip import Flip
 from compress_cli.losses.cross_entropy import CrossEntropy
-from compress_cli.models.resnet import Resnet
-from compress_cli.optimizers.sgd import Sgd
-from compress_cli.regimen import Training
+from compress_cli.networks import restore
+from compress_cli.networks.models.resnet import Resnet
+from compress_cli.training import loop
+from compress_cli.training.augmentations.crop import Crop
+from compress_cli.training.augmentations.flip import Flip
+from compress_cli.training.config import Training
+from compress_cli.training.optimizers.sgd import Sgd
 
 DEVICE, SAMPLES, BATCH, EPOCHS, WORKERS = "cuda", 50_000, 64, 6, 8
 
@@ -81,7 +82,7 @@ def test_training_in_memory_is_five_times_as_fast_as_the_usual_loop(context_for,
 
     network = restore.build(model, dataset.signature(), 0).network
     settings = Training(epochs=EPOCHS, batch=BATCH, optimizer=Sgd(learning_rate=0.05), augment=(Crop(), Flip()))
-    training.fit(network, (CrossEntropy(),), settings, context_for(dataset, device=DEVICE, log=log))
+    loop.fit(network, (CrossEntropy(),), settings, context_for(dataset, device=DEVICE, log=log))
     ratios = [their_s / our_s for our_s, their_s in zip(ours, theirs, strict=True)][1:]  # the first one chooses and warms up
     print(f"\n{SAMPLES / min(ours):.0f} samples/s, the usual loop {SAMPLES / min(theirs):.0f}")
     assert told("resnet-20 at batch 64, against the usual loop", ratios) >= 5

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from compress_cli import artifact, register
-from compress_cli.artifact import Checkpoint
-from compress_cli.store import Store
+from compress_cli.store import artifact, run_index
+from compress_cli.store.artifact import Checkpoint
+from compress_cli.store.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -49,12 +49,12 @@ def test_locks_add_under_10_ms_to_a_cached_run(compress, tmp_path, monkeypatch):
     Path("r.yaml").write_text(RECIPE)
     assert compress("run", "r.yaml", "-q").code == 0
     spent = []
-    whole = register.enter
+    whole = run_index.enter
 
     def timed(*given):
         spent.append(seconds(lambda: whole(*given)))
 
-    monkeypatch.setattr(register, "enter", timed)
+    monkeypatch.setattr(run_index, "enter", timed)
     for _ in range(7):
         assert compress("run", "r.yaml", "-q").code == 0
     print(f"register {1000 * min(spent):.2f} ms")

@@ -7,18 +7,20 @@ import time
 
 import pytest
 
-from compress_cli import artifact, restore, training
-from compress_cli.artifact import Checkpoint, Table
-from compress_cli.augmentations.crop import Crop
-from compress_cli.augmentations.flip import Flip
-from compress_cli.ensemble import NOBODY, assemble
+from compress_cli.distillation.ensemble import NOBODY, assemble
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.soft_targets import SoftTargets
-from compress_cli.models.convnet import Convnet
-from compress_cli.models.resnet import Resnet
-from compress_cli.optimizers.sgd import Sgd
-from compress_cli.regimen import Training
+from compress_cli.networks import restore
+from compress_cli.networks.models.convnet import Convnet
+from compress_cli.networks.models.resnet import Resnet
 from compress_cli.stages import Stage
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Checkpoint, Table
+from compress_cli.training import loop
+from compress_cli.training.augmentations.crop import Crop
+from compress_cli.training.augmentations.flip import Flip
+from compress_cli.training.config import Training
+from compress_cli.training.optimizers.sgd import Sgd
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +68,7 @@ def test_an_epoch_with_the_cache_costs_little_more_than_plain_training(pair, con
         split = dataset.split("train")
         teachers = assemble({"teacher": source}, losses, split.index, "cpu") if source else NOBODY
         begun = time.perf_counter()
-        training.fit(network, losses, settings, context, teachers)
+        loop.fit(network, losses, settings, context, teachers)
         return times[1:]
 
     for _ in range(ROUNDS):

@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from compress_cli import restore, training
-from compress_cli.augmentations.crop import Crop
-from compress_cli.augmentations.flip import Flip
 from compress_cli.losses.cross_entropy import CrossEntropy
-from compress_cli.models.convnet import Convnet
-from compress_cli.models.resnet import Resnet
-from compress_cli.optimizers.sgd import Sgd
-from compress_cli.regimen import Training
+from compress_cli.networks import restore
+from compress_cli.networks.models.convnet import Convnet
+from compress_cli.networks.models.resnet import Resnet
+from compress_cli.training import loop
+from compress_cli.training.augmentations.crop import Crop
+from compress_cli.training.augmentations.flip import Flip
+from compress_cli.training.config import Training
+from compress_cli.training.optimizers.sgd import Sgd
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +68,7 @@ def speedups(model, dataset, epochs, context_for, precision="float32"):
 
     network = restore.build(model, dataset.signature(), 0).network
     settings = Training(epochs=epochs, batch=BATCH, precision=precision, optimizer=Sgd(), augment=AUGMENT)
-    facts = training.fit(network, (CrossEntropy(),), settings, context_for(dataset, log=log))
+    facts = loop.fit(network, (CrossEntropy(),), settings, context_for(dataset, log=log))
     print(f"\nfastest epoch of each: x{min(theirs) / min(ours):.3f}")
     pairs = list(zip(ours, theirs, strict=True))[2:]  # without what only the first steps cost
     return [bare_s / our_s for our_s, bare_s in pairs], facts
@@ -88,7 +89,7 @@ def test_auto_precision_pays(context_for, noise, told):
     network = restore.build(model, dataset.signature(), 0).network
     inputs = {"image": torch.from_numpy(dataset.split("train").inputs["image"][:BATCH]).float()}
     begun = time.perf_counter()
-    choice = training.precision.choose(network, inputs, 10**6, "cpu", context.memory)
+    choice = loop.precision.choose(network, inputs, 10**6, "cpu", context.memory)
     print(f"\nchosen in {time.perf_counter() - begun:.1f} s: {choice.name}, ms a step: {choice.step_ms}")
     ratios, _ = speedups(model, dataset, epochs, context_for, choice.name)
     ratio = told(f"resnet-20 in {choice.name}, against a bare float32 loop", ratios)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
-from compress_cli.latency import compare, made_up
-from compress_cli.runtime import open_session
+from compress_cli.measurement.latency import compare, made_up
+from compress_cli.measurement.sessions import open_session
 
 pytestmark = pytest.mark.slow
 NODES = 20

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from compress_cli import artifact, register
-from compress_cli.artifact import Checkpoint, Source
-from compress_cli.record import Record
-from compress_cli.store import Store
+from compress_cli.store import artifact, run_index
+from compress_cli.store.artifact import Checkpoint, Source
+from compress_cli.store.record import Record
+from compress_cli.store.store import Store
 
 A, B, C, D, E = (letter * 64 for letter in "abcde")
 
@@ -47,7 +47,7 @@ def test_what_no_run_refers_to_goes(compress, store, tmp_path):
     for key, inputs in ((A, ()), (B, (A,)), (C, ()), (D, ())):
         make(store, key, inputs)
     finish(tmp_path, "r", [B])  # and so A, which B was made of
-    register.enter(store, tmp_path / "runs" / "r", [D])  # a later try in the same folder, not finished yet
+    run_index.enter(store, tmp_path / "runs" / "r", [D])  # a later try in the same folder, not finished yet
     dry = json.loads(compress("clean", "--dry-run", "--json").out)
     assert [each["key"] for each in dry["entries"]] == [C]
     assert dry["bytes"] > 1000
@@ -64,13 +64,13 @@ def test_a_run_whose_folder_vanished_is_forgotten_unless_it_was_elsewhere(compre
     make(store, B)
     for name in ("gone", "there"):
         (tmp_path / name).mkdir()
-    register.enter(store, tmp_path / "gone", [A])
+    run_index.enter(store, tmp_path / "gone", [A])
     (tmp_path / "gone").rmdir()
-    entry = register.Entry(directory="/no/such/folder", host="another machine", keys=[B])
+    entry = run_index.Entry(directory="/no/such/folder", host="another machine", keys=[B])
     (store.root / ".runs" / "other.json").write_text(entry.model_dump_json())
     assert compress("clean").code == 0
     assert left(store) == ["b"]
-    assert [each.host for each in register.entries(store)] == ["another machine"]
+    assert [each.host for each in run_index.entries(store)] == ["another machine"]
 
 
 def test_leavings_of_interrupted_runs(compress, store, tmp_path):
@@ -83,7 +83,7 @@ def test_leavings_of_interrupted_runs(compress, store, tmp_path):
     (store.root / "notes.txt").write_text("mine")
     (store.root / ".machine").mkdir()
     (tmp_path / "runs" / "r").mkdir()
-    register.enter(store, tmp_path / "runs" / "r", [A])
+    run_index.enter(store, tmp_path / "runs" / "r", [A])
     assert compress("clean").code == 0
     assert sorted(path.name for path in store.root.iterdir()) == [
         ".machine",
@@ -98,7 +98,8 @@ def test_leavings_of_interrupted_runs(compress, store, tmp_path):
 def test_what_another_process_holds_stays(compress, store):
     make(store, A)
     make(store, B)
-    code = f"from compress_cli.store import Store\nfrom pathlib import Path\nwith Store(Path('{store.root}')).working('{A}'):\n"
+    code = "from compress_cli.store.store import Store\nfrom pathlib import Path\n"
+    code += f"with Store(Path('{store.root}')).working('{A}'):\n"
     code += "    print('held', flush=True)\n    input()"
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
@@ -113,7 +114,7 @@ def test_what_another_process_holds_stays(compress, store):
 
 def test_a_register_that_can_not_be_read_stops_it(compress, store, tmp_path):
     make(store, A)
-    register.enter(store, tmp_path, [])
+    run_index.enter(store, tmp_path, [])
     next((store.root / ".runs").glob("*.json")).write_text("{")
     outcome = compress("clean")
     assert (outcome.code, "can't be read" in outcome.err) == (3, True)

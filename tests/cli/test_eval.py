@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress_cli.card import Card
-from compress_cli.datasets.digits import Digits
-from compress_cli.intervals import wilson
+from compress_cli.data.datasets.digits import Digits
+from compress_cli.onnx_graph.card import Card
+from compress_cli.statistics.intervals import wilson
 
 
 def card(**changes):

@@ -118,10 +118,11 @@ def test_tensors_alone(compress, tmp_path):
 @pytest.fixture
 def checkpoint(tmp_path):
     """A Checkpoint's folder: an MLP 64-8-10 whose first layer is half zeros."""
-    from compress_cli import artifact, restore
-    from compress_cli.artifact import Checkpoint
-    from compress_cli.datasets.digits import Digits
-    from compress_cli.models.mlp import Mlp
+    from compress_cli.data.datasets.digits import Digits
+    from compress_cli.networks import restore
+    from compress_cli.networks.models.mlp import Mlp
+    from compress_cli.store import artifact
+    from compress_cli.store.artifact import Checkpoint
 
     restored = restore.build(Mlp(hidden=(8,)), Digits().signature(), 0)
     first = next(each for each in restored.network.body.parameters() if each.dim() == 2)

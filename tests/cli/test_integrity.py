@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from compress_cli import artifact, reproduction
 from compress_cli.errors import GateError
+from compress_cli.pipeline import reproduce
+from compress_cli.store import artifact
 
 RECIPE = """\
 dataset: digits
@@ -242,7 +243,7 @@ def again(run):
 
 def test_other_bytes_on_the_same_machine_are_no_reproduction(run, again):
     other_weights(run)
-    found = reproduction.compared(run, again)
+    found = reproduce.compared(run, again)
     outcomes = {each.step: each.outcome for each in found.artifacts}
     assert outcomes.pop("teacher") == "other bytes"
     assert outcomes.pop("student.comparison") == "timed"
@@ -255,7 +256,7 @@ def test_elsewhere_figures_are_compared_within_their_intervals(run, again):
     other_weights(run)
     for folder in store(run).values():
         pretend(folder, lambda document: document["environment"]["libraries"].update(torch="1.0"))
-    found = reproduction.compared(run, again)
+    found = reproduce.compared(run, again)
     assert found.by == "figures"
     assert found.differs[0].startswith("libraries: torch 1.0, now 2")
     found.decide()
@@ -270,7 +271,7 @@ def test_elsewhere_figures_are_compared_within_their_intervals(run, again):
 
     pretend(store(run)["student.measurement"], better)
     with pytest.raises(GateError, match=r"student.measurement: other figures: accuracy 0.* is not within \[0.98, 0.999\]"):
-        reproduction.compared(run, again).decide()
+        reproduce.compared(run, again).decide()
 
 
 def test_a_damaged_run_is_not_compared(compress, run):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress_cli import contents, measure, preprocess, profile, recipe  # noqa: F401 - loaded once, before processes fork
 from compress_cli.cli import eval as command  # noqa: F401
+from compress_cli.pipeline import recipe  # noqa: F401 - loaded once, before processes fork
 from compress_cli.report import evaluation  # noqa: F401
 
 LIMIT_S = 60

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from compress_cli.card import Card
-from compress_cli.datasets.digits import Digits
+from compress_cli.data.datasets.digits import Digits
+from compress_cli.onnx_graph.card import Card
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CARD = Card(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from compress_cli.record import Record
+from compress_cli.store.record import Record
 
 
 @pytest.fixture

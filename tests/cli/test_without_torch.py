@@ -22,7 +22,7 @@ print(loaded, file=sys.stderr)
 def test_never_imports_torch(command, digits_file, tmp_path):
     path, _, _ = digits_file()
     if command == "report":
-        from compress_cli.record import Record
+        from compress_cli.store.record import Record
 
         Record(recipe="r", store=".store", seed=0, baseline="", rows=[], wall_time_s=0.0).write(tmp_path)
     arguments = {

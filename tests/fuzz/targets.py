@@ -13,10 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from compress_cli import arrays, artifact, gate, layers, plan, recipe
+from compress_cli.data import arrays
 from compress_cli.document import Document
 from compress_cli.errors import CompressError
-from compress_cli.record import Record
+from compress_cli.onnx_graph import layers
+from compress_cli.pipeline import plan, recipe
+from compress_cli.statistics import gate
+from compress_cli.store import artifact
+from compress_cli.store.record import Record
 
 
 def _written(content, name):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress_cli.batch import Batch, Outputs
+from compress_cli.data.batch import Batch, Outputs
 
 
 def tensor(array):

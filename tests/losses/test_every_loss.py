@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from compress_cli.batch import Batch, Outputs
+from compress_cli.data.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
 from compress_cli.losses import Loss
 from compress_cli.plugin import find, name_of, names

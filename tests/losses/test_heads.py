@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress_cli.batch import Batch, Outputs
+from compress_cli.data.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.logit_mse import LogitMse

@@ -4,14 +4,15 @@ import math
 
 import pytest
 
-from compress_cli import features, restore, training
-from compress_cli.batch import Outputs
-from compress_cli.ensemble import Ensemble
+from compress_cli.data.batch import Outputs
+from compress_cli.distillation.ensemble import Ensemble
 from compress_cli.losses import Loss
-from compress_cli.models.convnet import Convnet
-from compress_cli.optimizers.sgd import Sgd
+from compress_cli.networks import features, restore
+from compress_cli.networks.models.convnet import Convnet
 from compress_cli.plugin import find, names
-from compress_cli.regimen import Training
+from compress_cli.training import loop
+from compress_cli.training.config import Training
+from compress_cli.training.optimizers.sgd import Sgd
 
 LAYERS = [{"student": "layer2", "teacher": "layer2"}]
 SETTINGS = {
@@ -38,7 +39,7 @@ def test_a_step_with_the_loss_repeats_and_stays_finite(name, toy, context_for):
 
         student = restore.build(Convnet(widths=(4, 6), convs=1), dataset.signature(), 0).network
         before = [each.detach().clone() for each in student.parameters()]
-        facts = training.fit(student, (loss,), settings, context_for(dataset), Ensemble({"teacher": opened}))
+        facts = loop.fit(student, (loss,), settings, context_for(dataset), Ensemble({"teacher": opened}))
         assert all(math.isfinite(each["loss"]) for each in facts["epochs"])
         weights.append([each.detach() for each in student.parameters()])
         assert any(not one.equal(other) for one, other in zip(before, weights[-1], strict=True))

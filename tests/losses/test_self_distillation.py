@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from compress_cli import restore, training
-from compress_cli.batch import Batch, Outputs
+from compress_cli.data.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
 from compress_cli.losses.self_distillation import SelfDistillation
-from compress_cli.models.convnet import Convnet
-from compress_cli.regimen import Training
+from compress_cli.networks import restore
+from compress_cli.networks.models.convnet import Convnet
+from compress_cli.training import loop
+from compress_cli.training.config import Training
 
 LABELS = np.array([0, 2, 1])
 
@@ -65,7 +66,7 @@ def test_exits_reach_the_layer_they_stand_behind_and_are_gone_afterwards(toy, co
     weights = {}
     for alpha in (0.0, 1.0):
         network = restore.build(Convnet(widths=(4, 6), convs=1), toy().signature(), 0).network
-        training.fit(network, (SelfDistillation(exits=("layer1",), alpha=alpha),), settings, context_for(toy()))
+        loop.fit(network, (SelfDistillation(exits=("layer1",), alpha=alpha),), settings, context_for(toy()))
         weights[alpha] = network.state_dict()
     assert (
         weights[0.0].keys() == restore.build(Convnet(widths=(4, 6), convs=1), toy().signature(), 0).network.state_dict().keys()

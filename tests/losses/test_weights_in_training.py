@@ -5,15 +5,16 @@ import pytest
 import torch
 from torch import nn
 
-from compress_cli import restore, training
-from compress_cli.batch import Outputs
-from compress_cli.ensemble import Ensemble
+from compress_cli.data.batch import Outputs
+from compress_cli.distillation.ensemble import Ensemble
 from compress_cli.losses import Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.soft_targets import SoftTargets
-from compress_cli.models.mlp import Mlp
-from compress_cli.optimizers.sgd import Sgd
-from compress_cli.regimen import Training
+from compress_cli.networks import restore
+from compress_cli.networks.models.mlp import Mlp
+from compress_cli.training import loop
+from compress_cli.training.config import Training
+from compress_cli.training.optimizers.sgd import Sgd
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,8 +34,8 @@ def curve(toy, context_for, losses, teacher=None, **settings):
     images, labels = (toy().split("train").inputs["image"], toy().split("train").targets["label"])
     with torch.no_grad():
         said = network(torch.from_numpy(images).float())["logits"].double().numpy()
-    teachers = Ensemble({"t": teacher}) if teacher else training.NOBODY
-    facts = training.fit(network, losses, Training(**STILL, **settings), context_for(toy()), teachers)
+    teachers = Ensemble({"t": teacher}) if teacher else loop.NOBODY
+    facts = loop.fit(network, losses, Training(**STILL, **settings), context_for(toy()), teachers)
     return [each["loss"] for each in facts["epochs"]], said, labels
 
 

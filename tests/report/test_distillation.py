@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from compress_cli.repeats import distilled
 from compress_cli.report import Report, distillation
+from compress_cli.statistics.repeats import distilled
 
 
 def right(share):

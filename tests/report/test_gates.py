@@ -6,11 +6,11 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from compress_cli import gate
 from compress_cli.errors import GateError, RecipeError
-from compress_cli.intervals import Estimate
-from compress_cli.latency import Latency
+from compress_cli.measurement.latency import Latency
 from compress_cli.report import Report, Row, gates, junit, markdown, terminal
+from compress_cli.statistics import gate
+from compress_cli.statistics.intervals import Estimate
 
 
 def estimate(low, value, high):

@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from compress_cli import gate, pictures
-from compress_cli.damage import Answers, damage
-from compress_cli.findings import Findings, Line
-from compress_cli.intervals import Estimate, paired_difference, wilson
+from compress_cli.data import pictures
 from compress_cli.report import Found, Report, Row, gates, markdown, page, terminal
 from compress_cli.report.document import chain
 from compress_cli.report.page import Background
+from compress_cli.statistics import gate
+from compress_cli.statistics.findings import Findings, Line
+from compress_cli.statistics.intervals import Estimate, paired_difference, wilson
+from compress_cli.statistics.predictions import Answers, damage
 
 NASTY = "a|b</svg><script>alert(1)</script>&\"'\x1b=1+1"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import pytest
 
-from compress_cli import gate
-from compress_cli.intervals import Estimate
-from compress_cli.latency import Latency
+from compress_cli.measurement.latency import Latency
 from compress_cli.report import Report, Row, gates, html, page, plots
 from compress_cli.report.page import Background
+from compress_cli.statistics import gate
+from compress_cli.statistics.intervals import Estimate
 
 NASTY = "</svg><script>alert(1)</script>&\"'\x1b"
 VOID = {"meta", "br"}

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from compress_cli import artifact, report
-from compress_cli.artifact import Comparison, Measurement, OnnxModel
-from compress_cli.contents import Contents
+from compress_cli import report
 from compress_cli.errors import ArtifactError
-from compress_cli.intervals import Estimate, bootstrap, wilson
-from compress_cli.latency import Latency, Speedup, verdict
-from compress_cli.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
-from compress_cli.record import Record, Row
+from compress_cli.measurement.latency import Latency, Speedup, verdict
+from compress_cli.measurement.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
+from compress_cli.measurement.sessions import Options
+from compress_cli.onnx_graph.contents import Contents
 from compress_cli.report import figures, markdown, terminal
-from compress_cli.runtime import Options
+from compress_cli.statistics.intervals import Estimate, bootstrap, wilson
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Comparison, Measurement, OnnxModel
+from compress_cli.store.record import Record, Row
 
 MACHINE = {"processor": "Test CPU", "cores": 2, "onnxruntime": "1"}
 SAMPLES = 1000

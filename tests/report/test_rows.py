@@ -3,8 +3,8 @@
 import csv
 import io
 
-from compress_cli.intervals import Estimate
 from compress_cli.report import Report, Row, rows
+from compress_cli.statistics.intervals import Estimate
 
 
 def run(name, **row):

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from compress_cli.cli.schema import schema_of
-from compress_cli.intervals import Estimate
-from compress_cli.latency import Latency
+from compress_cli.measurement.latency import Latency
 from compress_cli.report import Report, Row, runs
+from compress_cli.statistics.intervals import Estimate
 
 
 def estimate(low, value, high):

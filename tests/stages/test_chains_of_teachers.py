@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from compress_cli import features, plan, recipe, restore
-from compress_cli.artifact import Program
-from compress_cli.batch import from_arrays
-from compress_cli.run import Run
-from compress_cli.store import Store
-from compress_cli.teachers import teacher_for
+from compress_cli.data.batch import from_arrays
+from compress_cli.distillation.teachers import teacher_for
+from compress_cli.networks import features, restore
+from compress_cli.pipeline import plan, recipe
+from compress_cli.pipeline.run import Run
+from compress_cli.store.artifact import Program
+from compress_cli.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

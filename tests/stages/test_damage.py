@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from compress_cli import artifact, measure
-from compress_cli.artifact import Measurement
-from compress_cli.damage import Damage as Document
-from compress_cli.datasets.digits import Digits
+from compress_cli.data.datasets.digits import Digits
 from compress_cli.errors import ArtifactError, RecipeError
-from compress_cli.intervals import wilson
+from compress_cli.measurement import measure
 from compress_cli.stages.damage import Damage
 from compress_cli.stages.measure import Measure
+from compress_cli.statistics.intervals import wilson
+from compress_cli.statistics.predictions import Damage as Document
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Measurement
 
 
 @pytest.fixture

@@ -9,13 +9,15 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from pydantic import ValidationError
 
-from compress_cli import artifact, plan, recipe, restore
-from compress_cli.artifact import Checkpoint, OnnxModel
 from compress_cli.errors import RecipeError
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.soft_targets import SoftTargets
-from compress_cli.models.convnet import Convnet
+from compress_cli.networks import restore
+from compress_cli.networks.models.convnet import Convnet
+from compress_cli.pipeline import plan, recipe
 from compress_cli.stages import Stage
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Checkpoint, OnnxModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compress_cli import runtime
+from compress_cli.measurement import sessions
 
 TRAINING = "{epochs: 12, batch: 16, precision: float32, optimizer: {type: sgd, learning_rate: 0.05}}"
 DATA = """\
@@ -106,9 +106,9 @@ def test_two_onnx_files_teach_one_student_of_both_tasks(run, things, compress):
   - export
 """)
     assert Path("runs/r/colours/model.onnx").read_bytes() == Path("colour.onnx").read_bytes()
-    shapes = runtime.open_session(Path("runs/r/shapes/model.onnx"))
+    shapes = sessions.open_session(Path("runs/r/shapes/model.onnx"))
     assert (list(shapes.inputs), list(shapes.outputs)) == (["depth"], ["shape_output"])
-    shipped = runtime.open_session(Path("runs/r/export/model.onnx"))
+    shipped = sessions.open_session(Path("runs/r/export/model.onnx"))
     assert (list(shipped.inputs), set(shipped.outputs)) == (["picture"], {"shape_output", "colour_output"})
     assert min(right(shipped, things).values()) > 0.9
     assert rows["export"]["kinds"]["int8"] == 8 * (2 * 6 * 6 + 3 + 2)

@@ -8,22 +8,26 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
-from compress_cli import artifact, plan, recipe, restore, table, training
-from compress_cli.artifact import Checkpoint, Table
-from compress_cli.datasets import Split
-from compress_cli.ensemble import Ensemble
+from compress_cli.data.datasets import Split
+from compress_cli.distillation import table
+from compress_cli.distillation.ensemble import Ensemble
+from compress_cli.distillation.teachers import teacher_for
 from compress_cli.errors import DataError, RecipeError
-from compress_cli.feed import Feed
 from compress_cli.identity import identity
 from compress_cli.losses import Loss
-from compress_cli.models.convnet import Convnet
-from compress_cli.models.mlp import Mlp
-from compress_cli.optimizers.sgd import Sgd
-from compress_cli.regimen import Training
-from compress_cli.run import Run
+from compress_cli.networks import restore
+from compress_cli.networks.models.convnet import Convnet
+from compress_cli.networks.models.mlp import Mlp
+from compress_cli.pipeline import plan, recipe
+from compress_cli.pipeline.run import Run
 from compress_cli.stages import Stage
-from compress_cli.store import Store
-from compress_cli.teachers import teacher_for
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Checkpoint, Table
+from compress_cli.store.store import Store
+from compress_cli.training import loop
+from compress_cli.training.config import Training
+from compress_cli.training.loader import Feed
+from compress_cli.training.optimizers.sgd import Sgd
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,7 +72,7 @@ def fitted(context, losses, master, model=None, **settings):
     given = Training(**{"epochs": 1, "batch": 8, "precision": "float32", "keep": "last", "optimizer": STILL, **settings})
     layers = tuple(dict.fromkeys(layer for each in losses for layer in each.teacher_layers()))
     teachers = Ensemble({"": teacher_for(master).open(master, layers, "cpu")})
-    facts = training.fit(network, losses, given, context, teachers)
+    facts = loop.fit(network, losses, given, context, teachers)
     return facts["epochs"][0]["loss"], network
 
 

@@ -14,16 +14,17 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import nn
 
-from compress_cli import restore, runtime
-from compress_cli.artifact import Checkpoint, OnnxModel, read, write_manifest
 from compress_cli.context import Context
-from compress_cli.datasets import Dataset
+from compress_cli.data.datasets import Dataset
+from compress_cli.data.signature import Head, Input, Signature
+from compress_cli.data.tasks.classification import Classification
 from compress_cli.errors import ArtifactError, RecipeError
 from compress_cli.identity import identity
-from compress_cli.models.mlp import Mlp
-from compress_cli.signature import Head, Input, Signature
+from compress_cli.measurement import sessions
+from compress_cli.networks import restore
+from compress_cli.networks.models.mlp import Mlp
 from compress_cli.stages import Stage
-from compress_cli.tasks.classification import Classification
+from compress_cli.store.artifact import Checkpoint, OnnxModel, read, write_manifest
 
 SIGNATURE = Signature(
     inputs={"image": Input(shape=(2, 3, 4), mean=(1.0, 2.0), deviation=(3.0, 4.0))}, heads={"logits": Head(size=5)}
@@ -303,7 +304,7 @@ def test_weights_beside_an_onnx_file_are_merged_into_it(load, tmp_path):
     (tmp_path / "m.data").write_bytes(b"\0" * (tmp_path / "m.data").stat().st_size)
     assert stage.depends() != before  # its content belongs to the key
     image = np.random.default_rng(1).normal(size=(3, 2, 3, 4)).astype(np.float32)
-    (found,) = runtime.open_session(made.file("model.onnx"), threads=1).run({"image": image}).values()
+    (found,) = sessions.open_session(made.file("model.onnx"), threads=1).run({"image": image}).values()
     np.testing.assert_allclose(found, image.reshape(3, 24) @ weights, rtol=1e-4, atol=1e-5)
 
 
@@ -399,7 +400,7 @@ def test_inputs_and_outputs_of_an_onnx_file_get_the_names_of_the_dataset(load, t
     weights = exported(tmp_path / "m.onnx", name="input", output="output", features="features",
                        save_as_external_data=True, location="m.data", size_threshold=0)  # fmt: skip
     made = load(Paired(), onnx="m.onnx", inputs=["image"], heads=["shape_output", "features"])
-    session = runtime.open_session(made.file("model.onnx"), threads=1)
+    session = sessions.open_session(made.file("model.onnx"), threads=1)
     assert (list(session.inputs), list(session.outputs)) == (["image"], ["shape_output", "features"])
     image = np.random.default_rng(1).normal(size=(3, 2, 3, 4)).astype(np.float32)
     np.testing.assert_allclose(

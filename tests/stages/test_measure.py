@@ -7,19 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from compress_cli import artifact
-from compress_cli.artifact import Comparison, Measurement, OnnxModel, Predictions
 from compress_cli.context import Context
-from compress_cli.datasets.digits import Digits
+from compress_cli.data.datasets.digits import Digits
+from compress_cli.data.signature import Head
+from compress_cli.data.tasks.classification import Classification
 from compress_cli.errors import RecipeError, StageError
-from compress_cli.latency import TimingConditions
-from compress_cli.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
-from compress_cli.signature import Head
+from compress_cli.measurement.latency import TimingConditions
+from compress_cli.measurement.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
 from compress_cli.stages import Stage
 from compress_cli.stages.compare import Compare
 from compress_cli.stages.measure import Measure
 from compress_cli.stages.predict import Predict
-from compress_cli.tasks.classification import Classification
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Comparison, Measurement, OnnxModel, Predictions
 
 
 @pytest.fixture

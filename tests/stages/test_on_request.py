@@ -7,21 +7,23 @@ import pytest
 import torch
 from torch import nn
 
-from compress_cli import artifact, restore, samples
-from compress_cli.artifact import Checkpoint, OnnxModel, Program
-from compress_cli.datasets import Split
-from compress_cli.datasets.digits import Digits
-from compress_cli.disturbances import disturbed
+from compress_cli.data import samples
+from compress_cli.data.datasets import Split
+from compress_cli.data.datasets.digits import Digits
 from compress_cli.errors import RecipeError, StageError
-from compress_cli.findings import FINDINGS, Findings
-from compress_cli.models.convnet import Convnet
-from compress_cli.models.mlp import Mlp
+from compress_cli.networks import restore
+from compress_cli.networks.models.convnet import Convnet
+from compress_cli.networks.models.mlp import Mlp
 from compress_cli.stages import attack, sensitivity
+from compress_cli.stages._corruptions import disturbed
 from compress_cli.stages.attack import Attack
 from compress_cli.stages.quantize import Quantize
 from compress_cli.stages.robustness import Robustness
 from compress_cli.stages.sensitivity import Sensitivity
 from compress_cli.stages.similarity import Similarity, linear_cka
+from compress_cli.statistics.findings import FINDINGS, Findings
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Checkpoint, OnnxModel, Program
 
 
 def stored(folder, kind, write):

@@ -9,18 +9,20 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from compress_cli import artifact, channels, coupling, restore
-from compress_cli.artifact import Checkpoint
 from compress_cli.context import Context
-from compress_cli.datasets import Dataset, Split
+from compress_cli.data.datasets import Dataset, Split
+from compress_cli.data.signature import Head, Input, Signature
+from compress_cli.data.tasks.classification import Classification
 from compress_cli.errors import RecipeError, StageError
-from compress_cli.models.convnet import Convnet
-from compress_cli.models.mlp import Mlp
-from compress_cli.models.resnet import Resnet
-from compress_cli.signature import Head, Input, Signature
+from compress_cli.networks import restore
+from compress_cli.networks.models.convnet import Convnet
+from compress_cli.networks.models.mlp import Mlp
+from compress_cli.networks.models.resnet import Resnet
+from compress_cli.pruning import channels, dependency_graph
 from compress_cli.stages import Stage, prune
 from compress_cli.stages.prune import Prune
-from compress_cli.tasks.classification import Classification
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Checkpoint
 
 SIGNATURE = Signature(
     inputs={"image": Input(shape=(3, 8, 8), mean=(100.0, 120.0, 130.0), deviation=(50.0, 60.0, 70.0))},
@@ -254,7 +256,7 @@ def test_a_cut_that_would_take_the_wrong_channels_is_not_made(lively):
     """Zero-padding shortcuts add channels whose place in the sum the dependency graph gets wrong across stages."""
     body = lively(Resnet(depth=8, widths=(4, 8, 16), shortcut="padding").build(SIGNATURE))
     inputs = (torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
-    offered = {group.layer for group in coupling.couple(body, inputs).groups}
+    offered = {group.layer for group in dependency_graph.couple(body, inputs).groups}
     groups, whole = prune._cuttable(body, inputs, ())
     refused = offered - {group.layer for group in groups}
     assert refused

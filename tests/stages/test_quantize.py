@@ -8,20 +8,22 @@ import onnx
 import pytest
 import torch
 
-from compress_cli import artifact, restore, runtime
-from compress_cli.artifact import Checkpoint, OnnxModel, Program
-from compress_cli.card import Card
 from compress_cli.context import Context
-from compress_cli.datasets import Dataset, Split
+from compress_cli.data.datasets import Dataset, Split
+from compress_cli.data.signature import Head, Input, Signature
+from compress_cli.data.tasks.classification import Classification
+from compress_cli.deployment.exporters import Exporter
 from compress_cli.errors import StageError
-from compress_cli.exporters import Exporter
-from compress_cli.models.convnet import Convnet
-from compress_cli.quantizers.static_int8 import StaticInt8
+from compress_cli.measurement import sessions
+from compress_cli.networks import restore
+from compress_cli.networks.models.convnet import Convnet
+from compress_cli.onnx_graph.card import Card
+from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 from compress_cli.settings import Folder
-from compress_cli.signature import Head, Input, Signature
 from compress_cli.stages.export import Export
 from compress_cli.stages.quantize import Quantize
-from compress_cli.tasks.classification import Classification
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Checkpoint, OnnxModel, Program
 
 SIGNATURE = Signature(
     inputs={"image": Input(shape=(1, 8, 8), mean=(100.0,), deviation=(50.0,))},
@@ -158,7 +160,7 @@ def test_a_float_file_is_proved_and_says_what_it_is(bench):
     assert head["argmax_agreement"] == 1.0
     path = bench.file.file("model.onnx")
     assert facts["size_bytes"] == path.stat().st_size
-    card = Card.from_metadata(runtime.open_session(path).metadata)
+    card = Card.from_metadata(sessions.open_session(path).metadata)
     assert card is not None
     assert (card.fingerprint, card.key, card.task["type"]) == ("brightness", KEY, "classification")
     assert card.classes == {"logits": ("dark", "grey", "bright")}
@@ -172,7 +174,7 @@ def test_an_int8_file_is_smaller_and_as_good_as_its_simulation(bench):
     head = made.manifest.facts["parity"]["heads"]["logits"]
     assert 0.5 < head["error_growth"] < 1.5
     path = made.file("model.onnx")
-    assert runtime.open_session(path).metadata == {}
+    assert sessions.open_session(path).metadata == {}
     assert path.stat().st_size < 0.75 * bench.file.file("model.onnx").stat().st_size
     counts = made.manifest.facts["operators"]
     assert counts["Conv"] == 2
@@ -183,13 +185,13 @@ def test_a_file_that_strays_is_refused_with_what_to_do(bench, monkeypatch):
     settings = Quantize(samples=16, quantizer=StaticInt8(reduce_range=False))
     program = bench.run(settings, bench.checkpoint)
     copying = Export(exporter=Copying(file=bench.file.file("model.onnx")))
-    true_run = runtime.Session.run
+    true_run = sessions.Session.run
 
     def saturated(self, inputs):
         """As on a processor whose 16-bit sums overflow."""
         return {name: each + 0.3 * np.abs(each).max() * np.sign(each) for name, each in true_run(self, inputs).items()}
 
-    monkeypatch.setattr(runtime.Session, "run", saturated)
+    monkeypatch.setattr(sessions.Session, "run", saturated)
     with pytest.raises(StageError, match=r"'logits' is \d+\.\d times further .*reduce_range: true"):
         bench.run(copying, program)
     with pytest.raises(StageError, match=r"'logits' differs by up to .* of its range"):
@@ -202,7 +204,7 @@ def test_an_onnx_file_is_quantised_and_exported_alike(bench):
     assert isinstance(quantised, OnnxModel)
     assert facts["left_float"] == []
     assert facts["sqnr_db"]["logits"] > 25
-    assert Card.from_metadata(runtime.open_session(quantised.file("model.onnx")).metadata).key == KEY
+    assert Card.from_metadata(sessions.open_session(quantised.file("model.onnx")).metadata).key == KEY
     assert bench.run(Quantize(samples=64), bench.file).digest == quantised.digest
     shipped = bench.run(Export(), quantised)
     assert shipped.manifest.facts["parity"]["heads"]["logits"]["max_abs_error"] == 0
@@ -219,7 +221,7 @@ def test_a_file_that_insists_on_a_batch_gets_it(bench):
     onnx.save(model, output / "model.onnx")
     fixed = bench.artifact(output, OnnxModel, {})
     quantised = bench.run(Quantize(samples=10), fixed)
-    assert runtime.open_session(quantised.file("model.onnx")).batch == 3
+    assert sessions.open_session(quantised.file("model.onnx")).batch == 3
     bench.run(Export(samples=10), quantised)
 
 

@@ -8,9 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from compress_cli import artifact, plan, recipe, restore, runtime
-from compress_cli.run import Run
-from compress_cli.store import Store
+from compress_cli.measurement import sessions
+from compress_cli.networks import restore
+from compress_cli.pipeline import plan, recipe
+from compress_cli.pipeline.run import Run
+from compress_cli.store import artifact
+from compress_cli.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,7 +66,7 @@ stages:
         measured=("export",),
     )
     assert restore.signature_of(made["seeing"]).inputs.keys() == {"picture"}
-    session = runtime.open_session(made["export"].file("model.onnx"))
+    session = sessions.open_session(made["export"].file("model.onnx"))
     assert list(session.inputs) == ["depth"]
     assert (answers(made["feeling"], arrays["depth"])["shape_output"] == arrays["shape"]).mean() > 0.9
     assert made["export.measurement"].manifest.facts["accuracy"] > 0.9
@@ -87,7 +90,7 @@ stages:
     found = answers(made["both"], arrays["picture"].astype(np.float32))
     assert (found["shape_output"] == arrays["shape"]).mean() > 0.9
     assert (found["colour_output"] == arrays["colour"]).mean() > 0.9
-    assert set(runtime.open_session(made["both.onnx"].file("model.onnx")).outputs) == {"shape_output", "colour_output"}
+    assert set(sessions.open_session(made["both.onnx"].file("model.onnx")).outputs) == {"shape_output", "colour_output"}
     assert not run.problems
     figures = json.loads(made["colours.measurement"].file("measurement.json").read_text())
     assert figures["metrics"] == {}

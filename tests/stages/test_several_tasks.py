@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from compress_cli import artifact, restore
+from compress_cli.networks import restore
+from compress_cli.store import artifact
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

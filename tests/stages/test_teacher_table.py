@@ -9,20 +9,23 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from compress_cli import artifact, plan, recipe, restore, table
-from compress_cli.artifact import Checkpoint, Table
-from compress_cli.augmentations.crop import Crop
-from compress_cli.augmentations.flip import Flip
-from compress_cli.batch import Batch
+from compress_cli.data.batch import Batch
+from compress_cli.distillation import table
+from compress_cli.distillation.teachers import teacher_for
 from compress_cli.errors import DataError, StageError
-from compress_cli.feed import Feed
-from compress_cli.models.convnet import Convnet
-from compress_cli.run import Run
-from compress_cli.saves import Saves, Saving
+from compress_cli.networks import restore
+from compress_cli.networks.models.convnet import Convnet
+from compress_cli.pipeline import plan, recipe
+from compress_cli.pipeline.run import Run
 from compress_cli.stages import Stage, teacher_table
 from compress_cli.stages.teacher_table import TeacherTable
-from compress_cli.store import Store
-from compress_cli.teachers import teacher_for
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Checkpoint, Table
+from compress_cli.store.saves import Saves, Saving
+from compress_cli.store.store import Store
+from compress_cli.training.augmentations.crop import Crop
+from compress_cli.training.augmentations.flip import Flip
+from compress_cli.training.loader import Feed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from compress_cli import artifact, restore
-from compress_cli.artifact import Checkpoint
 from compress_cli.errors import RecipeError
+from compress_cli.networks import restore
 from compress_cli.stages import Stage
 from compress_cli.stages.train import Train
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from compress_cli import plan, recipe, restore, table
 from compress_cli.cli import main
-from compress_cli.datasets.npz import Npz
+from compress_cli.data.datasets.npz import Npz
+from compress_cli.distillation import table
 from compress_cli.errors import ArtifactError, DataError, RecipeError
-from compress_cli.run import Run
-from compress_cli.store import Store
+from compress_cli.networks import restore
+from compress_cli.pipeline import plan, recipe
+from compress_cli.pipeline.run import Run
+from compress_cli.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

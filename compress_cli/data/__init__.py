@@ -1,0 +1,1 @@
+"""Samples: batches, signatures, datasets, tasks, and the files that they come from."""

@@ -1,0 +1,120 @@
+"""Datasets: NumPy arrays by name, in three splits, with stable sample ids. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from compress_cli.data import arrays
+from compress_cli.data.signature import Signature
+from compress_cli.identity import identity
+from compress_cli.plugin import Plugin
+
+SplitName = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some samples in memory or memory-mapped. All arrays share their first axis, N."""
+
+    inputs: dict[str, np.ndarray]  # input name -> (N, ...); images uint8 (N, channels, height, width)
+    targets: dict[str, np.ndarray]  # target name -> (N,) or (N, ...)
+    index: np.ndarray  # (N,) int64: sample ids, unique over all splits
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, rows: np.ndarray | slice) -> Split:
+        """The samples at these positions."""
+        return Split(
+            {name: each[rows] for name, each in self.inputs.items()},
+            {name: each[rows] for name, each in self.targets.items()},
+            self.index[rows],
+        )
+
+
+class Dataset(Plugin):
+    """Data at hand. Its split's seed is a setting of its own, so that a recipe's seed never moves a test sample."""
+
+    @abstractmethod
+    def signature(self) -> Signature:
+        """Names, shapes and types of inputs and heads; mean and deviation from the train split."""
+
+    @abstractmethod
+    def split(self, name: SplitName) -> Split:
+        """Train, val or test; DataError where the files are not at hand. An empty val means there is none."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of the content and of what the settings make of it; cheap, and never of a place on disk.
+
+        DataError where the files are not at hand."""
+
+
+def fingerprint_of(dataset: Dataset, content: Any) -> str:
+    """The fingerprint of a dataset whose files hash to `content` (JSON-ready): content and settings, not places."""
+    return hashlib.sha256(json.dumps([identity(dataset), content], sort_keys=True).encode()).hexdigest()
+
+
+def homes(root: Path | None, folder: str, *inside: str) -> tuple[Path, ...]:
+    """Where published files may lie: in `root`, or else in `folder` of what COMPRESS_DATA names; or `inside` of that.
+
+    None where neither is given.
+    """
+    data = os.environ.get("COMPRESS_DATA")
+    home = root or (Path(data, folder) if data else None)
+    return (home, *(home / each for each in inside)) if home else ()
+
+
+def with_val(train: Split, test: Split, val: int, seed: int) -> dict[SplitName, Split]:
+    """The published training and test sets, with so many training samples kept back as val, each class at its share."""
+    share = val / len(train)
+    rows = stratified(train.targets["label"], {"val": share, "train": 1 - share}, seed)
+    return {**{name: train.take(each) for name, each in rows.items()}, "test": test}
+
+
+def stratified(labels: np.ndarray, shares: dict[SplitName, float], seed: int) -> dict[SplitName, np.ndarray]:
+    """Positions of each split, ascending, such that every class has its share in each to within one sample, and all
+    together to within half a one, however small the classes; what shares leave goes to the last.
+
+    NumPy keeps the stream of RandomState for ever, which it does not promise for newer generators: a sample must not
+    move from train to test because NumPy was upgraded.
+    """
+    random = np.random.RandomState(seed)
+    found: dict[SplitName, list[np.ndarray]] = {name: [] for name in shares}
+    *firsts, last = shares
+    taken, seen = dict.fromkeys(firsts, 0), 0
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        seen += len(members)
+        for name in firsts:
+            count = min(round(shares[name] * seen) - taken[name], len(members))
+            taken[name] += count
+            found[name].append(members[:count])
+            members = members[count:]
+        found[last].append(members)
+    return {name: np.sort(np.concatenate(parts)) if parts else np.array([], int) for name, parts in found.items()}
+
+
+def channel_statistics(images: np.ndarray, rows: np.ndarray | slice = np.s_[:]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel of images (N, channels, height, width) or rows (N, channels), in their raw range.
+
+    rows: positions of the samples that count. A channel that never varies gets deviation 1, since it is divided by.
+    """
+    totals, others = np.zeros((2, images.shape[1])), (0, *range(2, images.ndim))
+    chosen = np.arange(len(images))[rows]
+    for start in range(0, len(chosen), 1024):  # in pieces: the float64 copy of a whole split may not fit in memory
+        piece = images[chosen[start : start + 1024]].astype(np.float64)
+        totals += [piece.sum(axis=others), (piece**2).sum(axis=others)]
+        arrays.release(images)
+    mean, square = totals / (len(chosen) * math.prod(images.shape[2:]))
+    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    return tuple(mean.tolist()), tuple(np.where(deviation > 0, deviation, 1.0).tolist())

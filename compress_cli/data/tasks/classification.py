@@ -1,0 +1,106 @@
+"""One class of several for each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from compress_cli.data.signature import Signature
+from compress_cli.data.tasks import Task
+from compress_cli.errors import DataError, RecipeError, StageError
+from compress_cli.settings import suggest
+from compress_cli.statistics.intervals import Estimate, bootstrap, wilson
+from compress_cli.statistics.predictions import Answers
+
+TOP5_FROM = 11  # classes; the best five of ten say little
+
+
+class Classification(Task):
+    """One class of several for each sample: accuracy with Wilson's interval, cross-entropy, top-5 for many classes."""
+
+    loss: ClassVar[str] = "cross_entropy"
+    primary: ClassVar[str] = "accuracy"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "top5_accuracy", "cross_entropy")
+
+    head: str = Field("", description="the model's output that holds the class scores; default: the only one")
+    target: str = Field("", description="the dataset's target that holds the class numbers; default: the only one")
+
+    def within(self, heads: Collection[str]) -> Task | None:
+        return self if not self.head or self.head in heads else None
+
+    def chance(self, signature: Signature) -> float | None:
+        return 1 / signature.heads[_choice("head", self.head, signature.heads)].size
+
+    def check(self, signature: Signature, targets: dict[str, np.ndarray]) -> None:
+        classes = signature.heads[_choice("head", self.head, signature.heads)].size
+        name = _choice("target", self.target, targets)
+        labels = targets[name]
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise DataError(f"target '{name}': classification needs one class number a sample, not {_describe(labels)}")
+        wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+        if len(wrong):
+            raise DataError(
+                f"target '{name}': label {labels[wrong[0]]} at position {wrong[0]} is out of range for {classes} classes "
+                f"(0 to {classes - 1}); {len(wrong)} of {len(labels)} labels are"
+            )
+
+    def evaluate(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, Estimate]:
+        scores, labels = self._matched(heads, targets)
+        right = scores.argmax(axis=1) == labels
+        metrics = {"accuracy": wilson(int(right.sum()), len(right))}
+        if scores.shape[1] >= TOP5_FROM:
+            own = np.take_along_axis(scores, labels[:, None], axis=1)
+            metrics["top5_accuracy"] = wilson(int(((scores > own).sum(axis=1) < 5).sum()), len(right))
+        return {**metrics, "cross_entropy": bootstrap(_cross_entropy(scores, labels))}
+
+    def correct(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> np.ndarray:
+        scores, labels = self._matched(heads, targets)
+        return np.asarray(scores.argmax(axis=1) == labels, np.float64)
+
+    def answers(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> Answers:
+        return Answers(*self._matched(heads, targets))
+
+    def classes(self, signature: Signature) -> tuple[str, ...]:
+        return signature.heads[_choice("head", self.head, signature.heads)].classes
+
+    def _matched(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (N, classes) and labels (N,), fit for each other."""
+        head, target = _choice("head", self.head, heads), _choice("target", self.target, targets)
+        scores, labels = heads[head], targets[target]
+        if len(labels) == 0:
+            raise DataError("there are no samples to evaluate on: the split is empty")
+        if scores.ndim != 2 or len(scores) != len(labels):
+            raise StageError(f"head '{head}': classification needs ({len(labels)}, classes), not {_describe(scores)}")
+        if np.isnan(scores).any() or np.isposinf(scores).any():
+            bad = int((np.isnan(scores) | np.isposinf(scores)).any(axis=1).sum())
+            raise StageError(f"head '{head}': NaN or infinite for {bad} of {len(scores)} samples; no accuracy can be given")
+        if labels.min() < 0 or labels.max() >= scores.shape[1]:
+            raise DataError(
+                f"target '{target}': labels go from {labels.min()} to {labels.max()}, "
+                f"but head '{head}' has {scores.shape[1]} classes"
+            )
+        return scores, labels.astype(np.int64)
+
+
+def _cross_entropy(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(N,): -log softmax(scores)[label], in nats."""
+    shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+    own = np.take_along_axis(shifted, labels[:, None], axis=1)[:, 0]
+    return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - own)
+
+
+def _choice(what: str, asked: str, there: Mapping[str, object]) -> str:
+    if asked in there:
+        return asked
+    if not asked and len(there) == 1:
+        return next(iter(there))
+    if asked and there:
+        raise RecipeError(f"task classification: there is no {what} '{asked}'; {suggest(asked, list(there))}")
+    raise RecipeError(f"task classification: name the {what} to evaluate (there is: {', '.join(there) or 'none'})")
+
+
+def _describe(array: np.ndarray) -> str:
+    return f"{array.dtype} {array.shape}"

@@ -1,0 +1,1 @@
+"""Files that ship: a module becomes an ONNX file."""

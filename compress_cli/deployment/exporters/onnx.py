@@ -1,0 +1,99 @@
+"""ONNX through PyTorch's exporter."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import onnx
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from compress_cli.data.signature import Signature
+from compress_cli.deployment.exporters import Exporter
+from compress_cli.errors import StageError
+from compress_cli.onnx_graph import files
+from compress_cli.quantization.tracing import BATCH, quiet, trace
+
+CHATTER = ("torch.onnx._internal.exporter._registration", "torch.onnx._internal.exporter._core", "onnxscript", "onnx_ir")
+
+
+class Onnx(Exporter):
+    """One self-contained ONNX file: batch norms folded, open batch axis, nothing in it but what a runtime reads.
+
+    The same network gives the same bytes. Intermediate values get short names; weights keep those they have in PyTorch.
+    """
+
+    opset: int = Field(20, ge=18, le=25, description="version of ONNX's operators; older runtimes need an older one")
+    ir: int = Field(10, ge=8, le=13, description="version of the file format itself; must be one that knows the opset")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Onnx:
+        needed = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", self.opset)])
+        if self.ir < needed:
+            raise ValueError(f"opset {self.opset} needs ir {needed} or later (got {self.ir})")
+        return self
+
+    def export(
+        self, network: nn.Module, signature: Signature, example: tuple[Tensor, ...], path: Path, metadata: dict[str, str]
+    ) -> None:
+        """Write `network` (evaluation mode) to `path`; `example` holds two samples or more.
+
+        StageError where the graph can't be recorded or ONNX has no word for an operator."""
+        with torch.no_grad():
+            heads = list(network(*example))  # in the order in which the model gives them
+        model = self._convert(network, example, list(signature.inputs), heads)
+        _open_batch_axis(model)
+        files.strip(model)
+        files.shorten_names(model, keep=set(network.state_dict()))
+        model.ir_version = self.ir
+        try:
+            files.write(model, path, metadata)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise StageError(f"the exported graph is not valid ONNX: {_first_line(error)}") from None
+
+    def _convert(self, network: nn.Module, example: tuple[Tensor, ...], inputs: list[str], heads: list[str]) -> onnx.ModelProto:
+        import torch.onnx
+        from torch.onnx.errors import OnnxExporterError
+
+        graph = trace(network, example)
+        try:
+            with quiet(*CHATTER):
+                program = torch.onnx.export(
+                    graph, dynamo=True, external_data=False, verbose=False,
+                    input_names=inputs, output_names=heads, opset_version=self.opset,
+                )  # fmt: skip
+        except OnnxExporterError as error:
+            raise StageError(f"ONNX (opset {self.opset}) has no word for {_operator(error)}") from None
+        assert program is not None
+        model: onnx.ModelProto = program.model_proto
+        written = next(each.version for each in model.opset_import if each.domain == "")
+        if written != self.opset:
+            raise StageError(f"the model can't be written in opset {self.opset}, only in {written}: set `opset: {written}`")
+        return model
+
+
+def _open_batch_axis(model: onnx.ModelProto) -> None:
+    """Call the first axis of inputs and outputs `batch`, whatever symbol the tracer drew for it."""
+    symbol = next(each.type.tensor_type.shape.dim[0].dim_param for each in model.graph.input)
+    for each in (*model.graph.input, *model.graph.output):
+        for axis in each.type.tensor_type.shape.dim:
+            if axis.dim_param:
+                axis.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", BATCH, axis.dim_param)
+
+
+def _operator(error: BaseException) -> str:
+    """The operator that the exporter stumbled over, out of its report."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    for cause in reversed(causes):
+        found = re.search(r"\b((?:aten|torchvision|quantized_decomposed|prims|[a-z_]+)[.:]+[a-z]\w+(?:\.\w+)?)", str(cause))
+        if found and type(cause).__name__ == "DispatchError":
+            return f"the operator {found[1]}"
+    return f"an operator of this model ({_first_line(causes[-1])})"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,1 @@
+"""Teachers: opening them, combining them, and the table of their stored outputs."""

@@ -1,0 +1,1 @@
+"""The one instrument: sessions, latency, metrics and profiles of an ONNX file. Never imports PyTorch."""

@@ -1,0 +1,233 @@
+"""The one instrument: predictions and metrics of an ONNX file on a split, through ONNX Runtime."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from compress_cli import stopping
+from compress_cli.data.arrays import read, release
+from compress_cli.data.datasets import Split, SplitName
+from compress_cli.data.tasks import Task
+from compress_cli.errors import ArtifactError, DataError, StageError
+from compress_cli.measurement.clients import Load
+from compress_cli.measurement.latency import Latency, Speedup
+from compress_cli.measurement.sessions import Options, Port, Session
+from compress_cli.onnx_graph.contents import Contents
+from compress_cli.progress import Log, Progress
+from compress_cli.settings import Settings
+from compress_cli.statistics.intervals import Estimate
+from compress_cli.store.saves import Save, Saves
+
+VERSION = 1
+MEASUREMENT, PREDICTIONS, COMPARISON = "measurement.json", "predictions.npz", "comparison.json"
+HEAD = "head."  # what names of heads begin with among the predictions
+DAMAGE, PICTURES = "damage.json", "pictures.npz"
+TELL_EVERY_S = 0.1
+
+
+class Figures(BaseModel):
+    """The document of a Measurement: what a file holds and how well it does on a split."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    split: SplitName
+    samples: int
+    primary: str
+    metrics: dict[str, Estimate]
+    """Empty where the model does something else than the task asks for; `reason` then says what is missing."""
+    contents: Contents
+    reason: str = ""
+
+
+class Timing(BaseModel):
+    """The document of a Comparison: two files timed in turn, or one alone, and where and how."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    machine: dict[str, str | int]
+    session: Options
+    latency: Latency
+    """Of the model; where there is a baseline, as timed in turn with it."""
+    load: Load | None
+    """With several clients at once, where they were asked for."""
+    speedup: Speedup | None
+    """Against the baseline; None where there is none."""
+
+
+class RunConditions(Settings):
+    """How a file is run over a split."""
+
+    batch: int = Field(128, ge=1, le=10**6, description="samples in one run")
+    threads: int | None = Field(None, ge=1, le=1024, description="threads of ONNX Runtime; default: the cores at hand")
+    session: Options = Field(Options(), description="how ONNX Runtime runs it")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A model's answers on a split and what they are worth."""
+
+    primary: str  # the metric that it goes by
+    metrics: dict[str, Estimate]
+    heads: dict[str, np.ndarray]  # output name -> (N, ...)
+    index: np.ndarray  # (N,) sample ids
+    correct: np.ndarray  # (N,) each sample's share of the primary metric
+
+
+def keep(path: Path, arrays: dict[str, np.ndarray], heads: dict[str, np.ndarray]) -> None:
+    """Write predictions, each array under its name, those of heads as `head.<name>`."""
+    named: dict[str, Any] = {**arrays, **{f"{HEAD}{name}": each for name, each in heads.items()}}
+    np.savez_compressed(path, **named)
+
+
+def kept(path: Path, split: Split) -> dict[str, np.ndarray]:
+    """The heads that were written for the samples of a split; ArtifactError where they are of others."""
+    held = read(path)
+    if not np.array_equal(held.get("index", np.empty(0)), split.index):
+        raise ArtifactError(f"{path}: was predicted on other samples than the dataset gives now")
+    return {name.removeprefix(HEAD): each for name, each in held.items() if name.startswith(HEAD)}
+
+
+def evaluate(session: Session, split: Split, task: Task, batch: int, log: Log, saves: Saves | None = None) -> Result:
+    """Predict a split and let the task judge; StageError for NaN, DataError for an empty split or labels out of range."""
+    return judge(predict(session, split, batch, log, saves), split, task)
+
+
+def lacking(task: Task, heads: Collection[str]) -> str:
+    """Why a model with these heads can do nothing of a task; empty where it can."""
+    if task.within(heads):
+        return ""
+    about = " and ".join(f"'{getattr(each, 'head', '')}'" for each in task.parts.values())
+    return f"this model has no head {about}, which the task is about (it has: {', '.join(heads)})"
+
+
+def judge(heads: dict[str, np.ndarray], split: Split, task: Task) -> Result:
+    """What a model's answers on a split are worth; StageError where it has no head that the task is about."""
+    own = task.within(heads)
+    if own is None:
+        raise StageError(lacking(task, heads))
+    correct = own.correct(heads, split.targets)
+    return Result(own.primary, own.evaluate(heads, split.targets), heads, split.index, correct)
+
+
+def predict(session: Session, split: Split, batch: int, log: Log, saves: Saves | None = None) -> dict[str, np.ndarray]:
+    """Output name -> (N, ...) over a whole split; goes on from `saves`, and leaves what it has there now and then.
+
+    A file that insists on a number of samples gets it: the last batch is filled up with copies, which are dropped.
+    ArtifactError where the file takes other inputs than the split gives, StageError where its outputs hold NaN.
+    """
+    count, size = len(split), session.batch or batch
+    if count == 0:
+        raise DataError("there are no samples to measure on: the split is empty")
+    names = fitting(session, split)
+    saves = saves or Saves()
+    heads, done = _begun(saves, count, log)
+    told = time.perf_counter()
+    with stopping.held():
+        for start in range(done, count, size):
+            end = min(start + size, count)
+            outputs = session.run(_feeds(session, names, split, slice(start, end)))
+            for name, each in outputs.items():
+                if start == 0:
+                    _check_output(session, name, each, size if session.batch else end)
+                    heads[name] = np.empty((count, *each.shape[1:]), each.dtype)
+                heads[name][start:end] = each[: end - start]
+            for part in split.inputs.values():
+                release(part)
+            if end == count or time.perf_counter() - told > TELL_EVERY_S:
+                told = time.perf_counter()
+                log(Progress("measure", end, count))
+            saves.step(partial(_state, heads, end))
+    for name, each in heads.items():
+        _check_numbers(session, name, each)
+    return heads
+
+
+def sample(session: Session, split: Split, batch: int) -> dict[str, np.ndarray]:
+    """The first `batch` samples as the file takes them (or as many as it insists on): what latency is timed with."""
+    if len(split) == 0:
+        raise DataError("there are no samples to time with: the split is empty")
+    return _feeds(session, fitting(session, split), split, slice(0, session.batch or batch))
+
+
+def fitting(session: Session, split: Split) -> dict[str, str]:
+    """Name of each of the file's inputs -> name of the split's array that goes there.
+
+    Where either side has just one input, they are paired whatever they are called; else the file may take some of the
+    arrays. ArtifactError where names, shapes or number types do not fit.
+    """
+    ports, arrays = session.inputs, split.inputs
+    names = dict(zip(ports, arrays, strict=True)) if len(ports) == len(arrays) == 1 else {name: name for name in ports}
+    fits = set(names.values()) <= set(arrays) and all(_fits(port, arrays[names[name]]) for name, port in ports.items())
+    if not fits:
+        wanted = ", ".join(f"{name}: {port}" for name, port in ports.items())
+        given = ", ".join(
+            f"{name}: {each.dtype} (N{''.join(f', {axis}' for axis in each.shape[1:])})" for name, each in arrays.items()
+        )
+        raise ArtifactError(
+            f"{session.path}: the file takes other inputs than the data gives\n  file: {wanted}\n  data: {given}"
+        )
+    return names
+
+
+def _fits(port: Port, array: np.ndarray) -> bool:
+    """Shapes agree in all but the first axis, and no value is lost but by rounding of real numbers."""
+    same_axes = len(port.shape) == array.ndim and all(
+        axis in (None, there) for axis, there in zip(port.shape[1:], array.shape[1:], strict=True)
+    )
+    target = np.dtype(port.dtype) if port.dtype in np.sctypeDict else None
+    if target is None:
+        return False
+    images = array.dtype == np.uint8 and target.kind == "f"
+    return same_axes and (images or (array.dtype.kind == target.kind and np.can_cast(array.dtype, target, "same_kind")))
+
+
+def _feeds(session: Session, names: dict[str, str], split: Split, rows: slice) -> dict[str, np.ndarray]:
+    """Some samples in the number types that the file takes, filled up to the batch it insists on."""
+    feeds = {}
+    for name, array_name in names.items():
+        part = split.inputs[array_name][rows]
+        if session.batch and len(part) < session.batch:
+            part = np.concatenate([part, np.repeat(part[-1:], session.batch - len(part), axis=0)])
+        feeds[name] = np.require(part, session.inputs[name].dtype, ["C", "A"])  # in files arrays may begin anywhere
+    return feeds
+
+
+def _begun(saves: Saves, count: int, log: Log) -> tuple[dict[str, np.ndarray], int]:
+    """What an earlier try had predicted of so many samples, in arrays for all of them, and of how many."""
+    saved = saves.load()
+    if saved is None:
+        return {}, 0
+    done, heads = saved.document["done"], {}
+    for name, each in saved.arrays.items():
+        heads[name] = np.empty((count, *each.shape[1:]), each.dtype)
+        heads[name][:done] = each
+    log(Progress("measure", done, count, note=f"resumed at {saved.place}"))
+    return heads, done
+
+
+def _state(heads: dict[str, np.ndarray], done: int) -> Save:
+    return Save({name: each[:done] for name, each in heads.items()}, {"done": done}, f"sample {done}")
+
+
+def _check_output(session: Session, name: str, output: np.ndarray, batch: int) -> None:
+    if output.ndim == 0 or len(output) != batch:
+        raise StageError(
+            f"{session.path}: output '{name}' has shape {output.shape} for {batch} samples; its first axis should be theirs"
+        )
+
+
+def _check_numbers(session: Session, name: str, values: np.ndarray) -> None:
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        bad = int(np.isnan(values.reshape(len(values), -1)).any(axis=1).sum())
+        raise StageError(
+            f"{session.path}: output '{name}' is NaN for {bad} of {len(values)} samples; no figure can be given. "
+            "Check the training, or the input's range"
+        )

@@ -1,0 +1,1 @@
+"""A module that runs: architectures, edits, features, weights, and how a checkpoint becomes a module again."""

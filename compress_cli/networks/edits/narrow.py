@@ -1,0 +1,75 @@
+"""Layers made narrower: the record of a cut."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from compress_cli.errors import ArtifactError
+from compress_cli.networks.edits import Edit
+from compress_cli.settings import Many
+
+
+class Narrow(Edit):
+    """Give tensors the shapes that a cut of channels left them, and their layers the widths that go with these.
+
+    The values that stay are not part of the record: they are in the checkpoint's weights. Replaying it needs no
+    dependency graph.
+    """
+
+    shapes: dict[str, Many[int]] = Field(description="parameter or buffer -> its shape, where the cut changed it")
+
+    def __call__(self, model: nn.Module) -> None:
+        """Resize in place; new tensors hold zeros. ArtifactError where the model has no tensor of a recorded name."""
+        renewed: dict[int, tuple[Tensor, Tensor]] = {}  # id -> old, new: a tensor that two layers share stays shared
+        touched: dict[str, nn.Module] = {}
+        for name, shape in self.shapes.items():
+            layer, _, tensor = name.rpartition(".")
+            module = _module(model, layer)
+            held = None if module is None else module._parameters.get(tensor, module._buffers.get(tensor))
+            if module is None or held is None or held.dim() != len(shape):
+                raise ArtifactError(
+                    f"the checkpoint narrows '{name}' to {shape}, which its architecture does not hold: "
+                    "it was made with another version of the model; use that one, or make the checkpoint anew"
+                )
+            if id(held) not in renewed:
+                fresh = torch.zeros(shape, dtype=held.dtype, device=held.device)
+                fresh = nn.Parameter(fresh, held.requires_grad) if isinstance(held, nn.Parameter) else fresh
+                renewed[id(held)] = held, fresh
+            setattr(module, tensor, renewed[id(held)][1])
+            touched[layer] = module
+        for module in touched.values():
+            _follow(module)
+
+
+def _module(model: nn.Module, layer: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(layer)
+    except AttributeError:
+        return None
+
+
+def _follow(module: nn.Module) -> None:
+    """Bring a layer's own numbers in line with its tensors."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        first, second = module.weight.shape[:2]
+        if module.groups == module.in_channels == module.out_channels:  # depthwise: a group for each channel
+            module.groups = first
+        if module.transposed:
+            module.in_channels, module.out_channels = first, second * module.groups
+        else:
+            module.in_channels, module.out_channels = second * module.groups, first
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        held = module.running_mean if module.running_mean is not None else module.weight
+        module.num_features = len(held)
+    elif isinstance(module, nn.GroupNorm):
+        module.num_channels = len(module.weight)
+    elif isinstance(module, nn.LayerNorm):
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = module.weight.shape
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)

@@ -1,0 +1,127 @@
+"""Architectures: settings that build a module for a signature."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from compress_cli.data.signature import Input, Signature
+from compress_cli.errors import RecipeError
+from compress_cli.plugin import Plugin
+
+
+class Model(Plugin):
+    """An architecture. It never knows what is done to it."""
+
+    @abstractmethod
+    def build(self, signature: Signature) -> nn.Module:
+        """A fresh module. It takes the signature's inputs in order, already normalised, and gives a tensor
+        (N, size) for the one head there is, or a dict of them by head name."""
+
+
+class Network(nn.Module):
+    """A model with the normalisation of its inputs inside, so that it takes raw values wherever it goes.
+
+    Parameters stand under `body.`; that prefix is ours, and layer names in recipes go without it.
+    """
+
+    def __init__(self, body: nn.Module, signature: Signature):
+        super().__init__()
+        self.signature = signature
+        self.normalise = nn.ModuleList(Normalise(each) if each.mean else nn.Identity() for each in signature.inputs.values())
+        self.body = body
+
+    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Raw inputs in the signature's order -> head name -> (N, size)."""
+        heads = self.body(*(prepare(each) for prepare, each in zip(self.normalise, inputs, strict=True)))
+        return heads if isinstance(heads, dict) else {next(iter(self.signature.heads)): heads}
+
+
+class Normalise(nn.Module):
+    """(x - mean) / deviation per channel, for x of shape (N, channels, ...)."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, spec: Input):
+        super().__init__()
+        shape = (-1, *(1 for _ in spec.shape[1:]))
+        self.register_buffer("mean", torch.tensor(spec.mean).reshape(shape))
+        self.register_buffer("scale", (1 / torch.tensor(spec.deviation)).reshape(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) * self.scale
+
+
+class Sum(nn.Module):
+    """Adds two branches: a layer of its own, so that a sum can be observed before the activation that follows it."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class Shuffle(nn.Module):
+    """Deals channels round: the first of every group, then the second of every group, and so on.
+
+    With two groups of three, channels 0 1 2 | 3 4 5 leave as 0 3 1 4 2 5.
+    """
+
+    def __init__(self, groups: int):
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.groups == 1 else x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def he_normal(body: nn.Module) -> None:
+    """Draw every convolution from a normal of variance 2 / (filters x kernel area) (He et al. 2015, arXiv:1502.01852)."""
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def small_normal(body: nn.Module) -> None:
+    """Draw every linear layer from a normal of deviation 0.01, with biases of 0, as VGG and MobileNetV2 do."""
+    for module in body.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=0.01)
+            nn.init.zeros_(module.bias)
+
+
+def only_input(signature: Signature, model: str, axes: int = 0) -> tuple[int, ...]:
+    """The shape of the one input there is, of that many axes where it matters; RecipeError where the data differs."""
+    shapes = {name: each.shape for name, each in signature.inputs.items()}
+    if len(shapes) != 1 or (axes and len(next(iter(shapes.values()))) != axes):
+        wanted = {0: "one input", 3: "one image input (channels, height, width)"}[axes]
+        remedy = "; name it in `inputs`" if len(shapes) > 1 else ""
+        raise RecipeError(f"the model '{model}' takes {wanted}; the dataset gives {shapes}{remedy}")
+    return next(iter(shapes.values()))
+
+
+class Heads(nn.Module):
+    """A linear layer for each of several heads, on the same features."""
+
+    def __init__(self, width: int, signature: Signature):
+        super().__init__()
+        self.names = tuple(signature.heads)
+        self.layers = nn.ModuleList(nn.Linear(width, each.size) for each in signature.heads.values())
+
+    def forward(self, features: Tensor) -> dict[str, Tensor]:
+        """(N, width) -> head name -> (N, size)."""
+        return {name: layer(features) for name, layer in zip(self.names, self.layers, strict=True)}
+
+
+def last_layer(width: int, signature: Signature, model: str) -> nn.Module:
+    """What makes the heads of (N, width): a linear layer, or one for each of several heads."""
+    return Heads(width, signature) if len(signature.heads) > 1 else nn.Linear(width, only_head(signature, model))
+
+
+def only_head(signature: Signature, model: str) -> int:
+    """The size of the one head there is; RecipeError where the data asks for none or several."""
+    if len(signature.heads) != 1:
+        asked = f"{', '.join(signature.heads)}; name it in `heads`" if signature.heads else "none: it has no targets"
+        raise RecipeError(f"the model '{model}' has one head; the dataset asks for {asked}")
+    return next(iter(signature.heads.values())).size

@@ -1,0 +1,243 @@
+"""Artifacts become modules that run, and modules become files.
+
+A Checkpoint holds `architecture.json` (model, signature, edits) and `weights.safetensors`; a Program adds the quantizer's
+settings and the prepared graph's state, and is rebuilt by preparing again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from compress_cli.data.signature import Input, Signature
+from compress_cli.errors import ArtifactError, RecipeError, StageError
+from compress_cli.fault import place
+from compress_cli.networks import features
+from compress_cli.networks.edits import Edit
+from compress_cli.networks.models import Model, Network
+from compress_cli.quantization.quantizers import Quantizer
+from compress_cli.store.artifact import Artifact, Checkpoint, Program
+
+ARCHITECTURE, WEIGHTS, QUANTIZER, STATE = "architecture.json", "weights.safetensors", "quantizer.json", "state.safetensors"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A network together with what is needed to build it again."""
+
+    network: Network
+    model: Model
+    edits: tuple[Edit, ...] = ()
+
+    @property
+    def signature(self) -> Signature:
+        return self.network.signature
+
+
+def build(model: Model, signature: Signature, seed: int) -> Restored:
+    """A network with fresh weights, a function of the seed alone; StageError where it does not fit its signature."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        body = model.build(signature)
+        if not isinstance(body, nn.Module):
+            raise StageError(f"the model '{model.type}' built {type(body).__name__} instead of a torch.nn.Module")
+        network = Network(body, signature)
+        _prove(network.eval(), model.type)
+        return Restored(network.train(), model)
+
+
+def save(restored: Restored, output: Path) -> None:
+    """Write a Checkpoint's files into `output`."""
+    document = {
+        "model": restored.model.model_dump(mode="json"),
+        "signature": restored.signature.model_dump(mode="json"),
+        "edits": [edit.model_dump(mode="json") for edit in restored.edits],
+    }
+    (output / ARCHITECTURE).write_text(json.dumps(document, indent=1) + "\n")
+    _write(restored.network.state_dict(), output / WEIGHTS)
+
+
+def checkpoint(artifact: Artifact) -> Restored:
+    """The network of a Checkpoint (or the one a Program came from), on the CPU, in evaluation mode.
+
+    Its weights are bit for bit those saved. ArtifactError where files are damaged or don't belong together.
+    """
+    path = artifact.file(ARCHITECTURE)
+    document = _read(path)
+    try:
+        model = Model.model_validate(document["model"])
+        signature = Signature.model_validate(document["signature"])
+        edits = tuple(Edit.model_validate(each) for each in document["edits"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ArtifactError(f"{path}: does not describe a model that is known here ({_first(error)})") from None
+    with torch.random.fork_rng(devices=[]):
+        network = Network(model.build(signature), signature)
+    for edit in edits:
+        edit(network.body)
+    load(network, _tensors(artifact.file(WEIGHTS)), artifact.file(WEIGHTS))
+    return Restored(network.eval(), model, edits)
+
+
+def copy_layers(source: Network, target: Network, layers: Iterable[tuple[str, str]]) -> int:
+    """Copy the weights of layers of one network into another's, pairs of (from, to); returns how many tensors were copied.
+
+    With all that lies within them, statistics of normalisation too. RecipeError where there is no such layer, where names or
+    shapes of its weights differ, or where one layer would start from two.
+    """
+    copied, begun = 0, set[str]()
+    for theirs, own in layers:
+        given = source.body.get_submodule(features.layer_called(source, theirs)).state_dict()
+        called = features.layer_called(target, own)
+        if called in begun:
+            raise RecipeError(f"initialise: the layer '{own}' would start from two layers; leave one of them out")
+        begun.add(called)
+        layer = target.body.get_submodule(called)
+        there = layer.state_dict()
+        shapes = [{name: tuple(each.shape) for name, each in state.items()} for state in (given, there)]
+        wrong = [name for name in {**there, **given} if shapes[0].get(name) != shapes[1].get(name)]
+        if wrong:
+            name = f"{own}.{wrong[0]}"
+            raise RecipeError(
+                f"the layer '{theirs}' does not fit into '{own}': {name} is {shapes[0].get(wrong[0], 'not there')} in the "
+                f"teacher and {shapes[1].get(wrong[0], 'not there')} in the student"
+            )
+        if not given:
+            raise RecipeError(f"the layer '{theirs}' has no weights to start from")
+        layer.load_state_dict(given)
+        copied += len(given)
+    return copied
+
+
+def save_program(restored: Restored, quantizer: Quantizer, prepared: nn.Module, output: Path) -> None:
+    """Write a Program's files: the checkpoint it came from, the quantizer's settings, the prepared graph's state."""
+    save(restored, output)
+    (output / QUANTIZER).write_text(json.dumps(quantizer.model_dump(mode="json"), indent=1) + "\n")
+    _write(prepared.state_dict(), output / STATE)
+
+
+def program(artifact: Artifact) -> nn.Module:
+    """The converted graph of a Program: inputs in the signature's order -> heads by name."""
+    quantizer, graph = prepared(artifact)
+    return quantizer.convert(graph)
+
+
+def prepared(artifact: Artifact) -> tuple[Quantizer, nn.Module]:
+    """The quantizer of a Program, and its graph in float with the observers that know every range."""
+    path = artifact.file(QUANTIZER)
+    try:
+        quantizer = Quantizer.model_validate(_read(path))
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: does not describe a quantizer that is known here ({_first(error)})") from None
+    restored = checkpoint(artifact)
+    graph = quantizer.prepare(restored.network, example(restored.signature))
+    load(graph, _tensors(artifact.file(STATE)), artifact.file(STATE))
+    return quantizer, graph
+
+
+def runnable(artifact: Artifact) -> nn.Module:
+    """What runs in PyTorch: a Checkpoint's network or a Program's graph."""
+    return program(artifact) if isinstance(artifact, Program) else checkpoint(artifact).network
+
+
+def signature_of(artifact: Artifact) -> Signature:
+    """What the model of a Checkpoint or Program takes and gives."""
+    assert isinstance(artifact, Checkpoint | Program), artifact.manifest.kind
+    path = artifact.file(ARCHITECTURE)
+    try:
+        return Signature.model_validate(_read(path)["signature"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ArtifactError(f"{path}: holds no signature ({_first(error)})") from None
+
+
+def example(signature: Signature, samples: int = 2) -> tuple[Tensor, ...]:
+    """Inputs of the right shapes and types, in order: something to trace with."""
+    return tuple(_fill(each, samples) for each in signature.inputs.values())
+
+
+def load(module: nn.Module, weights: dict[str, Tensor], path: Path, remedy: str = "") -> None:
+    """Strictly load a state dict; ArtifactError names the first keys that are missing, unknown or of another shape, and
+    the remedy."""
+    own = module.state_dict()
+    missing = [name for name in own if name not in weights]
+    unknown = [name for name in weights if name not in own]
+    wrong = [
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    reasons = [
+        f"{len(found)} {what} (such as {', '.join(found[:3])})"
+        for what, found in (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
+        if found
+    ]
+    if reasons:
+        raise ArtifactError(f"{path}: the weights do not fit the architecture: {'; '.join(reasons)}{remedy}")
+    put(module, weights)
+
+
+def put(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Strictly load a state dict that was made by a module of the same code.
+
+    Without the versions that a live state dict carries, torchao's observers take it for an old one and reset their `eps`.
+    """
+    own = module.state_dict()
+    own.update(weights)
+    module.load_state_dict(own)
+
+
+def _prove(network: Network, name: str) -> None:
+    """StageError where a network can't take its signature's inputs or gives other heads."""
+    signature = network.signature
+    try:
+        with torch.no_grad():
+            given = network(*example(signature))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if place(error):
+            raise  # from a plugin's own line, which says more
+        shapes = {key: each.shape for key, each in signature.inputs.items()}
+        raise StageError(f"the model '{name}' can't take the inputs {shapes}: {_first(error)}") from error
+    wanted = {key: each.size for key, each in signature.heads.items()}
+    found = {key: each.shape[-1] if isinstance(each, Tensor) else type(each).__name__ for key, each in given.items()}
+    if found != wanted:
+        raise StageError(f"the model '{name}' gives heads of the sizes {found}, and the data asks for {wanted}")
+
+
+def _fill(spec: Input, samples: int) -> Tensor:
+    kind = getattr(torch, spec.dtype)
+    generator = torch.Generator().manual_seed(0)
+    if not kind.is_floating_point:
+        return torch.zeros(samples, *spec.shape, dtype=kind)
+    return torch.rand(samples, *spec.shape, dtype=kind, generator=generator)
+
+
+def _write(state: dict[str, Tensor], path: Path) -> None:
+    """safetensors refuses tensors that are not contiguous or share memory: every tensor gets its own."""
+    tensors = {name: each.detach().cpu().clone(memory_format=torch.contiguous_format) for name, each in state.items()}
+    save_file(tensors, path)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: is not a whole safetensors file ({error})") from None
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path}: is not JSON ({error})") from None
+
+
+def _first(error: Exception) -> str:
+    return str(error).partition("\n")[0]

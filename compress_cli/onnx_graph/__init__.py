@@ -1,0 +1,1 @@
+"""ONNX files as data: reading, counting and rewriting them without running them."""

@@ -1,0 +1,94 @@
+"""A try at a step: what it began with, so that the next one goes on from its saves only where the result would be the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from compress_cli.errors import ArtifactError
+from compress_cli.store import artifact, durable
+from compress_cli.store.artifact import Source
+
+MARK = "attempt.json"
+FORMAT = 1  # of saves: raise it where older ones can't be gone on from
+
+
+class Attempt(BaseModel):
+    """What a try began with. Precision stands in the saves themselves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format: int = FORMAT
+    forced: bool  # the user asked for it although there was a result, or wanted a fresh one
+    inputs: dict[str, list[Source]]
+    device: str
+    libraries: dict[str, str]
+    threads: int
+
+    def write(self, folder: Path) -> None:
+        durable.write(folder / MARK, self.model_dump_json(indent=1).encode())
+
+    def finished(self, output: Path) -> bool:
+        """Whether the try came as far as a whole artifact, which lacks only its name."""
+        try:
+            found = artifact.read(output)
+            if found is None or found.manifest.inputs != self.inputs:
+                return False
+            found.verify()
+        except ArtifactError:
+            return False
+        return True
+
+    def hindrance(self, earlier: Attempt) -> str:
+        """Why this try can't go on from an earlier one; empty where it can."""
+        if earlier.format != self.format:
+            return "what was saved is of another version of compress"
+        if self.forced and not earlier.forced:
+            return "a fresh result was asked for"
+        if earlier.inputs != self.inputs:
+            return "what was saved was made from other inputs"
+        if earlier.device != self.device:
+            return f"what was saved was made on {earlier.device}, and this is {self.device}"
+        changed = [name for name in self.libraries if self.libraries[name] != earlier.libraries.get(name)]
+        if changed:
+            name = changed[0]
+            return f"what was saved was made with {name} {earlier.libraries.get(name)}, and this is {self.libraries[name]}"
+        return ""
+
+
+def begin(attempt: Attempt, output: Path, saves: Path, say: Callable[[str], None]) -> Attempt:
+    """Take up what an earlier try left in both folders where the result will be the same, or clear it away and say why.
+
+    The number of threads is then the one that the earlier try had.
+    """
+    earlier = _read(saves)
+    hindrance = attempt.hindrance(earlier) if earlier else "there is nothing"
+    if earlier and hindrance and len(list(saves.iterdir())) > 1:
+        say(f"begins anew: {hindrance}")
+    if earlier and not hindrance:
+        attempt = earlier
+    else:
+        _empty(saves)
+    if hindrance or not attempt.finished(output):
+        _empty(output)
+    attempt.write(saves)
+    return attempt
+
+
+def _read(folder: Path) -> Attempt | None:
+    """What the try in this folder began with; None where there is none, or it can't be read."""
+    try:
+        return Attempt.model_validate_json((folder / MARK).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _empty(directory: Path) -> None:
+    for each in directory.iterdir():
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink()

@@ -1,0 +1,126 @@
+"""Chain: which results each stage takes, and the steps that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from compress_cli.document import Key
+from compress_cli.errors import ArtifactError, RecipeError
+from compress_cli.pipeline.recipe import Recipe
+from compress_cli.pipeline.step import Inputs, Step, key
+from compress_cli.plugin import find
+from compress_cli.settings import Settings, suggest
+from compress_cli.stages import Role, Stage
+from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program
+
+MODELS = (Checkpoint, Program, OnnxModel)
+
+
+@dataclass
+class Chain:
+    """Stages joined in the recipe's order; what does not fit is complained of, all at once in the end."""
+
+    recipe: Recipe
+    fingerprint: str  # of the dataset
+    complaints: list[str] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)  # stages already complained of: what takes their result is not blamed too
+
+    def complain(self, loc: Sequence[Key], reason: str) -> None:
+        self.complaints.append(self.recipe.complaint(loc, reason))
+
+    def inputs(self, name: str, stage: Stage, role: str, loc: tuple[Key, ...], before: list[Step]) -> tuple[Step, ...] | None:
+        """The steps whose results a stage takes in a role, of those before it; None after a complaint."""
+        needed = stage.consumes[role]
+        given = getattr(stage, role)
+        wanted = (given,) if isinstance(given, str) else tuple(given or ())
+        if not wanted and not needed.previous:
+            if needed.optional:
+                return ()
+            self.complain(loc, f"stage '{name}' needs a {role}: name an earlier stage in its field '{role}'")
+            return None
+        if wanted:
+            return self._named(name, wanted, role, needed, loc, before)
+        position = int(loc[-1])
+        if position == 0:
+            makers = "train or load" if Checkpoint in needed.kinds else "load"
+            self.complain(loc, f"stage '{name}' comes first, but needs {_kinds(needed)} to work on; put {makers} before it")
+            return None
+        previous = self.recipe.stages[position - 1]
+        if (previous.name or previous.type) in self.failed:
+            return None  # its own complaint is enough
+        made = [step for step in before if issubclass(step.kind, MODELS) or issubclass(step.kind, needed.kinds)]
+        return self._fitting(name, made[-1:] or before[-1:], needed, loc)
+
+    def _named(
+        self, name: str, wanted: tuple[str, ...], role: str, needed: Role, loc: tuple[Key, ...], before: list[Step]
+    ) -> tuple[Step, ...] | None:
+        known = {step.name: step for step in before}
+        if len(wanted) > 1 and not needed.many:
+            self.complain((*loc, role), f"stage '{name}' takes one {role}, not {len(wanted)}")
+            return None
+        sound = True
+        for each in wanted:
+            if each in known or each in self.failed:
+                sound = sound and each in known
+                continue
+            sound = False
+            later = [other.name or other.type for other in self.recipe.stages]
+            if each in later:
+                self.complain((*loc, role), f"{role} '{each}' is not before stage '{name}'; move it up")
+            elif known:
+                self.complain((*loc, role), f"{role} '{each}' is no stage of this recipe; {suggest(each, list(known))}")
+            else:
+                self.complain((*loc, role), f"{role} '{each}' is no stage of this recipe, and none comes before '{name}'")
+        return self._fitting(name, [known[each] for each in wanted], needed, (*loc, role)) if sound else None
+
+    def _fitting(self, name: str, found: list[Step], needed: Role, loc: tuple[Key, ...]) -> tuple[Step, ...] | None:
+        if needed.kinds == (OnnxModel,):  # a checkpoint is taken through the file that it is measured through
+            found = [self.file(step) for step in found]
+        unfit = [step for step in found if not issubclass(step.kind, needed.kinds)]
+        for step in unfit:
+            self.complain(loc, f"stage '{name}' needs {_kinds(needed)}, but '{step.name}' makes {_article(step.kind)}")
+        return None if unfit else tuple(found)
+
+    def step(self, name: str, stage: Stage, inputs: Inputs, loc: tuple[Key, ...], seed: int, **marks: Any) -> Step:
+        """Add what the stage says it needs, then compute kind and key."""
+        seed = seed if stage.seeded else 0
+        for role, each in stage.needs().items():
+            own = {taken: _meant(each, taken, inputs[taken]) for taken in each.consumes if taken in inputs}
+            inputs = {**inputs, role: (self.step(f"{name}.{role}", each, own, loc, seed, implied=True),)}
+        try:
+            kind = stage.produces({role: tuple(step.kind for step in steps) for role, steps in inputs.items()})
+        except RecipeError as error:
+            raise RecipeError(self.recipe.complaint(loc, str(error))) from None
+        try:
+            known = key(stage, inputs, seed, self.recipe, self.fingerprint)
+        except ArtifactError as error:  # a file that the stage names is missing
+            raise ArtifactError(self.recipe.complaint(loc, str(error))) from None
+        return Step(name, stage, inputs, kind, known, loc, seed, **marks)
+
+    def file(self, step: Step) -> Step:
+        """A checkpoint's export; whatever else it is, itself."""
+        if not issubclass(step.kind, Checkpoint | Program):
+            return step
+        return self.implied(step, "export", "onnx", {"start": (step,)})
+
+    def implied(self, step: Step, stage: str, suffix: str, inputs: Inputs, **settings: Settings) -> Step:
+        made = find(Stage, stage).model_validate(settings)
+        assert isinstance(made, Stage)
+        return self.step(f"{step.name}.{suffix}", made, inputs, step.loc, step.seed, implied=True)
+
+
+def _meant(stage: Stage, role: str, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Of the steps in a role of the stage that implies this one, those it names; all where it names none."""
+    given = getattr(stage, role)
+    wanted = (given,) if isinstance(given, str) else tuple(given or ())
+    return tuple(step for step in steps if not wanted or (step.of or step.name) in wanted)
+
+
+def _kinds(role: Role) -> str:
+    return " or ".join(_article(kind) for kind in role.kinds)
+
+
+def _article(kind: type[Artifact]) -> str:
+    return f"{'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}"

@@ -1,0 +1,100 @@
+"""What a step will probably cost: from its own earlier run, from one with the same settings, or from a smoke run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from compress_cli.errors import ArtifactError
+from compress_cli.identity import is_aside
+from compress_cli.pipeline.smoke import Trial
+from compress_cli.pipeline.step import Step
+from compress_cli.store import artifact
+from compress_cli.store.artifact import MANIFEST, Manifest
+from compress_cli.store.store import Store
+
+STATES = 6
+"""Room for two saved states of a training, each of weights, their averages and the optimizer's moments."""
+
+
+class Cost(BaseModel):
+    """Time, disk and memory of a step, and how they are known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seconds: float
+    disk_bytes: int
+    memory_bytes: int | None  # the process's peak by the end of that step
+    source: str  # "earlier run", "same settings", "smoke run"
+
+
+def past(store: Store) -> list[Manifest]:
+    """The manifests of everything in the store, newest last; damaged ones say nothing here."""
+    manifests = []
+    for path in sorted(store.root.glob(f"*/{MANIFEST}"), key=lambda each: each.stat().st_mtime):
+        try:
+            found = artifact.read(path.parent)
+        except ArtifactError:
+            continue  # `run` reports it when it needs it
+        if found:
+            manifests.append(found.manifest)
+    return manifests
+
+
+def cost(step: Step, known: Iterable[Manifest], trials: Iterable[Trial]) -> Cost | None:
+    """The best estimate there is, or None. Of the same settings counts the newest that had the same architecture to do with."""
+    wanted, network = _settings(step.stage.model_dump(mode="json"), step), _architecture(step)
+    alike, by_key = None, {manifest.key: manifest for manifest in known}
+    for manifest in by_key.values():
+        if manifest.key == step.key:
+            return _of(manifest, "earlier run")
+        if _settings(manifest.stage, step) == wanted and _recorded_architecture(manifest, by_key) == network:
+            alike = manifest
+    if alike:
+        return _of(alike, "same settings")
+    for trial in trials:
+        if trial.step.key == step.key:
+            return Cost(seconds=trial.seconds, disk_bytes=trial.bytes, memory_bytes=trial.memory, source="smoke run")
+    return None
+
+
+def disk_needed(steps: Iterable[Step], store: Store, trials: Sequence[Trial]) -> int:
+    """Bytes that a store needs until these steps are done; a step that nothing is known of counts as none."""
+    known, total, training = past(store), 0, 0
+    for step in steps:
+        found = cost(step, known, trials)
+        if found:
+            total += found.disk_bytes
+            training = max(training, found.disk_bytes if step.stage.long else 0)
+    return total + STATES * training
+
+
+def _settings(stage: dict[str, Any], step: Step) -> dict[str, Any]:
+    aside = {field for field, info in type(step.stage).model_fields.items() if is_aside(info)}
+    return {field: value for field, value in stage.items() if field not in aside and field not in step.stage.consumes}
+
+
+def _architecture(step: Step) -> Any:
+    """The settings of the model that a step makes or works on."""
+    own = step.stage.model_dump(mode="json").get("model")
+    sources = [*step.inputs.get("start", ()), *step.sources]
+    return own or next(filter(None, map(_architecture, sources)), None)
+
+
+def _recorded_architecture(manifest: Manifest, known: dict[str, Manifest]) -> Any:
+    sources = [*manifest.inputs.get("start", []), *(each for many in manifest.inputs.values() for each in many)]
+    there = (known[each.key] for each in sources if each.key in known)
+    return manifest.stage.get("model") or next(
+        (found for each in there if (found := _recorded_architecture(each, known))), None
+    )
+
+
+def _of(manifest: Manifest, source: str) -> Cost:
+    return Cost(
+        seconds=manifest.wall_time_s,
+        disk_bytes=sum(each.bytes for each in manifest.files.values()),
+        memory_bytes=manifest.environment.get("peak_memory_bytes"),
+        source=source,
+    )

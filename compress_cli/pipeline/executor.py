@@ -1,0 +1,174 @@
+"""One step at work: what it is given, what may go wrong, and the manifest that makes its folder an artifact."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+
+from compress_cli.context import Context
+from compress_cli.errors import ArtifactError, CompressError, RecipeError, ResourceError, StageError
+from compress_cli.fault import plugins_raise
+from compress_cli.measurement import sessions
+from compress_cli.pipeline.plan import Plan
+from compress_cli.pipeline.step import Step
+from compress_cli.progress import Log, Progress
+from compress_cli.store import artifact, disk
+from compress_cli.store.artifact import Artifact, Source
+from compress_cli.store.saves import Saves
+
+LIBRARIES = ("torch", "torchao", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "numpy")
+
+Inputs = dict[str, tuple[Artifact, ...]]
+
+
+class Listener(Protocol):
+    """Whoever shows what goes on."""
+
+    def begins(self, step: Step, smoke: bool) -> None: ...
+    def progress(self, step: Step, progress: Progress) -> None: ...
+    def ended(self, step: Step, cached: bool, seconds: float, problem: str) -> None: ...
+
+
+def device(wanted: str) -> str:
+    """The device a recipe means; RecipeError for a GPU that is not there."""
+    there = torch.cuda.is_available()
+    if wanted == "auto":
+        return "cuda" if there else "cpu"
+    if wanted.startswith("cuda") and not there:
+        raise RecipeError(f"device '{wanted}': PyTorch sees no CUDA device here; use 'cpu' or 'auto'")
+    if wanted.startswith("cuda:") and int(wanted.partition(":")[2]) >= torch.cuda.device_count():
+        raise RecipeError(f"device '{wanted}': PyTorch sees only {torch.cuda.device_count()} here, counted from cuda:0")
+    return wanted
+
+
+def named(where: str) -> str:
+    """A device as manifests know it, `cuda (NVIDIA H200)`: two kinds of GPU add in another order."""
+    return f"{where} ({torch.cuda.get_device_name(where)})" if where.startswith("cuda") else where
+
+
+def perform(
+    plan: Plan,
+    step: Step,
+    inputs: Inputs,
+    output: Path,
+    memory: Path,
+    log: Log,
+    saves: Saves | None = None,
+    limit: int | None = None,
+) -> None:
+    """Run a step's stage in `output` and write the manifest.
+
+    RecipeError and ArtifactError, with the stage's line, where its settings or what they name prove wrong; StageError for
+    what fails on the way.
+    """
+    recipe, saves = plan.recipe, saves or Saves()
+    context = Context(
+        inputs=inputs,
+        output=output,
+        dataset=recipe.dataset,
+        task=recipe.task,
+        device=device(recipe.device),
+        seed=step.seed,
+        log=log,
+        key=step.key,
+        memory=memory,
+        saves=saves,
+        limit=limit,
+        splits=step.stage.splits,
+        environment=_environment(device(recipe.device)),
+    )
+    try:
+        facts = _facts(step, context)
+    except (RecipeError, ArtifactError) as error:
+        raise type(error)(recipe.complaint(step.loc, str(error))) from error
+    artifact.write_manifest(
+        output,
+        step.kind,
+        step.key,
+        step.stage.model_dump(mode="json"),
+        facts,
+        {role: recorded(sources) for role, sources in inputs.items()},
+        {**context.environment, "peak_memory_bytes": peak_memory()},
+        saves.spent_s,
+    )
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def recorded(sources: Sequence[Artifact]) -> list[Source]:
+    """What a manifest remembers of a step's inputs in one role."""
+    return [Source(key=each.manifest.key, digest=each.digest) for each in sources]
+
+
+def peak_memory() -> int:
+    """Of the process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that results may depend on."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+def _environment(where: str) -> dict[str, Any]:
+    return {
+        "device": named(where),
+        "threads": torch.get_num_threads(),
+        "processor": sessions.machine()["processor"],
+        "python": platform.python_version(),
+        "libraries": libraries(),
+    }
+
+
+def _facts(step: Step, context: Context) -> dict[str, Any]:
+    """What the stage has to say; a full disk or memory is the user's to mend, not a bug."""
+    try:
+        with plugins_raise(StageError):
+            return step.stage.run(context)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        reason = str(error).partition("\n")[0] or "no more to be had"
+        raise ResourceError(f"out of memory ({reason}); {_memory()}; use a smaller batch") from error
+    except RuntimeError as error:  # which the CPU's allocator raises
+        if "can't allocate memory" not in str(error) and "bad_alloc" not in str(error):
+            raise
+        raise ResourceError(
+            f"out of memory ({_allocated(error)}); {_memory()}; use a smaller batch or a smaller model"
+        ) from error
+    except SafetensorError as error:  # which words the system's errors its own way
+        told = disk.told(str(error), context.output)
+        lacking = disk.lack(told, context.output) if told else None
+        if lacking is None:
+            raise
+        raise lacking from error
+    except OSError as error:
+        if isinstance(error, CompressError) or error.errno is None:
+            raise
+        raise disk.lack(error, context.output) or StageError(f"{error.filename or context.output}: {error.strerror}") from error
+
+
+def _memory() -> str:
+    """What the process took before it was refused more."""
+    return f"{disk.amount(peak_memory())} were taken before"
+
+
+def _allocated(error: RuntimeError) -> str:
+    """`you tried to allocate 25599 bytes`, out of PyTorch's longer message."""
+    line = str(error).partition("\n")[0]
+    return line.partition("can't allocate memory: ")[2].partition(". Error code")[0] or line

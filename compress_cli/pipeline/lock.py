@@ -1,0 +1,61 @@
+"""A run's lock file: the recipe as it was understood, from which the run can be gone through again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compress_cli.errors import ArtifactError, RecipeError
+from compress_cli.pipeline import executor, plan, recipe
+from compress_cli.pipeline.plan import Plan
+from compress_cli.pipeline.recipe import Recipe
+from compress_cli.store import durable
+from compress_cli.store.record import Record
+
+LOCK = "recipe.lock.yaml"
+
+
+def write(made: Recipe, directory: Path) -> None:
+    """Every default filled in, overrides applied, paths absolute."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(each) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(each) for each in value]
+        return str(value.absolute()) if isinstance(value, Path) else value
+
+    versions = ", ".join(f"{name} {version}" for name, version in executor.libraries().items())
+    document = yaml.safe_dump(plain(made.model_dump()), sort_keys=False, allow_unicode=True)
+    durable.write(directory / LOCK, f"# {made.path.name} as it was run, with {versions}\n{document}".encode())
+
+
+def planned(directory: Path, record: Record) -> Plan:
+    """The plan of the run in `directory`, up to the stage and with the gates that it had.
+
+    ArtifactError where the lock file is missing, can't be read, or makes other artifacts than the run has.
+    """
+    path = directory / LOCK
+    if not path.is_file():
+        raise ArtifactError(f"{path}: is missing; run the recipe again")
+    try:
+        again = plan.plan(recipe.load(path))
+    except RecipeError as error:
+        raise ArtifactError(f"{error}\n  (a run with plugins of one's own needs the same --plugin again)") from None
+    if again.missing_data:
+        raise ArtifactError(again.missing_data)
+    names = record.keys(directory)
+    last = [step.name for step in again.stages if step.name in names]
+    if last:
+        again = replace(again.until(last[-1]), gates=record.gates)
+    keys = {step.key for step in again.steps}
+    changed = [name for name, key in names.items() if key not in keys]
+    if changed or not last:
+        raise ArtifactError(
+            f"{directory}: its recipe makes other artifacts now ({', '.join(changed[:3])}): the data, a file it names or this "
+            "program changed since; `compress run` makes them"
+        )
+    return again

@@ -1,0 +1,219 @@
+"""Plan: the recipe resolved into steps, each with its inputs, its kind and its key.
+
+Beside the stages of the recipe there are implied ones: what a stage says it needs, and for every model a float or int8
+ONNX file, its measurement on the test split, and its comparison with the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from compress_cli.document import Key
+from compress_cli.errors import DataError, RecipeError
+from compress_cli.fault import plugins_raise
+from compress_cli.pipeline.chain import MODELS, Chain
+from compress_cli.pipeline.recipe import Recipe
+from compress_cli.pipeline.step import Inputs, Row, Step, ordered
+from compress_cli.settings import suggest
+from compress_cli.stages import Stage
+from compress_cli.statistics.gate import Gate, impossible
+from compress_cli.store.artifact import Table
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in an order in which each comes after its inputs; equal keys stand once."""
+
+    recipe: Recipe
+    stages: tuple[Step, ...]  # as the recipe lists them
+    rows: tuple[Row, ...]
+    baseline: str
+    repeated: tuple[Step, ...] = ()  # stages with their further seeds
+    beside: tuple[Row, ...] = ()  # models of repeated stages and of controls
+    gates: tuple[Gate, ...] = ()
+    missing_data: str = ""  # why the dataset's fingerprint, and so every key, is not known yet
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """With the implied ones, ready to run: stages as in the recipe, each followed by what measures it."""
+        return ordered(self._in_turn())
+
+    def _in_turn(self) -> Iterator[Step]:
+        for stage in self.stages:
+            yield stage
+            yield from (each for row in self.rows if row.step is stage for each in (row.onnx, row.measurement))
+        yield from self.repeated
+        yield from (each for row in (*self.rows, *self.beside) for each in row.steps)
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """Keys of the steps that no stage of the recipe can do without; the others measure."""
+        return frozenset(step.key for step in ordered((*self.stages, *self.repeated, *(row.step for row in self.beside))))
+
+    def step(self, name: str) -> Step:
+        """The recipe's stage of that name; RecipeError with the nearest names otherwise."""
+        own = {step.name: step for step in self.stages}
+        if name not in own:
+            raise RecipeError(f"there is no stage '{name}' in {self.recipe.path}; {suggest(name, list(own))}")
+        return own[name]
+
+    def until(self, name: str) -> Plan:
+        """The plan of the recipe's stages up to and with that one; the recipe's gates are about its end, and wait."""
+        kept = self.stages[: self.stages.index(self.step(name)) + 1]
+        names = {step.name for step in kept}
+        return replace(
+            self,
+            stages=kept,
+            rows=tuple(row for row in self.rows if row.step.name in names),
+            repeated=tuple(step for step in self.repeated if step.of in names),
+            beside=tuple(row for row in self.beside if row.step.of in names),
+            gates=(),
+        )
+
+    def promising(self, gates: tuple[Gate, ...]) -> Plan:
+        """The plan with gates of the command line too; RecipeError for one that could never be judged."""
+        lines = [f"--gate '{each.promise}': {reason}" for each in gates if (reason := self.impossible(each))]
+        if lines:
+            raise RecipeError("\n".join(lines))
+        return replace(self, gates=(*self.gates, *gates))
+
+    def impossible(self, gate: Gate) -> str:
+        """Why a gate could never be judged on this plan; empty where it can."""
+        task = self.recipe.task
+        metrics = list(dict.fromkeys((task.primary, *task.metrics)))
+        tables = [step.name for step in self.stages if issubclass(step.kind, Table)]
+        return impossible(gate, [row.step.name for row in self.rows], self.baseline, task.primary, metrics, tables)
+
+
+@plugins_raise(RecipeError)
+def plan(recipe: Recipe) -> Plan:
+    """Resolve a recipe; RecipeError, with all complaints at once, for a chain that does not fit."""
+    try:
+        fingerprint, missing = recipe.dataset.fingerprint(), ""
+    except DataError as error:
+        fingerprint, missing = "unknown", recipe.complaint(("dataset",), str(error).removeprefix("dataset "))
+    return _Planner(recipe, fingerprint).plan(missing)
+
+
+class _Planner:
+    def __init__(self, recipe: Recipe, fingerprint: str):
+        self.recipe = recipe
+        self.chain = Chain(recipe, fingerprint)
+        self.seeds: dict[str, tuple[int, ...]] = {}  # of stages that are repeated, the reported one first
+        self.again: dict[str, dict[int, Step]] = {}  # stage -> further seed -> the stage with it
+        self.beside: list[Step] = []
+
+    def plan(self, missing: str) -> Plan:
+        steps: list[Step] = []
+        taken: dict[str, int] = {}
+        for position, stage in enumerate(self.recipe.stages):
+            loc: tuple[Key, ...] = ("stages", position)
+            name = stage.name or stage.type
+            if name in taken:
+                named = (*loc, "name") if stage.name else loc
+                self.chain.complain(named, f"two stages are called '{name}' (see stages[{taken[name]}]); rename one")
+            taken.setdefault(name, position)
+            step = self._resolve(name, stage, loc, steps)
+            if step:
+                steps.append(step)
+            else:
+                self.chain.failed.add(name)
+        models = [step for step in steps if issubclass(step.kind, MODELS)]
+        baseline = self._baseline(models)
+        if self.chain.complaints:
+            raise RecipeError("\n".join(self.chain.complaints))
+        rows = tuple(self._rows(models, baseline))
+        name, gates = baseline.name if baseline else "", self.recipe.gates
+        repeated = tuple(step for copies in self.again.values() for step in copies.values())
+        beside = tuple(self._measured(step) for step in (*repeated, *self.beside) if issubclass(step.kind, MODELS))
+        made = Plan(self.recipe, tuple(steps), rows, name, repeated, beside, gates, missing)
+        for position, gate in enumerate(gates):
+            if reason := made.impossible(gate):
+                self.chain.complain(("gates", position), reason)
+        if self.chain.complaints:
+            raise RecipeError("\n".join(self.chain.complaints))
+        return made
+
+    def _resolve(self, name: str, stage: Stage, loc: tuple[Key, ...], before: list[Step]) -> Step | None:
+        """The step of a stage, or None after a complaint."""
+        inputs: Inputs = {}
+        sound = True
+        for role in stage.consumes:
+            found = self.chain.inputs(name, stage, role, loc, before)
+            if found is None:
+                sound = False
+            else:
+                inputs[role] = found
+        seeds = self._seeds(name, stage, inputs, loc) if sound else None
+        if seeds is None:
+            return None
+        step, *_ = (self._repeat(name, stage, inputs, loc, each, first=each == seeds[0]) for each in seeds)
+        return step
+
+    def _seeds(self, name: str, stage: Stage, inputs: Inputs, loc: tuple[Key, ...]) -> tuple[int, ...] | None:
+        """The seeds of a stage, the reported one first: its own, those of what it follows, or the recipe's."""
+        followed = {each.name: self.seeds[each.name] for steps in inputs.values() for each in steps if each.name in self.seeds}
+        if stage.seeds and (several := [each for each, seeds in followed.items() if len(seeds) > 1]):
+            self.chain.complain((*loc, "seeds"), f"'{name}' follows '{several[0]}', which has several seeds; keep one of them")
+            return None
+        if not stage.seeds and len(set(followed.values())) > 1:
+            self.chain.complain(
+                loc, f"'{name}' follows {' and '.join(followed)}, which have different seeds; give them the same, or it its own"
+            )
+            return None
+        varied = stage.seeds or next(iter(followed.values()), ())
+        if varied:
+            self.seeds[name] = varied
+        return varied or (self.recipe.seed,)
+
+    def _repeat(self, name: str, stage: Stage, inputs: Inputs, loc: tuple[Key, ...], seed: int, first: bool) -> Step:
+        """The stage with one of its seeds, made of what it follows with that seed, and what stands beside it."""
+        if not first:
+            inputs = {
+                role: tuple(self.again.get(each.name, {}).get(seed, each) for each in steps) for role, steps in inputs.items()
+            }
+        step = self.chain.step(name if first else f"{name}.seed{seed}", stage, inputs, loc, seed, of="" if first else name)
+        if not first:
+            self.again.setdefault(name, {})[seed] = step
+        for role, other in stage.beside().items():
+            own = {taken: inputs[taken] for taken in other.consumes if taken in inputs}
+            self.beside.append(self.chain.step(f"{step.name}.{role}", other, own, loc, seed, of=name, beside=role))
+        return step
+
+    def _baseline(self, models: list[Step]) -> Step | None:
+        wanted = self.recipe.baseline
+        if wanted is None or wanted in self.chain.failed:
+            return models[0] if models else None
+        for step in models:
+            if step.name == wanted:
+                return step
+        self.chain.complain(
+            ("baseline",), f"'{wanted}' is no stage that makes a model; {suggest(wanted, [s.name for s in models])}"
+        )
+        return None
+
+    def _rows(self, models: list[Step], baseline: Step | None) -> Iterable[Row]:
+        """A baseline is timed with each of the others; where there is none, it is timed alone."""
+        measured = {step.name: self._measured(step) for step in models}
+        for step in models:
+            row = measured[step.name]
+            if baseline and step is not baseline:
+                roles: Inputs = {"baseline": (measured[baseline.name].onnx,), "start": (row.onnx,)}
+                answers: Inputs = {"baseline": (measured[baseline.name].measurement,), "start": (row.measurement,)}
+                row = replace(
+                    row,
+                    comparison=self.chain.implied(step, "compare", "comparison", roles, conditions=self.recipe.compare),
+                    damage=self.chain.implied(step, "damage", "damage", answers),
+                )
+            elif len(models) == 1:
+                alone: Inputs = {"baseline": (), "start": (row.onnx,)}
+                timed = self.chain.implied(step, "compare", "comparison", alone, conditions=self.recipe.compare)
+                row = replace(row, comparison=timed)
+            yield row
+
+    def _measured(self, step: Step) -> Row:
+        """A model, as the file it is or through a float or int8 export, on the test split."""
+        file = self.chain.file(step)
+        measured = self.chain.implied(step, "measure", "measurement", {"start": (file,)}, conditions=self.recipe.measure)
+        return Row(step, file, measured, None)

@@ -1,0 +1,73 @@
+"""Recipe: what the user wrote, checked, with every complaint pointing at its line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field, PrivateAttr
+
+from compress_cli.data.datasets import Dataset
+from compress_cli.data.tasks import Task
+from compress_cli.document import Document, Key
+from compress_cli.errors import RecipeError
+from compress_cli.measurement.latency import TimingConditions
+from compress_cli.measurement.measure import RunConditions
+from compress_cli.plugin import find
+from compress_cli.settings import Many, Settings
+from compress_cli.stages import Stage
+from compress_cli.statistics.gate import Gate
+from compress_cli.store.saves import Saving
+
+
+def _classification() -> Task:
+    task = find(Task, "classification")()
+    assert isinstance(task, Task)
+    return task
+
+
+NAME = r"\w[\w.-]*"  # of a recipe: it becomes a folder
+
+
+class Recipe(Settings):
+    """One file: the data, the task, and the stages in order."""
+
+    name: str = Field("", pattern=rf"^({NAME})?$", description="names the run's folder; default: the file's name")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random but the dataset's split")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:1")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads for training; default: all cores")
+    dataset: Dataset = Field(description="where samples come from")
+    task: Task = Field(default_factory=_classification, description="what counts as good")
+    baseline: str | None = Field(None, description="the stage the report compares with; default: the first model")
+    save: Saving = Field(Saving(), description="how often a stage at work is saved; changes no result")
+    gates: Many[Gate] = Field((), description="promises about the result; a run that breaks one ends with exit code 5")
+    measure: RunConditions = Field(RunConditions(), description="how models are run to be measured")
+    compare: TimingConditions = Field(TimingConditions(), description="how models are timed")
+    stages: Many[Stage] = Field(min_length=1, description="what to do, in order")
+
+    _document: Document = PrivateAttr()
+
+    @property
+    def path(self) -> Path:
+        return self._document.path
+
+    def complaint(self, loc: Sequence[Key], reason: str) -> str:
+        """`recipe.yaml:12: stages[2].teacher: reason`"""
+        return f"{self._document.place(loc)}: {reason}"
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read, override and check a recipe; RecipeError with all complaints at once."""
+    document = Document.read(path)
+    for assignment in overrides:
+        document.set(assignment)
+    if not isinstance(document.data(), dict):
+        raise RecipeError(f"{path}:1: a recipe is a mapping with 'dataset' and 'stages'; `compress init` writes a starter")
+    recipe = document.settings(Recipe, path.parent)
+    if not recipe.name:
+        if not re.fullmatch(NAME, path.stem):
+            raise RecipeError(f"{path}: '{path.stem}' can't name the run's folder; give the recipe a 'name'")
+        recipe = recipe.model_copy(update={"name": path.stem})
+    recipe._document = document
+    return recipe

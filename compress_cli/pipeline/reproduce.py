@@ -1,0 +1,162 @@
+"""Whether a run comes out again: gone through afresh from its lock file, and compared artifact by artifact.
+
+On the same kind of machine with the same libraries every byte has to agree, but for timings. Elsewhere other bytes are
+to be expected, and the metrics have to lie within the intervals that the run reported.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from compress_cli.errors import ArtifactError, GateError
+from compress_cli.measurement.measure import COMPARISON, MEASUREMENT, Figures, Timing
+from compress_cli.pipeline import lock
+from compress_cli.pipeline.executor import Listener
+from compress_cli.pipeline.plan import Plan
+from compress_cli.pipeline.run import MEMORY, Run
+from compress_cli.store import artifact
+from compress_cli.store.artifact import Artifact, Comparison, Measurement
+from compress_cli.store.record import Record
+from compress_cli.store.store import Store
+
+MATTERS = ("device", "processor", "threads", "python", "libraries", "precision")
+"""Entries of an artifact's environment that its bytes may depend on."""
+
+
+class Compared(BaseModel):
+    """One artifact, then and now."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: str
+    outcome: Literal["same bytes", "within intervals", "timed", "other bytes", "other figures"]
+    said: str = ""
+
+    @property
+    def reproduced(self) -> bool:
+        return not self.outcome.startswith("other")
+
+
+class Reproduction(BaseModel):
+    """A run, then and now."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    by: Literal["bytes", "figures"]
+    differs: list[str]
+    """What is other about this machine."""
+    artifacts: list[Compared]
+
+    def decide(self) -> None:
+        """GateError names what did not come out again."""
+        lines = [f"{each.step}: {each.outcome}{f': {each.said}' if each.said else ''}" for each in self.artifacts
+                 if not each.reproduced and (self.by == "bytes" or each.outcome == "other figures")]  # fmt: skip
+        if lines:
+            raise GateError("\n".join([*lines, f"  {self.run} was not reproduced (compared by {self.by})"]))
+
+
+def reproduce(directory: Path, output: Path, listener: Listener) -> Reproduction:
+    """Run the lock file of the run in `directory` afresh under `output`, with the threads it had, and compare.
+
+    ArtifactError where the run is not whole; what running raises.
+    """
+    record = Record.read(directory)
+    before = _whole(record, directory)
+    planned = _as_then(lock.planned(directory, record), before)
+    store = Store(output / ".store")
+    if store.entries():
+        raise ArtifactError(f"{store.root}: holds artifacts already; name an empty folder with --output")
+    memory = directory / record.store / MEMORY
+    if memory.is_dir():  # what was chosen by timing on this machine is part of what is gone through again
+        shutil.copytree(memory, store.root / MEMORY, dirs_exist_ok=True)
+    again = output / planned.recipe.name
+    Run(planned, store, again, listener).execute()
+    return compared(directory, again)
+
+
+def compared(then: Path, now: Path) -> Reproduction:
+    """Two runs of one recipe, by the folders of both; ArtifactError where either is not whole."""
+    runs = [(Record.read(each), each) for each in (then, now)]
+    old, new = (_whole(record, each) for record, each in runs)
+    differs = _differences([(made, new[name]) for name, made in old.items() if name in new])
+    missing = [Compared(step=name, outcome="other bytes", said="could not be made") for name in old if name not in new]
+    pairs = [_compare(name, made, new[name], exact=not differs) for name, made in old.items() if name in new]
+    return Reproduction(
+        run=str(then), by="figures" if differs else "bytes", differs=differs, artifacts=[*missing, *pairs]
+    )  # fmt: skip
+
+
+def _whole(record: Record, directory: Path) -> dict[str, Artifact]:
+    """A run's artifacts by the names of their steps, each compared with its hashes."""
+    store, found = Store(directory / record.store), {}
+    for name, key in record.keys(directory).items():
+        made = store.get(key)
+        if made is None:
+            raise ArtifactError(f"{name}: {store.directory(key)} is missing; {artifact.REMEDY}")
+        made.verify()
+        found[name] = made
+    return found
+
+
+def _as_then(planned: Plan, before: dict[str, Artifact]) -> Plan:
+    """With the number of threads that the run had, on which bytes depend."""
+    threads = next((each.manifest.environment.get("threads") for each in before.values()), None)
+    if not isinstance(threads, int) or threads < 1:
+        return planned
+    recipe = planned.recipe.model_copy(update={"threads": threads})
+    return replace(planned, recipe=recipe)
+
+
+def _differences(pairs: list[tuple[Artifact, Artifact]]) -> list[str]:
+    found: dict[str, None] = {}
+    for then, now in pairs:
+        for name in MATTERS:
+            one, other = (each.manifest.environment.get(name) for each in (then, now))
+            if one != other:
+                found[f"{name}: {_said(one, other)}"] = None
+    return list(found)
+
+
+def _said(one: Any, other: Any) -> str:
+    """`torch 2.14, now 2.15`"""
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
+        return ", ".join(f"{name} {one.get(name)}, now {other.get(name)}" for name in names)
+    return f"{one}, now {other}"
+
+
+def _compare(name: str, then: Artifact, now: Artifact, exact: bool) -> Compared:
+    if isinstance(then, Comparison) and COMPARISON in then.manifest.files:
+        old, new = (_document(each, COMPARISON, Timing).speedup.speedup for each in (then, now))
+        said = f"{old.value:.2f}x [{old.low:.2f}, {old.high:.2f}] then, {new.value:.2f}x [{new.low:.2f}, {new.high:.2f}] now"
+        return Compared(step=name, outcome="timed", said=said)
+    if then.digest == now.digest:
+        return Compared(step=name, outcome="same bytes")
+    if isinstance(then, Measurement) and not exact:
+        return _figures(name, *(_document(each, MEASUREMENT, Figures) for each in (then, now)))
+    old_files, new_files = then.manifest.files, now.manifest.files
+    changed = [each for each in sorted({**old_files, **new_files}) if old_files.get(each) != new_files.get(each)]
+    return Compared(step=name, outcome="other bytes", said=", ".join(changed))
+
+
+def _figures(name: str, then: Figures, now: Figures) -> Compared:
+    outside = [
+        f"{metric} {now.metrics[metric].value:.4g} is not within [{old.low:.4g}, {old.high:.4g}]"
+        for metric, old in then.metrics.items()
+        if metric not in now.metrics or not old.low <= now.metrics[metric].value <= old.high
+    ]
+    if outside:
+        return Compared(step=name, outcome="other figures", said="; ".join(outside))
+    told = [f"{metric} {now.metrics[metric].value:.4g}, then {old.value:.4g}" for metric, old in then.metrics.items()]
+    return Compared(step=name, outcome="within intervals", said="; ".join(told))
+
+
+def _document(made: Artifact, name: str, kind: Any) -> Any:
+    return kind.model_validate(json.loads(made.file(name).read_text()))

@@ -1,0 +1,85 @@
+"""Step: one stage with everything that decides its result, and so its key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from compress_cli.document import Key
+from compress_cli.identity import identity
+from compress_cli.pipeline.recipe import Recipe
+from compress_cli.stages import Stage
+from compress_cli.store.artifact import Artifact
+
+Inputs = dict[str, "tuple[Step, ...]"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage with everything that decides its result."""
+
+    name: str
+    stage: Stage
+    inputs: Inputs  # by role
+    kind: type[Artifact]
+    key: str
+    loc: tuple[Key, ...]  # its place in the recipe
+    seed: int
+    implied: bool = False
+    of: str = ""  # the stage that it repeats with another seed or stands beside
+    beside: str = ""  # in which part it stands beside that one: `control`
+
+    @property
+    def sources(self) -> list[Step]:
+        """The steps whose results it takes."""
+        return [each for steps in self.inputs.values() for each in steps]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model of the recipe and the implied steps that measure it."""
+
+    step: Step
+    onnx: Step
+    measurement: Step
+    comparison: Step | None = None  # None for a baseline beside others, and for a stage repeated with another seed
+    damage: Step | None = None
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return tuple(each for each in (self.step, self.onnx, self.measurement, self.damage, self.comparison) if each)
+
+
+def key(stage: Stage, inputs: Inputs, seed: int, recipe: Recipe, fingerprint: str) -> str:
+    """Same key, same artifact: settings, versions, seed, task, data, and the keys of the inputs.
+
+    ArtifactError where a file that the stage names is missing.
+    """
+    known: dict[str, Any] = {
+        "stage": {field: each for field, each in identity(stage).items() if field not in stage.consumes},
+        "shared": stage.shared,
+        "depends": stage.depends(),
+        "seed": seed,
+        "task": identity(recipe.task) if stage.judged else None,
+        "dataset": fingerprint,
+        "inputs": {role: [step.key for step in steps] for role, steps in inputs.items()},
+    }
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def ordered(steps: Iterable[Step]) -> tuple[Step, ...]:
+    """Every step after its inputs, each key once: a stage of the recipe rather than an implied step that is the same."""
+    placed: dict[str, Step] = {}
+
+    def place(step: Step) -> None:
+        for each in step.sources:
+            place(each)
+        if step.key not in placed or (placed[step.key].implied and not step.implied):
+            placed[step.key] = step
+
+    for step in steps:
+        place(step)
+    return tuple(placed.values())

@@ -1,0 +1,1 @@
+"""Which channels can go together, what they cost, and which matter."""

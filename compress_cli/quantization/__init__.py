@@ -1,0 +1,1 @@
+"""Where numbers become integers: tracing, annotations of quantise/dequantise pairs, quantizers."""

@@ -1,0 +1,1 @@
+"""Artifacts by content: manifests, saves, locks, integrity, and the removal of what no run needs."""

@@ -1,0 +1,245 @@
+"""What a stage leaves on disk: a directory whose manifest is written last and names every file with its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from compress_cli.errors import ArtifactError
+from compress_cli.store import durable
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+LARGEST_MANIFEST = 16 * 2**20  # bytes
+
+
+class File(BaseModel):
+    """One file of an artifact."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    sha256: str
+    bytes: int
+
+
+class Source(BaseModel):
+    """The artifact that a step took in a role: its key and the digest of what was in it then."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    key: str
+    digest: str
+
+
+class Manifest(BaseModel):
+    """What an artifact is, where it comes from and what is in it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format: int
+    kind: str
+    key: str
+    stage: dict[str, Any]
+    """The stage's settings, complete; `type` names the stage."""
+    facts: dict[str, Any]
+    """What the stage measured while it ran: losses, parity, the precision chosen."""
+    inputs: dict[str, list[Source]]
+    environment: dict[str, Any]
+    """Device, threads, library versions: recorded, not part of the key."""
+    wall_time_s: float
+    files: dict[str, File]
+
+    @property
+    def digest(self) -> str:
+        """One hash over the kind and the content of all files: equal digests, equal artifacts."""
+        content = {"kind": self.kind, "files": {name: each.sha256 for name, each in sorted(self.files.items())}}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one file of an artifact."""
+
+    path: Path
+    what: str  # "is missing", "its content is not what was written", ...
+    extra: bool = False  # the artifact is whole; this file is none of its own
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A whole directory of files, and its manifest."""
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    def file(self, name: str) -> Path:
+        """The path of one of its files; ArtifactError where the artifact has none of that name."""
+        if name not in self.manifest.files:
+            raise ArtifactError(
+                f"{self.directory}: this {self.manifest.kind} holds no '{name}' (it holds: {', '.join(self.manifest.files)})"
+            )
+        return self.directory / name
+
+    def verify(self) -> None:
+        """Compare every file with its recorded hash; ArtifactError names all that differ or are missing."""
+        faults = [f"{each}; {REMEDY}" for each in self.faults()]
+        if faults:
+            raise ArtifactError("\n".join(faults))
+
+    def faults(self) -> list[Fault]:
+        """Files that are missing, are links, or are not as they were written."""
+        found = ((name, _fault(self.directory, name, recorded)) for name, recorded in self.manifest.files.items())
+        return [Fault(self.directory / name, what) for name, what in found if what]
+
+    def strays(self) -> list[Fault]:
+        """Files in its directory that are none of its own."""
+        return [
+            Fault(path, "is no file of this artifact", extra=True)
+            for path in sorted(self.directory.rglob("*"))
+            if (path.is_symlink() or not path.is_dir())
+            and path.relative_to(self.directory).as_posix() not in (MANIFEST, *self.manifest.files)
+        ]
+
+
+class Checkpoint(Artifact):
+    """Architecture, weights and edits: can be trained further."""
+
+
+class Program(Artifact):
+    """A quantised graph that PyTorch can run, rebuilt by preparing it again."""
+
+
+class OnnxModel(Artifact):
+    """What ships: one `model.onnx`."""
+
+
+class Table(Artifact):
+    """Arrays by sample id: teacher outputs, sensitivities."""
+
+
+class Predictions(Artifact):
+    """What a model file says of each sample of a split."""
+
+
+class Measurement(Artifact):
+    """One model file on one split: metric values with intervals, per-sample predictions."""
+
+
+class Comparison(Artifact):
+    """Two models compared: files timed in turn, or answers sample by sample."""
+
+
+KINDS: dict[str, type[Artifact]] = {
+    each.__name__: each for each in (Checkpoint, Program, OnnxModel, Table, Predictions, Measurement, Comparison)
+}
+
+
+REMEDY = "`compress repair RUN`, or `compress run --repair`, makes it anew"
+
+
+def read(directory: Path) -> Artifact | None:
+    """The artifact in `directory`, of its own kind; None where there is none.
+
+    Raises ArtifactError where the manifest is damaged, was edited, or is of a later format.
+    """
+    path = directory / MANIFEST
+    if not path.is_file():
+        return None
+    try:
+        if path.stat().st_size > LARGEST_MANIFEST:
+            raise ArtifactError(f"{path}: has {path.stat().st_size} bytes, and a manifest at most {LARGEST_MANIFEST}; {REMEDY}")
+        text = path.read_text(encoding="utf-8")
+        document = json.loads(text)
+        if "\\ud" in text.lower():  # which may be half a character, that no report could write
+            json.dumps(document, ensure_ascii=False).encode()
+        seal = document.pop("seal")
+        manifest = Manifest.model_validate(document)
+        sealed = _seal(document)
+    except OSError as error:
+        raise ArtifactError(f"{path}: can't be read ({error.strerror})") from None
+    except (ValueError, KeyError, AttributeError, TypeError, ValidationError, RecursionError) as error:
+        raise ArtifactError(f"{path}: is not a manifest this version can read ({_first_line(error)}); {REMEDY}") from None
+    if manifest.format > FORMAT:
+        raise ArtifactError(f"{path}: was written by a later version (format {manifest.format}); upgrade compress-cli")
+    if seal != sealed:
+        raise ArtifactError(f"{path}: was changed by hand after it was written; {REMEDY}")
+    unsafe = [name for name in manifest.files if not _own(name)]
+    if manifest.kind not in KINDS or unsafe:
+        wrong = (unsafe or [manifest.kind])[0][:100]
+        raise ArtifactError(f"{path}: names what an artifact can't hold ({wrong!r}); {REMEDY}")
+    return KINDS[manifest.kind](directory, manifest)
+
+
+def write_manifest(
+    directory: Path,
+    kind: type[Artifact],
+    key: str,
+    stage: dict[str, Any],
+    facts: dict[str, Any],
+    inputs: dict[str, list[Source]],
+    environment: dict[str, Any],
+    wall_time_s: float,
+) -> Manifest:
+    """Hash the files of `directory`, flush them to disk, and write the manifest that makes it an artifact."""
+    files = {}
+    for path in sorted(each for each in directory.rglob("*") if each.is_file() and each.name != MANIFEST):
+        with path.open("rb") as file:
+            files[path.relative_to(directory).as_posix()] = File(
+                sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size
+            )
+            os.fsync(file.fileno())
+    durable.reached("files flushed")
+    manifest = Manifest(
+        format=FORMAT, kind=kind.__name__, key=key, stage=stage, facts=facts, inputs=inputs,
+        environment=environment, wall_time_s=wall_time_s, files=files,
+    )  # fmt: skip
+    document = manifest.model_dump(mode="json")
+    durable.write(directory / MANIFEST, json.dumps({**document, "seal": _seal(document)}, indent=1).encode())
+    return manifest
+
+
+def _seal(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _own(name: str) -> bool:
+    """Whether a name is that of a file within the directory."""
+    parts = name.split("/")
+    plain = name.isprintable() and "\\" not in name and name != MANIFEST
+    return plain and all(part not in ("", ".", "..") and len(part.encode()) < 256 for part in parts)
+
+
+def _fault(directory: Path, name: str, recorded: File) -> str:
+    """What is wrong with a file; empty where nothing is. A link is refused: it may lead out of the directory."""
+    path = directory
+    try:
+        for part in name.split("/"):
+            path = path / part
+            if path.is_symlink():
+                return "is a link, not the file that was written"
+        if not path.is_file():
+            return "is missing"
+        if (size := path.stat().st_size) != recorded.bytes:
+            return f"has {size} bytes instead of {recorded.bytes}"
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
+    return "" if found == recorded.sha256 else "its content is not what was written"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -1,0 +1,85 @@
+"""What a run leaves for its report: `run.json` in the run's folder, naming steps and store entries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from compress_cli.errors import ArtifactError
+from compress_cli.statistics.gate import Gate
+from compress_cli.store import durable
+
+RECORD = "run.json"
+
+
+class Row(BaseModel):
+    """One stage of a run and the store entries about it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str  # the stage's name in the recipe
+    stage: str  # the stage's type
+    key: str  # its artifact in the store
+    cached: bool  # it was up to date and did not run
+    onnx: str | None = None  # key of the OnnxModel it was measured through; equal to `key` where it is one
+    measurement: str | None = None  # key of its Measurement on the test split
+    comparison: str | None = None  # key of its latency Comparison against the baseline
+    damage: str | None = None  # key of its Comparison with the baseline's answers
+    reason: str = ""  # why there is no measurement
+    seed: int = 0  # of its stage
+    of: str = ""  # the row that it repeats with another seed or stands beside
+    beside: str = ""  # in which part it stands beside that one: `control`
+    teachers: tuple[str, ...] = ()  # rows that it learnt from
+
+
+class Found(BaseModel):
+    """One stage of a run that makes a table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    stage: str
+    key: str
+
+
+class Record(BaseModel):
+    """A whole run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipe: str
+    store: str  # the store's folder, relative to the run's folder where that is possible
+    seed: int
+    baseline: str  # name of the row that the others are compared with
+    primary: str = ""  # the metric that the whole task goes by
+    better: Literal["higher", "lower"] = "higher"  # of the primary metric
+    tasks: tuple[str, ...] = ()  # the primary metric of each task, where there are several
+    rows: list[Row]
+    tables: list[Found] = []
+    others: list[Row] = []  # repeated with other seeds, or beside a row as its control
+    steps: dict[str, str] = {}
+    """Name of every step, implied ones too -> key; one that could not run is not among them."""
+    gates: tuple[Gate, ...] = ()  # of the recipe and of the command line
+    wall_time_s: float
+
+    def keys(self, directory: Path) -> dict[str, str]:
+        """`steps`; ArtifactError where an earlier version wrote the record, which did not note them."""
+        if not self.steps:
+            raise ArtifactError(f"{directory / RECORD}: names no artifacts (an earlier version wrote it); run the recipe again")
+        return self.steps
+
+    def write(self, directory: Path) -> None:
+        durable.write(directory / RECORD, (self.model_dump_json(indent=1) + "\n").encode())
+
+    @classmethod
+    def read(cls, directory: Path) -> Record:
+        """The record of the run in `directory`; ArtifactError where there is none or it can't be read."""
+        path = directory / RECORD
+        if not path.is_file():
+            raise ArtifactError(f"{directory}: holds no run ({RECORD} is missing); `compress run` makes one")
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (ValidationError, ValueError, OSError) as error:
+            raise ArtifactError(f"{path}: can't be read ({str(error).splitlines()[0]}); run the recipe again") from None

@@ -1,0 +1,88 @@
+"""The runs that a store's artifacts belong to, kept in the store: `.runs/<hash of the run's folder>.json`.
+
+A run enters before it uses or makes anything. Whoever removes artifacts holds the register meanwhile, so that no run
+takes up what is about to go.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from compress_cli.errors import ArtifactError
+from compress_cli.store import durable
+from compress_cli.store.store import Store
+
+REGISTER = ".runs"
+
+
+class Entry(BaseModel):
+    """A run that refers to artifacts, finished or not."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    directory: str
+    host: str
+    keys: list[str]
+
+    @property
+    def gone(self) -> bool:
+        """Its folder vanished; of another machine's folder that can't be told."""
+        return self.host == platform.node() and not Path(self.directory).is_dir()
+
+
+def enter(store: Store, directory: Path, keys: list[str]) -> None:
+    """Note that the run in `directory` refers to these keys; its earlier entry is replaced.
+
+    A store that may only be read is used without: nothing can be removed from it either.
+    """
+    entry = Entry(directory=str(directory.resolve()), host=platform.node(), keys=keys)
+    if store.root.is_dir() and not os.access(store.root, os.W_OK):
+        return
+    place, content = _place(store, entry), (entry.model_dump_json(indent=1) + "\n").encode()
+    with held(store):
+        if not place.is_file() or place.read_bytes() != content:
+            durable.write(place, content)
+
+
+def entries(store: Store) -> list[Entry]:
+    """All runs that entered; ArtifactError where an entry can't be read, since what it refers to is not known then."""
+    found = []
+    for path in sorted((store.root / REGISTER).glob("*.json")):
+        try:
+            found.append(Entry.model_validate_json(path.read_text(encoding="utf-8")))
+        except (ValidationError, ValueError, OSError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ArtifactError(f"{path}: can't be read ({reason}); delete it and run its recipe again") from None
+    return found
+
+
+def leave(store: Store, entry: Entry) -> None:
+    """Forget a run."""
+    _place(store, entry).unlink(missing_ok=True)
+
+
+@contextmanager
+def held(store: Store) -> Iterator[None]:
+    """Nobody enters or removes meanwhile; ArtifactError where the store can't be written."""
+    folder = store.root / REGISTER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a")
+    except OSError as error:
+        raise ArtifactError(f"{store.root}: can't be written ({error.strerror}); name another with --store") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _place(store: Store, entry: Entry) -> Path:
+    name = hashlib.sha256(f"{entry.host}:{entry.directory}".encode()).hexdigest()[:32]
+    return store.root / REGISTER / f"{name}.json"

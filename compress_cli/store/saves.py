@@ -1,0 +1,158 @@
+"""What a stage at work leaves now and then, so that the same command goes on from there instead of from the start.
+
+A stage that takes long asks `load` where it may begin and calls `step` after every piece of work:
+
+    save = context.saves.load()
+    done = save.document["done"] if save else 0
+    with stopping.held():
+        for place in range(done, total):
+            ...
+            context.saves.step(lambda: Save({"rows": rows[: place + 1]}, {"done": place + 1}, f"row {place + 1}"))
+
+What is saved has to be all that the rest of the work depends on: the result is then the same, bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from compress_cli import stopping
+from compress_cli.settings import Settings
+from compress_cli.store import durable
+
+KEPT = 2
+DEFAULT_S = 60.0
+WORTH = 40.0  # by default the time between two saves is at least so many times what the last one took: 2.5%
+NAME = re.compile(r"(\d{8})-([0-9a-f]{64})\.safetensors")
+
+
+class Saving(Settings):
+    """How often a stage at work is saved. Default: every minute, and at most 2.5% of the time."""
+
+    epochs: int | None = Field(None, ge=1, description="save after so many epochs")
+    steps: int | None = Field(None, ge=1, description="save after so many steps (batches)")
+    minutes: float | None = Field(None, gt=0, description="save after so many minutes")
+
+
+@dataclass(frozen=True)
+class Save:
+    """A state of work: arrays, what is plain enough for JSON, and where that is, in words ("epoch 7, step 31")."""
+
+    arrays: dict[str, np.ndarray]
+    document: dict[str, Any]
+    place: str
+
+
+class Saves:
+    """The saves of one stage at work, the last two kept. Without a folder there are none: a smoke run."""
+
+    def __init__(self, folder: Path | None = None, saving: Saving | None = None, say: Callable[[str], None] | None = None):
+        self.folder, self.saving, self.say = folder, saving or Saving(), say or (lambda note: None)
+        self.place = ""  # where the last good save is
+        self.earlier_s = 0.0  # spent by the tries before this one, up to what they saved
+        self._begun = self._last = time.monotonic()
+        self._took, self._steps, self._epochs = 0.0, 0, 0
+
+    def load(self) -> Save | None:
+        """The last save that is whole, or None; one that is damaged is said and gone."""
+        for path in reversed(self._found()):
+            save = _read(path)
+            if save is not None:
+                self.earlier_s = float(save.document.pop("spent_s"))
+                self.place = save.place
+                return save
+            self.say(f"{path.name}: is damaged; the save before it is used, where there is one")
+            path.unlink()
+        return None
+
+    def forget(self, reason: str) -> None:
+        """Begin anew, and say why."""
+        self.say(f"begins anew: {reason}")
+        self.place, self.earlier_s = "", 0.0
+        for path in self._found():
+            path.unlink()
+
+    def step(self, state: Callable[[], Save | None], epoch_ended: bool = False) -> None:
+        """A piece of work is done: save where that is due. KeyboardInterrupt, after saving, where the process is to stop.
+
+        `state` is asked only then; it gives None where what it finds is not worth keeping (numbers that overflowed).
+        """
+        self._steps, self._epochs = self._steps + (not epoch_ended), self._epochs + epoch_ended
+        if self.folder is not None and (stopping.told() or self._due()):
+            self._save(state, self.folder)
+        stopping.check()
+
+    @property
+    def spent_s(self) -> float:
+        """Time at work, with that of earlier tries up to what they saved."""
+        return self.earlier_s + time.monotonic() - self._begun
+
+    def _due(self) -> bool:
+        wanted = self.saving
+        passed = time.monotonic() - self._last
+        if wanted.epochs is wanted.steps is wanted.minutes is None:
+            return passed >= max(DEFAULT_S, WORTH * self._took)
+        return (
+            (wanted.epochs is not None and self._epochs >= wanted.epochs)
+            or (wanted.steps is not None and self._steps >= wanted.steps)
+            or (wanted.minutes is not None and passed >= 60 * wanted.minutes)
+        )
+
+    def _save(self, state: Callable[[], Save | None], folder: Path) -> None:
+        begun = time.monotonic()
+        save = state()
+        if save is not None:
+            _write(save, folder, self._next(), self.spent_s)
+            self.place = save.place
+            for path in self._found()[:-KEPT]:
+                path.unlink()
+        self._last = time.monotonic()
+        self._took, self._steps, self._epochs = self._last - begun, 0, 0
+
+    def _next(self) -> int:
+        found = self._found()
+        return int(found[-1].name.partition("-")[0]) + 1 if found else 1
+
+    def _found(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(each for each in self.folder.iterdir() if NAME.fullmatch(each.name)) if self.folder else []
+
+
+def _write(save: Save, folder: Path, number: int, spent_s: float) -> None:
+    """The file's name holds the hash of its content: one that is torn is not taken for a save."""
+    partial = folder / "save.partial"
+    document = json.dumps({**save.document, "spent_s": spent_s}, allow_nan=False)
+    durable.reached("save")
+    arrays = {name: np.ascontiguousarray(each).reshape(each.shape) for name, each in save.arrays.items()}
+    save_file(arrays, partial, {"document": document, "place": save.place})
+    durable.reached("written")
+    durable.settle(partial, folder / f"{number:08d}-{_digest(partial)}.safetensors")
+
+
+def _read(path: Path) -> Save | None:
+    match = NAME.fullmatch(path.name)
+    if match is None or _digest(path) != match[2]:
+        return None
+    try:
+        with safe_open(path, framework="np") as file:
+            told = file.metadata()
+            return Save(file.get_tensors(), json.loads(told["document"]), told["place"])
+    except (SafetensorError, KeyError, ValueError):  # whole, but not of this program's making
+        return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""The one training loop: its configuration, the loader, the objective, precision and state."""

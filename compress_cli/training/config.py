@@ -1,0 +1,45 @@
+"""What a recipe says about training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from compress_cli.settings import Many, Settings
+from compress_cli.training.augmentations import Augmentation
+from compress_cli.training.optimizers import Optimizer
+from compress_cli.training.optimizers.sgd import Sgd
+from compress_cli.training.schedules import Schedule
+from compress_cli.training.schedules.cosine import Cosine
+
+
+class Training(Settings):
+    """How to train. `{epochs: 30}` is enough for small images."""
+
+    epochs: int = Field(ge=1, le=1_000_000, description="passes over the train split")
+    batch: int = Field(128, ge=1, description="samples of one step")
+    optimizer: Optimizer = Field(Sgd(), description="how gradients move weights")
+    schedule: Schedule = Field(Cosine(warmup_epochs=1.0), description="learning rate over the epochs")
+    augment: Many[Augmentation] = Field((), description="random changes of images, in this order")
+    views: int | None = Field(None, ge=1, le=10_000, description="fixed ways a sample is shown in, in turn; default: ever new")
+    clip_norm: float | None = Field(None, gt=0, description="longest gradient (L2 norm over all weights)")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="keep a moving average of the weights with this decay, such as 0.999, and use it"
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="parts in which a step's batch is taken, to save memory; a mean over unmasked positions is each part's own",
+    )
+    keep: Literal["best", "last"] = Field("best", description="the epoch that counts: best on val, or the last one")
+    precision: Literal["auto", "float32", "float32_channels_last", "bfloat16", "bfloat16_channels_last"] = Field(
+        "auto", description="number format of the computation; auto times them once per model and machine"
+    )
+    deterministic: bool = Field(False, description="same bytes on CUDA too, at some speed; on a CPU they always are")
+
+    @model_validator(mode="after")
+    def _parts_hold_samples(self) -> Training:
+        if self.accumulate > self.batch:
+            raise ValueError(f"accumulate: a batch of {self.batch} can't be taken in {self.accumulate} parts")
+        return self

@@ -1,0 +1,73 @@
+"""CSV tables: rows as they stand, and each mistake with its line."""
+
+import numpy as np
+import pytest
+
+from compress_cli.data.datasets.csv import Csv
+from compress_cli.errors import DataError
+
+
+def table(tmp_path, text, name="t.csv"):
+    (tmp_path / name).write_text(text)
+    return tmp_path / name
+
+
+def test_rows_and_labels(tmp_path):
+    path = table(tmp_path, 'a,kind,b\n1,cat,2.5\n-3,"dog",4e1\n\n0,cat,1\n')
+    found = Csv(train=path, test=path, label="kind", val_share=0.0)
+    test = found.split("test")
+    np.testing.assert_array_equal(test.inputs["features"], np.float32([[1, 2.5], [-3, 40], [0, 1]]))
+    np.testing.assert_array_equal(test.targets["label"], [0, 1, 0])
+    signature = found.signature()
+    assert signature.heads["logits"].classes == ("cat", "dog")
+    assert signature.inputs["features"].mean == pytest.approx((-2 / 3, 14.5))
+    assert not {*test.index} & {*found.split("train").index}
+
+
+def test_whole_numbers_are_class_numbers(tmp_path):
+    path = table(tmp_path, "x,label\n" + "".join(f"{each},{label}\n" for each, label in enumerate(["10", "2.0", "0"] * 10)))
+    found = Csv(train=path)
+    assert found.signature().heads["logits"].size == 11
+    assert {*found.split("train").targets["label"]} == {0, 2, 10}
+    sizes = {name: len(found.split(name)) for name in ("train", "val", "test")}
+    assert sizes == {"train": 21, "val": 3, "test": 6}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "t.csv:1: should name each column once"),
+        ("a,a,label\n1,2,0\n", "t.csv:1: should name each column once"),
+        ("a,lable\n1,0\n", "t.csv:1: has no column 'label' with the class; did you mean 'lable'?"),
+        ("a,label\n", "holds no rows"),
+        ("label\n1\n", "holds no columns of numbers"),
+        ("a,label\n1,0\n1,2,0\n", "t.csv:3: has 3 values for 2 columns"),
+        ("a,label\n1,0\nred,0\n", "t.csv:3: column 'a': 'red' is no finite number"),
+        ("a,label\n1,0\nnan,0\n", "t.csv:3: column 'a': 'nan' is no finite number"),
+        ("a,label\n1e99,0\n", "t.csv:2: column 'a': '1e99' is no finite number"),
+        ("a,label\n,0\n", "t.csv:2: column 'a': '' is no finite number"),
+        ("a,label\n1,\n", "t.csv:2: names no class"),
+        ('a,label\n"1,0\n', "is no CSV file"),
+    ],
+)
+def test_mistakes_have_their_line(tmp_path, text, said):
+    with pytest.raises(DataError) as error:
+        Csv(train=table(tmp_path, text)).split("train")
+    assert said in str(error.value)
+
+
+def test_files_of_other_columns_are_refused(tmp_path):
+    first, second = table(tmp_path, "a,label\n1,0\n"), table(tmp_path, "b,label\n1,0\n", "u.csv")
+    with pytest.raises(DataError, match=r"u.csv:1: has other columns"):
+        Csv(train=first, test=second).split("test")
+    with pytest.raises(DataError, match="there is no file"):
+        Csv(train=tmp_path / "none.csv").split("train")
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    path = table(tmp_path, "a,label\n1,0\n2,1\n")
+    made = Csv(train=path, test=path)
+    before = made.fingerprint()
+    table(tmp_path, "a,label\n1,0\n2,1\n3,1\n")
+    assert len(made.split("test")) == 3
+    assert made.fingerprint() != before

@@ -1,0 +1,91 @@
+"""ONNX files: names, open batch, the same bytes, no leavings, and refusals that name the operator."""
+
+import onnx
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from compress_cli.data.signature import Head, Input, Signature
+from compress_cli.deployment.exporters import Exporter
+from compress_cli.deployment.exporters.onnx import Onnx
+from compress_cli.errors import StageError
+from compress_cli.measurement import sessions
+from compress_cli.networks.models import Network
+
+IMAGE, ROW = Input(shape=(1, 4, 4), mean=(8.0,), deviation=(4.0,)), Input(shape=(3,))
+SIGNATURE = Signature(inputs={"image": IMAGE, "row": ROW}, heads={"class": Head(size=5), "angle": Head(size=1)})
+EXAMPLE = (torch.rand(2, 1, 4, 4), torch.rand(2, 3))
+
+
+class TwoInTwoOut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.fc, self.drop = nn.Linear(7, 5), nn.Dropout(0.5)
+
+    def forward(self, image, row):
+        seen = torch.relu(self.norm(self.conv(image))).mean((2, 3))
+        joined = self.drop(torch.cat([seen, row], 1))
+        return {"angle": joined.sum(1, keepdim=True), "class": self.fc(joined)}  # not in the signature's order
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return Network(TwoInTwoOut(), SIGNATURE).eval()
+
+
+def test_file_gives_what_pytorch_gives_under_the_signatures_names_and_nothing_else_is_in_it(network, tmp_path, capfd):
+    path, again = tmp_path / "a.onnx", tmp_path / "b.onnx"
+    Onnx().export(network, SIGNATURE, EXAMPLE, path, {"compress.key": '"k"'})
+    Onnx().export(network, SIGNATURE, EXAMPLE, again, {"compress.key": '"k"'})
+    assert capfd.readouterr() == ("", "")
+    assert path.read_bytes() == again.read_bytes()
+    session = sessions.open_session(path)
+    assert {name: port.shape for name, port in session.inputs.items()} == {"image": (None, 1, 4, 4), "row": (None, 3)}
+    assert session.metadata == {"compress.key": '"k"'}
+    image, row = torch.rand(7, 1, 4, 4) * 16, torch.rand(7, 3)
+    found = session.run({"image": image.numpy(), "row": row.numpy()})
+    with torch.no_grad():
+        expected = network(image, row)
+    assert set(found) == {"class", "angle"}
+    for name, each in expected.items():
+        torch.testing.assert_close(torch.from_numpy(found[name]), each, rtol=1e-5, atol=1e-5)
+    model = onnx.load(path)
+    assert (model.opset_import[0].version, model.ir_version) == (20, 10)
+    assert {each.type.tensor_type.shape.dim[0].dim_param for each in (*model.graph.input, *model.graph.output)} == {"batch"}
+    assert "body.conv.weight" in {each.name for each in model.graph.initializer}
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+    numbers = sum(len(each.raw_data) for each in model.graph.initializer)
+    assert path.stat().st_size - numbers < 2000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("opset", "ir"), [(18, 8), (25, 13)])
+def test_other_versions(network, tmp_path, opset, ir):
+    Onnx(opset=opset, ir=ir).export(network, SIGNATURE, EXAMPLE, tmp_path / "a.onnx", {})
+    model = onnx.load(tmp_path / "a.onnx")
+    assert (model.opset_import[0].version, model.ir_version) == (opset, ir)
+    sessions.open_session(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [({"opset": 17}, "greater than or equal to 18"), ({"opset": 26}, "less than"), ({"opset": 25}, "opset 25 needs ir 13")],
+)
+def test_versions_that_do_not_go_together(settings, complaint):
+    with pytest.raises(ValidationError, match=complaint):
+        Exporter.model_validate({"type": "onnx", **settings})
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path, capfd):
+    class Bessel(nn.Module):
+        def forward(self, x):
+            return {"y": torch.special.bessel_j0(x)}
+
+    signature = Signature(inputs={"x": ROW}, heads={"y": Head(size=3)})
+    with pytest.raises(StageError, match=r"ONNX \(opset 20\) has no word for the operator \S*bessel_j0$"):
+        Onnx().export(Bessel(), signature, (torch.rand(2, 3),), tmp_path / "a.onnx", {})
+    assert capfd.readouterr() == ("", "")
+    assert not (tmp_path / "a.onnx").exists()

@@ -1,0 +1,59 @@
+"""Where time goes: the costliest node is the one with most work, and float islands are told from the rest."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper, save
+
+from compress_cli.measurement.profile import profile, summary
+
+
+def graph_of(nodes, weights, shape=("n", 64)):
+    return helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(each), name) for name, each in weights.items()],
+    )
+
+
+def test_the_costliest_node_comes_first(tmp_path):
+    rng = np.random.default_rng(0)
+    weights = {f"w{place}": rng.random(shape, np.float32) for place, shape in enumerate([(64, 8), (8, 4096), (4096, 64)])}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["a"], "small"),
+        helper.make_node("MatMul", ["a", "w1"], ["b"], "middle"),
+        helper.make_node("MatMul", ["b", "w2"], ["y"], "large"),
+    ]
+    made = helper.make_model(graph_of(nodes, weights), opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    save(made, tmp_path / "m.onnx")
+    before = {*tmp_path.iterdir()}
+    found = profile(tmp_path / "m.onnx", {"x": rng.random((64, 64), np.float32)}, 1)
+    assert [each.name for each in found.nodes] == ["large", "middle", "small"]
+    assert sum(each.time_ms for each in found.nodes) == pytest.approx(found.total_ms)
+    assert found.operators == {"MatMul": pytest.approx(1)}
+    assert (found.runs, found.islands) == (30, [])
+    assert {*tmp_path.iterdir()} == before
+
+
+def test_float_islands():
+    """q -> conv (integers) -> dq -> [sigmoid -> mul] -> q -> conv -> dq -> softmax: what leads out is no island."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], "q0"),
+        helper.make_node("QLinearConv", ["q", "s", "z", "w", "s", "z", "s", "z"], ["c"], "conv0"),
+        helper.make_node("DequantizeLinear", ["c", "s", "z"], ["d"], "dq0"),
+        helper.make_node("Sigmoid", ["d"], ["e"], "sigmoid"),
+        helper.make_node("Mul", ["d", "e"], ["f"], "mul"),
+        helper.make_node("QuantizeLinear", ["f", "s", "z"], ["g"], "q1"),
+        helper.make_node("QLinearConv", ["g", "s", "z", "w", "s", "z", "s", "z"], ["h"], "conv1"),
+        helper.make_node("DequantizeLinear", ["h", "s", "z"], ["i"], "dq1"),
+        helper.make_node("Softmax", ["i"], ["y"], "softmax"),
+    ]
+    weights = {"s": np.float32(1), "z": np.uint8(0), "w": np.ones((1, 1, 1, 1), np.int8)}
+    took = {"q0": 1, "conv0": 10, "dq0": 2, "sigmoid": 8, "mul": 4, "q1": 3, "conv1": 10, "dq1": 1, "softmax": 1}
+    times = {(node.name, node.op_type, 0): [took[node.name]] * 3 for node in nodes}
+    found = summary(times, graph_of(nodes, weights, ("n", 1, 4, 4)))
+    (island,) = found.islands
+    assert sorted(island.nodes) == ["Mul mul", "Sigmoid sigmoid"]
+    assert (island.time_ms, island.borders_ms) == (12, 5)
+    assert island.share == pytest.approx(17 / 40)

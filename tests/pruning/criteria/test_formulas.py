@@ -1,0 +1,100 @@
+"""Every criterion against its formula, in NumPy, on weights taken straight from the layers."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from compress_cli.errors import RecipeError
+from compress_cli.pruning import dependency_graph
+from compress_cli.pruning.criteria.batchnorm_scale import BatchnormScale
+from compress_cli.pruning.criteria.geometric_median import GeometricMedian
+from compress_cli.pruning.criteria.l1 import L1
+from compress_cli.pruning.criteria.l2 import L2
+from compress_cli.pruning.criteria.random import Random
+from compress_cli.pruning.criteria.taylor import Taylor
+
+
+@pytest.fixture
+def model(lively):
+    """conv 3->4, norm, conv 4->4 with a shortcut around it, flattened into a linear layer."""
+
+    class Module(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.norm, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
+            self.fc = nn.Linear(4 * 6, 5)
+
+        def forward(self, x):
+            x = torch.relu(self.norm(self.one(x)))
+            return self.fc((x + self.two(x)).flatten(1))
+
+    return lively(Module())
+
+
+@pytest.fixture
+def group(model):
+    (found,) = dependency_graph.couple(model, (torch.rand(1, 3, 2, 3),)).groups
+    return found
+
+
+def arrays(model):
+    return {name: each.detach().numpy().astype(np.float64) for name, each in model.named_parameters()}
+
+
+def test_l1_adds_up_the_filters_that_make_a_channel(model, group):
+    w = arrays(model)
+    expected = np.abs(w["one.weight"]).sum((1, 2, 3)) + np.abs(w["two.weight"]).sum((1, 2, 3))
+    np.testing.assert_allclose(L1()(group, {}).numpy(), expected, rtol=1e-5)
+
+
+def test_l2_takes_everything_that_goes_with_a_channel(model, group):
+    w = arrays(model)
+    squares = (w["one.weight"] ** 2).sum((1, 2, 3)) + (w["two.weight"] ** 2).sum((1, 2, 3)) + w["norm.weight"] ** 2
+    squares += (w["two.weight"] ** 2).sum((0, 2, 3)) + (w["fc.weight"].reshape(5, 4, 6) ** 2).sum((0, 2))
+    np.testing.assert_allclose(L2()(group, {}).numpy(), np.sqrt(squares), rtol=1e-5)
+
+
+def test_geometric_median_is_the_distance_to_all_others(model, group):
+    w = arrays(model)
+    filters = np.concatenate([w["one.weight"].reshape(4, -1), w["two.weight"].reshape(4, -1)], 1)
+    expected = [sum(np.linalg.norm(a - b) for b in filters) for a in filters]
+    np.testing.assert_allclose(GeometricMedian()(group, {}).numpy(), expected, rtol=1e-5)
+
+
+def test_batchnorm_scale_is_its_size(model, group):
+    with torch.no_grad():
+        model.norm.weight[1] *= -1
+    np.testing.assert_allclose(BatchnormScale()(group, {}).numpy(), np.abs(arrays(model)["norm.weight"]), rtol=1e-6)
+
+
+def test_batchnorm_scale_needs_one():
+    plain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    (group,) = dependency_graph.couple(plain, (torch.rand(1, 3),)).groups
+    with pytest.raises(RecipeError, match="no batch normalisation scales the channels of '0'"):
+        BatchnormScale()(group, {})
+
+
+def test_taylor_is_the_squared_first_order_change_of_the_loss(model, group):
+    loss = model(torch.rand(2, 3, 2, 3)).square().sum()
+    loss.backward()
+    gradients = {name: each.grad for name, each in model.named_parameters()}
+    w, g = arrays(model), {name: each.numpy().astype(np.float64) for name, each in gradients.items()}
+    change = (w["one.weight"] * g["one.weight"]).sum((1, 2, 3)) + w["one.bias"] * g["one.bias"]
+    change += (w["two.weight"] * g["two.weight"]).sum((1, 2, 3)) + w["two.bias"] * g["two.bias"]
+    np.testing.assert_allclose(Taylor()(group, gradients).numpy(), change**2, rtol=1e-3)
+
+
+def test_random_is_seeded_by_layer(group):
+    first = Random(seed=3)(group, {})
+    assert first.shape == (4,)
+    assert torch.equal(first, Random(seed=3)(group, {}))
+    assert not torch.equal(first, Random(seed=4)(group, {}))
+
+
+def test_channels_of_a_grouped_convolution_are_scored_together():
+    body = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 8, 1, groups=2, bias=False), nn.Conv2d(8, 2, 1))
+    first, second = dependency_graph.couple(body, (torch.rand(1, 3, 2, 2),)).groups
+    one, two = (body[place].weight.detach().abs().sum((1, 2, 3)) for place in (0, 1))
+    torch.testing.assert_close(L1()(first, {}), one.reshape(2, 2).sum(0))  # channels 0 and 2, 1 and 3
+    torch.testing.assert_close(L1()(second, {}), two.reshape(2, 4).sum(0))

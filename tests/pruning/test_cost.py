@@ -1,0 +1,67 @@
+"""Multiply-accumulates and parameters, reckoned on paper."""
+
+import pytest
+import torch
+from torch import nn
+
+from compress_cli.data.signature import Head, Input, Signature
+from compress_cli.networks.edits.narrow import Narrow
+from compress_cli.pruning import channels, dependency_graph
+from compress_cli.pruning.cost import Cost
+
+SIGNATURE = Signature(inputs={"image": Input(shape=(3, 8, 8))}, heads={"logits": Head(size=10)})
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+IMAGES = (torch.rand(2, 3, 8, 8),)
+
+
+def test_residual_by_hand(architectures):
+    body = architectures["residual"]().build(SIGNATURE)
+    groups = dependency_graph.couple(body, IMAGES).groups
+    cost = Cost(body, IMAGES, groups)
+    assert [group.layer for group in groups] == ["stem.0", "first.0", "wide.0"]
+
+    def macs(stem, first, wide):
+        at_8 = 64 * 9 * (3 * stem + stem * first + first * stem)
+        at_4 = 16 * (9 * stem * wide + stem * wide)
+        return at_8 + at_4 + wide * 10
+
+    def parameters(stem, first, wide):
+        convs = 9 * (3 * stem + stem * first + first * stem) + stem + 9 * stem * wide + stem * wide + wide
+        return convs + 2 * (stem + first + stem + wide) + wide * 10 + 10
+
+    for stem, first, wide in ((16, 32, 24), (8, 32, 24), (16, 8, 24), (5, 7, 11)):
+        kept = [stem, first, wide]
+        assert cost.macs(kept) == macs(stem, first, wide)
+        assert cost.parameters(kept) == parameters(stem, first, wide)
+    assert cost.macs() == macs(16, 32, 24)
+    assert cost.parameters() == sum(each.numel() for each in body.parameters())
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "concat", "grouped", "flat"])
+def test_what_was_foretold_is_what_the_cut_model_costs(architectures, name):
+    body = architectures[name]().build(SIGNATURE)
+    groups = dependency_graph.couple(body, IMAGES).groups
+    kept = [max(1, group.channels // 3) for group in groups]
+    cost = Cost(body, IMAGES, groups)
+    foretold = cost.macs(kept), cost.parameters(kept)
+    after = channels.cut(body, groups, [torch.arange(group.channels - keep) for group, keep in zip(groups, kept, strict=True)])
+    Narrow(shapes={each: tuple(tensor.shape) for each, tensor in after.items()})(body)
+    cut = Cost(body, IMAGES)
+    assert (cut.macs(), cut.parameters()) == foretold
+    assert cut.parameters() == sum(each.numel() for each in body.parameters())
+
+
+def test_layers_used_twice_and_shared_weights():
+    body = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 4, bias=False))
+    body[2].weight = body[0].weight
+    cost = Cost(body, (torch.rand(2, 5, 4),))
+    assert cost.macs() == 2 * 5 * 16  # five positions, two layers
+    assert cost.parameters() == 16
+    twice = nn.Sequential(body[0], nn.ReLU(), body[0])
+    assert Cost(twice, (torch.rand(2, 4),)).macs() == 2 * 16
+
+
+def test_a_transposed_convolution_counts_where_it_reads():
+    body = nn.ConvTranspose2d(4, 6, 2, stride=2, bias=False)
+    assert Cost(body, (torch.rand(1, 4, 5, 5),)).macs() == 25 * 4 * 6 * 4

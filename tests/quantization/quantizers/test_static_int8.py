@@ -1,0 +1,304 @@
+"""Static int8: placement that ONNX Runtime fuses whole, exact reload, and what reduce_range is for."""
+
+import copy
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from compress_cli.data.signature import Head, Input, Signature
+from compress_cli.deployment.exporters.onnx import Onnx
+from compress_cli.errors import StageError
+from compress_cli.networks.models import Network
+from compress_cli.quantization.annotation import left_float, places
+from compress_cli.quantization.quantizers.static_int8 import StaticInt8
+from compress_cli.quantization.tracing import trace
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # files as others make them: the legacy exporter
+    pytest.mark.usefixtures("one_thread"),
+]
+INTEGER = {"QLinearConv", "QLinearAdd", "QGemm", "QLinearConcat", "NhwcMaxPool", "MaxPool"}
+INTEGER |= {"QLinearAveragePool", "QLinearGlobalAveragePool"}
+FREE = {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Flatten", "Split"}  # no arithmetic of their own
+FREE |= {"Sub", "Mul", "ReduceMean"}  # normalisation, global average
+
+
+def conv(inside, outside, stride=1, kernel=3, groups=1):
+    return nn.Sequential(
+        nn.Conv2d(inside, outside, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(outside)
+    )
+
+
+class Plain(nn.Sequential):
+    """Convolutions, max-pool, a mean, a linear head."""
+
+    image = (3, 8, 8)
+
+    def __init__(self):
+        super().__init__(
+            conv(3, 8), nn.ReLU(), nn.MaxPool2d(2), conv(8, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+            nn.Dropout(0.1), nn.Linear(16, 5),
+        )  # fmt: skip
+
+
+class Residual(nn.Module):
+    """Blocks as in the CIFAR ResNets, one with a projection."""
+
+    image = (3, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.b = conv(3, 8), conv(8, 8), conv(8, 8)
+        self.c, self.d, self.short = conv(8, 16, 2), conv(16, 16), conv(8, 16, 2, 1)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.b(torch.relu(self.a(x))) + x)
+        x = torch.relu(self.d(torch.relu(self.c(x))) + self.short(x))
+        return self.fc(x.mean((2, 3)))
+
+
+class Depthwise(nn.Module):
+    """An inverted residual of MobileNetV2, with activations that do reach 6."""
+
+    image = (3, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(conv(3, 8), nn.ReLU6())
+        self.block = nn.Sequential(
+            conv(8, 24, kernel=1), nn.ReLU6(), conv(24, 24, groups=24), nn.ReLU6(), conv(24, 8, kernel=1)
+        )
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.fc(functional.adaptive_avg_pool2d(x + self.block(x), 1).flatten(1))
+
+
+class Perceptron(nn.Sequential):
+    image = (1, 4, 4)
+
+    def __init__(self):
+        super().__init__(
+            nn.Flatten(), nn.Linear(16, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 12), nn.ReLU(), nn.Linear(12, 5)
+        )
+
+
+class Concat(nn.Module):
+    """Branches added and joined, max-pool, average pool."""
+
+    image = (3, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.d = conv(3, 8), conv(8, 8), conv(8, 8, kernel=1), conv(24, 16)
+        self.fc = nn.Linear(16 * 4, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.a(x))
+        x = functional.max_pool2d(torch.cat([torch.relu(self.b(x) + x), torch.relu(self.c(x)), x], 1), 2)
+        return self.fc(functional.avg_pool2d(torch.relu(self.d(x)), 2).flatten(1))
+
+
+class Shuffle(nn.Module):
+    """Channels split, one half passed by, joined and shuffled, as in ShuffleNet."""
+
+    image = (3, 8, 8)
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = conv(3, 8), conv(4, 4), nn.Linear(8 * 64, 5)
+
+    def forward(self, x):
+        passed, changed = torch.relu(self.a(x)).chunk(2, 1)
+        joined = torch.cat([passed, torch.relu(self.b(changed))], 1)
+        return self.fc(joined.unflatten(1, (2, 4)).transpose(1, 2).flatten(1))
+
+
+class Sequence(nn.Sequential):
+    """One-dimensional convolutions."""
+
+    image = (3, 16)
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv1d(3, 8, 3), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(40, 5)
+        )
+
+
+def network(body):
+    """With batch norms that do something, in evaluation mode."""
+    torch.manual_seed(0)
+    made = body()
+    for each in made.modules():
+        if isinstance(each, nn.BatchNorm2d | nn.BatchNorm1d):
+            each.running_mean.normal_(0, 0.1)
+            each.running_var.uniform_(0.05, 0.2)
+    channels = made.image[0]
+    image = Input(shape=made.image, mean=(120.0,) * channels, deviation=(60.0,) * channels)
+    return Network(made, Signature(inputs={"image": image}, heads={"label": Head(size=5)})).eval()
+
+
+def pixels(net, samples=64):
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(samples, *net.signature.inputs["image"].shape, generator=generator) * 255
+
+
+def quantised(net, quantizer, x):
+    prepared = quantizer.prepare(net, (x[:2],))
+    with torch.no_grad():
+        prepared(x)
+    state = copy.deepcopy(prepared.state_dict())
+    return quantizer.convert(prepared), state
+
+
+def run(path, x):
+    """Outputs, and the operators that ONNX Runtime really runs."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(path.with_suffix(".optimised"))
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    operators = Counter(node.op_type for node in onnx.load(path.with_suffix(".optimised")).graph.node)
+    return session.run(None, {"image": x.numpy()})[0], operators
+
+
+def sqnr_db(reference, other):
+    return 10 * np.log10((reference**2).sum() / ((reference - other) ** 2).sum())
+
+
+KERNELS = {  # integer kernels that ONNX Runtime should run, and how many
+    Plain: {"QLinearConv": 2, "QGemm": 1},
+    Residual: {"QLinearConv": 6, "QLinearAdd": 2, "QGemm": 1},
+    Depthwise: {"QLinearConv": 4, "QLinearAdd": 1, "QGemm": 1},
+    Perceptron: {"QGemm": 3},
+    Concat: {"QLinearConv": 4, "QLinearAdd": 1, "QLinearConcat": 1, "QLinearAveragePool": 1, "QGemm": 1},
+    Shuffle: {"QLinearConv": 2, "QLinearConcat": 1, "QGemm": 1},
+    Sequence: {"QLinearConv": 2, "QGemm": 1},
+}
+SLOW = (Plain, Residual, Depthwise, Perceptron, Shuffle, Sequence)  # seconds each, in the exporter
+NETWORKS = [Concat, *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW)]
+
+
+@pytest.mark.parametrize("body", NETWORKS)
+def test_every_operator_after_the_normalisation_runs_in_integers(body, tmp_path):
+    net, path = network(body), tmp_path / "int8.onnx"
+    x = pixels(net)
+    converted, _ = quantised(net, StaticInt8(), x)
+    Onnx().export(converted, net.signature, (x[:2],), path, {})
+    found, operators = run(path, x)
+    assert {name: count for name, count in operators.items() if name in KERNELS[body]} == KERNELS[body]
+    assert set(operators) <= INTEGER | FREE
+    with torch.no_grad():
+        original, simulated = net(x)["label"].numpy(), converted(x)["label"].numpy()
+    assert sqnr_db(original, simulated) > 28
+    assert sqnr_db(original, found) > sqnr_db(original, simulated) - 2
+
+
+@pytest.mark.parametrize("body", [Plain, Residual, Depthwise, Perceptron, Concat, Sequence])
+def test_an_onnx_file_is_quantised_as_whole(body, tmp_path, caplog):
+    net, source, path = network(body), tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    x = pixels(net)
+    torch.onnx.export(
+        net, (x[:2],), source, dynamo=False, opset_version=17, input_names=["image"], output_names=["label"],
+        dynamic_axes={"image": {0: "batch"}},
+    )  # fmt: skip
+    model = onnx.load(source)
+    onnx.helper.set_model_props(model, {"compress.key": '"k"'})
+    onnx.save(model, source)
+    facts = StaticInt8().quantize_onnx(source, ({"image": x[i : i + 16].numpy()} for i in range(0, 64, 16)), path)
+    found, operators = run(path, x)
+    assert {name: count for name, count in operators.items() if name in KERNELS[body]} == KERNELS[body]
+    norms = ["BatchNormalization"] if body is Perceptron else []  # which the legacy exporter leaves behind a Gemm
+    assert [each.partition(": ")[2] for each in facts["left_float"]] == norms
+    assert set(operators) <= INTEGER | FREE | {*norms}
+    with torch.no_grad():
+        assert sqnr_db(net(x)["label"].numpy(), found) > 28
+    assert not caplog.records
+    assert {each.key: each.value for each in onnx.load(path).metadata_props} == {"compress.key": '"k"'}
+
+
+def test_reload_is_bit_identical():
+    net = network(Residual)
+    x = pixels(net)
+    converted, state = quantised(net, StaticInt8(), x)
+    again = StaticInt8().prepare(network(Residual), (x[:2],))
+    assert {name: each.shape for name, each in again.state_dict().items()} == {name: each.shape for name, each in state.items()}
+    again.load_state_dict(state, strict=True)
+    with torch.no_grad():
+        assert torch.equal(StaticInt8().convert(again)(x)["label"], converted(x)["label"])
+
+
+@pytest.mark.parametrize(("reduce_range", "largest"), [(True, 64), (False, 127)])
+def test_range_of_weights(reduce_range, largest):
+    net = network(Perceptron)
+    converted, _ = quantised(net, StaticInt8(reduce_range=reduce_range), pixels(net))
+    weights = [each for each in converted.state_dict().values() if each.dtype == torch.int8 and each.ndim > 1]
+    assert len(weights) == 3
+    assert all(int(each.abs().amax(dim=1).min()) == largest for each in (weight.to(torch.int16) for weight in weights))
+
+
+def test_weights_are_rounded_per_channel_as_computed_by_hand():
+    net = network(Perceptron)
+    converted, _ = quantised(net, StaticInt8(), pixels(net))
+    weight = net.body[6].weight.detach()  # (5, 12), no batch norm folded
+    scale = weight.abs().amax(1, keepdim=True) / 64
+    expected = torch.round(weight / scale).clamp(-64, 64).to(torch.int8)
+    assert any(torch.equal(each, expected) for each in converted.state_dict().values())
+
+
+def test_what_stays_float_is_named():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act, self.fc = nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Linear(4, 5)
+
+        image = (3, 8, 8)
+
+        def forward(self, x):
+            return self.fc(self.act(self.conv(x)).mean((2, 3)))
+
+    net = network(Odd)
+    names = left_float(StaticInt8().prepare(net, (pixels(net, 2),)))
+    assert names == ["normalise.0: sub", "normalise.0: mul", "body.act: silu", "body: mean"]
+
+
+def test_a_clamp_that_uint8_can_not_stand_for_is_not_taken_in():
+    class Clamped(nn.Sequential):
+        image = (3, 8, 8)
+
+    for low, taken in ((0.0, 2), (-1.0, 1)):
+        net = network(lambda low=low: Clamped(nn.Conv2d(3, 4, 3), nn.Hardtanh(low, 1.0), nn.Flatten(), nn.Linear(144, 5)))
+        first = next(iter(places(trace(net, (pixels(net, 2),)).module())))
+        assert len(first.nodes) == taken
+
+
+def test_nothing_to_quantise(tmp_path):
+    class Empty(nn.Sequential):
+        image = (3, 8, 8)
+
+    net = network(lambda: Empty(nn.Flatten(), nn.Softmax(1)))
+    with pytest.raises(StageError, match="nothing to quantise"):
+        StaticInt8().prepare(net, (pixels(net, 2),))
+    torch.onnx.export(net, (pixels(net, 2),), tmp_path / "a.onnx", dynamo=False, opset_version=17)
+    with pytest.raises(StageError, match="nothing to quantise"):
+        StaticInt8().quantize_onnx(tmp_path / "a.onnx", iter([]), tmp_path / "b.onnx")
+
+
+def test_a_quantised_file_and_an_old_opset_are_refused(tmp_path):
+    net, path = network(Perceptron), tmp_path / "a.onnx"
+    x = pixels(net)
+    torch.onnx.export(net, (x[:2],), path, dynamo=False, opset_version=12, input_names=["image"])
+    with pytest.raises(StageError, match=r"opset 12 .* export it with opset 13"):
+        StaticInt8().quantize_onnx(path, iter([]), tmp_path / "b.onnx")
+    torch.onnx.export(net, (x[:2],), path, dynamo=False, opset_version=17, input_names=["image"])
+    StaticInt8().quantize_onnx(path, iter([{"image": x[:2].numpy()}]), tmp_path / "b.onnx")
+    with pytest.raises(StageError, match="quantised already"):
+        StaticInt8().quantize_onnx(tmp_path / "b.onnx", iter([]), tmp_path / "c.onnx")

@@ -1,0 +1,52 @@
+"""Agreement of two models' heads, against figures worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from compress_cli.statistics.agreement import Agreement, compare
+
+
+def test_figures_by_hand_and_independent_of_batches():
+    reference = np.array([[0.0, 3.0], [4.0, 0.0], [1.0, 2.0]], np.float32)
+    other = np.array([[0.0, 3.0], [4.0, 1.0], [3.0, 2.0]], np.float32)
+    whole, pieces = Agreement(), Agreement()
+    whole.add(reference, other)
+    for row in range(3):
+        pieces.add(reference[row : row + 1], other[row : row + 1])
+    for each in (whole, pieces):
+        assert each.samples == 3
+        assert each.max_abs_error == 2.0
+        assert each.relative_error == pytest.approx(2 / 4)
+        assert each.rms_error == pytest.approx(math.sqrt((1 + 4) / 6))
+        assert each.sqnr_db == pytest.approx(10 * math.log10((9 + 16 + 1 + 4) / 5))
+        assert each.argmax_agreement == pytest.approx(2 / 3)
+
+
+def test_equal_outputs_have_no_noise():
+    same = Agreement()
+    same.add(np.ones((2, 3)), np.ones((2, 3)))
+    assert (same.max_abs_error, same.relative_error, same.sqnr_db, same.argmax_agreement) == (0.0, 0.0, None, 1.0)
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_nan_is_never_lost(order):
+    values = [np.array([[1.0, 2.0]]), np.array([[np.nan, 2.0]])][order]
+    broken = Agreement()
+    for each in values:
+        broken.add(np.array([[1.0, 2.0]]), each)
+    assert math.isnan(broken.max_abs_error)
+    assert math.isnan(broken.rms_error)
+
+
+def test_a_head_of_one_value_decides_nothing():
+    regression = Agreement()
+    regression.add(np.zeros((4, 1)), np.ones((4, 1)))
+    assert regression.argmax_agreement is None
+
+
+def test_heads_are_kept_apart():
+    found: dict[str, Agreement] = {}
+    compare(found, {"a": np.zeros((1, 2)), "b": np.zeros((1, 2))}, {"b": np.ones((1, 2)), "a": np.zeros((1, 2))})
+    assert (found["a"].max_abs_error, found["b"].max_abs_error) == (0.0, 1.0)
