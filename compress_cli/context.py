@@ -43,32 +43,32 @@ class Context:
             raise PermissionError(f"this stage may not see the {name} split")  # a bug of ours: choices never see test
         return self._limited(self.whole(name), batch, shared=name == "train")
 
-    def beside(self, batch: int = 32) -> Split | None:
+    def unlabelled(self, batch: int = 32) -> Split | None:
         """Samples without labels that training sees beside the train split, if any; no id is in both.
 
         In a smoke run they share its batches."""
         if self.transfer is None or not self.join:
             return None
-        return self._limited(_renamed(self.dataset.split("train"), self._unlabelled(self.transfer)), batch, shared=True)
+        return self._limited(_renamed(self.dataset.split("train"), self._without_labels(self.transfer)), batch, shared=True)
 
     def whole(self, name: SplitName) -> Split:
         """A split of the dataset, or its stand-in for training; in a smoke run too."""
         if name != "train" or self.transfer is None or self.join:
             return self.dataset.split(name)
-        return self._unlabelled(self.transfer)
+        return self._without_labels(self.transfer)
 
     def index(self) -> np.ndarray:
         """(N,) ids of all samples that training sees, those without labels last; in a smoke run too."""
-        beside = replace(self, limit=None).beside()
+        unlabelled = replace(self, limit=None).unlabelled()
         index = self.whole("train").index
-        return index if beside is None else np.concatenate([index, beside.index])
+        return index if unlabelled is None else np.concatenate([index, unlabelled.index])
 
     def _limited(self, whole: Split, batch: int, shared: bool) -> Split:
         if self.limit is None:
             return whole
         return whole.take(np.s_[: self.limit * batch // (2 if self.join and shared else 1)])
 
-    def _unlabelled(self, dataset: Dataset) -> Split:
+    def _without_labels(self, dataset: Dataset) -> Split:
         """The train split of other data than the recipe's, whose labels nobody reads."""
         given = dataset.split("train")
         wanted = {key: each.shape for key, each in self.dataset.signature().inputs.items()}

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from compress_cli.errors import ArtifactError
 from compress_cli.plugin import Plugin
-from compress_cli.settings import Added, Aside, ByContent, Location
+from compress_cli.settings import ByContent, Location, NotInKey, NotInKeyAtDefault
 
 
 def identity(value: Any) -> Any:
@@ -32,10 +32,10 @@ def identity(value: Any) -> Any:
                 known["source"] = hashlib.sha256(_source(cls)).hexdigest()
         for field, info in cls.model_fields.items():
             marks = path_marks(info)
-            if is_aside(info) or any(isinstance(mark, Location) for mark in marks):
+            if not_in_key(info) or any(isinstance(mark, Location) for mark in marks):
                 continue
             given = getattr(value, field)
-            if given == info.default and any(isinstance(mark, Added) for mark in info.metadata):
+            if given == info.default and any(isinstance(mark, NotInKeyAtDefault) for mark in info.metadata):
                 continue
             known[field] = _contents(given) if marks else identity(given)
         return known
@@ -46,9 +46,9 @@ def identity(value: Any) -> Any:
     return value
 
 
-def is_aside(info: FieldInfo) -> bool:
+def not_in_key(info: FieldInfo) -> bool:
     """Whether a field changes no byte of a result."""
-    return any(isinstance(mark, Aside) for mark in info.metadata)
+    return any(isinstance(mark, NotInKey) for mark in info.metadata)
 
 
 def path_marks(info: FieldInfo) -> list[Location | ByContent]:

@@ -47,7 +47,7 @@ def seed_layers(device: str, seed: int) -> None:
 
 
 @contextmanager
-def apart(device: str, deterministic: bool = False) -> Iterator[None]:
+def isolated_random_state(device: str, deterministic: bool = False) -> Iterator[None]:
     """Leave torch's generators as they were, and the settings of CUDA's libraries.
 
     On CUDA, `deterministic` gives the same bytes on repetition, or StageError where PyTorch has no operator that does;

@@ -23,11 +23,11 @@ class Location:
     """Marks a path that says where something lies: it never enters a key."""
 
 
-class Aside:
+class NotInKey:
     """Marks a field that changes no byte of a result, such as a name: it never enters a key."""
 
 
-class Added:
+class NotInKeyAtDefault:
     """Marks a field that came after results had been kept: at its default it stays out of keys, which mean what they meant."""
 
 

@@ -14,7 +14,7 @@ from compress_cli import plugin, randomness
 from compress_cli.data.datasets import Dataset, Split
 from compress_cli.data.signature import Head, Input, Signature
 from compress_cli.distillation.combinations import Combination
-from compress_cli.distillation.ensemble import NOBODY, assemble
+from compress_cli.distillation.ensemble import NO_TEACHERS, assemble
 from compress_cli.errors import StageError
 from compress_cli.losses import Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
@@ -31,8 +31,8 @@ from compress_cli.store.saves import Saves, Saving
 from compress_cli.training import loop, precision
 from compress_cli.training.augmentations import Augmentation
 from compress_cli.training.augmentations.flip import Flip
-from compress_cli.training.config import Training
-from compress_cli.training.loader import Feed
+from compress_cli.training.config import TrainingConfig
+from compress_cli.training.loader import Loader
 from compress_cli.training.optimizers import Optimizer
 from compress_cli.training.optimizers.adamw import AdamW
 from compress_cli.training.optimizers.sgd import Sgd
@@ -77,8 +77,10 @@ def whole(folder, kind, facts=None):
 
 def fitted(context, losses=HARD, sources=None, model=CONVNET, combination=None, **settings):
     network = restore.build(model, context.dataset.signature(), context.seed).network
-    given = Training(**{"epochs": 1, "batch": 8, "precision": "float32", "optimizer": Sgd(learning_rate=1e-3), **settings})
-    teachers = NOBODY
+    given = TrainingConfig(
+        **{"epochs": 1, "batch": 8, "precision": "float32", "optimizer": Sgd(learning_rate=1e-3), **settings}
+    )
+    teachers = NO_TEACHERS
     if sources:
         teachers = assemble(sources, losses, context.index(), context.device, combination)
     facts = loop.fit(network, losses, given, context, teachers)
@@ -445,7 +447,7 @@ def test_layers_draw_from_the_generator_of_their_own_device(pretended_cuda, monk
 def test_cublas_is_told_before_its_first_product(pretended_cuda, compress, monkeypatch):
     """Whether the first training is deterministic or not: PyTorch looks once a process."""
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    with pretended_cuda.device(), randomness.apart("cuda"):
+    with pretended_cuda.device(), randomness.isolated_random_state("cuda"):
         assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
     compress("list")
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
@@ -453,7 +455,7 @@ def test_cublas_is_told_before_its_first_product(pretended_cuda, compress, monke
 
 def test_an_operator_that_can_t_repeat_is_named(pretended_cuda):
     said = pytest.raises(StageError, match=r"^put_ can't repeat its sums on CUDA; leave out")
-    with pretended_cuda.device(), said, randomness.apart("cuda", deterministic=True):
+    with pretended_cuda.device(), said, randomness.isolated_random_state("cuda", deterministic=True):
         torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
     assert not torch.are_deterministic_algorithms_enabled()
 
@@ -463,5 +465,5 @@ def test_images_of_one_channel_lie_in_rows(pretended_cuda):
     images = np.lib.stride_tricks.as_strided(np.zeros((8, 1, 6, 6), np.uint8), strides=(36, 1, 6, 1))
     split = Split({"image": images}, {}, np.arange(8))
     with pretended_cuda.device():
-        given = Feed(split, 4, 1, (), 0, "cuda").first().inputs["image"]
+        given = Loader(split, 4, 1, (), 0, "cuda").first().inputs["image"]
         assert given.stride() == (36, 36, 6, 1)

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from safetensors.numpy import load_file
 
 from compress_cli.identity import identity
-from compress_cli.measurement.measure import DAMAGE
+from compress_cli.measurement.measure import PREDICTION_COMPARISON
 from compress_cli.pipeline import executor, plan, recipe
 from compress_cli.pipeline.step import ordered
 from compress_cli.statistics.findings import FINDINGS, Findings
@@ -50,7 +50,7 @@ stages:
   - {type: quantize, name: file, samples: 64}
   - {type: measure, name: of_float, start: float}
   - {type: measure, name: of_file, start: file}
-  - {type: damage, baseline: of_float, start: of_file}
+  - {type: compare_predictions, baseline: of_float, start: of_file}
   - {type: robustness, start: float, severities: [3]}
   - {type: attack, start: train, epsilons: [2.0], steps: 2, samples: 64}
   - {type: similarity, start: prune, teacher: train, layers: [layer1], samples: 64}
@@ -74,7 +74,7 @@ def figures(path):
     elif path.name == FINDINGS:
         found = Findings.model_validate_json(path.read_text()).figures()
         return {f"m {name}": [getattr(each, "value", each)] for name, each in sorted(found.items())}
-    elif path.name == DAMAGE:
+    elif path.name == PREDICTION_COMPARISON:
         found = json.loads(path.read_text())
         return {
             f"m {name}": [each["value"]] for name, each in sorted(found.items()) if isinstance(each, dict) and "value" in each

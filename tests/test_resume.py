@@ -1,4 +1,4 @@
-"""Training, calibration and measurement go on from their saves to the same bytes."""
+"""TrainingConfig, calibration and measurement go on from their saves to the same bytes."""
 
 import json
 from typing import ClassVar
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compress_cli.data.batch import Outputs
-from compress_cli.distillation.ensemble import NOBODY, Ensemble
+from compress_cli.distillation.ensemble import NO_TEACHERS, Ensemble
 from compress_cli.errors import StageError
 from compress_cli.losses import Pair
 from compress_cli.losses.crd import Crd
@@ -22,7 +22,7 @@ from compress_cli.store.saves import Saves, Saving
 from compress_cli.training import loop
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.augmentations.flip import Flip
-from compress_cli.training.config import Training
+from compress_cli.training.config import TrainingConfig
 from compress_cli.training.optimizers import Optimizer
 from compress_cli.training.optimizers.adamw import AdamW
 from compress_cli.training.optimizers.sgd import Sgd
@@ -76,9 +76,9 @@ def teacher(dataset, layers=("layer1",)):
     return opened
 
 
-def fitted(context, losses=HARD, teachers=NOBODY, **settings):
+def fitted(context, losses=HARD, teachers=NO_TEACHERS, **settings):
     network = restore.build(CONVNET, context.dataset.signature(), context.seed).network
-    given = Training(**{"epochs": EPOCHS, "batch": 16, "precision": "float32", **settings})
+    given = TrainingConfig(**{"epochs": EPOCHS, "batch": 16, "precision": "float32", **settings})
     facts = loop.fit(network, losses, given, context, teachers)
     return network.state_dict(), facts
 

@@ -26,14 +26,14 @@ def command(
 
     before = Record.read(run)
     found = integrity.inspect(run)
-    for each in found.damages:
+    for each in found.corrupt:
         if each.extra:
             Path(each.path).unlink()
     redone: dict[str, str] = {}
-    if not all(each.extra for each in found.damages):
+    if not all(each.extra for each in found.corrupt):
         read_plugins(plugins)
         redone = _redo(run, before, quiet)
-    removed = [each.path for each in found.damages if each.extra]
+    removed = [each.path for each in found.corrupt if each.extra]
     if json:
         typer.echo(format_json.dumps({"run": str(run), "redone": redone, "removed": removed}, indent=1))
         return
@@ -41,7 +41,7 @@ def command(
         typer.echo(f"{name}: {what}")
     for path in removed:
         typer.echo(f"{path}: removed; it was no file of the artifact")
-    if not found.damages:
+    if not found.corrupt:
         typer.echo(f"{run}: nothing is damaged ({found.artifacts} artifacts, {found.files} files)")
 
 

@@ -66,7 +66,7 @@ def _one(made: "Report", folder: Path, form: str) -> None:
 def _several(made: "list[Report]", folders: list[Path], form: str) -> None:
     from compress_cli.report import runs
 
-    together = runs.beside([(str(folder), each) for folder, each in zip(folders, made, strict=True)])
+    together = runs.side_by_side([(str(folder), each) for folder, each in zip(folders, made, strict=True)])
     match form:
         case "json":
             typer.echo(together.model_dump_json(indent=1))

@@ -18,7 +18,7 @@ def command(
     found = integrity.inspect(run)
     if json:
         typer.echo(found.model_dump_json(indent=1))
-    elif not found.damages:
+    elif not found.corrupt:
         from compress_cli.store.disk import amount
 
         typer.echo(

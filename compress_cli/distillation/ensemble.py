@@ -69,18 +69,18 @@ class Ensemble:
         """The trainable part of the combination, owned by the loop."""
         return self.combination.adapter(len(self.teachers)) if len(self.teachers) > 1 else nn.Identity()
 
-    def lesson(self, batch: Batch, adapter: nn.Module) -> Lesson:
+    def outputs(self, batch: Batch, adapter: nn.Module) -> TeacherOutputs:
         """What the teachers say of a batch; they take no gradient."""
         with torch.no_grad():
             said = {name: opened(batch) for name, opened in self.teachers.items()}
-        return Lesson(said, self.combination, batch, adapter)
+        return TeacherOutputs(said, self.combination, batch, adapter)
 
 
-NOBODY = Ensemble({})
+NO_TEACHERS = Ensemble({})
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TeacherOutputs:
     """What several teachers say of one batch."""
 
     said: dict[str, Outputs]

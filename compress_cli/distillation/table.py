@@ -31,8 +31,8 @@ class Column(BaseModel):
     file: str
 
 
-class Contents(BaseModel):
-    """The document of a Table."""
+class TableIndex(BaseModel):
+    """The document of a StoredOutputs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,13 +40,13 @@ class Contents(BaseModel):
     columns: tuple[Column, ...]
 
 
-class Table:
+class StoredOutputs:
     """A table that can be read: memory-mapped, so that only the rows at hand are in memory."""
 
     def __init__(self, artifact: Artifact):
         path = artifact.file(CONTENTS)
         try:
-            contents = Contents.model_validate_json(path.read_bytes())
+            contents = TableIndex.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise ArtifactError(f"{path}: does not describe a table ({str(error).partition(chr(10))[0]})") from None
         self.views = contents.views
@@ -87,7 +87,7 @@ class Writer:
         """Bring everything to the disk; only then does the folder describe itself as a table."""
         for target in self._columns.values():
             target.flush()
-        contents = Contents(views=self.views, columns=tuple(self._columns))
+        contents = TableIndex(views=self.views, columns=tuple(self._columns))
         (self.folder / CONTENTS).write_text(json.dumps(contents.model_dump(), indent=1) + "\n")
 
     def size_bytes(self, samples: int) -> int:

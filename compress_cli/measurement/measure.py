@@ -29,7 +29,7 @@ from compress_cli.store.saves import Save, Saves
 VERSION = 1
 MEASUREMENT, PREDICTIONS, COMPARISON = "measurement.json", "predictions.npz", "comparison.json"
 HEAD = "head."  # what names of heads begin with among the predictions
-DAMAGE, PICTURES = "damage.json", "pictures.npz"
+PREDICTION_COMPARISON, PICTURES = "prediction_comparison.json", "pictures.npz"
 TELL_EVERY_S = 0.1
 
 

@@ -65,7 +65,7 @@ class Contents(BaseModel):
 def contents(path: Path) -> Contents:
     """Read a file; ArtifactError where it is no ONNX file, or its external data is missing or outside its folder."""
     model = files.load(path)
-    beside = storage.model_files(path, model)
+    external = storage.model_files(path, model)
     weights = graph.weights(model.graph)
     kinds: Counter[str] = Counter()
     for kind, count in weights.values():
@@ -78,7 +78,7 @@ def contents(path: Path) -> Contents:
         peak, no_peak = activations.peak_bytes(model), ""
     except graph.Unknown as reason:
         peak, no_peak = None, str(reason)
-    gzip, zstd, no_bytes = storage.compressed_bytes(beside)
+    gzip, zstd, no_bytes = storage.compressed_bytes(external)
     constants = _constants(model.graph, weights)
     by_kind: Counter[str] = Counter()
     for each in constants:
@@ -93,7 +93,7 @@ def contents(path: Path) -> Contents:
         macs_unknown=no_macs,
         peak_activation_bytes=peak,
         peak_activation_unknown=no_peak,
-        size_bytes=sum(each.stat().st_size for each in beside),
+        size_bytes=sum(each.stat().st_size for each in external),
         gzip_bytes=gzip,
         zstd_bytes=zstd,
         compressed_unknown=no_bytes,

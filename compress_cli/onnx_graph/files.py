@@ -44,7 +44,7 @@ def load(path: Path) -> onnx.ModelProto:
     return model
 
 
-def beside(path: Path, model: onnx.ModelProto) -> list[Path]:
+def external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
     """Files that hold weights of an ONNX file; ArtifactError where one lies outside its folder, also by way of a link."""
     home = path.parent.resolve()
     found = []
@@ -57,7 +57,7 @@ def beside(path: Path, model: onnx.ModelProto) -> list[Path]:
     return found
 
 
-def bytes_beside(path: Path, model: onnx.ModelProto) -> int:
+def external_bytes(path: Path, model: onnx.ModelProto) -> int:
     """What reading all weights beside a file would take: several tensors may claim the same bytes."""
     total = 0
     for each in _external(model):

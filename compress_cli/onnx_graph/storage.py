@@ -22,7 +22,7 @@ ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 
 def model_files(path: Path, model: onnx.ModelProto) -> list[Path]:
     """The file and what it keeps beside itself; ArtifactError where a part is missing, or would lie outside its folder."""
-    found = [path, *files.beside(path, model)]
+    found = [path, *files.external_files(path, model)]
     for each in found:
         if not each.is_file():
             raise ArtifactError(f"{path}: its weights lie in another file, which is missing: {each}")

@@ -85,7 +85,7 @@ class Chain:
 
     def step(self, name: str, stage: Stage, inputs: Inputs, loc: tuple[Key, ...], seed: int, **marks: Any) -> Step:
         """Add what the stage says it needs, then compute kind and key."""
-        seed = seed if stage.seeded else 0
+        seed = seed if stage.seed_dependent else 0
         for role, each in stage.needs().items():
             own = {taken: _meant(each, taken, inputs[taken]) for taken in each.consumes if taken in inputs}
             inputs = {**inputs, role: (self.step(f"{name}.{role}", each, own, loc, seed, implied=True),)}
@@ -115,7 +115,7 @@ def _meant(stage: Stage, role: str, steps: tuple[Step, ...]) -> tuple[Step, ...]
     """Of the steps in a role of the stage that implies this one, those it names; all where it names none."""
     given = getattr(stage, role)
     wanted = (given,) if isinstance(given, str) else tuple(given or ())
-    return tuple(step for step in steps if not wanted or (step.of or step.name) in wanted)
+    return tuple(step for step in steps if not wanted or (step.variant_of or step.name) in wanted)
 
 
 def _kinds(role: Role) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from compress_cli.errors import ArtifactError
-from compress_cli.identity import is_aside
+from compress_cli.identity import not_in_key
 from compress_cli.pipeline.smoke import Trial
 from compress_cli.pipeline.step import Step
 from compress_cli.store import artifact
@@ -19,7 +19,7 @@ STATES = 6
 """Room for two saved states of a training, each of weights, their averages and the optimizer's moments."""
 
 
-class Cost(BaseModel):
+class CostEstimate(BaseModel):
     """Time, disk and memory of a step, and how they are known."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,7 +43,7 @@ def past(store: Store) -> list[Manifest]:
     return manifests
 
 
-def cost(step: Step, known: Iterable[Manifest], trials: Iterable[Trial]) -> Cost | None:
+def cost(step: Step, known: Iterable[Manifest], trials: Iterable[Trial]) -> CostEstimate | None:
     """The best estimate there is, or None. Of the same settings counts the newest that had the same architecture to do with."""
     wanted, network = _settings(step.stage.model_dump(mode="json"), step), _architecture(step)
     alike, by_key = None, {manifest.key: manifest for manifest in known}
@@ -56,7 +56,7 @@ def cost(step: Step, known: Iterable[Manifest], trials: Iterable[Trial]) -> Cost
         return _of(alike, "same settings")
     for trial in trials:
         if trial.step.key == step.key:
-            return Cost(seconds=trial.seconds, disk_bytes=trial.bytes, memory_bytes=trial.memory, source="smoke run")
+            return CostEstimate(seconds=trial.seconds, disk_bytes=trial.bytes, memory_bytes=trial.memory, source="smoke run")
     return None
 
 
@@ -72,7 +72,7 @@ def disk_needed(steps: Iterable[Step], store: Store, trials: Sequence[Trial]) ->
 
 
 def _settings(stage: dict[str, Any], step: Step) -> dict[str, Any]:
-    aside = {field for field, info in type(step.stage).model_fields.items() if is_aside(info)}
+    aside = {field for field, info in type(step.stage).model_fields.items() if not_in_key(info)}
     return {field: value for field, value in stage.items() if field not in aside and field not in step.stage.consumes}
 
 
@@ -91,8 +91,8 @@ def _recorded_architecture(manifest: Manifest, known: dict[str, Manifest]) -> An
     )
 
 
-def _of(manifest: Manifest, source: str) -> Cost:
-    return Cost(
+def _of(manifest: Manifest, source: str) -> CostEstimate:
+    return CostEstimate(
         seconds=manifest.wall_time_s,
         disk_bytes=sum(each.bytes for each in manifest.files.values()),
         memory_bytes=manifest.environment.get("peak_memory_bytes"),

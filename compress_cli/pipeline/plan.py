@@ -14,7 +14,7 @@ from compress_cli.errors import DataError, RecipeError
 from compress_cli.fault import plugins_raise
 from compress_cli.pipeline.chain import MODELS, Chain
 from compress_cli.pipeline.recipe import Recipe
-from compress_cli.pipeline.step import Inputs, Row, Step, ordered
+from compress_cli.pipeline.step import Inputs, ModelSteps, Step, ordered
 from compress_cli.settings import suggest
 from compress_cli.stages import Stage
 from compress_cli.statistics.gate import Gate, impossible
@@ -27,10 +27,10 @@ class Plan:
 
     recipe: Recipe
     stages: tuple[Step, ...]  # as the recipe lists them
-    rows: tuple[Row, ...]
+    rows: tuple[ModelSteps, ...]
     baseline: str
     repeated: tuple[Step, ...] = ()  # stages with their further seeds
-    beside: tuple[Row, ...] = ()  # models of repeated stages and of controls
+    variants: tuple[ModelSteps, ...] = ()  # models of repeated stages and of controls
     gates: tuple[Gate, ...] = ()
     missing_data: str = ""  # why the dataset's fingerprint, and so every key, is not known yet
 
@@ -44,12 +44,12 @@ class Plan:
             yield stage
             yield from (each for row in self.rows if row.step is stage for each in (row.onnx, row.measurement))
         yield from self.repeated
-        yield from (each for row in (*self.rows, *self.beside) for each in row.steps)
+        yield from (each for row in (*self.rows, *self.variants) for each in row.steps)
 
     @property
     def needed(self) -> frozenset[str]:
         """Keys of the steps that no stage of the recipe can do without; the others measure."""
-        return frozenset(step.key for step in ordered((*self.stages, *self.repeated, *(row.step for row in self.beside))))
+        return frozenset(step.key for step in ordered((*self.stages, *self.repeated, *(row.step for row in self.variants))))
 
     def step(self, name: str) -> Step:
         """The recipe's stage of that name; RecipeError with the nearest names otherwise."""
@@ -66,8 +66,8 @@ class Plan:
             self,
             stages=kept,
             rows=tuple(row for row in self.rows if row.step.name in names),
-            repeated=tuple(step for step in self.repeated if step.of in names),
-            beside=tuple(row for row in self.beside if row.step.of in names),
+            repeated=tuple(step for step in self.repeated if step.variant_of in names),
+            variants=tuple(row for row in self.variants if row.step.variant_of in names),
             gates=(),
         )
 
@@ -102,7 +102,7 @@ class _Planner:
         self.chain = Chain(recipe, fingerprint)
         self.seeds: dict[str, tuple[int, ...]] = {}  # of stages that are repeated, the reported one first
         self.again: dict[str, dict[int, Step]] = {}  # stage -> further seed -> the stage with it
-        self.beside: list[Step] = []
+        self.controls: list[Step] = []
 
     def plan(self, missing: str) -> Plan:
         steps: list[Step] = []
@@ -126,8 +126,8 @@ class _Planner:
         rows = tuple(self._rows(models, baseline))
         name, gates = baseline.name if baseline else "", self.recipe.gates
         repeated = tuple(step for copies in self.again.values() for step in copies.values())
-        beside = tuple(self._measured(step) for step in (*repeated, *self.beside) if issubclass(step.kind, MODELS))
-        made = Plan(self.recipe, tuple(steps), rows, name, repeated, beside, gates, missing)
+        variants = tuple(self._measured(step) for step in (*repeated, *self.controls) if issubclass(step.kind, MODELS))
+        made = Plan(self.recipe, tuple(steps), rows, name, repeated, variants, gates, missing)
         for position, gate in enumerate(gates):
             if reason := made.impossible(gate):
                 self.chain.complain(("gates", position), reason)
@@ -173,12 +173,14 @@ class _Planner:
             inputs = {
                 role: tuple(self.again.get(each.name, {}).get(seed, each) for each in steps) for role, steps in inputs.items()
             }
-        step = self.chain.step(name if first else f"{name}.seed{seed}", stage, inputs, loc, seed, of="" if first else name)
+        step = self.chain.step(
+            name if first else f"{name}.seed{seed}", stage, inputs, loc, seed, variant_of="" if first else name
+        )
         if not first:
             self.again.setdefault(name, {})[seed] = step
-        for role, other in stage.beside().items():
+        for role, other in stage.controls().items():
             own = {taken: inputs[taken] for taken in other.consumes if taken in inputs}
-            self.beside.append(self.chain.step(f"{step.name}.{role}", other, own, loc, seed, of=name, beside=role))
+            self.controls.append(self.chain.step(f"{step.name}.{role}", other, own, loc, seed, variant_of=name, variant=role))
         return step
 
     def _baseline(self, models: list[Step]) -> Step | None:
@@ -193,7 +195,7 @@ class _Planner:
         )
         return None
 
-    def _rows(self, models: list[Step], baseline: Step | None) -> Iterable[Row]:
+    def _rows(self, models: list[Step], baseline: Step | None) -> Iterable[ModelSteps]:
         """A baseline is timed with each of the others; where there is none, it is timed alone."""
         measured = {step.name: self._measured(step) for step in models}
         for step in models:
@@ -204,7 +206,7 @@ class _Planner:
                 row = replace(
                     row,
                     comparison=self.chain.implied(step, "compare", "comparison", roles, conditions=self.recipe.compare),
-                    damage=self.chain.implied(step, "damage", "damage", answers),
+                    predictions=self.chain.implied(step, "compare_predictions", "predictions", answers),
                 )
             elif len(models) == 1:
                 alone: Inputs = {"baseline": (), "start": (row.onnx,)}
@@ -212,8 +214,8 @@ class _Planner:
                 row = replace(row, comparison=timed)
             yield row
 
-    def _measured(self, step: Step) -> Row:
+    def _measured(self, step: Step) -> ModelSteps:
         """A model, as the file it is or through a float or int8 export, on the test split."""
         file = self.chain.file(step)
         measured = self.chain.implied(step, "measure", "measurement", {"start": (file,)}, conditions=self.recipe.measure)
-        return Row(step, file, measured, None)
+        return ModelSteps(step, file, measured, None)

@@ -18,12 +18,11 @@ from compress_cli.pipeline.attempt import Attempt
 from compress_cli.pipeline.executor import Listener
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.smoke import smoke
-from compress_cli.pipeline.step import Row, Step
+from compress_cli.pipeline.step import ModelSteps, Step
 from compress_cli.progress import Progress
 from compress_cli.store import disk, run_index
 from compress_cli.store.artifact import REMEDY, Artifact, Table
-from compress_cli.store.record import Found, Record
-from compress_cli.store.record import Row as RecordRow
+from compress_cli.store.record import ModelRecord, Record, TableRecord
 from compress_cli.store.saves import Saves
 from compress_cli.store.store import Store
 
@@ -88,11 +87,11 @@ class Run:
             tasks=tuple(f"{name}_{each.primary}" for name, each in recipe.task.parts.items() if name),
             rows=[self._row(row) for row in self.plan.rows],
             tables=[
-                Found(name=step.name, stage=step.stage.type, key=step.key)
+                TableRecord(name=step.name, stage=step.stage.type, key=step.key)
                 for step in self.plan.stages
                 if issubclass(step.kind, Table)
             ],
-            others=[self._row(row) for row in self.plan.beside],
+            variants=[self._row(row) for row in self.plan.variants],
             steps={step.name: step.key for step in self._named() if step.key in self.artifacts},
             gates=self.plan.gates,
             wall_time_s=time.monotonic() - begun,
@@ -130,7 +129,7 @@ class Run:
     def _forced(self) -> set[str]:
         """Keys, since two stages, or a stage and an implied step, may be one step; RecipeError for an unknown stage."""
         names = {self.plan.step(name).name for name in self.force}
-        return {step.key for step in (*self.plan.stages, *self.plan.repeated) if (step.of or step.name) in names}
+        return {step.key for step in (*self.plan.stages, *self.plan.repeated) if (step.variant_of or step.name) in names}
 
     def _input(self, step: Step) -> Artifact | None:
         return self.artifacts.get(step.key) or self.current(step)
@@ -201,7 +200,7 @@ class Run:
 
     def _link(self, made: Step) -> None:
         """`runs/<recipe>/<stage name>` leads into the store; equal stages share what was made."""
-        named = (*self.plan.stages, *self.plan.repeated, *(row.step for row in self.plan.beside))
+        named = (*self.plan.stages, *self.plan.repeated, *(row.step for row in self.plan.variants))
         for step in (each for each in named if each.key == made.key):
             link, target = self.directory / step.name, self.artifacts[step.key].directory.resolve()
             if link.is_dir() and not link.is_symlink():
@@ -215,11 +214,11 @@ class Run:
         """Every step once for each name it goes by: equal stages share a key."""
         return [*self.plan.stages, *self.plan.steps]
 
-    def _row(self, row: Row) -> RecordRow:
+    def _row(self, row: ModelSteps) -> ModelRecord:
         def there(step: Step | None) -> str | None:
             return step.key if step and step.key in self.artifacts else None
 
-        return RecordRow(
+        return ModelRecord(
             name=row.step.name,
             stage=row.step.stage.type,
             key=row.step.key,
@@ -227,11 +226,11 @@ class Run:
             onnx=there(row.onnx),
             measurement=there(row.measurement),
             comparison=there(row.comparison),
-            damage=there(row.damage),
+            predictions=there(row.predictions),
             reason=self.problems.get(row.measurement.key, ""),
             seed=row.step.seed,
-            of=row.step.of,
-            beside=row.step.beside,
+            variant_of=row.step.variant_of,
+            variant=row.step.variant,
             teachers=tuple(each.name for each in row.step.inputs.get("teacher", ())),
         )
 

@@ -29,8 +29,8 @@ class Step:
     loc: tuple[Key, ...]  # its place in the recipe
     seed: int
     implied: bool = False
-    of: str = ""  # the stage that it repeats with another seed or stands beside
-    beside: str = ""  # in which part it stands beside that one: `control`
+    variant_of: str = ""  # the stage that it repeats with another seed, or whose control it is
+    variant: str = ""  # `control`; empty for a repetition with another seed
 
     @property
     def sources(self) -> list[Step]:
@@ -39,18 +39,18 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelSteps:
     """A model of the recipe and the implied steps that measure it."""
 
     step: Step
     onnx: Step
     measurement: Step
     comparison: Step | None = None  # None for a baseline beside others, and for a stage repeated with another seed
-    damage: Step | None = None
+    predictions: Step | None = None
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        return tuple(each for each in (self.step, self.onnx, self.measurement, self.damage, self.comparison) if each)
+        return tuple(each for each in (self.step, self.onnx, self.measurement, self.predictions, self.comparison) if each)
 
 
 def key(stage: Stage, inputs: Inputs, seed: int, recipe: Recipe, fingerprint: str) -> str:
@@ -63,7 +63,7 @@ def key(stage: Stage, inputs: Inputs, seed: int, recipe: Recipe, fingerprint: st
         "shared": stage.shared,
         "depends": stage.depends(),
         "seed": seed,
-        "task": identity(recipe.task) if stage.judged else None,
+        "task": identity(recipe.task) if stage.task_dependent else None,
         "dataset": fingerprint,
         "inputs": {role: [step.key for step in steps] for role, steps in inputs.items()},
     }

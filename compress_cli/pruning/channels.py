@@ -61,7 +61,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Coupling:
+class DependencyGroups:
     """The groups of a model that can be cut, and the layers that can't, with the reason."""
 
     groups: tuple[Group, ...]
@@ -81,7 +81,7 @@ def cut(body: nn.Module, groups: Iterable[Group], removed: Iterable[Tensor]) -> 
     return state
 
 
-def silenced(body: nn.Module, groups: Iterable[Group], removed: Iterable[Tensor]) -> dict[str, Tensor]:
+def masked(body: nn.Module, groups: Iterable[Group], removed: Iterable[Tensor]) -> dict[str, Tensor]:
     """The body's state dict with all that belongs to these channels set to zero: it computes what a cut one does."""
     state = {name: tensor.detach().clone() for name, tensor in body.state_dict().items()}
     for group, gone in zip(groups, removed, strict=True):

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from compress_cli.errors import RecipeError, StageError
-from compress_cli.pruning.channels import Coupling, Group, Part, Role, evaluating
+from compress_cli.pruning.channels import DependencyGroups, Group, Part, Role, evaluating
 from compress_cli.settings import suggest
 
 
-def couple(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str] = ()) -> Coupling:
+def build(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str] = ()) -> DependencyGroups:
     """Find the groups of `body` by tracing it once on `inputs`.
 
     What makes an output of the model, or touches a layer in `ignore` (a name covers what stands below it), stays
@@ -33,7 +33,7 @@ def couple(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str] = 
             else:
                 whole[layer] = found
     order = list(layers.values())
-    return Coupling(tuple(sorted(groups, key=lambda group: order.index(group.layer))), whole)
+    return DependencyGroups(tuple(sorted(groups, key=lambda group: order.index(group.layer))), whole)
 
 
 _LOST = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)

@@ -19,18 +19,18 @@ where there is none. ONNX Runtime computes convolutions on x86 in blocks of 16 o
 much as the next multiple, or more."""
 
 Kept = list[int]
-Choice = list[Kept]
+WidthChoice = list[Kept]
 """For each group the numbers of channels it may keep, falling, beginning with all of them."""
 
 
-def choices(groups: Sequence[tuple[int, int]], round_to: int | Literal["auto"]) -> list[Choice]:
+def choices(groups: Sequence[tuple[int, int]], round_to: int | Literal["auto"]) -> list[WidthChoice]:
     """What groups of (channels, width of one) may keep; with `auto` several choices, to be tried in this order."""
     if round_to == "auto":
         return [[_rounded(group, table, 2) for group in groups] for table in AUTO]
     return [[_rounded(group, (round_to,), 1) for group in groups]]
 
 
-def nearest(share: float, choices: Sequence[Choice]) -> Kept:
+def nearest(share: float, choices: Sequence[WidthChoice]) -> Kept:
     """The same share of every group, each rounded by the coarsest choice that lets it come near and narrows it."""
     kept = []
     for options in zip(*choices[-2:], strict=True):  # the first of three leaves narrow layers whole
@@ -42,7 +42,7 @@ def nearest(share: float, choices: Sequence[Choice]) -> Kept:
     return kept
 
 
-def affordable(target: float, cost: Callable[[Kept], int], choices: Sequence[Choice]) -> Kept:
+def affordable(target: float, cost: Callable[[Kept], int], choices: Sequence[WidthChoice]) -> Kept:
     """The first choice's widths whose cost comes within 2% of the target; where none does, the nearest of all."""
     found = []
     for permitted in choices:
@@ -60,7 +60,7 @@ def _rounded(group: tuple[int, int], multiples: Sequence[int], least: int) -> Ke
     return [channels, *range((channels - 1) // step * step, 0, -step)]
 
 
-def _towards(target: float, cost: Callable[[Kept], int], permitted: Choice) -> Kept:
+def _towards(target: float, cost: Callable[[Kept], int], permitted: WidthChoice) -> Kept:
     """About the same share of every group, then single steps of single groups towards the target, widest first."""
 
     def shared(share: float) -> Kept:
@@ -81,7 +81,7 @@ def _towards(target: float, cost: Callable[[Kept], int], permitted: Choice) -> K
     return kept
 
 
-def _exchanged(kept: Kept, target: float, cost: Callable[[Kept], int], permitted: Choice) -> Kept:
+def _exchanged(kept: Kept, target: float, cost: Callable[[Kept], int], permitted: WidthChoice) -> Kept:
     """While that comes nearer to the target, and until it is reached: one group a step wider, another one narrower."""
     while (distance := abs(cost(kept) - target)) > CLOSE * target:
         places = range(len(kept))
@@ -94,13 +94,13 @@ def _exchanged(kept: Kept, target: float, cost: Callable[[Kept], int], permitted
     return kept
 
 
-def _narrower(kept: Kept, permitted: Choice, place: int) -> Kept | None:
+def _narrower(kept: Kept, permitted: WidthChoice, place: int) -> Kept | None:
     """The same, but one group by one step narrower; None where it is at its narrowest."""
     lower = [count for count in permitted[place] if count < kept[place]]
     return [*kept[:place], lower[0], *kept[place + 1 :]] if lower else None
 
 
-def _wider(kept: Kept, permitted: Choice, place: int) -> Kept | None:
+def _wider(kept: Kept, permitted: WidthChoice, place: int) -> Kept | None:
     """The same, but one group by one step wider; None where it has all its channels."""
     higher = [count for count in permitted[place] if count > kept[place]]
     return [*kept[:place], higher[-1], *kept[place + 1 :]] if higher else None

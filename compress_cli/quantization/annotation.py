@@ -34,7 +34,7 @@ ANNOTATION = "quantization_annotation"  # the key that torchao reads
 
 
 @dataclass(frozen=True)
-class Place:
+class Annotation:
     """Nodes that become one integer kernel."""
 
     nodes: tuple[Node, ...]  # in order; the first takes the inputs, the last gives the output
@@ -64,13 +64,13 @@ class Place:
             last.output_qspec = activation
 
 
-class Placement:
+class AnnotationQuantizer:
     """What torchao's `prepare_pt2e` asks for the places (its Quantizer protocol)."""
 
     def __init__(self, activation: Any, weight: Any):
         self.activation = activation
         self.weight = weight
-        self.places: list[Place] = []
+        self.places: list[Annotation] = []
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Nothing is rewritten."""
@@ -90,7 +90,7 @@ class Placement:
         """Observers stay as they are."""
 
 
-def places(model: GraphModule) -> Iterator[Place]:
+def places(model: GraphModule) -> Iterator[Annotation]:
     """The places of a graph whose batch norms are folded already, in the order of execution.
 
     Integers begin at the first convolution or linear layer; what comes before it (normalisation of the inputs) stays
@@ -115,27 +115,27 @@ def left_float(model: nn.Module) -> list[str]:
     return list(found)
 
 
-def _place(node: Node, integers: set[Node]) -> Place | None:
+def _place(node: Node, integers: set[Node]) -> Annotation | None:
     tensors = _tensors(node)
     if node.target in CONTRACTIONS and isinstance(node.args[1], Node) and node.args[1].op == "get_attr":
         nodes = _with_activation(node)
         head = node.target is ATEN.linear.default and all(user.op == "output" for user in nodes[-1].users)
         bias = node.args[2] if head and len(node.args) > 2 and isinstance(node.args[2], Node) else None
-        return Place(nodes, (tensors[0],), weight=node.args[1], bias=bias, open=head)
+        return Annotation(nodes, (tensors[0],), weight=node.args[1], bias=bias, open=head)
     if node.target in ADDS and len(tensors) == 2 and "alpha" not in node.kwargs and integers & set(tensors):
-        return Place(_with_activation(node), tensors) if all(_is_float(each) for each in tensors) else None
+        return Annotation(_with_activation(node), tensors) if all(_is_float(each) for each in tensors) else None
     if node.target in JOINS and integers & set(tensors) and all(_is_float(each) for each in tensors):
-        return Place((node,), tensors)
+        return Annotation((node,), tensors)
     if node.target in POOLS or (
         node.target in ADAPTIVE and node.args[1] not in ([1], [1, 1])
     ):  # to 1 is a mean: no integer kernel
-        return Place((node,), tensors[:1]) if tensors[0] in integers else None
+        return Annotation((node,), tensors[:1]) if tensors[0] in integers else None
     if node.target in MOVES and tensors[0] in integers:
-        return Place((node,), tensors[:1], scale_of=(tensors[0], node))
+        return Annotation((node,), tensors[:1], scale_of=(tensors[0], node))
     if node.target in SPLITS and tensors[0] in integers:
-        return Place((node,), tensors[:1], open=True)
+        return Annotation((node,), tensors[:1], open=True)
     if node.target is operator.getitem and tensors[0] in integers:
-        return Place((node,), (), scale_of=(tensors[0].all_input_nodes[0], tensors[0]))
+        return Annotation((node,), (), scale_of=(tensors[0].all_input_nodes[0], tensors[0]))
     return None
 
 

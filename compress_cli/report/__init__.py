@@ -10,7 +10,7 @@ import numpy as np
 from compress_cli.measurement.latency import Latency
 from compress_cli.measurement.measure import Timing
 from compress_cli.report import seeds, stored
-from compress_cli.report.document import Found as Found
+from compress_cli.report.document import FindingsTable as FindingsTable
 from compress_cli.report.document import Report as Report
 from compress_cli.report.document import Row as Row
 from compress_cli.report.stored import Stored
@@ -23,7 +23,7 @@ def collect(directory: Path) -> Report:
     """The report of the run in `directory`; ArtifactError where a part of it is missing, damaged or changed."""
     record = Record.read(directory)
     store = directory / record.store
-    measured, others = ([stored.read(store, row) for row in rows] for rows in (record.rows, record.others))
+    measured, others = ([stored.read(store, row) for row in rows] for rows in (record.rows, record.variants))
     baseline = next((each for each in measured if each.record.name == record.baseline), None)
     origins = _origins(measured)
     figures = [each.figures for each in measured if each.figures]
@@ -52,7 +52,7 @@ def _origins(measured: list[Stored]) -> dict[str, Stored]:
     return {name: sources[0] for name, sources in found.items() if sources}
 
 
-def _by_task(record: Record, measured: list[Stored]) -> list[Found]:
+def _by_task(record: Record, measured: list[Stored]) -> list[FindingsTable]:
     """How well each model does each task, where there are several."""
     if not record.tasks:
         return []
@@ -62,10 +62,10 @@ def _by_task(record: Record, measured: list[Stored]) -> list[Found]:
     document = Findings(
         title="Each task", about=about, side="ONNX Runtime", what="model", columns=list(record.tasks), lines=lines
     )
-    return [Found(name="", stage="measure", model="", findings=document)]
+    return [FindingsTable(name="", stage="measure", model="", findings=document)]
 
 
-def _findings(store: Path, record: Record, measured: list[Stored]) -> list[Found]:
+def _findings(store: Path, record: Record, measured: list[Stored]) -> list[FindingsTable]:
     """Tables that are for reading; what other stages use, such as a teacher's outputs, is not."""
     names = {each.record.onnx: each.record.name for each in measured if each.record.onnx}
     names |= {each.record.key: each.record.name for each in measured}
@@ -77,7 +77,7 @@ def _findings(store: Path, record: Record, measured: list[Stored]) -> list[Found
             keys = [source.key for role in ("start", *made.manifest.inputs) for source in made.manifest.inputs.get(role, [])]
             about = next((names[key] for key in keys if key in names), "")
             document = stored.document(made, FINDINGS, Findings)
-            found.append(Found(name=each.name, stage=each.stage, model=about, findings=document))
+            found.append(FindingsTable(name=each.name, stage=each.stage, model=about, findings=document))
     return found
 
 
@@ -101,7 +101,7 @@ def _row(
         verdict=timing.speedup.verdict if timing and timing.speedup else None,
         reason=record.reason or (figures.reason if figures else ""),
         note=noted,
-        damage=measured.damage,
+        predictions=measured.predictions,
         made_from=origin.record.name if origin else "",
     )
     if origin and figures and origin.figures:

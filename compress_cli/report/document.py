@@ -11,7 +11,7 @@ from compress_cli.onnx_graph.contents import Constant
 from compress_cli.statistics.findings import Findings
 from compress_cli.statistics.gate import Judged
 from compress_cli.statistics.intervals import Change, Estimate
-from compress_cli.statistics.predictions import Damage
+from compress_cli.statistics.predictions import PredictionComparison
 from compress_cli.statistics.repeats import Distilled, Spread
 
 
@@ -57,7 +57,7 @@ class Row(BaseModel):
     """The model that its stage started from, or was taught by; empty where it started afresh."""
     gained: Estimate | None = None
     """Of the primary metric against `made_from` (the baseline where that is empty), on the same samples."""
-    damage: Damage | None = None
+    predictions: PredictionComparison | None = None
     """Its answers beside the baseline's; None for a task that names no classes."""
     latency: Latency | None = None
     speedup: Estimate | None = None
@@ -67,7 +67,7 @@ class Row(BaseModel):
     reason: str = ""
 
 
-class Found(BaseModel):
+class FindingsTable(BaseModel):
     """What a stage found out about a model on request."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -98,7 +98,7 @@ class Report(BaseModel):
     wall_time_s: float
     """Of the last run, in which stages that were up to date took none."""
     gates: list[Judged] = []
-    findings: list[Found] = []
+    findings: list[FindingsTable] = []
     spread: list[Spread] = []
     """Models that were made with several seeds; the rows are of the first."""
     distilled: list[Distilled] = []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from compress_cli.onnx_graph.contents import Contents
-from compress_cli.report import Found, Report, Row
+from compress_cli.report import FindingsTable, Report, Row
 from compress_cli.report.document import chain
 from compress_cli.statistics.gate import Judged, parse, sort_of
 from compress_cli.statistics.intervals import Estimate
-from compress_cli.statistics.predictions import BINS, Damage
+from compress_cli.statistics.predictions import BINS, PredictionComparison
 
 NOTHING = "-"
 SPOKEN = {"sqnr_db": "SQNR, dB", "cka": "CKA"}
@@ -84,13 +84,13 @@ def verdict(row: Row) -> str:
     return f"{row.change_verdict}{chance}"
 
 
-def hurt(damage: Damage) -> str:
+def hurt(comparison: PredictionComparison) -> str:
     """The class that lost most: `9: -12.5`."""
-    first = damage.classes[0]
+    first = comparison.classes[0]
     return f"{first.name}: {metric('accuracy_change', first.change.value)}" if first.change.value < 0 else NOTHING
 
 
-def damage_headings(report: Report) -> list[str]:
+def prediction_headings(report: Report) -> list[str]:
     return ["model", report.primary, "agrees %", "lost", "gained", "KL", "ECE %", "hurt most"]
 
 
@@ -107,8 +107,8 @@ def way(report: Report) -> str:
     return f"{title(name)}, stage by stage: {', '.join(told)}"
 
 
-def about_damage(report: Report) -> str:
-    """What the figures of damage mean, in a sentence or two."""
+def about_predictions(report: Report) -> str:
+    """What the figures that compare predictions mean, in a sentence or two."""
     return (
         f"Beside {report.baseline}, sample by sample. Agrees: both name the same class, right or wrong. Lost, gained: samples "
         "that went from right to wrong, from wrong to right. KL: mean divergence from the baseline's probabilities, in nats. "
@@ -164,7 +164,7 @@ def gate(judged: Judged) -> str:
     return f"{said} (which is let pass)" if judged.outcome == "undecided" and judged.passes else said
 
 
-def heading(found: Found) -> str:
+def heading(found: FindingsTable) -> str:
     """`onnx: robustness (stage 'robustness')`"""
     title = found.findings.title
     return f"{found.model}: {title[:1].lower()}{title[1:]} (stage '{found.name}')" if found.model else title

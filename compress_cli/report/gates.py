@@ -14,7 +14,7 @@ from compress_cli.statistics.gate import Gate, Judged
 from compress_cli.statistics.intervals import Estimate
 from compress_cli.store.record import Record
 
-DAMAGE = ("agreement", "churn", "right_to_wrong", "wrong_to_right", "worst_class_drop", "ece", "kl")
+PREDICTION_QUANTITIES = ("agreement", "churn", "right_to_wrong", "wrong_to_right", "worst_class_drop", "ece", "kl")
 
 
 def collect(directory: Path, more: tuple[Gate, ...] = ()) -> Report:
@@ -84,8 +84,8 @@ def _figure(quantity: str, row: Row, made: Report) -> Estimate | float | None:
     }
     if quantity in known:
         return known[quantity]
-    if quantity in DAMAGE:
-        return _damage(quantity, row, made)
+    if quantity in PREDICTION_QUANTITIES:
+        return _predictions(quantity, row, made)
     counted = {"size_ratio": "size_bytes", "parameters_ratio": "parameters", "macs_ratio": "macs"}
     baseline = next((each for each in made.rows if each.name == made.baseline), None)
     if baseline is None or quantity not in counted:
@@ -94,11 +94,11 @@ def _figure(quantity: str, row: Row, made: Report) -> Estimate | float | None:
     return ours / theirs if ours is not None and theirs else None
 
 
-def _damage(quantity: str, row: Row, made: Report) -> Estimate | None:
-    """The baseline has no damage, but it is as badly calibrated as every other row says."""
+def _predictions(quantity: str, row: Row, made: Report) -> Estimate | None:
+    """The baseline is not compared with itself, but it is as badly calibrated as every other row says."""
     if quantity == "ece" and row.name == made.baseline:
-        return next((each.damage.ece_baseline for each in made.rows if each.damage), None)
-    found: Estimate | None = getattr(row.damage, quantity) if row.damage else None
+        return next((each.predictions.ece_baseline for each in made.rows if each.predictions), None)
+    found: Estimate | None = getattr(row.predictions, quantity) if row.predictions else None
     return found
 
 
@@ -107,7 +107,7 @@ def _why_not(each: Gate, row: Row | None) -> str:
         return "this run holds no such model"
     if row.reason:
         return row.reason
-    if each.terms.quantity in DAMAGE and row.damage is None:
+    if each.terms.quantity in PREDICTION_QUANTITIES and row.predictions is None:
         return "the task names no classes, or the model was not measured on the baseline's samples"
     return row.macs_unknown if each.terms.quantity.startswith("macs") else "this run has no such figure of it"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from compress_cli.report import Found, Report, Row, distillation
+from compress_cli.report import FindingsTable, Report, Row, distillation
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 from compress_cli.statistics.intervals import Estimate
@@ -26,7 +26,7 @@ def render(report: Report) -> str:
         "",
         plain(write.conditions(report)),
     ]
-    lines += _damage(report)
+    lines += _predictions(report)
     for found in report.findings:
         lines += _found(found)
     remarks = [f"- {plain(name)}: {plain(remark)}" for name, remark in (*write.remarks(report), *distillation.told(report))]
@@ -35,30 +35,30 @@ def render(report: Report) -> str:
     return "\n".join([*lines, *([""] if remarks else []), *remarks, *head, *gates]) + "\n"
 
 
-def _damage(report: Report) -> list[str]:
+def _predictions(report: Report) -> list[str]:
     """Each model's answers beside the baseline's."""
-    rows = [(row, row.damage) for row in report.rows if row.damage]
+    rows = [(row, row.predictions) for row in report.rows if row.predictions]
     lines = [
         [
             plain(row.name),
             plain(write.verdict(row) or NOTHING),
-            _figure("agreement", damage.agreement),
-            write.samples(damage.right_to_wrong),
-            write.samples(damage.wrong_to_right),
-            _figure("kl", damage.kl),
-            _figure("ece", damage.ece),
-            plain(write.hurt(damage)),
+            _figure("agreement", comparison.agreement),
+            write.samples(comparison.right_to_wrong),
+            write.samples(comparison.wrong_to_right),
+            _figure("kl", comparison.kl),
+            _figure("ece", comparison.ece),
+            plain(write.hurt(comparison)),
         ]
-        for row, damage in rows
+        for row, comparison in rows
     ]
     if not lines:
         return []
     way = write.way(report)
-    said = [plain(write.about_damage(report)), *(["", plain(way)] if way else [])]
-    return ["", *table(write.damage_headings(report), lines), "", *said]
+    said = [plain(write.about_predictions(report)), *(["", plain(way)] if way else [])]
+    return ["", *table(write.prediction_headings(report), lines), "", *said]
 
 
-def _found(found: Found) -> list[str]:
+def _found(found: FindingsTable) -> list[str]:
     findings = found.findings
     lines = [
         [plain(line.name), *(_figure(name, cell) for name, cell in zip(findings.columns, line.cells, strict=True))]

@@ -12,7 +12,7 @@ from typing import Any
 
 from compress_cli.data import arrays, pictures
 from compress_cli.measurement.measure import PICTURES
-from compress_cli.report import Report, Row, distillation, harm, html, plots
+from compress_cli.report import Report, Row, distillation, html, plots, predictions
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 from compress_cli.report.html import measured, table, text
@@ -43,12 +43,12 @@ def background(directory: Path) -> Background:
     lock = directory / LOCK
     facts = {name: each.manifest.facts for name, each in found.items() if each}
     environments = [each.manifest.environment for each in found.values() if each]
-    damaged = next((row.damage for row in reversed(record.rows) if row.damage), None)
+    compared = next((row.predictions for row in reversed(record.rows) if row.predictions), None)
     return Background(
         facts,
         environments[-1] if environments else {},
         lock.read_text() if lock.is_file() else "",
-        _pictures(store / damaged / PICTURES) if damaged else {},
+        _pictures(store / compared / PICTURES) if compared else {},
     )
 
 
@@ -69,9 +69,9 @@ def render(report: Report, behind: Background) -> str:
         _gates(report),
         _planes(report),
         f"<h2>Models</h2>{_models(report)}{_remarks(report)}",
-        f"<h2>What each stage bought, and what it cost</h2>{_stages(report)}{harm.waterfall(report)}",
+        f"<h2>What each stage bought, and what it cost</h2>{_stages(report)}{predictions.waterfall(report)}",
         _answers(report, behind),
-        *(harm.found(each, report.better) for each in report.findings),
+        *(predictions.found(each, report.better) for each in report.findings),
         _training(behind),
         f"<h2>Environment</h2>{_environment(report, behind)}",
         f"<details><summary>The recipe as it was run</summary><pre>{text(behind.lock, lines=True)}</pre></details>"
@@ -96,9 +96,9 @@ def _tiles(report: Report) -> str:
         change = f"{write.metric(name, row.change.value, True)} {write.interval(name, row.change, True)}" if row.change else ""
         verdict = f": {row.change_verdict}" if row.change_verdict else ""
         tiles.append((write.title(name), write.metric(name, metric.value), f"{change}{verdict}"))
-    if row.damage:
-        agreement = row.damage.agreement
-        said = f"{write.samples(row.damage.right_to_wrong)} lost, {write.samples(row.damage.wrong_to_right)} gained"
+    if row.predictions:
+        agreement = row.predictions.agreement
+        said = f"{write.samples(row.predictions.right_to_wrong)} lost, {write.samples(row.predictions.wrong_to_right)} gained"
         tiles.append(("same answer %", write.metric("agreement", agreement.value), said))
     drawn = [
         f'<div class="tile"><span>{text(what)}</span><b>{text(value)}</b><small>{text(said)}</small></div>'
@@ -110,10 +110,10 @@ def _tiles(report: Report) -> str:
 
 def _answers(report: Report, behind: Background) -> str:
     """What changed in the answers; nothing where the task has no classes."""
-    table = harm.answers(report)
+    table = predictions.answers(report)
     if not table:
         return ""
-    return f"<h2>Answers that changed</h2>{table}{harm.classes(report)}{harm.changed(report, behind.pictures)}"
+    return f"<h2>Answers that changed</h2>{table}{predictions.classes(report)}{predictions.changed(report, behind.pictures)}"
 
 
 def _gates(report: Report) -> str:
@@ -257,7 +257,7 @@ def _training(behind: Background) -> str:
         plot = plots.curves(curves, "epoch", write.title(figure), partial(write.metric, figure), spread)
         drawn.append(f"<figure>{plot}</figure>")
     said = "<p>Metrics are those of the val split, which chooses the epoch that is kept.</p>"
-    return f'<h2>Training</h2>{said}<div class="plots">{"".join(drawn)}</div>' if drawn else ""
+    return f'<h2>TrainingConfig</h2>{said}<div class="plots">{"".join(drawn)}</div>' if drawn else ""
 
 
 def _epochs(noted: Any) -> Iterator[tuple[int, str, float]]:

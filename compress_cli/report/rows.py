@@ -23,5 +23,5 @@ def _cells(run: str, report: Report, row: Row, metrics: list[str]) -> list[Cell]
     cells: list[Cell] = [run, row.name, row.stage, report.seed, *(getattr(row, name) for name in COUNTED)]
     for estimate in (*(row.metrics.get(name) for name in metrics), row.change):
         cells += [estimate.value, estimate.low, estimate.high] if estimate else [None, None, None]
-    cells += [row.damage.agreement.value if row.damage else None, row.latency.p50_ms.value if row.latency else None]
+    cells += [row.predictions.agreement.value if row.predictions else None, row.latency.p50_ms.value if row.latency else None]
     return [*cells, *([row.speedup.value, row.speedup.low, row.speedup.high] if row.speedup else [None, None, None])]

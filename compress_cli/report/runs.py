@@ -37,7 +37,7 @@ class Runs(BaseModel):
     """Whether latencies were measured on one machine, with one ONNX Runtime: otherwise they are not comparable."""
 
 
-def beside(reports: Sequence[tuple[str, Report]]) -> Runs:
+def side_by_side(reports: Sequence[tuple[str, Report]]) -> Runs:
     """Folder and report of each run."""
     recipes = [report.recipe for _, report in reports]
     named = [

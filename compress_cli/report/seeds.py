@@ -50,6 +50,6 @@ def _primary(row: Stored) -> str:
 def _by_seed(row: Stored, others: list[Stored], beside: str = "") -> dict[int, Stored]:
     """What was measured of a row, or of what stands beside it, with each seed; empty where one could not be."""
     name = row.record.name
-    found = [each for each in others if each.record.of == name and each.record.beside == beside]
+    found = [each for each in others if each.record.variant_of == name and each.record.variant == beside]
     known = {each.record.seed: each for each in ([] if beside else [row]) + found}
     return known if all(len(each.correct) for each in known.values()) else {}

@@ -11,11 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from compress_cli.data import arrays
 from compress_cli.errors import ArtifactError
-from compress_cli.measurement.measure import COMPARISON, DAMAGE, MEASUREMENT, PREDICTIONS, Figures, Timing
-from compress_cli.statistics.predictions import Damage
+from compress_cli.measurement.measure import COMPARISON, MEASUREMENT, PREDICTION_COMPARISON, PREDICTIONS, Figures, Timing
+from compress_cli.statistics.predictions import PredictionComparison
 from compress_cli.store import artifact
 from compress_cli.store.artifact import Artifact
-from compress_cli.store.record import Row
+from compress_cli.store.record import ModelRecord
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -24,11 +24,11 @@ Document = TypeVar("Document", bound=BaseModel)
 class Stored:
     """What the store holds about one row."""
 
-    record: Row
+    record: ModelRecord
     made: Artifact
     figures: Figures | None
     timing: Timing | None
-    damage: Damage | None
+    predictions: PredictionComparison | None
     index: np.ndarray  # (N,), empty where nothing was measured, or the model lacks the head that the task is about
     correct: np.ndarray  # (N,)
 
@@ -39,17 +39,19 @@ class Stored:
         return [each.key for role in ("start", *inputs) for each in inputs.get(role, [])]
 
 
-def read(store: Path, row: Row) -> Stored:
+def read(store: Path, row: ModelRecord) -> Stored:
     """Of one row; ArtifactError where a part of it is missing, damaged or changed."""
-    keys = (row.measurement, row.comparison, row.damage)
-    measurement, comparison, damaged = (artifact_of(store, key) if key else None for key in keys)
+    keys = (row.measurement, row.comparison, row.predictions)
+    measurement, comparison, answers = (artifact_of(store, key) if key else None for key in keys)
     index, correct = _predictions(measurement.file(PREDICTIONS)) if measurement else (np.empty(0), np.empty(0))
     return Stored(
         record=row,
         made=artifact_of(store, row.key),
         figures=document(measurement, MEASUREMENT, Figures) if measurement else None,
         timing=document(comparison, COMPARISON, Timing) if comparison else None,
-        damage=document(damaged, DAMAGE, Damage) if damaged and DAMAGE in damaged.manifest.files else None,
+        predictions=document(answers, PREDICTION_COMPARISON, PredictionComparison)
+        if answers and PREDICTION_COMPARISON in answers.manifest.files
+        else None,
         index=index,
         correct=correct,
     )

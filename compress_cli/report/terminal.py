@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from compress_cli.report import Found, Report, Row, distillation
+from compress_cli.report import FindingsTable, Report, Row, distillation
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 
@@ -32,7 +32,7 @@ def show(report: Report, console: Console | None = None) -> None:
     out.print(table)
     out.print()
     out.print(write.conditions(report), style="dim")
-    _damage(report, out)
+    _predictions(report, out)
     for found in report.findings:
         _found(found, out)
     for name, remark in write.remarks(report):
@@ -44,35 +44,35 @@ def show(report: Report, console: Console | None = None) -> None:
         out.print(write.printable(f"gate {write.gate(judged)}"), style=style)
 
 
-def _damage(report: Report, out: Console) -> None:
+def _predictions(report: Report, out: Console) -> None:
     """Each model's answers beside the baseline's."""
-    rows = [row for row in report.rows if row.damage]
+    rows = [row for row in report.rows if row.predictions]
     if not rows:
         return
-    table = _table(write.damage_headings(report))
+    table = _table(write.prediction_headings(report))
     for row in rows:
-        damage = row.damage
-        assert damage is not None
+        comparison = row.predictions
+        assert comparison is not None
         style = {"better": "green", "worse": "red"}.get(row.change_verdict or "", "")
         table.add_row(
             Text(write.printable(row.name)),
             Text(write.verdict(row).replace(" (", "\n("), style),
-            _two(*write.cell("agreement", damage.agreement)),
-            Text(write.samples(damage.right_to_wrong)),
-            Text(write.samples(damage.wrong_to_right)),
-            _two(*write.cell("kl", damage.kl)),
-            _two(*write.cell("ece", damage.ece)),
-            Text(write.printable(write.hurt(damage))),
+            _two(*write.cell("agreement", comparison.agreement)),
+            Text(write.samples(comparison.right_to_wrong)),
+            Text(write.samples(comparison.wrong_to_right)),
+            _two(*write.cell("kl", comparison.kl)),
+            _two(*write.cell("ece", comparison.ece)),
+            Text(write.printable(write.hurt(comparison))),
         )
     out.print()
     out.print(table)
     out.print()
-    out.print(write.printable(write.about_damage(report)), style="dim")
+    out.print(write.printable(write.about_predictions(report)), style="dim")
     if way := write.way(report):
         out.print(write.printable(way))
 
 
-def _found(found: Found, out: Console) -> None:
+def _found(found: FindingsTable, out: Console) -> None:
     findings = found.findings
     table = _table([findings.what, *map(write.title, findings.columns)])
     for line in findings.lines:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from compress_cli.context import Context
 from compress_cli.data.datasets import SplitName
 from compress_cli.plugin import Plugin
-from compress_cli.settings import Aside, Many
+from compress_cli.settings import Many, NotInKey
 from compress_cli.store.artifact import Artifact
 
 
@@ -30,9 +30,9 @@ def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-Name = Annotated[str, AfterValidator(_one_word), Aside()]
+Name = Annotated[str, AfterValidator(_one_word), NotInKey()]
 """Names a link in the run's folder, beside `run.json`, and stands between dots in `--set` and in `teacher.onnx`."""
-Seeds = Annotated[Many[Annotated[int, Field(ge=0, lt=2**32)]], AfterValidator(_different), Aside()]
+Seeds = Annotated[Many[Annotated[int, Field(ge=0, lt=2**32)]], AfterValidator(_different), NotInKey()]
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,9 @@ class Stage(Plugin):
     long: ClassVar[bool] = False
     """Whether it may take minutes: a smoke run goes before the first of them."""
 
-    seeded: ClassVar[bool] = True
+    seed_dependent: ClassVar[bool] = True
     """Whether the seed changes its result; one result of a stage that is not serves every seed."""
-    judged: ClassVar[bool] = True
+    task_dependent: ClassVar[bool] = True
     """Whether the task changes its result; one result of a stage that is not serves every task."""
 
     name: Name = Field("", description="what other stages and the report call it; default: the stage's type")
@@ -80,7 +80,7 @@ class Stage(Plugin):
         """Stages it implies, by role: the plan makes steps of them, shared by key."""
         return {}
 
-    def beside(self) -> dict[str, Stage]:
+    def controls(self) -> dict[str, Stage]:
         """Stages whose models the report holds against this one's, by suffix; they take their inputs from the same roles."""
         return {}
 

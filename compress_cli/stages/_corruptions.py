@@ -14,14 +14,14 @@ import numpy as np
 from compress_cli import randomness
 
 VERSION = 1
-Disturbance = Literal["noise", "blur", "contrast"]
+Corruption = Literal["noise", "blur", "contrast"]
 
 NOISE = (0.04, 0.06, 0.08, 0.09, 0.10)  # standard deviation, as a share of 255
 BLUR = (0.4, 0.6, 0.7, 0.8, 1.0)  # standard deviation in pixels of a picture of 32
 CONTRAST = (0.75, 0.5, 0.4, 0.3, 0.15)  # what remains
 
 
-def disturbed(images: np.ndarray, kind: Disturbance, severity: int, index: np.ndarray, seed: int) -> np.ndarray:
+def corrupted(images: np.ndarray, kind: Corruption, severity: int, index: np.ndarray, seed: int) -> np.ndarray:
     """uint8 (N, channels, height, width) -> the same, disturbed; noise is a function of seed and sample id."""
     wide = images.astype(np.float32)
     match kind:

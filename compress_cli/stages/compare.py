@@ -25,7 +25,7 @@ class Compare(Stage):
     }
     shared: ClassVar[dict[str, int]] = {"latency": latency.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("test",)
-    judged: ClassVar[bool] = False
+    task_dependent: ClassVar[bool] = False
 
     baseline: str | None = Field(None, description="the stage whose model is the measure of the other")
     start: str | None = Field(None, description="the stage whose model is timed; default: the one before")

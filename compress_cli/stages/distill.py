@@ -1,4 +1,4 @@
-"""Training a student on what its teacher says."""
+"""TrainingConfig a student on what its teacher says."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from compress_cli.networks import features, restore
 from compress_cli.networks.models import Model
 from compress_cli.plugin import find
 from compress_cli.progress import Progress
-from compress_cli.settings import Added, Aside, Many, suggest
+from compress_cli.settings import Many, NotInKey, NotInKeyAtDefault, suggest
 from compress_cli.stages import Role, Stage
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.training import loop
-from compress_cli.training.config import Training
+from compress_cli.training.config import TrainingConfig
 
 
 def _listed(given: object) -> object:
@@ -66,13 +66,13 @@ class Distill(Stage):
     combine: Combination = Field(
         Mean(), description="how several teachers become one, for losses on outputs that name none; those on features take each"
     )
-    training: Training = Field(description="how to train")
+    training: TrainingConfig = Field(description="how to train")
     transfer: Dataset | None = Field(
         None,
         description="learn from the teacher's answers to the training samples of this dataset, without labels, instead of the "
         "recipe's; val stays the recipe's",
     )
-    join: Annotated[bool, Added()] = Field(
+    join: Annotated[bool, NotInKeyAtDefault()] = Field(
         False,
         description="learn from the recipe's labelled training samples too, shuffled among those of transfer, so that batches "
         "hold both in proportion. Losses that read labels are averaged over a batch's labelled samples, and left out where "
@@ -83,7 +83,7 @@ class Distill(Stage):
         description="run the teacher once over the data (in each of training.views) and read back what it said: the same "
         "numbers, sooner, at the price of disk space",
     )
-    control: Annotated[bool, Aside()] = Field(
+    control: Annotated[bool, NotInKey()] = Field(
         False,
         description="also train the same student on the recipe's true labels alone, for as many steps: with transfer data its "
         "samples come more often or less; the report says what the teacher, and these data, were worth",
@@ -179,7 +179,7 @@ class Distill(Stage):
         data = {"transfer": self.transfer.fingerprint()} if self.transfer else {}
         return data | ({"named": named} if any(each.teacher for each in self.losses) else {})
 
-    def beside(self) -> dict[str, Stage]:
+    def controls(self) -> dict[str, Stage]:
         """The undistilled control: same student, schedule, steps and seeds, the task's loss on true labels."""
         if not self.control:
             return {}

@@ -28,8 +28,8 @@ from compress_cli.stages import Role, Stage
 from compress_cli.statistics.agreement import Agreement, compare
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program
 
-Answers = dict[str, np.ndarray]  # head name -> (N, ...)
-Model = Callable[[Split], Answers]
+HeadArrays = dict[str, np.ndarray]  # head name -> (N, ...)
+Model = Callable[[Split], HeadArrays]
 TINY = float(np.finfo(np.float32).tiny)
 
 FLOAT_LIMIT = 1e-4
@@ -145,7 +145,7 @@ def _in_file(session: sessions.Session) -> Model:
     return lambda part: session.run(measure.sample(session, part, len(part)))
 
 
-def _answers(models: Sequence[Model], split: Split, batch: int, context: Context) -> Iterator[list[Answers]]:
+def _answers(models: Sequence[Model], split: Split, batch: int, context: Context) -> Iterator[list[HeadArrays]]:
     """What each model makes of each batch."""
     for start in range(0, len(split), batch):
         part = split.take(np.s_[start : start + batch])

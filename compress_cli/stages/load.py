@@ -33,8 +33,8 @@ class Load(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {}
-    seeded: ClassVar[bool] = False
-    judged: ClassVar[bool] = False
+    seed_dependent: ClassVar[bool] = False
+    task_dependent: ClassVar[bool] = False
 
     weights: InputFile | None = Field(None, description="safetensors, or a state dict saved by torch.save")
     model: Model | None = Field(None, description="the architecture that the weights belong to")
@@ -84,8 +84,8 @@ class Load(Stage):
         """Files beside the ONNX file that hold its weights: they count by content too."""
         if self.onnx is None or not self.onnx.is_file():
             return {}
-        beside = files.beside(self.onnx, files.load(self.onnx))
-        return {"external": [file_digest(path) for path in beside if path.is_file()]}
+        external = files.external_files(self.onnx, files.load(self.onnx))
+        return {"external": [file_digest(path) for path in external if path.is_file()]}
 
     def run(self, context: Context) -> dict[str, Any]:
         signature = context.dataset.signature()
@@ -120,9 +120,9 @@ class Load(Stage):
         if not path.is_file():
             raise ArtifactError(f"{path}: there is no such file")
         model = files.load(path)
-        beside = files.beside(path, model)
-        outside = [each.relative_to(path.parent).as_posix() for each in beside]
-        if path.stat().st_size + files.bytes_beside(path, model) > files.LARGEST:
+        external = files.external_files(path, model)
+        outside = [each.relative_to(path.parent).as_posix() for each in external]
+        if path.stat().st_size + files.external_bytes(path, model) > files.LARGEST:
             raise ArtifactError(f"{path}: with its weights it is above 2 GB, more than one ONNX file can hold")
         try:
             if outside:

@@ -26,7 +26,7 @@ class Measure(Stage):
     consumes: ClassVar[dict[str, Role]] = {"start": Role((OnnxModel,))}
     shared: ClassVar[dict[str, int]] = {"measure": measure.VERSION, "contents": contents.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("val", "test")
-    seeded: ClassVar[bool] = False
+    seed_dependent: ClassVar[bool] = False
 
     start: str | None = Field(None, description="the stage whose model is measured; default: the one before")
     split: Literal["test", "val"] = Field("test", description="the samples to measure on")

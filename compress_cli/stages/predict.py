@@ -23,8 +23,8 @@ class Predict(Stage):
     consumes: ClassVar[dict[str, Role]] = {"start": Role((OnnxModel,))}
     shared: ClassVar[dict[str, int]] = {"measure": measure.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("val", "test")
-    seeded: ClassVar[bool] = False
-    judged: ClassVar[bool] = False
+    seed_dependent: ClassVar[bool] = False
+    task_dependent: ClassVar[bool] = False
 
     start: str | None = Field(None, description="the stage whose model is run; default: the one before")
     split: Literal["test", "val"] = Field("test", description="the samples to run it on")

@@ -30,7 +30,7 @@ from compress_cli.settings import Many, Settings
 from compress_cli.stages import Role, Stage
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.training import loop
-from compress_cli.training.config import Training
+from compress_cli.training.config import TrainingConfig
 from compress_cli.training.objective import hard_losses
 
 BATCH, BATCHES = 64, 16  # how many training images a criterion that needs gradients sees
@@ -78,7 +78,7 @@ class Prune(Stage):
         "auto", description="widths left are multiples of this; auto: 16 or 8 by layer width, smaller below 16"
     )
     ignore: Many[str] = Field((), description="layers that stay whole; a name covers what stands below it")
-    training: Training | None = Field(None, description="training after the cut; default: none")
+    training: TrainingConfig | None = Field(None, description="training after the cut; default: none")
     losses: Many[Loss] = Field((), description="for that training; default: hard labels, with a teacher its soft targets too")
 
     @field_validator("round_to", mode="before")
@@ -118,7 +118,7 @@ class Prune(Stage):
             raise StageError("the narrowed model computes something else than its layers say; name its odd layers in 'ignore'")
         narrowed = restore.Restored(restored.network, restored.model, (*restored.edits, edit))
         if self.training is not None:
-            losses, teachers = self._lesson(context, restored.signature.heads, self.training.batch)
+            losses, teachers = self._distillation(context, restored.signature.heads, self.training.batch)
             facts |= loop.fit(narrowed.network, losses, self.training, context, teachers)
         restore.save(narrowed, context.output)
         return facts
@@ -155,7 +155,7 @@ class Prune(Stage):
         near = abs(remains - share) <= widths.CLOSE * share
         return {"asked": {what: share}, "got": {what: remains}, "reached": near}
 
-    def _lesson(self, context: Context, heads: Collection[str], batch: int) -> tuple[tuple[Loss, ...], Ensemble]:
+    def _distillation(self, context: Context, heads: Collection[str], batch: int) -> tuple[tuple[Loss, ...], Ensemble]:
         """The losses of the training after the cut, and the opened teacher where there is one."""
         losses = self.losses
         if not losses:
@@ -173,11 +173,11 @@ def _cuttable(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str]
     Whether a model bears a cut is tried: code that writes a width down (heads of attention, a channel shuffle) fails, or
     computes something else.
     """
-    found = dependency_graph.couple(body, inputs, ignore)
+    found = dependency_graph.build(body, inputs, ignore)
     groups, whole = list(found.groups), dict(found.whole)
-    if not _bears(body, inputs, groups):
+    if not _survives_pruning(body, inputs, groups):
         for group in groups:
-            if not _bears(body, inputs, [group]):
+            if not _survives_pruning(body, inputs, [group]):
                 whole[group.layer] = "the model does not run, or goes wrong, when it is narrower"
         groups = [group for group in groups if group.layer not in whole]
     if not groups:
@@ -186,15 +186,15 @@ def _cuttable(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str]
     return groups, whole
 
 
-def _bears(body: nn.Module, inputs: tuple[Tensor, ...], groups: Sequence[Group]) -> bool:
-    """Whether the body without every other channel of each group computes what it does with these channels silenced.
+def _survives_pruning(body: nn.Module, inputs: tuple[Tensor, ...], groups: Sequence[Group]) -> bool:
+    """Whether the body without every other channel of each group computes what it does with these channels masked.
 
     A layer that normalises over channels has other statistics over fewer of them: there only the shapes are compared.
     """
     removed = [torch.arange(min(1, group.channels - 1), group.channels, 2) for group in groups]
     removed = [gone[: group.channels - 1] for gone, group in zip(removed, groups, strict=True)]
     silent, narrower = copy.deepcopy(body), copy.deepcopy(body)
-    silent.load_state_dict(channels.silenced(body, groups, removed))
+    silent.load_state_dict(channels.masked(body, groups, removed))
     _narrow(narrower, groups, removed)
     with torch.no_grad(), evaluating(silent), evaluating(narrower):
         expected = _heads(silent(*inputs))

@@ -17,7 +17,7 @@ from compress_cli.measurement.sessions import Session
 from compress_cli.progress import Progress
 from compress_cli.settings import Many
 from compress_cli.stages import Role, Stage, _corruptions
-from compress_cli.stages._corruptions import Disturbance, disturbed
+from compress_cli.stages._corruptions import Corruption, corrupted
 from compress_cli.statistics.findings import Findings, Line
 from compress_cli.statistics.intervals import Estimate, paired_difference
 from compress_cli.store.artifact import Artifact, OnnxModel, Table
@@ -42,7 +42,7 @@ class Robustness(Stage):
 
     start: str | None = Field(None, description="the stage whose file is measured; default: the one before")
     baseline: str | None = Field(None, description="a stage whose file sees the same pictures")
-    kinds: Many[Disturbance] = Field(("noise", "blur", "contrast"), min_length=1, description="what is done to pictures")
+    kinds: Many[Corruption] = Field(("noise", "blur", "contrast"), min_length=1, description="what is done to pictures")
     severities: Many[Severity] = Field((1, 3, 5), min_length=1, description="how strongly: 1 to 5")
     batch: int = Field(128, ge=1, description="samples in one run; the result does not depend on it")
 
@@ -65,20 +65,20 @@ class Robustness(Stage):
         clean = np.empty(0)
         for done, (title, how) in enumerate(tries):
 
-            def worse(images: np.ndarray, index: np.ndarray, how: tuple[Disturbance, int] | None = how) -> np.ndarray:
-                return disturbed(images, *how, index, context.seed) if how else images
+            def worse(images: np.ndarray, index: np.ndarray, how: tuple[Corruption, int] | None = how) -> np.ndarray:
+                return corrupted(images, *how, index, context.seed) if how else images
 
             found = [self._measured(session, split, picture, worse, context) for session in opened]
             right = [each.correct for each in found]
             clean = clean if how else right[0]
-            value, *beside = [each.metrics[each.primary] for each in found]
+            value, *baseline = [each.metrics[each.primary] for each in found]
             cells: list[Estimate | float | None] = [value, paired_difference(clean, right[0]) if how else None]
-            if beside:
-                cells += [beside[0], paired_difference(right[1], right[0])]
+            if baseline:
+                cells += [baseline[0], paired_difference(right[1], right[0])]
             lines.append(Line(name=title, cells=cells))
             context.log(Progress("robustness", done + 1, len(tries)))
         name = found[0].primary
-        columns = [name, f"{name}_change", f"baseline_{name}", f"beside_baseline_{name}_change"][: len(lines[0].cells)]
+        columns = [name, f"{name}_change", f"baseline_{name}", f"{name}_vs_baseline"][: len(lines[0].cells)]
         Findings(
             title="Robustness",
             about=f"{len(split)} test pictures with noise, blur or little contrast in severities 1 to 5, as strong as in "

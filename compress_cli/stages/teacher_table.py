@@ -19,14 +19,14 @@ from compress_cli.distillation import table
 from compress_cli.distillation.teachers import teacher_for
 from compress_cli.networks import features
 from compress_cli.progress import Progress
-from compress_cli.settings import Added, Many
+from compress_cli.settings import Many, NotInKeyAtDefault
 from compress_cli.stages import Role, Stage
 from compress_cli.store import disk
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.store.saves import Save
-from compress_cli.training import loader as feeds
+from compress_cli.training import loader as loader
 from compress_cli.training.augmentations import Augmentation
-from compress_cli.training.loader import Feed
+from compress_cli.training.loader import Loader
 
 CHUNK = 256  # samples at once: from 16 on, no output was seen to depend on the batch it was computed in
 TELL_EVERY_S = 0.5
@@ -39,10 +39,10 @@ class TeacherTable(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"teacher": Role((Checkpoint, Program, OnnxModel, Table))}
-    shared: ClassVar[dict[str, int]] = {"feed": feeds.VERSION, "features": features.VERSION}
+    shared: ClassVar[dict[str, int]] = {"loader": loader.VERSION, "features": features.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("train",)
-    seeded: ClassVar[bool] = False
-    judged: ClassVar[bool] = False
+    seed_dependent: ClassVar[bool] = False
+    task_dependent: ClassVar[bool] = False
     long: ClassVar[bool] = True
 
     teacher: str | None = Field(None, description="the stage whose model is asked; default: the stage before")
@@ -51,7 +51,7 @@ class TeacherTable(Stage):
     transfer: Dataset | None = Field(
         None, description="ask about its training samples instead of those of the recipe's dataset"
     )
-    join: Annotated[bool, Added()] = Field(False, description="ask about both")
+    join: Annotated[bool, NotInKeyAtDefault()] = Field(False, description="ask about both")
     views: int = Field(1, ge=1, le=10_000, description="fixed draws of these changes that are kept")
 
     def depends(self) -> dict[str, Any]:
@@ -65,27 +65,27 @@ class TeacherTable(Stage):
         source = context.inputs["teacher"][0]
         opened = teacher_for(source).open(source, self.layers, context.device)
         # of a smoke run the rows of two chunks serve for all samples
-        train, beside, index = context.split("train", CHUNK), context.beside(CHUNK), context.index()
-        feed = Feed(train, CHUNK, 1, self.augment, 0, context.device, beside=beside)
-        teacher_for(source).check(source, feed.index)
+        train, unlabelled, index = context.split("train", CHUNK), context.unlabelled(CHUNK), context.index()
+        loader = Loader(train, CHUNK, 1, self.augment, 0, context.device, unlabelled=unlabelled)
+        teacher_for(source).check(source, loader.index)
         saved, writer = context.saves.load(), None
         if saved:
-            writer = table.Writer(context.output, index, len(feed), self.views, table.unflattened(saved.arrays))
+            writer = table.Writer(context.output, index, len(loader), self.views, table.unflattened(saved.arrays))
             context.log(Progress("ask the teacher", 0, 1, note=f"resumed at {saved.place}"))
         first = saved.document["chunks"] if saved else 0
-        each, begun, told = -(-len(feed) // CHUNK), time.perf_counter(), time.perf_counter()
+        each, begun, told = -(-len(loader) // CHUNK), time.perf_counter(), time.perf_counter()
         with stopping.held():
-            for chunk, part in enumerate(self._parts(feed, first, each), first + 1):
+            for chunk, part in enumerate(self._parts(loader, first, each), first + 1):
                 said = _arrays(opened(part))
                 if writer is None:
                     self._announce(table.size_bytes(len(index), self.views, said), len(index), context)
-                    writer = table.Writer(context.output, index, len(feed), self.views, said, empty=True)
+                    writer = table.Writer(context.output, index, len(loader), self.views, said, empty=True)
                 writer.write(said)
                 if time.perf_counter() - told > TELL_EVERY_S:
                     told = time.perf_counter()
                     context.log(Progress("ask the teacher", chunk, each * self.views))
                 context.saves.step(partial(_state, writer, chunk))
-        assert writer is not None  # a feed is never empty
+        assert writer is not None  # a loader is never empty
         writer.close()
         return {
             "samples": len(index), "views": self.views, "planned_bytes": writer.size_bytes(len(index)),
@@ -93,10 +93,10 @@ class TeacherTable(Stage):
             "seconds_per_step": (time.perf_counter() - begun) / max(1, each * self.views - first),
         }  # fmt: skip
 
-    def _parts(self, feed: Feed, done: int, each: int) -> Iterator[Batch]:
+    def _parts(self, loader: Loader, done: int, each: int) -> Iterator[Batch]:
         """The chunks of every view, `each` a view, without the first `done`."""
         for view in range(done // each, self.views):
-            yield from feed.fixed(view, CHUNK, max(0, done - view * each))
+            yield from loader.fixed(view, CHUNK, max(0, done - view * each))
 
     def _announce(self, size: int, samples: int, context: Context) -> None:
         """Say what the table takes before it is written."""

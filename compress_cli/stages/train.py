@@ -1,4 +1,4 @@
-"""Training on true labels."""
+"""TrainingConfig on true labels."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from compress_cli.data.tasks import Task
 from compress_cli.losses import Loss
 from compress_cli.networks import features, restore
 from compress_cli.networks.models import Model
-from compress_cli.settings import Added, Many, Settings
+from compress_cli.settings import Many, NotInKeyAtDefault, Settings
 from compress_cli.stages import Role, Stage
 from compress_cli.store.artifact import Artifact, Checkpoint
 from compress_cli.training import loop
-from compress_cli.training.config import Training
+from compress_cli.training.config import TrainingConfig
 from compress_cli.training.objective import hard_losses
 
 
@@ -41,8 +41,8 @@ class Train(Stage):
     start: str | None = Field(None, description="instead of a model: the stage whose checkpoint is trained further")
     loss: Loss | None = Field(None, description="what is made small; default: the task's loss on true labels")
     task: Task | None = Field(None, description="what this model is trained and judged for; default: the recipe's task")
-    training: Training = Field(description="how to train")
-    as_long_as: Annotated[Length | None, Added()] = Field(
+    training: TrainingConfig = Field(description="how to train")
+    as_long_as: Annotated[Length | None, NotInKeyAtDefault()] = Field(
         None, description="take as many steps as a distill stage with this transfer data; so does its control"
     )
 

@@ -17,7 +17,7 @@ DRAWS = 500  # of the bootstrap of the calibration error
 
 
 @dataclass(frozen=True)
-class Answers:
+class ScoredSamples:
     """A model's scores on labelled samples."""
 
     scores: np.ndarray  # (N, classes) logits
@@ -34,7 +34,7 @@ class Answers:
         return np.asarray(self.said == self.labels)
 
 
-class ClassDamage(BaseModel):
+class ClassChange(BaseModel):
     """One class before and after."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,7 +48,7 @@ class ClassDamage(BaseModel):
     """After - before, on its samples; the interval is for this class alone."""
 
 
-class Changed(BaseModel):
+class ChangedPrediction(BaseModel):
     """A sample that went from right to wrong, or back: what it is and what either model said."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,7 +60,7 @@ class Changed(BaseModel):
     after: str
 
 
-class Damage(BaseModel):
+class PredictionComparison(BaseModel):
     """A model's answers beside the baseline's, on the same samples. Intervals hold with 95%."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,13 +81,15 @@ class Damage(BaseModel):
     bins, weighted by their samples, of |accuracy - mean confidence| (Guo et al. 2017, arXiv:1706.04599)."""
     worst_class_drop: Estimate
     """The largest drop of any class; its interval holds for all classes together (Bonferroni)."""
-    classes: list[ClassDamage]
+    classes: list[ClassChange]
     """Those hurt most first; classes without samples are left out."""
-    changed: list[Changed]
+    changed: list[ChangedPrediction]
     """At most `MOST` of the samples that changed sides."""
 
 
-def damage(before: Answers, after: Answers, index: np.ndarray, names: tuple[str, ...] = ()) -> Damage:
+def compare_predictions(
+    before: ScoredSamples, after: ScoredSamples, index: np.ndarray, names: tuple[str, ...] = ()
+) -> PredictionComparison:
     """All figures of two models on the same samples, whose ids are `index` (N,); `names`: of the classes, in order."""
     if not len(before.labels):
         raise ValueError("damage on no samples has no value")
@@ -96,7 +98,7 @@ def damage(before: Answers, after: Answers, index: np.ndarray, names: tuple[str,
     old, new = before.right, after.right
     samples = len(old)
     classes, worst = _classes(old, new, before.labels, names)
-    return Damage(
+    return PredictionComparison(
         samples=samples,
         agreement=wilson(int((before.said == after.said).sum()), samples),
         right_to_wrong=wilson(int((old & ~new).sum()), samples),
@@ -108,7 +110,7 @@ def damage(before: Answers, after: Answers, index: np.ndarray, names: tuple[str,
         worst_class_drop=worst,
         classes=classes,
         changed=[
-            Changed(
+            ChangedPrediction(
                 index=int(index[row]),
                 label=_name(names, before.labels[row]),
                 before=_name(names, before.said[row]),
@@ -119,7 +121,7 @@ def damage(before: Answers, after: Answers, index: np.ndarray, names: tuple[str,
     )
 
 
-def changed_sides(before: Answers, after: Answers, most: int = MOST) -> np.ndarray:
+def changed_sides(before: ScoredSamples, after: ScoredSamples, most: int = MOST) -> np.ndarray:
     """Positions of samples that went from right to wrong or back, at most `most`: the lost before the gained, but gained
     ones keep a third of the places where there are that many; of each those first that the baseline was surest of."""
     sure = softmax(before.scores).max(axis=1).round(6)
@@ -130,7 +132,7 @@ def changed_sides(before: Answers, after: Answers, most: int = MOST) -> np.ndarr
     return np.concatenate([lost[: most - kept], gained[:kept]])
 
 
-def calibration_error(answers: Answers) -> Estimate:
+def calibration_error(answers: ScoredSamples) -> Estimate:
     """Expected calibration error with a basic bootstrap interval.
 
     The error of a resample is too large on average by about what the sample's own is, so the interval is mirrored
@@ -187,7 +189,7 @@ def _log_softmax(scores: np.ndarray) -> np.ndarray:
 
 def _classes(
     old: np.ndarray, new: np.ndarray, labels: np.ndarray, names: tuple[str, ...]
-) -> tuple[list[ClassDamage], Estimate]:
+) -> tuple[list[ClassChange], Estimate]:
     present = np.unique(labels)
     together = NormalDist().inv_cdf(1 - 0.025 / len(present))
     found, drops = [], []
@@ -197,7 +199,7 @@ def _classes(
         wide = paired_difference(old[own], new[own], z=together)
         drops.append((-wide.value, -wide.high, -wide.low))
         found.append(
-            ClassDamage(
+            ClassChange(
                 name=_name(names, label),
                 samples=int(own.sum()),
                 before=float(old[own].mean()),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 def write(path: Path, content: bytes) -> None:
     """Write a file. Two processes at once take turns; a crash leaves at most `<name>.partial`, which the next write takes."""
-    partial = beside(path)
+    partial = partial_path(path)
     while True:
         with partial.open("ab") as out:
             fcntl.flock(out, fcntl.LOCK_EX)
@@ -32,7 +32,7 @@ def same_file(path: Path, handle: int) -> bool:
         return False
 
 
-def beside(path: Path) -> Path:
+def partial_path(path: Path) -> Path:
     """Where a file is written until it is whole."""
     return path.with_name(f"{path.name}.partial")
 

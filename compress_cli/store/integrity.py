@@ -15,7 +15,7 @@ from compress_cli.store.record import RECORD, Record
 from compress_cli.store.store import ENTRY, Store
 
 
-class Damage(BaseModel):
+class CorruptFile(BaseModel):
     """One file that is not what it should be."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,12 +37,12 @@ class Inspection(BaseModel):
     files: int
     bytes: int
     seconds: float
-    damages: list[Damage]
+    corrupt: list[CorruptFile]
 
     def decide(self) -> None:
         """ArtifactError that names every damage."""
-        if self.damages:
-            lines = [f"{each.step}: {each.path}: {each.what}" for each in self.damages]
+        if self.corrupt:
+            lines = [f"{each.step}: {each.path}: {each.what}" for each in self.corrupt]
             raise ArtifactError("\n".join([*lines, f"  {REMEDY}"]))
 
 
@@ -78,7 +78,7 @@ def closure(store: Store, keys: Iterable[str]) -> set[str]:
 
 
 def _inspect(path: Path, artifacts: Iterable[tuple[str, Path]]) -> Inspection:
-    begun, damages, count = time.monotonic(), [], 0
+    begun, corrupt, count = time.monotonic(), [], 0
     whole: dict[str, Artifact] = {}  # name -> one whose manifest can be read
     for name, folder in artifacts:
         count += 1
@@ -86,10 +86,10 @@ def _inspect(path: Path, artifacts: Iterable[tuple[str, Path]]) -> Inspection:
             made = whole[name] = _read(folder)
         except ArtifactError as error:
             where, _, what = str(error).partition(": ")
-            damages.append(Damage(step=name, path=where, what=what.removesuffix(f"; {REMEDY}")))
+            corrupt.append(CorruptFile(step=name, path=where, what=what.removesuffix(f"; {REMEDY}")))
             continue
         found = [*made.faults(), *made.strays()]
-        damages += [Damage(step=name, path=str(each.path), what=each.what, extra=each.extra) for each in found]
+        corrupt += [CorruptFile(step=name, path=str(each.path), what=each.what, extra=each.extra) for each in found]
     manifests = [each.manifest for each in whole.values()]
     return Inspection(
         path=str(path),
@@ -97,15 +97,15 @@ def _inspect(path: Path, artifacts: Iterable[tuple[str, Path]]) -> Inspection:
         files=sum(len(each.files) + 1 for each in manifests),
         bytes=sum(file.bytes for each in manifests for file in each.files.values()),
         seconds=time.monotonic() - begun,
-        damages=[*damages, *_outdated(whole)],
+        corrupt=[*corrupt, *_outdated(whole)],
     )
 
 
-def _outdated(whole: dict[str, Artifact]) -> list[Damage]:
+def _outdated(whole: dict[str, Artifact]) -> list[CorruptFile]:
     """Artifacts made of others than are there now."""
     digests = {each.manifest.key: each.digest for each in whole.values()}
     return [
-        Damage(step=name, path=str(made.directory), what=f"was made of another {role} than is there now")
+        CorruptFile(step=name, path=str(made.directory), what=f"was made of another {role} than is there now")
         for name, made in whole.items()
         for role, sources in made.manifest.inputs.items()
         if any(digests.get(each.key, each.digest) != each.digest for each in sources)

@@ -13,7 +13,7 @@ from compress_cli.store.record import RECORD, Record
 from compress_cli.store.store import Store
 
 
-class Entry(BaseModel):
+class StoreEntry(BaseModel):
     """An artifact or an interrupted try at one that no run refers to."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,7 +33,7 @@ class Reclaimed(BaseModel):
     removed: bool
     runs: list[str]
     """Folders of the runs whose artifacts stay."""
-    entries: list[Entry]
+    entries: list[StoreEntry]
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -75,7 +75,7 @@ def _keys(run: Path) -> set[str]:
     return set(Record.read(run).keys(run).values())
 
 
-def _unneeded(store: Store, keys: set[str], remove: bool) -> Iterable[Entry]:
+def _unneeded(store: Store, keys: set[str], remove: bool) -> Iterable[StoreEntry]:
     for key, paths in store.entries().items():
         if key in keys:
             continue
@@ -83,7 +83,7 @@ def _unneeded(store: Store, keys: set[str], remove: bool) -> Iterable[Entry]:
             size = sum(_size(path) for path in paths)
             if free and remove:
                 store.remove(key)
-            yield Entry(key=key, bytes=size, in_use=not free)
+            yield StoreEntry(key=key, bytes=size, in_use=not free)
 
 
 def _size(path: Path) -> int:

@@ -14,7 +14,7 @@ from compress_cli.store import durable
 RECORD = "run.json"
 
 
-class Row(BaseModel):
+class ModelRecord(BaseModel):
     """One stage of a run and the store entries about it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -26,15 +26,15 @@ class Row(BaseModel):
     onnx: str | None = None  # key of the OnnxModel it was measured through; equal to `key` where it is one
     measurement: str | None = None  # key of its Measurement on the test split
     comparison: str | None = None  # key of its latency Comparison against the baseline
-    damage: str | None = None  # key of its Comparison with the baseline's answers
+    predictions: str | None = None  # key of its Comparison with the baseline's answers
     reason: str = ""  # why there is no measurement
     seed: int = 0  # of its stage
-    of: str = ""  # the row that it repeats with another seed or stands beside
-    beside: str = ""  # in which part it stands beside that one: `control`
+    variant_of: str = ""  # the row that it repeats with another seed, or whose control it is
+    variant: str = ""  # `control`; empty for a repetition with another seed
     teachers: tuple[str, ...] = ()  # rows that it learnt from
 
 
-class Found(BaseModel):
+class TableRecord(BaseModel):
     """One stage of a run that makes a table."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,9 +56,9 @@ class Record(BaseModel):
     primary: str = ""  # the metric that the whole task goes by
     better: Literal["higher", "lower"] = "higher"  # of the primary metric
     tasks: tuple[str, ...] = ()  # the primary metric of each task, where there are several
-    rows: list[Row]
-    tables: list[Found] = []
-    others: list[Row] = []  # repeated with other seeds, or beside a row as its control
+    rows: list[ModelRecord]
+    tables: list[TableRecord] = []
+    variants: list[ModelRecord] = []  # stages repeated with other seeds, and controls
     steps: dict[str, str] = {}
     """Name of every step, implied ones too -> key; one that could not run is not among them."""
     gates: tuple[Gate, ...] = ()  # of the recipe and of the command line

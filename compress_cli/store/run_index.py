@@ -23,7 +23,7 @@ from compress_cli.store.store import Store
 REGISTER = ".runs"
 
 
-class Entry(BaseModel):
+class RunEntry(BaseModel):
     """A run that refers to artifacts, finished or not."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,7 +43,7 @@ def enter(store: Store, directory: Path, keys: list[str]) -> None:
 
     A store that may only be read is used without: nothing can be removed from it either.
     """
-    entry = Entry(directory=str(directory.resolve()), host=platform.node(), keys=keys)
+    entry = RunEntry(directory=str(directory.resolve()), host=platform.node(), keys=keys)
     if store.root.is_dir() and not os.access(store.root, os.W_OK):
         return
     place, content = _place(store, entry), (entry.model_dump_json(indent=1) + "\n").encode()
@@ -52,19 +52,19 @@ def enter(store: Store, directory: Path, keys: list[str]) -> None:
             durable.write(place, content)
 
 
-def entries(store: Store) -> list[Entry]:
+def entries(store: Store) -> list[RunEntry]:
     """All runs that entered; ArtifactError where an entry can't be read, since what it refers to is not known then."""
     found = []
     for path in sorted((store.root / REGISTER).glob("*.json")):
         try:
-            found.append(Entry.model_validate_json(path.read_text(encoding="utf-8")))
+            found.append(RunEntry.model_validate_json(path.read_text(encoding="utf-8")))
         except (ValidationError, ValueError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise ArtifactError(f"{path}: can't be read ({reason}); delete it and run its recipe again") from None
     return found
 
 
-def leave(store: Store, entry: Entry) -> None:
+def leave(store: Store, entry: RunEntry) -> None:
     """Forget a run."""
     _place(store, entry).unlink(missing_ok=True)
 
@@ -83,6 +83,6 @@ def held(store: Store) -> Iterator[None]:
         yield
 
 
-def _place(store: Store, entry: Entry) -> Path:
+def _place(store: Store, entry: RunEntry) -> Path:
     name = hashlib.sha256(f"{entry.host}:{entry.directory}".encode()).hexdigest()[:32]
     return store.root / REGISTER / f"{name}.json"

@@ -14,7 +14,7 @@ from compress_cli.training.schedules import Schedule
 from compress_cli.training.schedules.cosine import Cosine
 
 
-class Training(Settings):
+class TrainingConfig(Settings):
     """How to train. `{epochs: 30}` is enough for small images."""
 
     epochs: int = Field(ge=1, le=1_000_000, description="passes over the train split")
@@ -39,7 +39,7 @@ class Training(Settings):
     deterministic: bool = Field(False, description="same bytes on CUDA too, at some speed; on a CPU they always are")
 
     @model_validator(mode="after")
-    def _parts_hold_samples(self) -> Training:
+    def _parts_hold_samples(self) -> TrainingConfig:
         if self.accumulate > self.batch:
             raise ValueError(f"accumulate: a batch of {self.batch} can't be taken in {self.accumulate} parts")
         return self

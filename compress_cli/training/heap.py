@@ -13,7 +13,7 @@ _LARGEST = 32 * 2**20  # bytes of one block: as much as glibc would raise its ow
 
 
 @contextmanager
-def kept() -> Iterator[None]:
+def retained_heap() -> Iterator[None]:
     """Keep freed memory while training on a CPU, then give it back.
 
     At the end of a step nearly everything is free, and glibc returns the top of its heap to the system; getting it back

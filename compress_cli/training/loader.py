@@ -23,11 +23,11 @@ _FIXED = 0  # the seed of fixed views: they are part of the data, and no recipe'
 _DRAWN_TOGETHER = 8192  # samples: numbers for a single batch would cost as much as for these
 
 
-class Feed:
+class Loader:
     """A split in batches that differ in size by at most one sample, each in `parts` parts, on a device.
 
     Each epoch changes the samples anew, or shows them in one of `views` fixed ways in turn, which no seed moves. Samples
-    without labels `beside` the others are shuffled among them: a batch has them in proportion, give or take chance. With
+    without labels `unlabelled` the others are shuffled among them: a batch has them in proportion, give or take chance. With
     `samples` an epoch is as long as if there were so many, and what there is comes again, in another order and changed anew.
     """
 
@@ -40,14 +40,14 @@ class Feed:
         seed: int,
         device: str,
         views: int | None = None,
-        beside: Split | None = None,
+        unlabelled: Split | None = None,
         samples: int | None = None,
     ):
         if not len(split):
             raise DataError("the train split is empty: there is nothing to train on")
         if augment and not any(_is_image(each) for each in split.inputs.values()):
             raise RecipeError("augment: changes images (channels, height, width), and the dataset has no such input")
-        self._splits, self._mixed = [split] if beside is None else [split, beside], beside is not None
+        self._splits, self._mixed = [split] if unlabelled is None else [split, unlabelled], unlabelled is not None
         self.index = np.concatenate([each.index for each in self._splits])
         self.labelled = len(split)  # samples; the first ones
         self.parts, self.augment, self.seed, self.device, self.views = parts, augment, seed, device, views

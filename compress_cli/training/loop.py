@@ -13,22 +13,22 @@ from torch import Tensor, nn
 from compress_cli import stopping
 from compress_cli.context import Context
 from compress_cli.data.batch import Batch
-from compress_cli.distillation.ensemble import NOBODY, Ensemble
+from compress_cli.distillation.ensemble import NO_TEACHERS, Ensemble
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.losses import Loss
 from compress_cli.networks import restore
 from compress_cli.networks.models import Model, Network
 from compress_cli.networks.restore import Restored
 from compress_cli.progress import Progress
-from compress_cli.randomness import apart, seed_layers, step_seeds
+from compress_cli.randomness import isolated_random_state, seed_layers, step_seeds
 from compress_cli.store.saves import Save
 from compress_cli.training import loader, precision
 from compress_cli.training.averaging import Average
-from compress_cli.training.config import Training
-from compress_cli.training.heap import kept
-from compress_cli.training.loader import Feed
+from compress_cli.training.config import TrainingConfig
+from compress_cli.training.heap import retained_heap
+from compress_cli.training.loader import Loader
 from compress_cli.training.objective import Objective
-from compress_cli.training.precision import Choice
+from compress_cli.training.precision import PrecisionChoice
 from compress_cli.training.state import Losses, State
 
 VERSION = 1  # raise it when the same settings give other weights
@@ -51,7 +51,7 @@ def begin(model: Model | None, context: Context, inputs: tuple[str, ...] = (), h
 
 
 def fit(
-    network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: Ensemble = NOBODY
+    network: Network, losses: tuple[Loss, ...], settings: TrainingConfig, context: Context, teachers: Ensemble = NO_TEACHERS
 ) -> dict[str, Any]:
     """Train `network` in place; returns facts: the curve, the epoch kept, precision, speed.
 
@@ -59,29 +59,33 @@ def fit(
     Teachers see the same augmented batches and compute in float32, so that what they say is what a table of it would say.
     StageError where the loss or the weights are no longer finite.
     """
-    with apart(context.device, settings.deterministic), kept():
+    with isolated_random_state(context.device, settings.deterministic), retained_heap():
         return _Loop(network, losses, settings, context, teachers).run()
 
 
 class _Loop:
-    def __init__(self, network: Network, losses: tuple[Loss, ...], settings: Training, context: Context, teachers: Ensemble):
+    def __init__(
+        self, network: Network, losses: tuple[Loss, ...], settings: TrainingConfig, context: Context, teachers: Ensemble
+    ):
         self.network, self.settings, self.context = network, settings, context
         self.task = context.task.within(network.signature.heads) or context.task
         self.epochs = 1 if context.limit else settings.epochs
         train, self.val = (context.split(name, settings.batch) for name in ("train", "val"))
         for split in (train, self.val) if context.transfer is None or context.join else (self.val,):
             self.task.check(network.signature, split.targets)
-        parts, changes, beside = settings.accumulate, settings.augment, context.beside(settings.batch)
+        parts, changes, unlabelled = settings.accumulate, settings.augment, context.unlabelled(settings.batch)
         shown = None if context.limit else context.samples
-        self.feed = Feed(train, settings.batch, parts, changes, context.seed, context.device, settings.views, beside, shown)
+        self.loader = Loader(
+            train, settings.batch, parts, changes, context.seed, context.device, settings.views, unlabelled, shown
+        )
         network.to(context.device)
-        first, saved = self.feed.first(), context.saves.load()
-        self.precision = Choice(**saved.document["precision"]) if saved else self._choose(first)
+        first, saved = self.loader.first(), context.saves.load()
+        self.precision = PrecisionChoice(**saved.document["precision"]) if saved else self._choose(first)
         context.environment["precision"] = self.precision.name
         precision.place(network, self.precision.name)
         self.objective = Objective(network, losses, teachers, context.device, self.precision.name)
         seed_layers(context.device, step_seeds(context.seed, 0, 1)[0])
-        self.objective.shape(first, self.feed.labelled, len(self.feed))
+        self.objective.shape(first, self.loader.labelled, len(self.loader))
         adapters = self.objective.adapters
         self.trained = [each for each in (*network.parameters(), *adapters.parameters()) if each.requires_grad]
         average = Average(network, settings.ema) if settings.ema else None
@@ -98,7 +102,7 @@ class _Loop:
                 self._epoch(self.state.epoch + 1, seen)
         weights = self.state.best or self.judged.state_dict()
         if not all(bool(torch.isfinite(each).all()) for each in weights.values()):
-            raise self._broken(self.epochs, self.feed.steps, "a weight is no longer finite")
+            raise self._broken(self.epochs, self.loader.steps, "a weight is no longer finite")
         self.network.load_state_dict(weights)
         if self.context.limit:
             self.state.save()  # what can't be saved comes out before the long run
@@ -112,20 +116,20 @@ class _Loop:
             "epochs": self.state.curve,
             "kept_epoch": self.state.best_epoch or self.epochs,
             "precision": {"name": choice.name, "reason": choice.reason, "step_ms": choice.step_ms},
-            "samples_per_s": round(self.feed.shown * self.state.epoch / self.state.seconds, 1),
+            "samples_per_s": round(self.loader.shown * self.state.epoch / self.state.seconds, 1),
             # of a smoke run only the last step is like those to come
             "seconds_per_step": self.step_s if self.context.limit else self.state.seconds / self.state.steps,
             "planned_steps": self.settings.epochs * -(-samples // self.settings.batch),
             **({"notes": [_untrained(self.idle)]} if self.idle else {}),
         }
 
-    def _choose(self, first: Batch) -> Choice:
+    def _choose(self, first: Batch) -> PrecisionChoice:
         inputs = {name: first.inputs[name] for name in self.network.signature.inputs if name in first.inputs}
-        steps = self.epochs * self.feed.steps * min(self.settings.accumulate, self.settings.batch)
+        steps = self.epochs * self.loader.steps * min(self.settings.accumulate, self.settings.batch)
         if self.settings.precision != "auto":
-            choice = Choice(self.settings.precision, "set in the recipe")
+            choice = PrecisionChoice(self.settings.precision, "set in the recipe")
         elif self.context.limit:
-            choice = Choice("float32", "smoke run")
+            choice = PrecisionChoice("float32", "smoke run")
         else:
             self.network.train()
             choice = precision.choose(self.network, inputs, steps, self.context.device, self.context.memory)
@@ -137,20 +141,22 @@ class _Loop:
             self.context.saves.forget(reason)
         else:
             note = f"resumed at {saved.place}"
-            self.context.log(Progress("train", self.state.step, self.feed.steps, self.state.epoch + 1, self.epochs, note=note))
+            self.context.log(
+                Progress("train", self.state.step, self.loader.steps, self.state.epoch + 1, self.epochs, note=note)
+            )
 
     def _epoch(self, epoch: int, seen: dict[str, Tensor]) -> None:
         self.network.train()
         state, losses, samples, spent, told = self.state, self.state.losses, 0, 0.0, time.perf_counter()
-        begun, rate = told, self._rate(epoch - 0.5 / self.feed.steps)
-        seeds = step_seeds(self.context.seed, epoch, self.feed.steps)
-        for step, parts in enumerate(self.feed.epoch(epoch, state.step), state.step + 1):
-            rate = self._set_rate(epoch - 1 + (step - 0.5) / self.feed.steps)  # its middle: no step is idle
+        begun, rate = told, self._rate(epoch - 0.5 / self.loader.steps)
+        seeds = step_seeds(self.context.seed, epoch, self.loader.steps)
+        for step, parts in enumerate(self.loader.epoch(epoch, state.step), state.step + 1):
+            rate = self._set_rate(epoch - 1 + (step - 0.5) / self.loader.steps)  # its middle: no step is idle
             seed_layers(self.context.device, seeds[step - 1])
-            losses.add(self._step(parts, seen, epoch - 1 + step / self.feed.steps))
+            losses.add(self._step(parts, seen, epoch - 1 + step / self.loader.steps))
             state.step = step
             samples += sum(len(part.index) for part in parts)
-            last = step == self.feed.steps
+            last = step == self.loader.steps
             if last or self.context.limit or time.perf_counter() - told > REPORT_S:
                 self._check(epoch)
             now = time.perf_counter()
@@ -165,7 +171,7 @@ class _Loop:
         figures = {"loss": statistics.fmean(losses.known), **self._judge(epoch), "learning_rate": rate}
         state.curve.append({"epoch": epoch, **figures})
         state.epoch, state.step, state.losses = epoch, 0, Losses()
-        self._tell(epoch, self.feed.steps, {**figures, "samples_per_s": samples / max(spent, 1e-9)}, ended=True)
+        self._tell(epoch, self.loader.steps, {**figures, "samples_per_s": samples / max(spent, 1e-9)}, ended=True)
         self.context.saves.step(self._saved, epoch_ended=True)
 
     def _saved(self) -> Save | None:
@@ -234,7 +240,7 @@ class _Loop:
                 heads.append({name: each.cpu().numpy() for name, each in made.items()})
         joined = {name: np.concatenate([each[name] for each in heads]) for name in heads[0]}
         if any(np.isnan(each).any() for each in joined.values()):
-            raise self._broken(epoch, self.feed.steps, "an output on val is NaN")
+            raise self._broken(epoch, self.loader.steps, "an output on val is NaN")
         return float(self.task.correct(joined, self.val.targets).mean())
 
     def _check(self, epoch: int) -> None:
@@ -251,12 +257,12 @@ class _Loop:
         saved = self.context.saves.place
         again = f"; the same command would go on from {saved}, the last good save, and break down again" if saved else ""
         return StageError(
-            f"training broke down in epoch {epoch} of {self.epochs}, at step {step} of {self.feed.steps}: {what}; {kept}. "
+            f"training broke down in epoch {epoch} of {self.epochs}, at step {step} of {self.loader.steps}: {what}; {kept}. "
             f"Lower optimizer.learning_rate, set clip_norm, or lengthen schedule.warmup_epochs: that begins anew{again}"
         )
 
     def _tell(self, epoch: int, step: int, figures: dict[str, float], ended: bool = False) -> None:
-        self.context.log(Progress("train", step, self.feed.steps, epoch, self.epochs, figures, ended))
+        self.context.log(Progress("train", step, self.loader.steps, epoch, self.epochs, figures, ended))
 
 
 def _untrained(names: tuple[str, ...]) -> str:

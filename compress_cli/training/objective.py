@@ -55,8 +55,8 @@ class Objective:
         self.network.eval()
         with torch.no_grad(), self.observed() as seen:
             student, mixer = self._student(first, seen), self.teachers.adapter().to(self.device)
-            lesson = self.teachers.lesson(first, mixer)
-        made = [each.adapter(student, lesson.of(each), labelled if each.reads_labels() else samples) for each in self.losses]
+            teachers = self.teachers.outputs(first, mixer)
+        made = [each.adapter(student, teachers.of(each), labelled if each.reads_labels() else samples) for each in self.losses]
         self.adapters = nn.ModuleList([*made, mixer]).to(self.device)
 
     def __call__(self, part: Batch, seen: dict[str, Tensor], epochs: float, known: float) -> Tensor:
@@ -65,13 +65,13 @@ class Objective:
         StageError where nothing that is trained has a part in it.
         """
         *adapters, mixer = self.adapters
-        lesson, student = self.teachers.lesson(part, mixer), self._student(part, seen)
+        teachers, student = self.teachers.outputs(part, mixer), self._student(part, seen)
         terms = []
         for each, adapter in zip(self.losses, adapters, strict=True):
-            shown, share = lesson.shown(each, student), known if each.reads_labels() else 1.0
+            shown, share = teachers.shown(each, student), known if each.reads_labels() else 1.0
             if shown:
                 terms.append(each.weight * each.factor(epochs) * share * one_number(each, each(*shown, adapter)))
-        total, mixing = torch.stack(terms).sum() if terms else torch.zeros(()), lesson.loss()
+        total, mixing = torch.stack(terms).sum() if terms else torch.zeros(()), teachers.loss()
         if not total.requires_grad:
             raise StageError(f"no loss depends on what is trained: {', '.join(each.type for each in self.losses)}")
         return total if mixing is None else total + known * mixing

@@ -31,7 +31,7 @@ REMEMBERED = "precision.json"
 
 
 @dataclass(frozen=True)
-class Choice:
+class PrecisionChoice:
     """A format, why it was taken, and the milliseconds a step took in each format that was timed."""
 
     name: Name
@@ -59,19 +59,19 @@ def placed(inputs: dict[str, Tensor], name: Name) -> dict[str, Tensor]:
     return {key: each.contiguous(memory_format=torch.channels_last) if each.ndim == 4 else each for key, each in inputs.items()}
 
 
-def choose(network: nn.Module, inputs: dict[str, Tensor], steps: int, device: str, memory: Path) -> Choice:
+def choose(network: nn.Module, inputs: dict[str, Tensor], steps: int, device: str, memory: Path) -> PrecisionChoice:
     """The fastest format for so many training steps of `network` on `inputs` (in its order), both on `device`.
 
     Changes neither the weights nor any generator. Float32 where the best is hardly faster, or where training is
     too short for a choice to pay.
     """
     if steps < 20:
-        return Choice("float32", f"{steps} steps are too few to choose by")
+        return PrecisionChoice("float32", f"{steps} steps are too few to choose by")
     key, subject = _subject(network, inputs, steps, device)
     known = _recall(memory)
     if key in known:
         found = known[key]
-        return Choice(found["name"], f"remembered: {found.get('reason')}", found["step_ms"])
+        return PrecisionChoice(found["name"], f"remembered: {found.get('reason')}", found["step_ms"])
     devices = [torch.device(device)] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices):
         choice = _time(_Trial(network, inputs, device), steps)
@@ -80,7 +80,7 @@ def choose(network: nn.Module, inputs: dict[str, Tensor], steps: int, device: st
 
 
 class _Trial:
-    """Training steps on a copy of the network."""
+    """TrainingConfig steps on a copy of the network."""
 
     def __init__(self, network: nn.Module, inputs: dict[str, Tensor], device: str):
         self.network, self.inputs, self.device = copy.deepcopy(network), inputs, device
@@ -107,13 +107,13 @@ class _Trial:
             torch.cuda.synchronize(self.device)
 
 
-def _time(trial: _Trial, steps: int) -> Choice:
+def _time(trial: _Trial, steps: int) -> PrecisionChoice:
     begun = time.perf_counter()
     trial.seconds("float32", 1 / 8)  # pays for what only a process's first step costs
     trial.seconds("float32")
     best = {"float32": min(trial.seconds("float32") for _ in range(2))}
     if best["float32"] * steps < WORTH_S:
-        return Choice("float32", f"training takes under {WORTH_S:g} s in float32", _milliseconds(best))
+        return PrecisionChoice("float32", f"training takes under {WORTH_S:g} s in float32", _milliseconds(best))
     for name in trial.names[1:]:
         try:
             if _hopeless(trial, name, best):
@@ -127,8 +127,8 @@ def _time(trial: _Trial, steps: int) -> Choice:
         best = {name: min(took, trial.seconds(name)) for name, took in best.items()}  # type: ignore[arg-type]
     fastest = min(best, key=lambda name: best[name])
     if best[fastest] > (1 - GAIN) * best["float32"]:
-        return Choice("float32", "no format is faster by a tenth", _milliseconds(best))
-    return Choice(fastest, "the fastest of those timed", _milliseconds(best))  # type: ignore[arg-type]
+        return PrecisionChoice("float32", "no format is faster by a tenth", _milliseconds(best))
+    return PrecisionChoice(fastest, "the fastest of those timed", _milliseconds(best))  # type: ignore[arg-type]
 
 
 def _hopeless(trial: _Trial, name: Name, best: dict[str, float]) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn, optim
 from compress_cli.errors import StageError
 from compress_cli.store.saves import Save
 from compress_cli.training.averaging import Average
-from compress_cli.training.precision import Choice
+from compress_cli.training.precision import PrecisionChoice
 
 
 class Losses:
@@ -47,7 +47,7 @@ class State:
     adapters: nn.ModuleList
     optimizer: optim.Optimizer
     average: Average | None
-    precision: Choice
+    precision: PrecisionChoice
     epoch: int = 0  # epochs done
     step: int = 0  # steps done of the epoch after these
     losses: Losses = field(default_factory=Losses)  # of these steps

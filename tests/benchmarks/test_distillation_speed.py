@@ -16,7 +16,7 @@ from compress_cli.networks import features, restore
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.resnet import Resnet
 from compress_cli.training import loop
-from compress_cli.training.config import Training
+from compress_cli.training.config import TrainingConfig
 from compress_cli.training.optimizers.sgd import Sgd
 
 pytestmark = pytest.mark.slow
@@ -71,7 +71,7 @@ def test_a_step_costs_little_more_than_its_parts(pair, batch, context_for, noise
             return features.outputs(trained, trained.signature, given, (), {})
 
     network = restore.build(student, dataset.signature(), 0).network
-    settings = Training(epochs=epochs, batch=batch, precision="float32", optimizer=Sgd(learning_rate=0.01))
+    settings = TrainingConfig(epochs=epochs, batch=batch, precision="float32", optimizer=Sgd(learning_rate=0.01))
     losses = (SoftTargets(weight=0.9), CrossEntropy(weight=0.1))
     loop.fit(network, losses, settings, context_for(dataset, log=log), Ensemble({"teacher": opened}))
     ratios = [our_s / their_s for our_s, their_s in zip(ours, theirs, strict=True)][2:]  # without what first steps cost

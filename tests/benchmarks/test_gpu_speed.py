@@ -1,4 +1,4 @@
-"""Training on pictures that lie in the GPU's memory, against the loop with eight workers that most people write.
+"""TrainingConfig on pictures that lie in the GPU's memory, against the loop with eight workers that most people write.
 
 python -m pytest tests/benchmarks/test_gpu_speed.py -m "slow and gpu" -s
 """
@@ -18,7 +18,7 @@ from compress_cli.networks.models.resnet import Resnet
 from compress_cli.training import loop
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.augmentations.flip import Flip
-from compress_cli.training.config import Training
+from compress_cli.training.config import TrainingConfig
 from compress_cli.training.optimizers.sgd import Sgd
 
 DEVICE, SAMPLES, BATCH, EPOCHS, WORKERS = "cuda", 50_000, 64, 6, 8
@@ -81,7 +81,7 @@ def test_training_in_memory_is_five_times_as_fast_as_the_usual_loop(context_for,
             begun = time.perf_counter()
 
     network = restore.build(model, dataset.signature(), 0).network
-    settings = Training(epochs=EPOCHS, batch=BATCH, optimizer=Sgd(learning_rate=0.05), augment=(Crop(), Flip()))
+    settings = TrainingConfig(epochs=EPOCHS, batch=BATCH, optimizer=Sgd(learning_rate=0.05), augment=(Crop(), Flip()))
     loop.fit(network, (CrossEntropy(),), settings, context_for(dataset, device=DEVICE, log=log))
     ratios = [their_s / our_s for our_s, their_s in zip(ours, theirs, strict=True)][1:]  # the first one chooses and warms up
     print(f"\n{SAMPLES / min(ours):.0f} samples/s, the usual loop {SAMPLES / min(theirs):.0f}")

@@ -17,7 +17,7 @@ from compress_cli.networks.models.mlp import Mlp
 from compress_cli.networks.models.resnet import Resnet
 from compress_cli.store.saves import DEFAULT_S, WORTH, Saves
 from compress_cli.training import loop
-from compress_cli.training.config import Training
+from compress_cli.training.config import TrainingConfig
 from compress_cli.training.optimizers.adamw import AdamW
 
 pytestmark = pytest.mark.slow
@@ -85,7 +85,7 @@ def test_saving_costs_at_most_3_percent_at_the_default_interval(case, context_fo
 
     context = context_for(Noise(samples=steps * BATCH), saves=saves, log=log)
     network = restore.build(model, context.dataset.signature(), 0).network
-    settings = Training(epochs=18, batch=BATCH, precision="float32", optimizer=AdamW(), ema=0.99)
+    settings = TrainingConfig(epochs=18, batch=BATCH, precision="float32", optimizer=AdamW(), ema=0.99)
     loop.fit(network, (CrossEntropy(),), settings, context)
     pairs = list(zip(epochs[2::2], epochs[3::2], strict=True))  # with, without
     ratios = statistics.quantiles([with_s / without_s for with_s, without_s in pairs], n=4)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from compress_cli.distillation.ensemble import NOBODY, assemble
+from compress_cli.distillation.ensemble import NO_TEACHERS, assemble
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.soft_targets import SoftTargets
 from compress_cli.networks import restore
@@ -19,7 +19,7 @@ from compress_cli.store.artifact import Checkpoint, Table
 from compress_cli.training import loop
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.augmentations.flip import Flip
-from compress_cli.training.config import Training
+from compress_cli.training.config import TrainingConfig
 from compress_cli.training.optimizers.sgd import Sgd
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def test_an_epoch_with_the_cache_costs_little_more_than_plain_training(pair, con
     teacher = artifact.read(folder)
     asked = Stage.model_validate({"type": "teacher_table", "views": 2, "augment": [each.model_dump() for each in AUGMENT]})
     table = made(asked, context_for(dataset, inputs={"teacher": (teacher,)}), Table)
-    settings = Training(
+    settings = TrainingConfig(
         epochs=EPOCHS, batch=BATCH, precision="float32", optimizer=Sgd(learning_rate=0.01), augment=AUGMENT, views=2
     )
     ways = {"plain": ((CrossEntropy(),), None), "cached": (SOFT, table), "online": (SOFT, teacher)}
@@ -66,7 +66,7 @@ def test_an_epoch_with_the_cache_costs_little_more_than_plain_training(pair, con
 
         network, context = restore.build(student, dataset.signature(), 0).network, context_for(dataset, log=log)
         split = dataset.split("train")
-        teachers = assemble({"teacher": source}, losses, split.index, "cpu") if source else NOBODY
+        teachers = assemble({"teacher": source}, losses, split.index, "cpu") if source else NO_TEACHERS
         begun = time.perf_counter()
         loop.fit(network, losses, settings, context, teachers)
         return times[1:]

@@ -16,7 +16,7 @@ from compress_cli.networks.models.resnet import Resnet
 from compress_cli.training import loop
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.augmentations.flip import Flip
-from compress_cli.training.config import Training
+from compress_cli.training.config import TrainingConfig
 from compress_cli.training.optimizers.sgd import Sgd
 
 pytestmark = pytest.mark.slow
@@ -67,7 +67,7 @@ def speedups(model, dataset, epochs, context_for, precision="float32"):
             begun = time.perf_counter()
 
     network = restore.build(model, dataset.signature(), 0).network
-    settings = Training(epochs=epochs, batch=BATCH, precision=precision, optimizer=Sgd(), augment=AUGMENT)
+    settings = TrainingConfig(epochs=epochs, batch=BATCH, precision=precision, optimizer=Sgd(), augment=AUGMENT)
     facts = loop.fit(network, (CrossEntropy(),), settings, context_for(dataset, log=log))
     print(f"\nfastest epoch of each: x{min(theirs) / min(ours):.3f}")
     pairs = list(zip(ours, theirs, strict=True))[2:]  # without what only the first steps cost

@@ -66,7 +66,7 @@ def test_a_run_whose_folder_vanished_is_forgotten_unless_it_was_elsewhere(compre
         (tmp_path / name).mkdir()
     run_index.enter(store, tmp_path / "gone", [A])
     (tmp_path / "gone").rmdir()
-    entry = run_index.Entry(directory="/no/such/folder", host="another machine", keys=[B])
+    entry = run_index.RunEntry(directory="/no/such/folder", host="another machine", keys=[B])
     (store.root / ".runs" / "other.json").write_text(entry.model_dump_json())
     assert compress("clean").code == 0
     assert left(store) == ["b"]

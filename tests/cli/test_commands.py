@@ -42,7 +42,7 @@ def test_list_names_every_file_of_every_folder(compress):
     home = Path(__file__).parent.parent.parent / "compress_cli"
     for folder in ("stages", "losses", "networks/models", "data/datasets", "pruning/criteria"):
         assert set(found[Path(folder).name]) == {path.stem for path in (home / folder).glob("[a-z]*.py")}
-        assert all(found[folder].values()), "each has a first line that says what it is"
+        assert all(found[Path(folder).name].values()), "each has a first line that says what it is"
     wrong = compress("list", "loses")
     assert (wrong.code, "did you mean 'losses'" in wrong.err) == (2, True)
 

@@ -61,7 +61,7 @@ def test_a_whole_run_is_whole(compress, run):
     measured = [
         f"{name}{part}" for name in ("student", "teacher") for part in ("", ".measurement", ".measurement.predictions", ".onnx")
     ]
-    assert sorted(folders) == sorted([*measured, "student.comparison", "student.damage"])
+    assert sorted(folders) == sorted([*measured, "student.comparison", "student.predictions"])
     assert found["artifacts"] == len(folders)
     assert found["files"] == sum(len(list(folder.iterdir())) for folder in folders.values())
     assert compress("verify", run / "teacher").code == 0
@@ -76,7 +76,7 @@ def test_a_flipped_byte_anywhere_is_found_and_named(compress, run):
             for position in (0, path.stat().st_size // 2, -1):
                 flip(path, position)
                 outcome = compress("verify", run, "--json")
-                named = [each["path"] for each in json.loads(outcome.out)["damages"]]
+                named = [each["path"] for each in json.loads(outcome.out)["corrupt"]]
                 assert outcome.code == 3, (step, path, position)
                 assert [Path(each).name for each in named] == [path.name], (step, path, position)
                 assert str(path.name) in outcome.err

@@ -23,7 +23,7 @@ def loss(name="soft_targets", **settings):
 
 def lesson(combine="mean", **teachers):
     made = Ensemble(teachers, Combination.model_validate(combine))
-    return made.lesson(BATCH, made.adapter())
+    return made.outputs(BATCH, made.adapter())
 
 
 def test_a_loss_on_outputs_hears_all_as_one():
@@ -92,15 +92,15 @@ def test_heads_that_can_not_be_combined_are_refused():
 def test_a_loss_that_reads_labels_is_shown_the_samples_that_have_them():
     made = Ensemble({"a": teacher(x=OTHER)})
     some = Batch({"i": ONE}, {}, torch.tensor([-1, 7]), labels=Labels(torch.tensor([1]), {"label": torch.tensor([3])}))
-    spoken = made.lesson(some, made.adapter())
+    spoken = made.outputs(some, made.adapter())
     assert spoken.shown(loss(), Outputs({"y": ONE})) == (Outputs({"y": ONE}), spoken.of(loss()), some)
     student, (heard,), batch = spoken.shown(loss("dkd"), Outputs({"y": OTHER}))
     assert student.heads["y"].tolist() == [[0, 8]]
     assert (heard.heads["y"].tolist(), heard.features["x"].tolist()) == ([[4, 2]], [[0, 8]])
     assert (batch.index.tolist(), batch.targets["label"].tolist(), batch.inputs["i"].tolist()) == ([7], [3], [[4, 2]])
     none = Batch({}, {}, torch.tensor([-1, -2]), labels=Labels(torch.tensor([], dtype=torch.int64), {}))
-    assert made.lesson(none, made.adapter()).shown(loss("dkd"), Outputs({"y": ONE})) is None
-    assert made.lesson(BATCH, made.adapter()).shown(loss("dkd"), Outputs({"y": ONE}))[2] is BATCH
+    assert made.outputs(none, made.adapter()).shown(loss("dkd"), Outputs({"y": ONE})) is None
+    assert made.outputs(BATCH, made.adapter()).shown(loss("dkd"), Outputs({"y": ONE}))[2] is BATCH
 
 
 def test_weights_of_teachers_are_learnt_where_there_are_labels():
@@ -108,7 +108,7 @@ def test_weights_of_teachers_are_learnt_where_there_are_labels():
     adapter = made.adapter()
     some = Batch({}, {}, torch.tensor([-1, 7]), labels=Labels(torch.tensor([1]), {"label": torch.tensor([1])}))
     alone = Ensemble({"a": teacher(value=ONE[1:]), "b": teacher(value=OTHER[1:])}, made.combination)
-    wanted = alone.lesson(Batch({}, {"label": torch.tensor([1])}, torch.tensor([7])), adapter).loss()
-    assert made.lesson(some, adapter).loss().item() == wanted.item()
+    wanted = alone.outputs(Batch({}, {"label": torch.tensor([1])}, torch.tensor([7])), adapter).loss()
+    assert made.outputs(some, adapter).loss().item() == wanted.item()
     none = Batch({}, {}, torch.tensor([-1, -2]), labels=Labels(torch.tensor([], dtype=torch.int64), {}))
-    assert made.lesson(none, adapter).loss() is None
+    assert made.outputs(none, adapter).loss() is None

@@ -11,7 +11,7 @@ from compress_cli.networks import features, restore
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.plugin import find, names
 from compress_cli.training import loop
-from compress_cli.training.config import Training
+from compress_cli.training.config import TrainingConfig
 from compress_cli.training.optimizers.sgd import Sgd
 
 LAYERS = [{"student": "layer2", "teacher": "layer2"}]
@@ -28,7 +28,7 @@ def test_a_step_with_the_loss_repeats_and_stays_finite(name, toy, context_for):
     cls = find(Loss, name)
     loss = cls.model_validate(({"layers": LAYERS} if "layers" in cls.model_fields else {}) | SETTINGS.get(name, {}))
     dataset = toy(train=17, val=0)  # the last batch holds one sample
-    settings = Training(epochs=2, batch=8, precision="float32", optimizer=Sgd(learning_rate=1e-4))
+    settings = TrainingConfig(epochs=2, batch=8, precision="float32", optimizer=Sgd(learning_rate=1e-4))
     weights = []
     for _ in range(2):
         teacher = restore.build(Convnet(widths=(6, 8), convs=1), dataset.signature(), 1).network.eval()

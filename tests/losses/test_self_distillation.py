@@ -10,7 +10,7 @@ from compress_cli.losses.self_distillation import SelfDistillation
 from compress_cli.networks import restore
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.training import loop
-from compress_cli.training.config import Training
+from compress_cli.training.config import TrainingConfig
 
 LABELS = np.array([0, 2, 1])
 
@@ -62,7 +62,7 @@ def test_exits_of_images_and_tokens_read_the_mean_over_what_is_not_masked():
 
 @pytest.mark.usefixtures("one_thread")
 def test_exits_reach_the_layer_they_stand_behind_and_are_gone_afterwards(toy, context_for):
-    settings = Training(epochs=1, batch=16, precision="float32", keep="last")
+    settings = TrainingConfig(epochs=1, batch=16, precision="float32", keep="last")
     weights = {}
     for alpha in (0.0, 1.0):
         network = restore.build(Convnet(widths=(4, 6), convs=1), toy().signature(), 0).network

@@ -13,7 +13,7 @@ from compress_cli.losses.soft_targets import SoftTargets
 from compress_cli.networks import restore
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.training import loop
-from compress_cli.training.config import Training
+from compress_cli.training.config import TrainingConfig
 from compress_cli.training.optimizers.sgd import Sgd
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -34,8 +34,8 @@ def curve(toy, context_for, losses, teacher=None, **settings):
     images, labels = (toy().split("train").inputs["image"], toy().split("train").targets["label"])
     with torch.no_grad():
         said = network(torch.from_numpy(images).float())["logits"].double().numpy()
-    teachers = Ensemble({"t": teacher}) if teacher else loop.NOBODY
-    facts = loop.fit(network, losses, Training(**STILL, **settings), context_for(toy()), teachers)
+    teachers = Ensemble({"t": teacher}) if teacher else loop.NO_TEACHERS
+    facts = loop.fit(network, losses, TrainingConfig(**STILL, **settings), context_for(toy()), teachers)
     return [each["loss"] for each in facts["epochs"]], said, labels
 
 

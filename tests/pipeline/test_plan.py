@@ -81,7 +81,7 @@ def test_what_makes_no_model_is_passed_over(planned):
 def test_the_plan_until_a_stage_ends_there(planned):
     made = planned(CHAIN).until("student")
     assert [step.name for step in made.stages] == ["teacher", "student"]
-    expected = {"train", "distill", "export", "predict", "measure", "damage", "compare"}
+    expected = {"train", "distill", "export", "predict", "measure", "compare_predictions", "compare"}
     assert {step.stage.type for step in made.steps} == expected
     with pytest.raises(RecipeError, match=r"no stage 'studnt'.*did you mean 'student'"):
         planned(CHAIN).until("studnt")
@@ -181,9 +181,9 @@ def test_seeds_repeat_their_stage_and_what_follows_and_no_more(planned):
     assert by_name["prune.seed5"].inputs["start"] == (by_name["student.seed5"],)
     assert by_name["prune.seed5"].inputs["teacher"] == (by_name["teacher"],)
     assert len({step.key for step in by_name.values()}) == len(by_name)
-    assert {row.step.name for row in made.beside} == {step.name for step in made.repeated}
-    assert {row.measurement.key for row in made.beside} < {step.key for step in made.steps}
-    assert all(row.comparison is None for row in made.beside)
+    assert {row.step.name for row in made.variants} == {step.name for step in made.repeated}
+    assert {row.measurement.key for row in made.variants} < {step.key for step in made.steps}
+    assert all(row.comparison is None for row in made.variants)
 
 
 def test_more_seeds_or_a_control_keep_what_is_there(planned):
@@ -200,10 +200,10 @@ def by(steps, name):
 
 def test_a_control_is_the_same_student_without_the_teacher(planned):
     made = planned(SEEDS.replace("seeds: [4, 5, 6]", "control: true, seeds: [4, 5]"))
-    controls = {row.step.name: row.step for row in made.beside if row.step.beside == "control"}
+    controls = {row.step.name: row.step for row in made.variants if row.step.variant == "control"}
     assert {name: step.seed for name, step in controls.items()} == {"student.control": 4, "student.seed5.control": 5}
     control, student = controls["student.control"], by(made.stages, "student")
-    assert (control.of, control.kind, [*control.sources]) == ("student", Checkpoint, [])
+    assert (control.variant_of, control.kind, [*control.sources]) == ("student", Checkpoint, [])
     assert (control.stage.model, control.stage.training) == (student.stage.model, student.stage.training)
     same = planned(
         "dataset: digits\nstages:\n  - {type: train, model: {type: convnet, widths: [4, 8]}, training: {epochs: 1}}", "seed=4"
@@ -283,8 +283,8 @@ def test_another_machine_times_again_and_measures_nothing_again(planned, monkeyp
 @pytest.mark.parametrize(
     ("block", "changed"),
     [
-        ("measure: {batch: 7}", {"predict", "measure", "damage"}),
-        ("measure: {session: {optimisation: basic}}", {"predict", "measure", "damage"}),
+        ("measure: {batch: 7}", {"predict", "measure", "compare_predictions"}),
+        ("measure: {session: {optimisation: basic}}", {"predict", "measure", "compare_predictions"}),
         ("compare: {threads: 1}", {"compare"}),
         ("compare: {concurrency: 3, session: {execution: parallel}}", {"compare"}),
         ("compare: {}", set()),

@@ -1,4 +1,4 @@
-"""Channels cut together: what a cut model computes is what the whole one computes with these channels silenced."""
+"""Channels cut together: what a cut model computes is what the whole one computes with these channels masked."""
 
 from dataclasses import replace
 
@@ -38,8 +38,8 @@ def narrowed(body, groups, removed):
     return body
 
 
-def silenced(body, groups, removed):
-    body.load_state_dict(channels.silenced(body, groups, removed))
+def masked(body, groups, removed):
+    body.load_state_dict(channels.masked(body, groups, removed))
     return body
 
 
@@ -50,7 +50,7 @@ def outputs(body):
 
 @pytest.mark.parametrize("name", CUT)
 def test_groups_are_those_reckoned_by_hand(architectures, lively, name):
-    found = dependency_graph.couple(built(architectures, lively, name), IMAGES)
+    found = dependency_graph.build(built(architectures, lively, name), IMAGES)
     assert {group.layer: (group.channels, group.multiple) for group in found.groups} == CUT[name]
     assert set(found.whole.values()) == {"it makes an output of the model"}
 
@@ -60,10 +60,10 @@ def test_groups_are_those_reckoned_by_hand(architectures, lively, name):
 def test_a_cut_model_computes_what_the_silenced_one_does(architectures, lively, name, seed):
     generator = torch.Generator().manual_seed(seed)
     body, other = built(architectures, lively, name), built(architectures, lively, name)
-    groups = dependency_graph.couple(body, IMAGES).groups
+    groups = dependency_graph.build(body, IMAGES).groups
     removed = [torch.randperm(group.channels, generator=generator)[: group.channels // 2] for group in groups]
     with torch.no_grad():
-        expected, whole = outputs(silenced(other, groups, removed)), outputs(body)
+        expected, whole = outputs(masked(other, groups, removed)), outputs(body)
         found = outputs(narrowed(body, groups, removed))
     for head in whole:
         assert found[head].shape == whole[head].shape
@@ -74,11 +74,11 @@ def test_a_cut_model_computes_what_the_silenced_one_does(architectures, lively, 
 def test_a_wrong_channel_in_one_layer_is_seen(architectures, lively):
     """The comparison above has teeth: one layer that loses its neighbour's channel breaks it."""
     body, other = built(architectures, lively, "residual"), built(architectures, lively, "residual")
-    groups = dependency_graph.couple(body, IMAGES).groups
+    groups = dependency_graph.build(body, IMAGES).groups
     removed = [torch.arange(group.channels // 2) for group in groups]
     wrong = [replace(group, parts=tuple(shifted(part) for part in group.parts)) for group in groups]
     with torch.no_grad():
-        expected = outputs(silenced(other, groups, removed))[""]
+        expected = outputs(masked(other, groups, removed))[""]
         assert not torch.allclose(outputs(narrowed(body, wrong, removed))[""], expected, atol=1e-2)
 
 
@@ -88,7 +88,7 @@ def shifted(part):
 
 def test_batch_normalisation_follows(architectures, lively):
     body = built(architectures, lively, "residual")
-    (group,) = (each for each in dependency_graph.couple(body, IMAGES).groups if each.layer == "first.0")
+    (group,) = (each for each in dependency_graph.build(body, IMAGES).groups if each.layer == "first.0")
     mean = body.first[1].running_mean.clone()
     narrowed(body, [group], [torch.tensor([0, 5, 31])])
     kept = [number for number in range(32) if number not in (0, 5, 31)]
@@ -100,7 +100,7 @@ def test_nothing_is_changed_by_looking(architectures, lively, capfd):
     body = built(architectures, lively, "depthwise").train()
     body.fc.weight.requires_grad_(False)
     before = {name: each.clone() for name, each in body.state_dict().items()}
-    dependency_graph.couple(body, IMAGES)
+    dependency_graph.build(body, IMAGES)
     assert all(torch.equal(before[name], each) for name, each in body.state_dict().items())
     assert body.training
     assert not body.fc.weight.requires_grad
@@ -109,7 +109,7 @@ def test_nothing_is_changed_by_looking(architectures, lively, capfd):
 
 
 def test_ignored_layers_stay_whole(architectures, lively):
-    found = dependency_graph.couple(built(architectures, lively, "residual"), IMAGES, ["first"])
+    found = dependency_graph.build(built(architectures, lively, "residual"), IMAGES, ["first"])
     assert [group.layer for group in found.groups] == ["wide.0"]  # 'first' reads what 'stem' makes
     assert found.whole["first.0"] == "'first.0' is in ignore"
     assert found.whole["stem.0"] == "'first.0' is in ignore"
@@ -117,7 +117,7 @@ def test_ignored_layers_stay_whole(architectures, lively):
 
 def test_a_name_to_ignore_that_matches_nothing_is_refused(architectures, lively):
     with pytest.raises(RecipeError, match=r"ignore: the model has no layer 'frist'; did you mean 'first'\?"):
-        dependency_graph.couple(built(architectures, lively, "residual"), IMAGES, ["frist"])
+        dependency_graph.build(built(architectures, lively, "residual"), IMAGES, ["frist"])
 
 
 class Mixed(nn.Module):
@@ -131,7 +131,7 @@ class Mixed(nn.Module):
 
 
 def test_layers_that_cannot_be_narrowed_are_named():
-    found = dependency_graph.couple(Mixed(), (torch.rand(2, 3, 4),))
+    found = dependency_graph.build(Mixed(), (torch.rand(2, 3, 4),))
     assert found.groups == ()
     assert found.whole["embed"] == "'mix' is a MultiheadAttention, which can't be narrowed"
 
@@ -148,7 +148,7 @@ def test_a_tied_weight_is_cut_under_both_names():
             return self.fc(x + self.mix(x))
 
     body, tokens = Tied(), (torch.arange(6).reshape(2, 3),)
-    (group,) = dependency_graph.couple(body, tokens).groups
+    (group,) = dependency_graph.build(body, tokens).groups
     narrowed(body, [group], [torch.tensor([1, 4])])
     assert body.fc.weight is body.words.weight
     assert body.words.weight.shape == (20, 6)

@@ -17,7 +17,7 @@ IMAGES = (torch.rand(2, 3, 8, 8),)
 
 def test_residual_by_hand(architectures):
     body = architectures["residual"]().build(SIGNATURE)
-    groups = dependency_graph.couple(body, IMAGES).groups
+    groups = dependency_graph.build(body, IMAGES).groups
     cost = Cost(body, IMAGES, groups)
     assert [group.layer for group in groups] == ["stem.0", "first.0", "wide.0"]
 
@@ -41,7 +41,7 @@ def test_residual_by_hand(architectures):
 @pytest.mark.parametrize("name", ["residual", "depthwise", "concat", "grouped", "flat"])
 def test_what_was_foretold_is_what_the_cut_model_costs(architectures, name):
     body = architectures[name]().build(SIGNATURE)
-    groups = dependency_graph.couple(body, IMAGES).groups
+    groups = dependency_graph.build(body, IMAGES).groups
     kept = [max(1, group.channels // 3) for group in groups]
     cost = Cost(body, IMAGES, groups)
     foretold = cost.macs(kept), cost.parameters(kept)

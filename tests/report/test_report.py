@@ -19,7 +19,7 @@ from compress_cli.report import figures, markdown, terminal
 from compress_cli.statistics.intervals import Estimate, bootstrap, wilson
 from compress_cli.store import artifact
 from compress_cli.store.artifact import Comparison, Measurement, OnnxModel
-from compress_cli.store.record import Record, Row
+from compress_cli.store.record import ModelRecord, Record
 
 MACHINE = {"processor": "Test CPU", "cores": 2, "onnxruntime": "1"}
 SAMPLES = 1000
@@ -47,13 +47,13 @@ class Made:
     """A run's folder and its store, row by row."""
 
     def __init__(self, folder):
-        self.folder, self.store, self.rows, self.others = folder / "runs" / "r", folder / "runs" / ".store", [], []
+        self.folder, self.store, self.rows, self.variants = folder / "runs" / "r", folder / "runs" / ".store", [], []
         self.folder.mkdir(parents=True)
 
     def add(self, name, right=None, size=1000, speedup=None, parameters=100, reason="", lacking="", **record):
         """`right`: (N,) right-or-wrong; speedup: (low, value, high) against a baseline of 1 ms; lacking: what the model has
         no head for, where `right` is empty."""
-        key = f"{len(self.rows) + len(self.others):064d}"
+        key = f"{len(self.rows) + len(self.variants):064d}"
         write(self.store, key, OnnxModel, {"model.onnx": "x"})
         measurement = comparison = None
         if right is not None:
@@ -85,7 +85,7 @@ class Made:
                     ).model_dump_json()
                 },
             )
-        row = Row(
+        row = ModelRecord(
             name=name,
             stage="x",
             key=key,
@@ -97,7 +97,7 @@ class Made:
             seed=7,
             **record,
         )
-        (self.others if row.beside else self.rows).append(row)
+        (self.variants if row.variant else self.rows).append(row)
         return self
 
     def record(self, name="digits"):
@@ -108,7 +108,7 @@ class Made:
             baseline=self.rows[0].name,
             better="higher",
             rows=self.rows,
-            others=self.others,
+            variants=self.variants,
             wall_time_s=12.3,
         ).write(self.folder)
         return self.folder
@@ -276,7 +276,9 @@ def test_a_teacher_of_another_task_has_a_size_and_no_accuracy(tmp_path):
     nothing, reason = np.empty(0), "this model has no head 'shape', which the task is about (it has: colour)"
     made = Made(tmp_path).add("colours", nothing, size=500, lacking=reason).add("shapes", right(20))
     made.add("also colours", nothing, size=500, lacking=reason)
-    made.add("student", right(40), teachers=("colours", "shapes")).add("control", right(60), of="student", beside="control")
+    made.add("student", right(40), teachers=("colours", "shapes")).add(
+        "control", right(60), variant_of="student", variant="control"
+    )
     found = report.collect(made.record())
     colours, shapes, _, student = found.rows
     assert (colours.metrics, colours.reason, colours.size_bytes, colours.change) == ({}, reason, 500, None)

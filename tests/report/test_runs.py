@@ -38,7 +38,7 @@ def two(**second):
     int8 = row("int8", 0.9, 7.25, change=estimate(-0.03, -0.02, -0.01), speedup=estimate(1.5, 2.0, 2.5), verdict="faster")
     first = made([row("teacher", 0.97, 3.5), int8])
     other = made([row("teacher", 0.96, 4.5), row("pruned", 0.95, 1.5)], seed=1, **second)
-    return runs.beside([("runs/a", first), ("runs/b", other)])
+    return runs.side_by_side([("runs/a", first), ("runs/b", other)])
 
 
 def shown(together):
@@ -105,7 +105,7 @@ def test_json_reads_back_and_is_of_the_published_schema():
 
 def test_names_mean_themselves():
     nasty = "a|b<script>&\x1b"
-    together = runs.beside(
+    together = runs.side_by_side(
         [("x", made([row(nasty, 0.9, 1.0)], nasty)), ("y", made([row("b", 0.9, 1.0)], nasty, baseline=nasty))]
     )
     for text in forms(together):

@@ -37,14 +37,14 @@ def test_it_reaches_every_form(run, compress):
 
     found = {each["name"]: each for each in document["findings"]}
     assert {name: each["model"] for name, each in found.items()} == {"alike": "teacher", "attack": "small"}
-    assert [row["damage"] is None for row in document["rows"]] == [True, False]
-    assert document["rows"][1]["damage"]["samples"] == 467
+    assert [row["predictions"] is None for row in document["rows"]] == [True, False]
+    assert document["rows"][1]["predictions"]["samples"] == 467
     page, text = Path("runs/r/report.html").read_text(), Path("runs/r/report.md").read_text()
     for form in (run.out, text, page):
         assert "Attack" in form or "attacks" in form
         assert "pgd 4" in form
         assert "Kornblith" in form
-    assert page.count("data:image/png;base64,") == len(document["rows"][1]["damage"]["changed"]) > 0
+    assert page.count("data:image/png;base64,") == len(document["rows"][1]["predictions"]["changed"]) > 0
     assert [each["outcome"] for each in document["gates"]] == ["met", document["gates"][1]["outcome"], "met"]
 
     again = compress("report", "runs/r", "--html")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from compress_cli.stages._corruptions import BLUR, CONTRAST, NOISE, disturbed
+from compress_cli.stages._corruptions import BLUR, CONTRAST, NOISE, corrupted
 
 
 def pictures(samples=6, channels=3, size=32):
@@ -13,7 +13,7 @@ def pictures(samples=6, channels=3, size=32):
 @pytest.mark.parametrize("severity", [1, 3, 5])
 def test_noise_has_the_deviation_it_says(severity):
     grey = np.full((40, 1, 32, 32), 128, np.uint8)
-    noise = disturbed(grey, "noise", severity, np.arange(40), 0).astype(float) - 128
+    noise = corrupted(grey, "noise", severity, np.arange(40), 0).astype(float) - 128
     assert noise.std() == pytest.approx(255 * NOISE[severity - 1], rel=0.02)
     assert abs(noise.mean()) < 0.5
     assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.15
@@ -22,9 +22,9 @@ def test_noise_has_the_deviation_it_says(severity):
 
 def test_noise_is_a_function_of_seed_and_sample():
     images, index = pictures(), np.array([7, 3, 9, 1, 4, 2])
-    whole = disturbed(images, "noise", 3, index, 5)
-    np.testing.assert_array_equal(whole[[4, 0]], disturbed(images[[4, 0]], "noise", 3, index[[4, 0]], 5))
-    assert (whole != disturbed(images, "noise", 3, index, 6)).any()
+    whole = corrupted(images, "noise", 3, index, 5)
+    np.testing.assert_array_equal(whole[[4, 0]], corrupted(images[[4, 0]], "noise", 3, index[[4, 0]], 5))
+    assert (whole != corrupted(images, "noise", 3, index, 6)).any()
 
 
 @pytest.mark.parametrize(("severity", "size"), [(1, 32), (5, 32), (5, 64), (1, 8)])
@@ -35,7 +35,7 @@ def test_blur_is_a_gaussian(severity, size):
     deviation = BLUR[severity - 1] * size / 32
     reach = int(np.ceil(3 * deviation))
     expected = [gaussian_filter(each[0].astype(float), deviation, mode="mirror", radius=reach) for each in images]
-    found = disturbed(images, "blur", severity, np.arange(2), 0)
+    found = corrupted(images, "blur", severity, np.arange(2), 0)
     np.testing.assert_allclose(found[:, 0], expected, atol=0.51)
 
 
@@ -43,18 +43,18 @@ def test_contrast_by_hand():
     image = np.array([[[[0, 100], [200, 100]]]], np.uint8)  # mean 100
     kept = CONTRAST[2]
     expected = [[100 - 100 * kept, 100], [100 + 100 * kept, 100]]
-    np.testing.assert_array_equal(disturbed(image, "contrast", 3, np.arange(1), 0)[0, 0], np.rint(expected))
+    np.testing.assert_array_equal(corrupted(image, "contrast", 3, np.arange(1), 0)[0, 0], np.rint(expected))
 
 
 @pytest.mark.parametrize("kind", ["noise", "blur", "contrast"])
 def test_more_severe_is_farther(kind):
     images = pictures()
-    apart = [np.abs(disturbed(images, kind, each, np.arange(6), 0).astype(int) - images).mean() for each in range(1, 6)]
+    apart = [np.abs(corrupted(images, kind, each, np.arange(6), 0).astype(int) - images).mean() for each in range(1, 6)]
     assert apart == sorted(apart)
     assert apart[0] < 0.9 * apart[4]
-    assert disturbed(images, kind, 1, np.arange(6), 0).dtype == np.uint8
+    assert corrupted(images, kind, 1, np.arange(6), 0).dtype == np.uint8
 
 
 def test_a_picture_of_one_pixel_has_nothing_to_blur():
     one = np.full((1, 1, 1, 1), 9, np.uint8)
-    np.testing.assert_array_equal(disturbed(one, "blur", 5, np.arange(1), 0), one)
+    np.testing.assert_array_equal(corrupted(one, "blur", 5, np.arange(1), 0), one)

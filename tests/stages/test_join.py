@@ -25,8 +25,8 @@ from compress_cli.store import artifact
 from compress_cli.store.artifact import Checkpoint, Table
 from compress_cli.store.store import Store
 from compress_cli.training import loop
-from compress_cli.training.config import Training
-from compress_cli.training.loader import Feed
+from compress_cli.training.config import TrainingConfig
+from compress_cli.training.loader import Loader
 from compress_cli.training.optimizers.sgd import Sgd
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -69,7 +69,7 @@ def loss(name, **settings):
 def fitted(context, losses, master, model=None, **settings):
     """The mean loss of the first epoch (of `epochs`), and the network."""
     network = restore.build(model or Mlp(hidden=(8,)), context.dataset.signature(), context.seed).network
-    given = Training(**{"epochs": 1, "batch": 8, "precision": "float32", "keep": "last", "optimizer": STILL, **settings})
+    given = TrainingConfig(**{"epochs": 1, "batch": 8, "precision": "float32", "keep": "last", "optimizer": STILL, **settings})
     layers = tuple(dict.fromkeys(layer for each in losses for layer in each.teacher_layers()))
     teachers = Ensemble({"": teacher_for(master).open(master, layers, "cpu")})
     facts = loop.fit(network, losses, given, context, teachers)
@@ -77,8 +77,8 @@ def fitted(context, losses, master, model=None, **settings):
 
 
 def batches(context, size=8):
-    feed = Feed(context.split("train"), size, 1, (), context.seed, "cpu", beside=context.beside())
-    return [part for (part,) in feed.epoch(1)]
+    loader = Loader(context.split("train"), size, 1, (), context.seed, "cpu", unlabelled=context.unlabelled())
+    return [part for (part,) in loader.epoch(1)]
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -191,15 +191,15 @@ def test_a_student_of_the_table_is_the_student_of_the_teacher_byte_for_byte(toy,
         context = context_for(toy(), inputs={"teacher": (teacher,)})
         for role, needed in stage.needs().items():
             context.inputs[role] = (written(needed, context_for(toy(), inputs={"teacher": (teacher,)}), Table),)
-            assert table.Table(context.inputs[role][0]).ids.tolist() == list(range(-50, 40))
+            assert table.StoredOutputs(context.inputs[role][0]).ids.tolist() == list(range(-50, 40))
         made[cached] = written(stage, context)
     assert made[True].digest == made[False].digest
 
 
 def test_the_control_takes_as_many_steps_on_the_labelled_samples_alone(toy, unlabelled, context_for, teacher):
     stage = distil(transfer=unlabelled(train=75), control=True)
-    assert distil(transfer=unlabelled(train=75)).beside() == {}
-    (control,) = stage.beside().values()
+    assert distil(transfer=unlabelled(train=75)).controls() == {}
+    (control,) = stage.controls().values()
     steps = []
     for each, inputs in ((stage, {"teacher": (teacher,)}), (control, {})):
         told = []
@@ -208,9 +208,9 @@ def test_the_control_takes_as_many_steps_on_the_labelled_samples_alone(toy, unla
         steps.append((ends, facts["planned_steps"]))
     assert steps[0] == steps[1] == ([(1, 8, 8), (2, 8, 8), (3, 8, 8)], 24)  # 40 + 75 samples in batches of 16
     assert identity(control)["as_long_as"]["transfer"]["train"] == 75
-    alone = distil(transfer=unlabelled(train=20), join=False, losses=["soft_targets"], control=True).beside()["control"]
+    alone = distil(transfer=unlabelled(train=20), join=False, losses=["soft_targets"], control=True).controls()["control"]
     assert alone.run(context_for(toy()))["planned_steps"] == 6  # 40 samples in 3 batches, of which an epoch takes 2
-    with_more = distil(transfer=unlabelled(train=76), control=True).beside()["control"]
+    with_more = distil(transfer=unlabelled(train=76), control=True).controls()["control"]
     assert with_more.depends() != control.depends()
 
 
@@ -231,9 +231,9 @@ def test_a_smoke_run_takes_two_steps_of_both_and_knows_of_the_whole(toy, unlabel
     facts = stage.run(context)
     assert [(report.done, report.total) for report in told if report.epoch_ended] == [(2, 2)]
     assert facts["planned_steps"] == 24
-    assert stage.beside()["control"].run(context_for(toy(), limit=2))["planned_steps"] == 24
+    assert stage.controls()["control"].run(context_for(toy(), limit=2))["planned_steps"] == 24
     seen = replace(context, transfer=stage.transfer, join=True)
-    assert [len(seen.split("train", 16)), len(seen.beside(16))] == [16, 16]
+    assert [len(seen.split("train", 16)), len(seen.unlabelled(16))] == [16, 16]
     assert [len(each.split("val", 4)) for each in (seen, replace(seen, limit=None))] == [8, 12]
 
 

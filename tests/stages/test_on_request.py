@@ -15,7 +15,7 @@ from compress_cli.networks import restore
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.stages import attack, sensitivity
-from compress_cli.stages._corruptions import disturbed
+from compress_cli.stages._corruptions import corrupted
 from compress_cli.stages.attack import Attack
 from compress_cli.stages.quantize import Quantize
 from compress_cli.stages.robustness import Robustness
@@ -58,7 +58,7 @@ def test_robustness_sees_the_pictures_it_says(digits_file, context_for, tmp_path
     assert [line.name for line in table.lines] == ["clean", "noise 2", "blur 2", "contrast 2"]
     images, index, labels = split.inputs["image"], split.index, split.targets["label"]
     for line, kind in zip(table.lines, (None, "noise", "blur", "contrast"), strict=True):
-        seen = disturbed(images, kind, 2, index, 3) if kind else images
+        seen = corrupted(images, kind, 2, index, 3) if kind else images
         right = (seen.reshape(len(seen), -1) @ weight + bias).argmax(1) == labels
         assert line.cells[0].value == pytest.approx(right.mean(), abs=1e-9)
         assert line.cells[3].value == 0.0  # against itself on the same pictures

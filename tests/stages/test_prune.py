@@ -256,14 +256,14 @@ def test_a_cut_that_would_take_the_wrong_channels_is_not_made(lively):
     """Zero-padding shortcuts add channels whose place in the sum the dependency graph gets wrong across stages."""
     body = lively(Resnet(depth=8, widths=(4, 8, 16), shortcut="padding").build(SIGNATURE))
     inputs = (torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
-    offered = {group.layer for group in dependency_graph.couple(body, inputs).groups}
+    offered = {group.layer for group in dependency_graph.build(body, inputs).groups}
     groups, whole = prune._cuttable(body, inputs, ())
     refused = offered - {group.layer for group in groups}
     assert refused
     assert all("goes wrong" in whole[layer] for layer in refused)
     removed = [torch.arange(group.channels // 2) for group in groups]
     silent = copy.deepcopy(body)
-    silent.load_state_dict(channels.silenced(body, groups, removed))
+    silent.load_state_dict(channels.masked(body, groups, removed))
     expected = silent(*inputs)
     prune._narrow(body, groups, removed)
     torch.testing.assert_close(body(*inputs), expected, rtol=1e-4, atol=1e-4)

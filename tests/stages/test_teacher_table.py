@@ -25,7 +25,7 @@ from compress_cli.store.saves import Saves, Saving
 from compress_cli.store.store import Store
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.augmentations.flip import Flip
-from compress_cli.training.loader import Feed
+from compress_cli.training.loader import Loader
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -81,7 +81,7 @@ def test_a_student_of_the_table_is_the_student_of_the_teacher_byte_for_byte(toy,
 
 
 def test_it_holds_what_the_network_says_of_each_sample_in_each_view(toy, kept, teacher):
-    read = table.Table(kept(views=2, augment=AUGMENT, layers=["layer2"]))
+    read = table.StoredOutputs(kept(views=2, augment=AUGMENT, layers=["layer2"]))
     network = restore.checkpoint(teacher).network
     split = toy(train=64).split("train")
     assert read.ids.tolist() == split.index.tolist()
@@ -90,7 +90,7 @@ def test_it_holds_what_the_network_says_of_each_sample_in_each_view(toy, kept, t
     assert features.shape[:3] == (2, 64, 6)
     changes = (Crop(padding=1), Flip())
     for epoch in (1, 2, 3):  # the third shows the first view again
-        for (part,) in Feed(split, 8, 1, changes, 99, "cpu", 2).epoch(epoch):
+        for (part,) in Loader(split, 8, 1, changes, 99, "cpu", 2).epoch(epoch):
             with torch.no_grad():
                 expected = network(part.inputs["image"])["logits"].numpy()
             np.testing.assert_allclose(logits[(epoch - 1) % 2][part.index.numpy()], expected, rtol=1e-4, atol=1e-5)
@@ -101,7 +101,7 @@ def test_views_are_part_of_the_data_and_no_seed_moves_them(toy):
     split, changes = toy(train=64).split("train"), (Crop(padding=1), Flip())
 
     def images(seed, epoch, views):
-        parts = [part for (part,) in Feed(split, 16, 1, changes, seed, "cpu", views).epoch(epoch)]
+        parts = [part for (part,) in Loader(split, 16, 1, changes, seed, "cpu", views).epoch(epoch)]
         index = torch.cat([part.index for part in parts])
         return torch.cat([part.inputs["image"] for part in parts])[index.argsort()], index
 
@@ -143,7 +143,7 @@ def test_it_says_what_it_takes_before_it_is_written(toy, context_for, teacher):
 def test_a_smoke_run_computes_two_chunks_and_knows_what_the_whole_takes(toy, context_for, teacher):
     dataset = toy(train=1000)
     made = written(Stage.model_validate("teacher_table"), context_for(dataset, inputs={"teacher": (teacher,)}, limit=2), Table)
-    assert table.Table(made).arrays["heads", "logits"].shape == (1, 512, 3)
+    assert table.StoredOutputs(made).arrays["heads", "logits"].shape == (1, 512, 3)
     assert made.manifest.facts["planned_bytes"] == 1000 * (3 * 4 + 16)
     assert made.manifest.facts["planned_steps"] == 4
     teacher_for(made).check(made, dataset.split("train").index)  # of all samples something is said

@@ -73,7 +73,7 @@ def test_a_student_learns_from_unlabelled_samples(tmp_path, data, loss, cached):
     made = executed(tmp_path, RECIPE.replace("LOSS", loss), f"stages.student.teacher_cache={cached}")
     assert right(made["student"], row, label) > 0.9
     if cached == "true":
-        assert table.Table(made["student.table"]).ids.tolist() == list(range(160))
+        assert table.StoredOutputs(made["student.table"]).ids.tolist() == list(range(160))
 
 
 def test_samples_without_labels_are_all_for_training(tmp_path, data):

@@ -1,4 +1,4 @@
-"""Damage against figures worked out by hand and by other means, and its intervals against their promise."""
+"""PredictionComparison against figures worked out by hand and by other means, and its intervals against their promise."""
 
 import math
 
@@ -8,14 +8,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress_cli.statistics.intervals import wilson
-from compress_cli.statistics.predictions import BINS, Answers, calibration_error, changed_sides, damage, softmax
+from compress_cli.statistics.predictions import (
+    BINS,
+    ScoredSamples,
+    calibration_error,
+    changed_sides,
+    compare_predictions,
+    softmax,
+)
 
 
 def answers(said, labels, classes=3, sure=4.0):
     """Scores whose highest is `sure` for the class said, 0 elsewhere."""
     scores = np.zeros((len(said), classes), np.float32)
     scores[np.arange(len(said)), said] = sure
-    return Answers(scores, np.asarray(labels))
+    return ScoredSamples(scores, np.asarray(labels))
 
 
 LABELS = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
@@ -24,7 +31,7 @@ AFTER = np.array([0, 1, 2, 1, 1, 0, 2, 2, 2, 2])  # 7 right: 1 and 5 lost, 9 gai
 
 
 def test_shares_by_hand():
-    found = damage(answers(BEFORE, LABELS), answers(AFTER, LABELS), np.arange(10), ("cat", "dog"))
+    found = compare_predictions(answers(BEFORE, LABELS), answers(AFTER, LABELS), np.arange(10), ("cat", "dog"))
     assert found.agreement == wilson(6, 10)
     assert found.right_to_wrong == wilson(2, 10)
     assert found.wrong_to_right == wilson(1, 10)
@@ -45,17 +52,17 @@ def test_shares_by_hand():
 
 
 def test_divergence_by_hand():
-    before, after = (Answers(np.log(np.array([[a, 1 - a]])), np.array([0])) for a in (0.8, 0.5))
+    before, after = (ScoredSamples(np.log(np.array([[a, 1 - a]])), np.array([0])) for a in (0.8, 0.5))
     expected = 0.8 * math.log(0.8 / 0.5) + 0.2 * math.log(0.2 / 0.5)
-    assert damage(before, after, np.arange(1)).kl.value == pytest.approx(expected)
-    assert damage(after, after, np.arange(1)).kl.value == 0.0
+    assert compare_predictions(before, after, np.arange(1)).kl.value == pytest.approx(expected)
+    assert compare_predictions(after, after, np.arange(1)).kl.value == 0.0
 
 
 def test_divergence_from_an_impossible_class_is_not_a_number_to_show():
-    before = Answers(np.array([[0.0, 0.0], [0.0, 0.0]]), np.array([0, 1]))
-    after = Answers(np.array([[0.0, -np.inf], [0.0, 0.0]]), np.array([0, 1]))
-    assert damage(before, after, np.arange(2)).kl is None
-    assert damage(after, before, np.arange(2)).kl.value > 0  # the other way it is finite
+    before = ScoredSamples(np.array([[0.0, 0.0], [0.0, 0.0]]), np.array([0, 1]))
+    after = ScoredSamples(np.array([[0.0, -np.inf], [0.0, 0.0]]), np.array([0, 1]))
+    assert compare_predictions(before, after, np.arange(2)).kl is None
+    assert compare_predictions(after, before, np.arange(2)).kl.value > 0  # the other way it is finite
 
 
 def ece_by_loop(found):
@@ -75,7 +82,7 @@ def calibrated(samples, seed, sharper=1.0):
     random = np.random.default_rng(seed)
     scores = random.normal(0, 2, (samples, 4))
     labels = (softmax(scores).cumsum(axis=1) < random.random((samples, 1))).sum(axis=1)
-    return Answers(sharper * scores, np.minimum(labels, 3))
+    return ScoredSamples(sharper * scores, np.minimum(labels, 3))
 
 
 @pytest.mark.parametrize("sharper", [0.3, 1.0, 3.0])
@@ -104,7 +111,7 @@ def test_the_drop_of_the_worst_class_is_not_chosen_by_chance():
     labels = np.repeat(np.arange(10), 60)
     for _ in range(60):
         before, after = (np.where(random.random(600) < 0.8, labels, (labels + 1) % 10) for _ in range(2))
-        found = damage(answers(before, labels, 10), answers(after, labels, 10), np.arange(600))
+        found = compare_predictions(answers(before, labels, 10), answers(after, labels, 10), np.arange(600))
         held += found.worst_class_drop.low <= 0
         alone += found.classes[0].change.high >= 0
     assert held >= 56
@@ -126,8 +133,8 @@ def test_which_changed_samples_are_shown():
 def test_shares_always_add_up(samples, classes, seed):
     random = np.random.default_rng(seed)
     labels = random.integers(0, classes, samples)
-    before, after = (Answers(random.normal(0, 3, (samples, classes)), labels) for _ in range(2))
-    found = damage(before, after, np.arange(samples))
+    before, after = (ScoredSamples(random.normal(0, 3, (samples, classes)), labels) for _ in range(2))
+    found = compare_predictions(before, after, np.arange(samples))
     change = found.wrong_to_right.value - found.right_to_wrong.value
     assert found.churn.value == pytest.approx(found.wrong_to_right.value + found.right_to_wrong.value)
     assert change == pytest.approx(after.right.mean() - before.right.mean())
@@ -136,13 +143,13 @@ def test_shares_always_add_up(samples, classes, seed):
     assert len(found.changed) <= 24
     for each in (found.agreement, found.churn, found.kl, found.ece, found.worst_class_drop):
         assert each.low <= each.value <= each.high
-    back = damage(after, before, np.arange(samples))
+    back = compare_predictions(after, before, np.arange(samples))
     assert (back.right_to_wrong, back.wrong_to_right) == (found.wrong_to_right, found.right_to_wrong)
 
 
 def test_what_can_not_be_compared_is_refused():
     some = answers(BEFORE, LABELS)
     with pytest.raises(ValueError, match="same samples"):
-        damage(some, answers(BEFORE, LABELS[::-1]), np.arange(10))
+        compare_predictions(some, answers(BEFORE, LABELS[::-1]), np.arange(10))
     with pytest.raises(ValueError, match="no samples"):
-        damage(answers([], np.array([], int)), answers([], np.array([], int)), np.arange(0))
+        compare_predictions(answers([], np.array([], int)), answers([], np.array([], int)), np.arange(0))

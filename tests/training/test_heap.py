@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import resource, torch
-from compress_cli.training.heap import kept
+from compress_cli.training.heap import retained_heap
 
 def step():
     return [torch.ones(2**20) for _ in range(20)]  # 4 MB each
@@ -19,7 +19,7 @@ def faults():
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 
-with kept():
+with retained_heap():
     for _ in range(3):
         step()
     before = faults()

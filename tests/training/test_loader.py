@@ -8,10 +8,10 @@ import torch
 
 from compress_cli.data.datasets import Split
 from compress_cli.errors import DataError, RecipeError
-from compress_cli.randomness import apart, draws, order, seed_layers, step_seeds
+from compress_cli.randomness import draws, isolated_random_state, order, seed_layers, step_seeds
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.augmentations.flip import Flip
-from compress_cli.training.loader import Feed, in_order
+from compress_cli.training.loader import Loader, in_order
 
 IDS = 10_000 + 7 * np.arange(50)
 PIXELS = np.random.default_rng(0).integers(0, 255, (50, 2, 6, 6)).astype(np.uint8)
@@ -19,8 +19,8 @@ SPLIT = Split({"image": PIXELS}, {"label": np.arange(50)}, IDS)
 AUGMENT = (Crop(padding=2), Flip())
 
 
-def feed(split=SPLIT, batch=16, parts=1, augment=(), seed=0):
-    return Feed(split, batch, parts, augment, seed, "cpu")
+def loader(split=SPLIT, batch=16, parts=1, augment=(), seed=0):
+    return Loader(split, batch, parts, augment, seed, "cpu")
 
 
 def images_by_id(made, epoch):
@@ -30,7 +30,7 @@ def images_by_id(made, epoch):
 
 @pytest.mark.parametrize(("batch", "parts"), [(16, 1), (16, 3), (50, 1), (64, 2), (7, 7), (1, 1)])
 def test_an_epoch_holds_every_sample_once_in_even_batches(batch, parts):
-    steps = list(feed(batch=batch, parts=parts).epoch(1))
+    steps = list(loader(batch=batch, parts=parts).epoch(1))
     sizes = [sum(len(part.index) for part in step) for step in steps]
     assert len(steps) == -(-50 // batch)
     assert max(sizes) <= batch
@@ -52,18 +52,18 @@ def test_epochs_and_seeds_differ_and_repeat():
 
 
 def test_a_sample_is_changed_alike_in_whatever_batch_it_falls():
-    whole = images_by_id(feed(batch=16, augment=AUGMENT), 3)
-    for other in (feed(batch=5, augment=AUGMENT), feed(batch=50, parts=4, augment=AUGMENT)):
+    whole = images_by_id(loader(batch=16, augment=AUGMENT), 3)
+    for other in (loader(batch=5, augment=AUGMENT), loader(batch=50, parts=4, augment=AUGMENT)):
         found = images_by_id(other, 3)
         assert all(torch.equal(found[sample], image) for sample, image in whole.items())
-    fewer = images_by_id(feed(SPLIT.take(np.arange(0, 50, 3)), augment=AUGMENT), 3)
+    fewer = images_by_id(loader(SPLIT.take(np.arange(0, 50, 3)), augment=AUGMENT), 3)
     assert len(fewer) == 17
     assert all(torch.equal(image, whole[sample]) for sample, image in fewer.items())
 
 
 def test_augmentation_changes_with_the_epoch_the_seed_and_the_sample():
-    first, second = (images_by_id(feed(augment=AUGMENT), epoch) for epoch in (1, 2))
-    other = images_by_id(feed(augment=AUGMENT, seed=1), 1)
+    first, second = (images_by_id(loader(augment=AUGMENT), epoch) for epoch in (1, 2))
+    other = images_by_id(loader(augment=AUGMENT, seed=1), 1)
     assert sum(torch.equal(first[sample], second[sample]) for sample in first) < 10
     assert sum(torch.equal(first[sample], other[sample]) for sample in first) < 10
 
@@ -91,7 +91,7 @@ def test_the_order_is_uniform():
 def test_data_may_lie_in_a_file(tmp_path):
     np.save(tmp_path / "images.npy", PIXELS)
     mapped = Split({"image": np.load(tmp_path / "images.npy", mmap_mode="r")}, SPLIT.targets, IDS)
-    there, here = (images_by_id(feed(each, augment=AUGMENT), 1) for each in (mapped, SPLIT))
+    there, here = (images_by_id(loader(each, augment=AUGMENT), 1) for each in (mapped, SPLIT))
     assert all(torch.equal(there[sample], here[sample]) for sample in here)
     assert sum(len(part.index) for part in in_order(mapped, 16, "cpu")) == 50
 
@@ -110,7 +110,7 @@ def test_samples_without_labels_are_shuffled_among_the_others(tmp_path, parts):
     """Labels stay with their samples, an order follows from the ids, and the pictures may lie in files."""
     np.save(tmp_path / "more.npy", MORE.inputs["image"])
     mapped = replace(MORE, inputs={"image": np.load(tmp_path / "more.npy", mmap_mode="r")})
-    made = Feed(SPLIT, 16, parts, (), 0, "cpu", beside=mapped)
+    made = Loader(SPLIT, 16, parts, (), 0, "cpu", unlabelled=mapped)
     pixels = dict(zip([*IDS, *MORE.index], np.concatenate([PIXELS, MORE.inputs["image"]]), strict=True))
     seen, known = [], []
     for step in made.epoch(2):
@@ -135,7 +135,7 @@ def test_samples_without_labels_are_shuffled_among_the_others(tmp_path, parts):
 
 def test_shares_of_labelled_samples_are_those_of_chance():
     """The count of labels in the first batch is hypergeometric: mean 16 * 50 / 90."""
-    made = [Feed(SPLIT, 16, 1, (), seed, "cpu", beside=MORE) for seed in range(400)]
+    made = [Loader(SPLIT, 16, 1, (), seed, "cpu", unlabelled=MORE) for seed in range(400)]
     known = np.array([next(each.epoch(1))[0].known for each in made])
     share, size = 50 / 90, len(np.array_split(np.arange(90), 6)[0])
     deviation = np.sqrt(size * share * (1 - share) * (90 - size) / 89)
@@ -145,16 +145,16 @@ def test_shares_of_labelled_samples_are_those_of_chance():
 
 def test_an_epoch_may_be_longer_than_the_samples():
     """50 samples in 4 batches, again and again, each time in another order and changed anew; it goes on at any batch."""
-    made = Feed(SPLIT, 16, 1, AUGMENT, 0, "cpu", samples=90)
+    made = Loader(SPLIT, 16, 1, AUGMENT, 0, "cpu", samples=90)
     assert made.steps == 6
     steps = [part for epoch in (1, 2, 3) for (part,) in made.epoch(epoch)]
-    once = Feed(SPLIT, 16, 1, AUGMENT, 0, "cpu")
+    once = Loader(SPLIT, 16, 1, AUGMENT, 0, "cpu")
     passes = [part for epoch in (1, 2, 3, 4, 5) for (part,) in once.epoch(epoch)][:18]
     assert len(steps) == 18
     for one, other in zip(steps, passes, strict=True):
         assert torch.equal(one.index, other.index)
         assert torch.equal(one.inputs["image"], other.inputs["image"])
-    less = Feed(SPLIT, 16, 1, AUGMENT, 0, "cpu", samples=20)
+    less = Loader(SPLIT, 16, 1, AUGMENT, 0, "cpu", samples=20)
     shorter = [part.index.tolist() for epoch in (1, 2, 3) for (part,) in less.epoch(epoch)]
     assert shorter == [part.index.tolist() for part in passes[:6]]  # 2 of 4 batches in each epoch
     for done in range(7):
@@ -164,16 +164,16 @@ def test_an_epoch_may_be_longer_than_the_samples():
 
 def test_nothing_to_train_on_and_nothing_to_augment_are_refused():
     with pytest.raises(DataError, match="train split is empty"):
-        feed(SPLIT.take(np.s_[:0]))
+        loader(SPLIT.take(np.s_[:0]))
     rows = Split({"row": np.zeros((4, 3), np.float32)}, {}, np.arange(4))
     with pytest.raises(RecipeError, match="no such input"):
-        feed(rows, augment=AUGMENT)
-    assert next(feed(rows).epoch(1))[0].inputs["row"].shape == (4, 3)
+        loader(rows, augment=AUGMENT)
+    assert next(loader(rows).epoch(1))[0].inputs["row"].shape == (4, 3)
 
 
 def test_what_layers_draw_follows_from_the_step_and_leaves_no_trace():
     before = torch.get_rng_state()
-    with apart("cpu"):
+    with isolated_random_state("cpu"):
         drawn = []
         for step in (1, 2, 1):
             seed_layers("cpu", step_seeds(0, 5, 3)[step])

@@ -24,7 +24,7 @@ from compress_cli.randomness import order
 from compress_cli.training import loop
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.augmentations.flip import Flip
-from compress_cli.training.config import Training
+from compress_cli.training.config import TrainingConfig
 from compress_cli.training.objective import hard_losses
 from compress_cli.training.optimizers.adamw import AdamW
 from compress_cli.training.optimizers.sgd import Sgd
@@ -42,7 +42,7 @@ def fresh(model, context):
 
 def fitted(model, context, losses=None, teachers=(), **settings):
     network = fresh(model, context)
-    settings = Training(**{"epochs": 2, "batch": 16, "precision": "float32", **settings})
+    settings = TrainingConfig(**{"epochs": 2, "batch": 16, "precision": "float32", **settings})
     facts = loop.fit(network, losses or (CrossEntropy(),), settings, context, Ensemble(dict(enumerate(teachers))))
     return network, facts
 
@@ -176,7 +176,7 @@ def test_the_epoch_that_counts(toy, context_for, monkeypatch, task, values, keep
 
     context = context_for(toy(val=val), task=task(), log=log)
     network = fresh(CONVNET, context)
-    facts = loop.fit(network, (CrossEntropy(),), Training(epochs=4, batch=16, keep=keep, precision="float32"), context)
+    facts = loop.fit(network, (CrossEntropy(),), TrainingConfig(epochs=4, batch=16, keep=keep, precision="float32"), context)
     assert facts["kept_epoch"] == expected
     assert same(network.state_dict(), after[expected])
     assert sum(same(each, after[expected]) for each in after.values()) == 1
@@ -321,7 +321,7 @@ def test_what_no_loss_reaches_is_said(toy, context_for):
     both = own.model_copy(update={"heads": {**own.heads, "other": Head(size=2)}})
     network = restore.build(Mlp(hidden=(8,)), both, 0).network
     context = context_for(toy(), task=Classification(head="logits"), log=told.append)
-    facts = loop.fit(network, (CrossEntropy(head="logits"),), Training(epochs=1, precision="float32"), context)
+    facts = loop.fit(network, (CrossEntropy(head="logits"),), TrainingConfig(epochs=1, precision="float32"), context)
     notes = [each.note for each in told if each.note]
     assert notes == facts["notes"]
     assert "no loss reaches 2 of its parameters (body.3.layers.1.weight, body.3.layers.1.bias)" in notes[0]
@@ -349,12 +349,12 @@ def test_auto_precision_is_recorded(toy, context_for):
 
 
 def test_settings_say_what_is_wrong():
-    assert Training.model_validate({"epochs": 30}).optimizer == Sgd()
-    assert Training.model_validate({"epochs": 3, "optimizer": "adamw", "augment": ["flip"]}).augment == (Flip(),)
+    assert TrainingConfig.model_validate({"epochs": 30}).optimizer == Sgd()
+    assert TrainingConfig.model_validate({"epochs": 3, "optimizer": "adamw", "augment": ["flip"]}).augment == (Flip(),)
     with pytest.raises(ValidationError, match="no field 'epoch'; did you mean 'epochs'"):
-        Training.model_validate({"epoch": 3})
+        TrainingConfig.model_validate({"epoch": 3})
     with pytest.raises(ValidationError, match="a batch of 2 can't be taken in 3 parts"):
-        Training(epochs=1, batch=2, accumulate=3)
+        TrainingConfig(epochs=1, batch=2, accumulate=3)
 
 
 @pytest.mark.gpu

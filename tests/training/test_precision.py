@@ -89,7 +89,9 @@ def test_timing_changes_no_weight_and_no_generator(tmp_path):
 def test_a_choice_is_remembered_for_its_model_machine_and_batch(tmp_path, monkeypatch):
     network = restore.build(Mlp(hidden=(8,)), SIGNATURE, 0).network.train()
     timed = []
-    monkeypatch.setattr(precision, "_time", lambda trial, steps: timed.append(steps) or precision.Choice("bfloat16", "fast"))
+    monkeypatch.setattr(
+        precision, "_time", lambda trial, steps: timed.append(steps) or precision.PrecisionChoice("bfloat16", "fast")
+    )
     for inputs in (INPUTS, INPUTS, {"image": INPUTS["image"][:8]}, INPUTS):
         assert precision.choose(network, inputs, 100, "cpu", tmp_path).name == "bfloat16"
     assert len(timed) == 2

@@ -11,7 +11,7 @@ import numpy as np
 from compress_cli.data.signature import Signature
 from compress_cli.plugin import Plugin
 from compress_cli.statistics.intervals import Estimate
-from compress_cli.statistics.predictions import Answers
+from compress_cli.statistics.predictions import ScoredSamples
 
 
 class Task(Plugin):
@@ -60,7 +60,7 @@ class Task(Plugin):
     def correct(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> np.ndarray:
         """(N,) float: the primary metric's share of each sample, for paired comparisons."""
 
-    def answers(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> Answers | None:
+    def answers(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> ScoredSamples | None:
         """Class scores and labels, where the task is to name one class for each sample; None for any other task."""
         return None
 

@@ -13,7 +13,7 @@ from compress_cli.data.tasks import Task
 from compress_cli.errors import DataError, RecipeError, StageError
 from compress_cli.settings import suggest
 from compress_cli.statistics.intervals import Estimate, bootstrap, wilson
-from compress_cli.statistics.predictions import Answers
+from compress_cli.statistics.predictions import ScoredSamples
 
 TOP5_FROM = 11  # classes; the best five of ten say little
 
@@ -60,8 +60,8 @@ class Classification(Task):
         scores, labels = self._matched(heads, targets)
         return np.asarray(scores.argmax(axis=1) == labels, np.float64)
 
-    def answers(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> Answers:
-        return Answers(*self._matched(heads, targets))
+    def answers(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> ScoredSamples:
+        return ScoredSamples(*self._matched(heads, targets))
 
     def classes(self, signature: Signature) -> tuple[str, ...]:
         return signature.heads[_choice("head", self.head, signature.heads)].classes

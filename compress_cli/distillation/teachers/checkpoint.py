@@ -13,7 +13,7 @@ from compress_cli.store import artifact
 from compress_cli.store.artifact import Artifact
 
 
-class Checkpoint(Teacher):
+class CheckpointTeacher(Teacher):
     """A trained network, or a quantised graph; heads and features of named layers."""
 
     takes: ClassVar[tuple[type[Artifact], ...]] = (artifact.Checkpoint, artifact.Program)

@@ -16,7 +16,7 @@ from compress_cli.measurement.sessions import open_session
 from compress_cli.store.artifact import Artifact, OnnxModel
 
 
-class Onnx(Teacher):
+class OnnxTeacher(Teacher):
     """Any ONNX file, run by ONNX Runtime on the CPU: its outputs are heads, and it shows no features.
 
     One that insists on a number of samples gets it: the last of a batch are filled up with copies, which are dropped.

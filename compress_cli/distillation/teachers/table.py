@@ -16,13 +16,13 @@ from compress_cli.store import artifact
 from compress_cli.store.artifact import Artifact
 
 
-class Table(Teacher):
+class TableTeacher(Teacher):
     """Outputs stored by sample id, of each fixed view or of the sample as it is; read where they lie on disk."""
 
     takes: ClassVar[tuple[type[Artifact], ...]] = (artifact.Table,)
 
     def open(self, artifact: Artifact, layers: tuple[str, ...], device: str) -> Opened:
-        read = table.Table(artifact)
+        read = table.StoredOutputs(artifact)
         held = [name for kind, name in read.arrays if kind == "features"]
         missing = [layer for layer in layers if layer not in held]
         if missing:
@@ -33,7 +33,7 @@ class Table(Teacher):
         return _Lookup(read, layers, device)
 
     def check(self, artifact: Artifact, index: np.ndarray) -> None:
-        lacking = np.setdiff1d(index, table.Table(artifact).ids)
+        lacking = np.setdiff1d(index, table.StoredOutputs(artifact).ids)
         if len(lacking):
             first = ", ".join(map(str, lacking[:5].tolist()))
             file = artifact.manifest.facts.get("file", artifact.directory)  # a stage's folder may be gone when this is read
@@ -46,7 +46,7 @@ class Table(Teacher):
 class _Lookup:
     """Rows of a table by sample id and view, looked up on an accelerator where the table takes little of its memory."""
 
-    def __init__(self, read: table.Table, layers: tuple[str, ...], device: str):
+    def __init__(self, read: table.StoredOutputs, layers: tuple[str, ...], device: str):
         wanted = {(kind, name): each for (kind, name), each in read.arrays.items() if kind == "heads" or name in layers}
         where = device if _fits(wanted, device) else "cpu"
         self.views = read.views

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from compress_cli.errors import StageError
 from compress_cli.onnx_graph import files
-from compress_cli.quantization.annotation import Placement
+from compress_cli.quantization.annotation import AnnotationQuantizer
 from compress_cli.quantization.quantizers import Quantizer
 from compress_cli.quantization.tracing import quiet, trace
 
@@ -63,7 +63,7 @@ class StaticInt8(Quantizer):
             dtype=torch.int8, quant_min=-self._largest, quant_max=self._largest, qscheme=torch.per_channel_symmetric, ch_axis=0,
             observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=EPSILON),
         )  # fmt: skip
-        placement = Placement(activation, weight)
+        placement = AnnotationQuantizer(activation, weight)
         prepared: nn.Module = prepare_pt2e(trace(network, example).module(), placement)
         if not any(place.weight for place in placement.places):
             raise StageError("there is nothing to quantise: the model has no convolution and no linear layer")

@@ -19,7 +19,7 @@ IMAGES = (torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)),)
 @pytest.mark.parametrize("name", ["residual", "depthwise", "concat", "grouped", "flat", "two_headed"])
 def test_replayed_from_json_it_gives_the_same_model(architectures, lively, name):
     body = lively(architectures[name]().build(SIGNATURE))
-    groups = dependency_graph.couple(body, IMAGES).groups
+    groups = dependency_graph.build(body, IMAGES).groups
     before = body.state_dict()
     after = channels.cut(body, groups, [torch.arange(group.channels // 2) for group in groups])
     edit = Narrow(shapes={each: tuple(t.shape) for each, t in after.items() if t.shape != before[each].shape})

@@ -34,7 +34,7 @@ def model(lively):
 
 @pytest.fixture
 def group(model):
-    (found,) = dependency_graph.couple(model, (torch.rand(1, 3, 2, 3),)).groups
+    (found,) = dependency_graph.build(model, (torch.rand(1, 3, 2, 3),)).groups
     return found
 
 
@@ -70,7 +70,7 @@ def test_batchnorm_scale_is_its_size(model, group):
 
 def test_batchnorm_scale_needs_one():
     plain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    (group,) = dependency_graph.couple(plain, (torch.rand(1, 3),)).groups
+    (group,) = dependency_graph.build(plain, (torch.rand(1, 3),)).groups
     with pytest.raises(RecipeError, match="no batch normalisation scales the channels of '0'"):
         BatchnormScale()(group, {})
 
@@ -94,7 +94,7 @@ def test_random_is_seeded_by_layer(group):
 
 def test_channels_of_a_grouped_convolution_are_scored_together():
     body = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 8, 1, groups=2, bias=False), nn.Conv2d(8, 2, 1))
-    first, second = dependency_graph.couple(body, (torch.rand(1, 3, 2, 2),)).groups
+    first, second = dependency_graph.build(body, (torch.rand(1, 3, 2, 2),)).groups
     one, two = (body[place].weight.detach().abs().sum((1, 2, 3)) for place in (0, 1))
     torch.testing.assert_close(L1()(first, {}), one.reshape(2, 2).sum(0))  # channels 0 and 2, 1 and 3
     torch.testing.assert_close(L1()(second, {}), two.reshape(2, 4).sum(0))

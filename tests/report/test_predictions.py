@@ -14,13 +14,13 @@ from PIL import Image
 from rich.console import Console
 
 from compress_cli.data import pictures
-from compress_cli.report import Found, Report, Row, gates, markdown, page, terminal
+from compress_cli.report import FindingsTable, Report, Row, gates, markdown, page, terminal
 from compress_cli.report.document import chain
 from compress_cli.report.page import Background
 from compress_cli.statistics import gate
 from compress_cli.statistics.findings import Findings, Line
 from compress_cli.statistics.intervals import Estimate, paired_difference, wilson
-from compress_cli.statistics.predictions import Answers, damage
+from compress_cli.statistics.predictions import ScoredSamples, compare_predictions
 
 NASTY = "a|b</svg><script>alert(1)</script>&\"'\x1b=1+1"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -31,7 +31,7 @@ INDEX = 5000 + np.arange(400)
 def answers(wrong):
     """A model that errs on these positions."""
     said = np.where(np.isin(np.arange(400), wrong), (LABELS + 1) % 4, LABELS)
-    return Answers(4.0 * np.eye(4)[said], LABELS)
+    return ScoredSamples(4.0 * np.eye(4)[said], LABELS)
 
 
 MODELS = {"teacher": range(8), "student": range(4, 16), "int8": range(4, 36, 2)}
@@ -58,7 +58,7 @@ def made(name="int8", before="teacher"):
                 change=paired_difference(teacher.right, own.right) if of else None,
                 change_p=0.03 if of else None,
                 change_verdict="worse" if of else None,
-                damage=damage(teacher, own, INDEX, (name, "b", "c", "d")) if of else None,
+                predictions=compare_predictions(teacher, own, INDEX, (name, "b", "c", "d")) if of else None,
             )
         )
     lines = [
@@ -71,7 +71,7 @@ def made(name="int8", before="teacher"):
     )  # fmt: skip
     report = Report(
         recipe=name, seed=0, baseline=before, primary="accuracy", split="test", samples=400, rows=rows, machine={},
-        wall_time_s=1.0, findings=[Found(name="costs", stage="sensitivity", model=name, findings=findings)],
+        wall_time_s=1.0, findings=[FindingsTable(name="costs", stage="sensitivity", model=name, findings=findings)],
     )  # fmt: skip
     promises = ("agreement>=99%", "costs.fc_accuracy_change>=-1%", "worst_class_drop<=50%", "student.churn<=10%", "kl<=1")
     return report.model_copy(update={"gates": gates.judge(report, tuple(map(gate.parse, promises)))})
@@ -80,7 +80,8 @@ def made(name="int8", before="teacher"):
 def behind(report):
     epochs = {"epochs": [{"epoch": each, "loss": 1 / each} for each in range(1, 4)]}
     shown = {
-        each.index: pictures.png(np.full((3, 8, 8), each.index % 256, np.uint8), 96) for each in report.rows[-1].damage.changed
+        each.index: pictures.png(np.full((3, 8, 8), each.index % 256, np.uint8), 96)
+        for each in report.rows[-1].predictions.changed
     }
     return Background({report.rows[0].name: epochs}, {"device": "cpu"}, "name: x\n", shown)
 
@@ -93,7 +94,7 @@ def shown(report):
 
 def test_every_form_tells_the_damage():
     report = made()
-    agreement = report.rows[-1].damage.agreement
+    agreement = report.rows[-1].predictions.agreement
     lost, gained = 14, 6  # of 16 wrong ones, 2 of which the teacher has wrong too: 4, 6
     for text in (shown(report), markdown.render(report), page.render(report, behind(report))):
         words = re.sub(r"<[^>]*>", " ", text)
@@ -109,7 +110,7 @@ def test_every_form_tells_the_damage():
         ):
             assert said in words, said
     assert max(map(len, shown(report).splitlines())) <= 100
-    damaged = report.rows[-1].damage
+    damaged = report.rows[-1].predictions
     assert round(400 * damaged.right_to_wrong.value) == lost
     assert round(400 * damaged.wrong_to_right.value) == gained
 
@@ -151,7 +152,7 @@ def test_the_page_shows_the_inputs_that_changed_sides():
     report = made()
     reader = read(page.render(report, behind(report)))
     sources = [value for name, value in reader.attributes if name == "src"]
-    changed = report.rows[-1].damage.changed
+    changed = report.rows[-1].predictions.changed
     assert len(sources) == len(changed) == 20
     assert all(each.startswith("data:image/png;base64,") for each in sources)
     for source, sample in zip(sources, changed, strict=True):

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Literal
 
-from compress_cli.report import Found, Report, Row, plots
+from compress_cli.report import FindingsTable, Report, Row, plots
 from compress_cli.report import figures as write
 from compress_cli.report.document import chain
 from compress_cli.report.figures import NOTHING
 from compress_cli.report.html import measured, table, text
 from compress_cli.report.plots import Bar
-from compress_cli.statistics.predictions import Changed
+from compress_cli.statistics.predictions import ChangedPrediction
 
 CLASSES = 12  # that have a bar; the table has all
 
@@ -42,33 +42,33 @@ def waterfall(report: Report) -> str:
 
 
 def answers(report: Report) -> str:
-    """The table of damage."""
-    rows = [(row, row.damage) for row in report.rows if row.damage]
+    """The table of comparison."""
+    rows = [(row, row.predictions) for row in report.rows if row.predictions]
     lines = [
         [
             f"<b>{text(row.name)}</b>",
             f'<span class="verdict {row.change_verdict or ""}">{text(write.verdict(row) or NOTHING)}</span>',
-            measured("agreement", damage.agreement),
-            write.samples(damage.right_to_wrong),
-            write.samples(damage.wrong_to_right),
-            measured("kl", damage.kl),
-            measured("ece", damage.ece),
-            text(write.hurt(damage)),
+            measured("agreement", comparison.agreement),
+            write.samples(comparison.right_to_wrong),
+            write.samples(comparison.wrong_to_right),
+            measured("kl", comparison.kl),
+            measured("ece", comparison.ece),
+            text(write.hurt(comparison)),
         ]
-        for row, damage in rows
+        for row, comparison in rows
     ]
     if not lines:
         return ""
     baseline = f" That of {text(report.baseline)} is {write.metric('ece', rows[0][1].ece_baseline.value)}%."
-    return f"{table(write.damage_headings(report), lines, words=2)}<p>{text(write.about_damage(report))}{baseline}</p>"
+    return f"{table(write.prediction_headings(report), lines, words=2)}<p>{text(write.about_predictions(report))}{baseline}</p>"
 
 
 def classes(report: Report) -> str:
     """The classes of the last model that was compared, those hurt most first."""
     row = _last(report)
-    if row is None or row.damage is None:
+    if row is None or row.predictions is None:
         return ""
-    found = row.damage.classes
+    found = row.predictions.classes
     say = partial(write.metric, "accuracy_change")
     bars = [
         Bar(
@@ -92,7 +92,7 @@ def classes(report: Report) -> str:
     shown = (
         f"The {len(bars)} of {len(found)} classes hurt most" if len(bars) < len(found) else "All classes, those hurt most first"
     )
-    worst = measured("worst_class_drop", row.damage.worst_class_drop)
+    worst = measured("worst_class_drop", row.predictions.worst_class_drop)
     return (
         f"<h3>Class by class: {text(row.name)}</h3><p>{shown}; whiskers are 95% "
         f"intervals of each class alone. Largest drop, of all classes together: {worst} points.</p><figure>{plot}</figure>"
@@ -103,18 +103,18 @@ def classes(report: Report) -> str:
 def changed(report: Report, pictures: Mapping[int, bytes]) -> str:
     """Pictures of what the last model answers otherwise than the baseline: sample id -> PNG."""
     row = _last(report)
-    shown = [each for each in row.damage.changed if each.index in pictures] if row and row.damage else []
-    if row is None or row.damage is None or not shown:
+    shown = [each for each in row.predictions.changed if each.index in pictures] if row and row.predictions else []
+    if row is None or row.predictions is None or not shown:
         return ""
-    lost, gained = (write.samples(each) for each in (row.damage.right_to_wrong, row.damage.wrong_to_right))
+    lost, gained = (write.samples(each) for each in (row.predictions.right_to_wrong, row.predictions.wrong_to_right))
     return (
-        f"<h3>Inputs that changed sides: {text(row.name)}</h3><p>{lost} lost and {gained} gained of {row.damage.samples} "
+        f"<h3>Inputs that changed sides: {text(row.name)}</h3><p>{lost} lost and {gained} gained of {row.predictions.samples} "
         f"samples; {len(shown)} are shown, those first that {text(report.baseline)} was surest of.</p>"
         f'<div class="pictures">{"".join(_picture(each, pictures[each.index]) for each in shown)}</div>'
     )
 
 
-def _picture(each: Changed, png: bytes) -> str:
+def _picture(each: ChangedPrediction, png: bytes) -> str:
     lost = each.before == each.label
     said = f"{each.before} → {each.after}"
     source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
@@ -125,7 +125,7 @@ def _picture(each: Changed, png: bytes) -> str:
     )
 
 
-def found(each: Found, better: Literal["higher", "lower"]) -> str:
+def found(each: FindingsTable, better: Literal["higher", "lower"]) -> str:
     """A table on request, and a plot of its change or, without one, of its first column."""
     findings = each.findings
     place = next((number for number, name in enumerate(findings.columns) if name.endswith("_change")), 0)
@@ -149,4 +149,4 @@ def found(each: Found, better: Literal["higher", "lower"]) -> str:
 
 
 def _last(report: Report) -> Row | None:
-    return next((row for row in reversed(report.rows) if row.damage), None)
+    return next((row for row in reversed(report.rows) if row.predictions), None)

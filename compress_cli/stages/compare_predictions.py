@@ -16,7 +16,7 @@ from compress_cli.statistics import predictions
 from compress_cli.store.artifact import Artifact, Comparison, Measurement
 
 
-class Damage(Stage):
+class ComparePredictions(Stage):
     """Hold a model's answers against a baseline's: agreement, churn, change of each class, calibration, divergence.
 
     A run does it for each of its models by itself. Nothing is measured again: it takes what was predicted before. Of inputs
@@ -27,9 +27,9 @@ class Damage(Stage):
         "baseline": Role((Measurement,), previous=False),
         "start": Role((Measurement,)),
     }
-    shared: ClassVar[dict[str, int]] = {"damage": predictions.VERSION}
+    shared: ClassVar[dict[str, int]] = {"predictions": predictions.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("val", "test")
-    seeded: ClassVar[bool] = False
+    seed_dependent: ClassVar[bool] = False
 
     baseline: str | None = Field(None, description="the stage whose measurement the other is held against")
     start: str | None = Field(None, description="the stage whose measurement is judged; default: the one before")
@@ -51,8 +51,10 @@ class Damage(Stage):
         ]
         if pair[0] is None or pair[1] is None:
             return {"reason": f"the task {context.task.type} names no classes"}
-        found = predictions.damage(pair[0], pair[1], split.index, context.task.classes(context.dataset.signature()))
-        (context.output / measure.DAMAGE).write_text(found.model_dump_json(indent=1) + "\n")
+        found = predictions.compare_predictions(
+            pair[0], pair[1], split.index, context.task.classes(context.dataset.signature())
+        )
+        (context.output / measure.PREDICTION_COMPARISON).write_text(found.model_dump_json(indent=1) + "\n")
         rows = predictions.changed_sides(pair[0], pair[1])
         pictures = _pictures(split)
         if pictures is not None and len(rows):

@@ -6,10 +6,10 @@ import pytest
 from compress_cli.data.datasets.digits import Digits
 from compress_cli.errors import ArtifactError, RecipeError
 from compress_cli.measurement import measure
-from compress_cli.stages.damage import Damage
+from compress_cli.stages.compare_predictions import ComparePredictions
 from compress_cli.stages.measure import Measure
 from compress_cli.statistics.intervals import wilson
-from compress_cli.statistics.predictions import Damage as Document
+from compress_cli.statistics.predictions import PredictionComparison as Document
 from compress_cli.store import artifact
 from compress_cli.store.artifact import Measurement
 
@@ -46,8 +46,8 @@ def test_damage_of_stored_answers(measured, context_for):
     worse = labels.copy()
     worse[[4, 7]] = (labels[[4, 7]] + 1) % 10
     context = context_for(dataset, inputs={"baseline": (made(labels),), "start": (made(worse),)}, splits=("val", "test"))
-    Damage(baseline="a").run(context)
-    found = Document.model_validate_json((context.output / measure.DAMAGE).read_text())
+    ComparePredictions(baseline="a").run(context)
+    found = Document.model_validate_json((context.output / measure.PREDICTION_COMPARISON).read_text())
     assert found.right_to_wrong == wilson(2, 467)
     assert [each.index for each in found.changed] == split.index[[4, 7]].tolist()
     with np.load(context.output / measure.PICTURES) as kept:
@@ -59,7 +59,7 @@ def test_nothing_changed_keeps_no_pictures(measured, context_for):
     dataset, made = measured
     same = made(dataset.split("test").targets["label"])
     context = context_for(dataset, inputs={"baseline": (same,), "start": (same,)}, splits=("val", "test"))
-    assert Damage(baseline="a").run(context)["agreement"] == 1.0
+    assert ComparePredictions(baseline="a").run(context)["agreement"] == 1.0
     assert not (context.output / measure.PICTURES).exists()
 
 
@@ -68,13 +68,13 @@ def test_measurements_of_other_samples_are_refused(measured, context_for):
     test, val = (dataset.split(name).targets["label"] for name in ("test", "val"))
     pair = {"baseline": (made(test),), "start": (made(val, "val"),)}
     with pytest.raises(RecipeError, match="same split"):
-        Damage(baseline="a").run(context_for(dataset, inputs=pair, splits=("val", "test")))
+        ComparePredictions(baseline="a").run(context_for(dataset, inputs=pair, splits=("val", "test")))
     moved = {"baseline": (made(test),), "start": (made(test, index=np.arange(467)),)}
     with pytest.raises(ArtifactError, match="other samples"):
-        Damage(baseline="a").run(context_for(dataset, inputs=moved, splits=("val", "test")))
+        ComparePredictions(baseline="a").run(context_for(dataset, inputs=moved, splits=("val", "test")))
 
 
 def test_a_measure_stage_takes_the_model_before_it(measured):
-    assert Damage(baseline="a").produces({}) is artifact.Comparison
-    assert "train" not in Damage(baseline="a").splits
+    assert ComparePredictions(baseline="a").produces({}) is artifact.Comparison
+    assert "train" not in ComparePredictions(baseline="a").splits
     assert Measure().produces({}) is Measurement
