@@ -187,7 +187,7 @@ def toy():
             mean, deviation = channel_statistics(self.split("train").inputs["image"])
             return Signature(
                 inputs={"image": Input(shape=(2, 6, 6), mean=mean, deviation=deviation)},
-                heads={"logits": Head(size=self.classes)},
+                heads={"logits": Head(shape=(self.classes,))},
             )
 
     return lambda **settings: Toy(**settings)

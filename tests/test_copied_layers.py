@@ -11,10 +11,10 @@ from compress_cli.networks.models.convnet import Convnet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-IMAGES = Signature(inputs={"image": Input(shape=(1, 8, 8))}, heads={"logits": Head(size=3)})
+IMAGES = Signature(inputs={"image": Input(shape=(1, 8, 8))}, heads={"logits": Head(shape=(3,))})
 TOKENS = Signature(
     inputs={"ids": Input(shape=(5,), dtype="int64"), "attention_mask": Input(shape=(5,), dtype="int64")},
-    heads={"logits": Head(size=3)},
+    heads={"logits": Head(shape=(3,))},
 )
 
 

@@ -124,7 +124,7 @@ class Sequences(Dataset):
 
     def signature(self):
         inputs = {name: Input(shape=(5,), dtype="int64") for name in ("ids", "attention_mask")}
-        return Signature(inputs=inputs, heads={"logits": Head(size=2)})
+        return Signature(inputs=inputs, heads={"logits": Head(shape=(2,))})
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ class Blobs(Dataset):
     samples: int = 200
 
     def signature(self):
-        return Signature(inputs={"point": Input(shape=(4,))}, heads={"side": Head(size=2, classes=("left", "right"))})
+        return Signature(inputs={"point": Input(shape=(4,))}, heads={"side": Head(shape=(2,), classes=("left", "right"))})
 
     def split(self, name):
         begin = {"train": 0, "val": 1, "test": 2}[name] * self.samples

@@ -20,7 +20,7 @@ RECIPES = sorted(FOLDER.glob("*.yaml"))
 BETA = {"resnet56-resnet20": 2, "resnet32x4-resnet8x4": 8, "wrn40-2-wrn16-2": 6}  # of DKD, by pair
 REVIEW = {"resnet56-resnet20": 0.6, "resnet32x4-resnet8x4": 5, "wrn40-2-wrn16-2": 5}
 SIGNATURE = Signature(
-    inputs={"image": Input(shape=(3, 32, 32), mean=(127.0,) * 3, deviation=(70.0,) * 3)}, heads={"logits": Head(size=100)}
+    inputs={"image": Input(shape=(3, 32, 32), mean=(127.0,) * 3, deviation=(70.0,) * 3)}, heads={"logits": Head(shape=(100,))}
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pydantic import BaseModel, ConfigDict
 
 from compress_cli.errors import RecipeError
@@ -27,10 +29,18 @@ class Head(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    size: int
-    """Values per sample (or per position): classes, or regression targets."""
+    shape: tuple[int | None, ...]
+    """Without the sample axis: (classes,), (classes, height, width), (positions, classes); None for an open axis."""
+    class_axis: int | None = 0
+    """The axis of `shape` on which classes compete; None where there are none, as in regression."""
     classes: tuple[str, ...] = ()
     """Names of the classes, in order; empty where there are none."""
+
+    @property
+    def size(self) -> int:
+        """How many classes there are, or values for each sample where there are no classes; an open axis counts as 1."""
+        axes = self.shape if self.class_axis is None else self.shape[self.class_axis : self.class_axis + 1]
+        return math.prod(length or 1 for length in axes)
 
 
 class Signature(BaseModel):

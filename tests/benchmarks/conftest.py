@@ -28,7 +28,9 @@ class Noise(Dataset):
     def signature(self):
         shape, of = (self.channels, self.side, self.side), self.channels
         mean, deviation = (127.0,) * of, (74.0,) * of
-        return Signature(inputs={"image": Input(shape=shape, mean=mean, deviation=deviation)}, heads={"logits": Head(size=10)})
+        return Signature(
+            inputs={"image": Input(shape=shape, mean=mean, deviation=deviation)}, heads={"logits": Head(shape=(10,))}
+        )
 
 
 @pytest.fixture

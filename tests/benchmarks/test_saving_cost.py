@@ -42,7 +42,7 @@ class Noise(Dataset):
     def signature(self):
         return Signature(
             inputs={"image": Input(shape=(3, 32, 32), mean=(127.0,) * 3, deviation=(74.0,) * 3)},
-            heads={"logits": Head(size=10)},
+            heads={"logits": Head(shape=(10,))},
         )
 
 

@@ -12,7 +12,9 @@ from compress_cli.networks.models.convnet import Convnet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SIGNATURE = Signature(inputs={"image": Input(shape=(1, 6, 6), mean=(3.0,), deviation=(2.0,))}, heads={"logits": Head(size=3)})
+SIGNATURE = Signature(
+    inputs={"image": Input(shape=(1, 6, 6), mean=(3.0,), deviation=(2.0,))}, heads={"logits": Head(shape=(3,))}
+)
 IMAGES = torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 LAYERS = ("layer1.0", "layer1.1", "layer1", "layer2", "fc")
 

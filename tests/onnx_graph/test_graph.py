@@ -196,7 +196,7 @@ def network(name):
 
     if name == "encoder":
         return nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 2), (9, 32)
-    signature = Signature(inputs={"image": Input(shape=(3, 32, 32))}, heads={"logits": Head(size=10)})
+    signature = Signature(inputs={"image": Input(shape=(3, 32, 32))}, heads={"logits": Head(shape=(10,))})
     return restore.build({"resnet": Resnet(depth=20), "mobilenet": MobilenetV2()}[name], signature, 0).network.body, (3, 32, 32)
 
 

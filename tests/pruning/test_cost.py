@@ -9,7 +9,7 @@ from compress_cli.networks.edits.narrow import Narrow
 from compress_cli.pruning import channels, dependency_graph
 from compress_cli.pruning.cost import Cost
 
-SIGNATURE = Signature(inputs={"image": Input(shape=(3, 8, 8))}, heads={"logits": Head(size=10)})
+SIGNATURE = Signature(inputs={"image": Input(shape=(3, 8, 8))}, heads={"logits": Head(shape=(10,))})
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 IMAGES = (torch.rand(2, 3, 8, 8),)

@@ -86,7 +86,7 @@ def check_report(rows, out, teacher_bytes):
         assert not rows[name]["reason"]
         assert rows[name]["metrics"]["accuracy"]["value"] > 0.9
         assert rows[name]["change"] is None
-        assert rows[name]["compare_predictions"] is None
+        assert rows[name]["predictions"] is None
         assert rows[name]["compression_ratio"] == pytest.approx(teacher_bytes / rows[name]["size_bytes"])
     forms = (out, Path("runs/r/report.md").read_text().replace("\\_", "_"), unescape(Path("runs/r/report.html").read_text()))
     assert all(reason.partition(" (it has")[0] in " ".join(form.split()) for form in forms)

@@ -27,7 +27,7 @@ from compress_cli.stages import Stage
 from compress_cli.store.artifact import Checkpoint, OnnxModel, read, write_manifest
 
 SIGNATURE = Signature(
-    inputs={"image": Input(shape=(2, 3, 4), mean=(1.0, 2.0), deviation=(3.0, 4.0))}, heads={"logits": Head(size=5)}
+    inputs={"image": Input(shape=(2, 3, 4), mean=(1.0, 2.0), deviation=(3.0, 4.0))}, heads={"logits": Head(shape=(5,))}
 )
 MODEL = {"type": "mlp", "hidden": [6]}
 
@@ -50,7 +50,7 @@ class Paired(Small):
 
     def signature(self):
         inputs = {**SIGNATURE.inputs, "depth": Input(shape=(3, 4))}
-        return Signature(inputs=inputs, heads={"shape_output": Head(size=5), "colour_output": Head(size=3)})
+        return Signature(inputs=inputs, heads={"shape_output": Head(shape=(5,)), "colour_output": Head(shape=(3,))})
 
 
 @pytest.fixture
@@ -364,11 +364,11 @@ def test_weights_of_a_model_with_some_of_the_inputs_and_heads(load, body, tmp_pa
     made = load(Paired(), weights="w.safetensors", model=MODEL, inputs=["image"], heads=["shape_output"])
     assert same(made, body.state_dict())
     signature = restore.signature_of(made)
-    assert (signature.inputs, signature.heads) == (SIGNATURE.inputs, {"shape_output": Head(size=5)})
+    assert (signature.inputs, signature.heads) == (SIGNATURE.inputs, {"shape_output": Head(shape=(5,))})
 
 
 def test_normalisation_is_that_of_the_input_that_is_taken(load, tmp_path):
-    body = Mlp(hidden=()).build(Signature(inputs={"depth": Input(shape=(3, 4))}, heads={"colour_output": Head(size=3)}))
+    body = Mlp(hidden=()).build(Signature(inputs={"depth": Input(shape=(3, 4))}, heads={"colour_output": Head(shape=(3,))}))
     save_file(body.state_dict(), tmp_path / "w.safetensors")
     settings = {"weights": "w.safetensors", "model": {"type": "mlp", "hidden": []}, "heads": ["colour_output"]}
     refused(load, "mean: has 3 values, but the dataset's inputs are {'image'", dataset=Paired(), **settings, inputs=["image"],

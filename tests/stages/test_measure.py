@@ -69,7 +69,7 @@ class TwoTasks(Digits):
 
     def signature(self):
         own = super().signature()
-        return own.model_copy(update={"heads": {**own.heads, "value": Head(size=10)}})
+        return own.model_copy(update={"heads": {**own.heads, "value": Head(shape=(10,))}})
 
 
 def test_a_model_without_the_head_of_the_task_has_a_size(context, stored, digits_file):

@@ -26,7 +26,7 @@ from compress_cli.store.artifact import Checkpoint
 
 SIGNATURE = Signature(
     inputs={"image": Input(shape=(3, 8, 8), mean=(100.0, 120.0, 130.0), deviation=(50.0, 60.0, 70.0))},
-    heads={"logits": Head(size=10)},
+    heads={"logits": Head(shape=(10,))},
 )
 
 

@@ -27,7 +27,7 @@ from compress_cli.store.artifact import Checkpoint, OnnxModel, Program
 
 SIGNATURE = Signature(
     inputs={"image": Input(shape=(1, 8, 8), mean=(100.0,), deviation=(50.0,))},
-    heads={"logits": Head(size=3, classes=("dark", "grey", "bright"))},
+    heads={"logits": Head(shape=(3,), classes=("dark", "grey", "bright"))},
 )
 KEY = "0123456789abcdef" * 4
 SAMPLES = {"train": 96, "val": 40, "test": 0}

@@ -318,7 +318,7 @@ def test_the_tasks_loss_is_on_the_tasks_head():
 def test_what_no_loss_reaches_is_said(toy, context_for):
     """A head that nobody trains ships as it was drawn: that should not go unsaid."""
     own, told = toy().signature(), []
-    both = own.model_copy(update={"heads": {**own.heads, "other": Head(size=2)}})
+    both = own.model_copy(update={"heads": {**own.heads, "other": Head(shape=(2,))}})
     network = restore.build(Mlp(hidden=(8,)), both, 0).network
     context = context_for(toy(), task=Classification(head="logits"), log=told.append)
     facts = loop.fit(network, (CrossEntropy(head="logits"),), TrainingConfig(epochs=1, precision="float32"), context)

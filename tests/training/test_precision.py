@@ -13,7 +13,7 @@ from compress_cli.training import precision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SIGNATURE = Signature(inputs={"image": Input(shape=(1, 8, 8))}, heads={"logits": Head(size=3)})
+SIGNATURE = Signature(inputs={"image": Input(shape=(1, 8, 8))}, heads={"logits": Head(shape=(3,))})
 INPUTS = {"image": torch.rand(16, 1, 8, 8)}
 LONG = 10**9  # steps
 
@@ -119,7 +119,7 @@ def test_a_damaged_memory_is_written_anew(tmp_path, content):
 
 def test_rows_have_no_channels_to_order():
     network = restore.build(
-        Mlp(hidden=(8,)), Signature(inputs={"row": Input(shape=(4,))}, heads={"y": Head(size=2)}), 0
+        Mlp(hidden=(8,)), Signature(inputs={"row": Input(shape=(4,))}, heads={"y": Head(shape=(2,))}), 0
     ).network
     assert precision._Trial(network, {"row": torch.rand(8, 4)}, "cpu").names == ["float32", "bfloat16"]
 

@@ -54,7 +54,7 @@ class Cifar100(Dataset):
         mean, deviation = _statistics(self._files(), self.val, self.split_seed)
         return Signature(
             inputs={"image": Input(shape=(3, 32, 32), mean=mean, deviation=deviation)},
-            heads={"logits": Head(size=100, classes=CLASSES)},
+            heads={"logits": Head(shape=(100,), classes=CLASSES)},
         )
 
     def split(self, name: SplitName) -> Split:

@@ -39,7 +39,7 @@ class Csv(Dataset):
         classes = _tables(self, self._digests())[1]
         return Signature(
             inputs={self.input: Input(shape=train.shape[1:], mean=mean, deviation=deviation)},
-            heads={"logits": Head(size=len(classes), classes=classes)},
+            heads={"logits": Head(shape=(len(classes),), classes=classes)},
         )
 
     def split(self, name: SplitName) -> Split:

@@ -30,7 +30,7 @@ class Digits(Dataset):
         mean, deviation = _statistics(self.split_seed)
         return Signature(
             inputs={"image": Input(shape=(1, 8, 8), mean=mean, deviation=deviation)},
-            heads={"logits": Head(size=10, classes=tuple("0123456789"))},
+            heads={"logits": Head(shape=(10,), classes=tuple("0123456789"))},
         )
 
     def split(self, name: SplitName) -> Split:

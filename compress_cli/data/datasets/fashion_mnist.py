@@ -56,7 +56,7 @@ class FashionMnist(Dataset):
         mean, deviation = _statistics(self._files(), self.val, self.split_seed)
         return Signature(
             inputs={"image": Input(shape=(1, 28, 28), mean=mean, deviation=deviation)},
-            heads={"logits": Head(size=10, classes=CLASSES)},
+            heads={"logits": Head(shape=(10,), classes=CLASSES)},
         )
 
     def split(self, name: SplitName) -> Split:

@@ -42,7 +42,7 @@ class ImageFolder(Dataset):
         classes = self._classes()
         return Signature(
             inputs={"image": Input(shape=(self.channels, self.height, self.width), mean=mean, deviation=deviation)},
-            heads={"logits": Head(size=len(classes), classes=classes)},
+            heads={"logits": Head(shape=(len(classes),), classes=classes)},
         )
 
     def split(self, name: SplitName) -> Split:

@@ -50,7 +50,7 @@ class Npz(Dataset):
             whole = target.dtype.kind in "iu"
             size = self._classes(target) if whole else int(np.prod(target.shape[1:]))
             names = (self.classes or tuple(map(str, range(size)))) if whole else ()
-            heads["logits" if whole and len(self.targets) == 1 else f"{name}_output"] = Head(size=size, classes=names)
+            heads["logits" if whole and len(self.targets) == 1 else f"{name}_output"] = Head(shape=(size,), classes=names)
         return Signature(inputs={name: self._input(each, rows) for name, each in train.inputs.items()}, heads=heads)
 
     def split(self, name: SplitName) -> Split:

@@ -54,7 +54,7 @@ def test_no_accuracy_of_nan(wrong):
 
 
 def signature(classes=10):
-    return Signature(inputs={"x": Input(shape=(1,))}, heads={"logits": Head(size=classes)})
+    return Signature(inputs={"x": Input(shape=(1,))}, heads={"logits": Head(shape=(classes,))})
 
 
 def test_labels_in_range_pass():

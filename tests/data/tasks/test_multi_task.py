@@ -18,7 +18,7 @@ SETTINGS = {
 }
 SIGNATURE = Signature(
     inputs={"image": Input(shape=(1, 2, 2), mean=(0.0,), deviation=(1.0,))},
-    heads={"shapes": Head(size=3), "colours": Head(size=2)},
+    heads={"shapes": Head(shape=(3,)), "colours": Head(shape=(2,))},
 )
 HEADS = {  # shapes: right, right, wrong, right; colours: right, wrong, wrong, wrong
     "shapes": np.array([[2.0, 0, 0], [0, 2, 0], [2, 0, 0], [0, 0, 2]], np.float32),

@@ -14,7 +14,7 @@ from compress_cli.measurement import sessions
 from compress_cli.networks.models import Network
 
 IMAGE, ROW = Input(shape=(1, 4, 4), mean=(8.0,), deviation=(4.0,)), Input(shape=(3,))
-SIGNATURE = Signature(inputs={"image": IMAGE, "row": ROW}, heads={"class": Head(size=5), "angle": Head(size=1)})
+SIGNATURE = Signature(inputs={"image": IMAGE, "row": ROW}, heads={"class": Head(shape=(5,)), "angle": Head(shape=(1,))})
 EXAMPLE = (torch.rand(2, 1, 4, 4), torch.rand(2, 3))
 
 
@@ -84,7 +84,7 @@ def test_an_operator_that_onnx_lacks_is_named(tmp_path, capfd):
         def forward(self, x):
             return {"y": torch.special.bessel_j0(x)}
 
-    signature = Signature(inputs={"x": ROW}, heads={"y": Head(size=3)})
+    signature = Signature(inputs={"x": ROW}, heads={"y": Head(shape=(3,))})
     with pytest.raises(StageError, match=r"ONNX \(opset 20\) has no word for the operator \S*bessel_j0$"):
         Onnx().export(Bessel(), signature, (torch.rand(2, 3),), tmp_path / "a.onnx", {})
     assert capfd.readouterr() == ("", "")

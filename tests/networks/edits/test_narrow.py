@@ -12,7 +12,7 @@ from compress_cli.networks.edits import Edit
 from compress_cli.networks.edits.narrow import Narrow
 from compress_cli.pruning import channels, dependency_graph
 
-SIGNATURE = Signature(inputs={"image": Input(shape=(3, 8, 8))}, heads={"logits": Head(size=10)})
+SIGNATURE = Signature(inputs={"image": Input(shape=(3, 8, 8))}, heads={"logits": Head(shape=(10,))})
 IMAGES = (torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)),)
 
 

@@ -13,7 +13,7 @@ from compress_cli.networks.models import Model, Network
 
 def _signature(channels: int = 3, pixels: int = 32, classes: int = 100) -> Signature:
     image = Input(shape=(channels, pixels, pixels), mean=(100.0,) * channels, deviation=(50.0,) * channels)
-    return Signature(inputs={"image": image}, heads={"label": Head(size=classes)})
+    return Signature(inputs={"image": image}, heads={"label": Head(shape=(classes,))})
 
 
 def _network(settings: dict[str, Any] | str, channels: int = 3, pixels: int = 32, classes: int = 100) -> Network:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def signature(*shape, classes=10):
-    return Signature(inputs={"image": Input(shape=shape)}, heads={"logits": Head(size=classes)})
+    return Signature(inputs={"image": Input(shape=shape)}, heads={"logits": Head(shape=(classes,))})
 
 
 def parameters(model, *shape, classes=10):
@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_refused():
         Resnet().build(signature(4))
     with pytest.raises(RecipeError, match="8 x 8 pixels are too few"):
         Convnet(widths=(4, 4, 4, 4, 4)).build(signature(1, 8, 8))
-    image, two = Input(shape=(1, 28, 28)), {"a": Head(size=2), "b": Head(size=3)}
+    image, two = Input(shape=(1, 28, 28)), {"a": Head(shape=(2,)), "b": Head(shape=(3,))}
     with pytest.raises(RecipeError, match="one head; the dataset asks for a, b; name it in `heads`"):
         only_head(Signature(inputs={"image": image}, heads=two), "mine")
     with pytest.raises(RecipeError, match="one head; the dataset asks for none: it has no targets"):

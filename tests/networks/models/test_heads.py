@@ -29,7 +29,7 @@ ZERO_BIAS = ("lenet", "mobilenet_v2", "vgg", "wide_resnet")
 
 def built(name, **heads):
     image = Input(shape=(1, 28, 28), mean=(100.0,), deviation=(50.0,))
-    signature = Signature(inputs={"image": image}, heads={head: Head(size=size) for head, size in heads.items()})
+    signature = Signature(inputs={"image": image}, heads={head: Head(shape=(size,)) for head, size in heads.items()})
     return restore.build(Model.model_validate({"type": name, **SMALL[name]}), signature, 0)
 
 

@@ -66,7 +66,7 @@ def test_settings_survive_a_dump(name):
 
 @pytest.mark.parametrize("name", [name for name in NARROW if name != "mlp"])
 def test_what_is_no_picture_is_refused(name):
-    rows = Signature(inputs={"row": Input(shape=(7,))}, heads={"label": Head(size=2)})
+    rows = Signature(inputs={"row": Input(shape=(7,))}, heads={"label": Head(shape=(2,))})
     with pytest.raises(RecipeError, match="takes one image input"):
         Model.model_validate(NARROW[name]).build(rows)
 

@@ -144,7 +144,7 @@ def network(body):
             each.running_var.uniform_(0.05, 0.2)
     channels = made.image[0]
     image = Input(shape=made.image, mean=(120.0,) * channels, deviation=(60.0,) * channels)
-    return Network(made, Signature(inputs={"image": image}, heads={"label": Head(size=5)})).eval()
+    return Network(made, Signature(inputs={"image": image}, heads={"label": Head(shape=(5,))})).eval()
 
 
 def pixels(net, samples=64):
