@@ -28,14 +28,15 @@ from compress_cli.stages import Stage
 from compress_cli.store import artifact
 from compress_cli.store.artifact import Checkpoint, OnnxModel, Program
 from compress_cli.store.saves import Saves, Saving
-from compress_cli.training import loop, precision
+from compress_cli.training import loop, meter, precision
 from compress_cli.training.augmentations import Augmentation
 from compress_cli.training.augmentations.flip import Flip
 from compress_cli.training.config import TrainingConfig
-from compress_cli.training.loader import Loader
+from compress_cli.training.loader import Augmenter, Loader
 from compress_cli.training.optimizers import Optimizer
 from compress_cli.training.optimizers.adamw import AdamW
 from compress_cli.training.optimizers.sgd import Sgd
+from compress_cli.training.pool import SamplePool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -103,7 +104,7 @@ def assert_alike(on, fit):
 
 def assert_no_step_waits(on, monkeypatch, fit):
     """And twice as many samples, in twice as many steps: the device is waited for as often."""
-    monkeypatch.setattr(loop, "REPORT_S", math.inf)
+    monkeypatch.setattr(meter, "REPORT_S", math.inf)
     few, many = assert_alike(on, fit), on("cuda", lambda where: fit(where, 2 * SAMPLES))[1].waits
     assert many - few == {}
 
@@ -465,5 +466,5 @@ def test_images_of_one_channel_lie_in_rows(pretended_cuda):
     images = np.lib.stride_tricks.as_strided(np.zeros((8, 1, 6, 6), np.uint8), strides=(36, 1, 6, 1))
     split = Split({"image": images}, {}, np.arange(8))
     with pretended_cuda.device():
-        given = Loader(split, 4, 1, (), 0, "cuda").first().inputs["image"]
+        given = Loader(SamplePool(split, "cuda"), 4, Augmenter()).first().inputs["image"]
         assert given.stride() == (36, 36, 6, 1)

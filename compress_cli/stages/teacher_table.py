@@ -26,7 +26,8 @@ from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.store.saves import Save
 from compress_cli.training import loader as loader
 from compress_cli.training.augmentations import Augmentation
-from compress_cli.training.loader import Loader
+from compress_cli.training.loader import Augmenter, Loader
+from compress_cli.training.pool import SamplePool
 
 CHUNK = 256  # samples at once: from 16 on, no output was seen to depend on the batch it was computed in
 TELL_EVERY_S = 0.5
@@ -66,20 +67,20 @@ class TeacherTable(Stage):
         opened = teacher_for(source).open(source, self.layers, context.device)
         # of a smoke run the rows of two chunks serve for all samples
         train, unlabelled, index = context.split("train", CHUNK), context.unlabelled(CHUNK), context.index()
-        loader = Loader(train, CHUNK, 1, self.augment, 0, context.device, unlabelled=unlabelled)
-        teacher_for(source).check(source, loader.index)
+        loader = Loader(SamplePool(train, context.device, unlabelled), CHUNK, Augmenter(self.augment))
+        teacher_for(source).check(source, loader.pool.index)
         saved, writer = context.saves.load(), None
         if saved:
-            writer = table.Writer(context.output, index, len(loader), self.views, table.unflattened(saved.arrays))
+            writer = table.Writer(context.output, index, len(loader.pool), self.views, table.unflattened(saved.arrays))
             context.log(Progress("ask the teacher", 0, 1, note=f"resumed at {saved.place}"))
         first = saved.document["chunks"] if saved else 0
-        each, begun, told = -(-len(loader) // CHUNK), time.perf_counter(), time.perf_counter()
+        each, begun, told = -(-len(loader.pool) // CHUNK), time.perf_counter(), time.perf_counter()
         with stopping.held():
             for chunk, part in enumerate(self._parts(loader, first, each), first + 1):
                 said = _arrays(opened(part))
                 if writer is None:
                     self._announce(table.size_bytes(len(index), self.views, said), len(index), context)
-                    writer = table.Writer(context.output, index, len(loader), self.views, said, empty=True)
+                    writer = table.Writer(context.output, index, len(loader.pool), self.views, said, empty=True)
                 writer.write(said)
                 if time.perf_counter() - told > TELL_EVERY_S:
                     told = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a recipe says about training."""
+"""How a network is trained: the settings of a recipe's `training:`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TrainingConfig(Settings):
     accumulate: int = Field(
         1,
         ge=1,
-        description="parts in which a step's batch is taken, to save memory; a mean over unmasked positions is each part's own",
+        description="microbatches that a batch is split into, to save memory; a mean over unmasked positions is each one's own",
     )
     keep: Literal["best", "last"] = Field("best", description="the epoch that counts: best on val, or the last one")
     precision: Literal["auto", "float32", "float32_channels_last", "bfloat16", "bfloat16_channels_last"] = Field(
@@ -38,8 +38,14 @@ class TrainingConfig(Settings):
     )
     deterministic: bool = Field(False, description="same bytes on CUDA too, at some speed; on a CPU they always are")
 
+    def rate(self, epochs: float) -> float:
+        """The learning rate after so many epochs, fractions included."""
+        warmup = min(self.schedule.warmup_epochs, self.epochs / 2)
+        factor = epochs / warmup if epochs < warmup else self.schedule.factor(epochs - warmup, self.epochs - warmup)
+        return self.optimizer.learning_rate * factor
+
     @model_validator(mode="after")
-    def _parts_hold_samples(self) -> TrainingConfig:
+    def _microbatches_hold_samples(self) -> TrainingConfig:
         if self.accumulate > self.batch:
-            raise ValueError(f"accumulate: a batch of {self.batch} can't be taken in {self.accumulate} parts")
+            raise ValueError(f"accumulate: a batch of {self.batch} can't be split into {self.accumulate} microbatches")
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from typing import Any
 
 import numpy as np
@@ -26,89 +25,185 @@ from compress_cli.training import loader, precision
 from compress_cli.training.averaging import Average
 from compress_cli.training.config import TrainingConfig
 from compress_cli.training.heap import retained_heap
-from compress_cli.training.loader import Loader
+from compress_cli.training.loader import Augmenter, Loader
+from compress_cli.training.meter import Meter
 from compress_cli.training.objective import Objective
+from compress_cli.training.pool import SamplePool
 from compress_cli.training.precision import PrecisionChoice
 from compress_cli.training.state import Losses, State
 
 VERSION = 1  # raise it when the same settings give other weights
-REPORT_S = 0.5  # between reports within an epoch; reading the loss waits for the device
 
 
 def begin(model: Model | None, context: Context, inputs: tuple[str, ...] = (), heads: tuple[str, ...] = ()) -> Restored:
     """A fresh network of `model` with these inputs and heads, or the checkpoint in the role `start`.
 
-    RecipeError where the dataset asks for no such heads."""
-    wanted = context.dataset.signature().narrowed(inputs, heads)
+    RecipeError where the checkpoint's heads are not those that the dataset asks for."""
+    required = context.dataset.signature().narrowed(inputs, heads)
     if model:
-        return restore.build(model, wanted, context.seed)
+        return restore.build(model, required, context.seed)
     (artifact,) = context.inputs["start"]
     restored = restore.checkpoint(artifact)
-    own, asked = ({name: each.size for name, each in heads.items()} for heads in (restored.signature.heads, wanted.heads))
-    if not own.items() <= asked.items():
-        raise RecipeError(f"start: its heads and their sizes are {own}, and the dataset asks for {asked}")
+    present, asked = ({name: head.size for name, head in part.heads.items()} for part in (restored.signature, required))
+    if not present.items() <= asked.items():
+        raise RecipeError(f"start: its heads and their sizes are {present}, and the dataset asks for {asked}")
     return restored
 
 
 def fit(
-    network: Network, losses: tuple[Loss, ...], settings: TrainingConfig, context: Context, teachers: Ensemble = NO_TEACHERS
+    network: Network, losses: tuple[Loss, ...], config: TrainingConfig, context: Context, teachers: Ensemble = NO_TEACHERS
 ) -> dict[str, Any]:
     """Train `network` in place; returns facts: the curve, the epoch kept, precision, speed.
 
-    It is left with the weights that count (best or last epoch, averaged if asked for), on the CPU, in evaluation mode.
-    Teachers see the same augmented batches and compute in float32, so that what they say is what a table of it would say.
-    StageError where the loss or the weights are no longer finite.
+    The network ends with the weights that count (best or last epoch, averaged if asked for), on the CPU, in evaluation
+    mode. Teachers see the same augmented batches and compute in float32, so that their outputs are those that a table
+    would hold. StageError where the loss or the weights are no longer finite.
     """
-    with isolated_random_state(context.device, settings.deterministic), retained_heap():
-        return _Loop(network, losses, settings, context, teachers).run()
+    with isolated_random_state(context.device, config.deterministic), retained_heap():
+        return _Loop(network, losses, config, context, teachers).run()
 
 
 class _Loop:
     def __init__(
-        self, network: Network, losses: tuple[Loss, ...], settings: TrainingConfig, context: Context, teachers: Ensemble
+        self, network: Network, losses: tuple[Loss, ...], config: TrainingConfig, context: Context, teachers: Ensemble
     ):
-        self.network, self.settings, self.context = network, settings, context
+        self.network, self.config, self.context = network, config, context
         self.task = context.task.within(network.signature.heads) or context.task
-        self.epochs = 1 if context.limit else settings.epochs
-        train, self.val = (context.split(name, settings.batch) for name in ("train", "val"))
-        for split in (train, self.val) if context.transfer is None or context.join else (self.val,):
-            self.task.check(network.signature, split.targets)
-        parts, changes, unlabelled = settings.accumulate, settings.augment, context.unlabelled(settings.batch)
-        shown = None if context.limit else context.samples
-        self.loader = Loader(
-            train, settings.batch, parts, changes, context.seed, context.device, settings.views, unlabelled, shown
-        )
+        self.epochs = 1 if context.limit else config.epochs
+        self.val = context.split("val", config.batch)
+        self.loader = self._load()
         network.to(context.device)
         first, saved = self.loader.first(), context.saves.load()
-        self.precision = PrecisionChoice(**saved.document["precision"]) if saved else self._choose(first)
+        self.precision = PrecisionChoice(**saved.document["precision"]) if saved else self._choose_precision(first)
         context.environment["precision"] = self.precision.name
         precision.place(network, self.precision.name)
         self.objective = Objective(network, losses, teachers, context.device, self.precision.name)
         seed_layers(context.device, step_seeds(context.seed, 0, 1)[0])
-        self.objective.shape(first, self.loader.labelled, len(self.loader))
-        adapters = self.objective.adapters
-        self.trained = [each for each in (*network.parameters(), *adapters.parameters()) if each.requires_grad]
-        average = Average(network, settings.ema) if settings.ema else None
-        self.state = State(network, adapters, settings.optimizer.build(self.trained), average, self.precision)
-        self.judged = average.network if average else network  # the network that counts
-        self.step_s = 0.0  # of the last one
-        self.idle: tuple[str, ...] | None = None  # parameters that no loss moves; None before the first step
+        self.objective.shape(first, self.loader.pool.labelled, len(self.loader.pool))
+        self.state = self._begin_state()
+        self.evaluated = self.state.average.network if self.state.average else network  # the network that counts
+        self.last_step_s = 0.0
+        self.untrained: tuple[str, ...] | None = None  # parameters that no loss reaches; None before the first step
         if saved:
             self._resume(saved)
 
+    def _load(self) -> Loader:
+        """Batches of the train split; DataError where the targets do not fit the task."""
+        config, context = self.config, self.context
+        train, unlabelled = context.split("train", config.batch), context.unlabelled(config.batch)
+        for split in (train, self.val) if context.transfer is None or context.join else (self.val,):
+            self.task.check(self.network.signature, split.targets)
+        pool = SamplePool(train, context.device, unlabelled)
+        augmenter = Augmenter(config.augment, context.seed, config.views)
+        return Loader(pool, config.batch, augmenter, config.accumulate, None if context.limit else context.samples)
+
+    def _begin_state(self) -> State:
+        adapters = self.objective.adapters
+        trained = [weight for weight in (*self.network.parameters(), *adapters.parameters()) if weight.requires_grad]
+        average = Average(self.network, self.config.ema) if self.config.ema else None
+        return State(self.network, adapters, self.config.optimizer.build(trained), average, self.precision)
+
     def run(self) -> dict[str, Any]:
-        with self.objective.observed() as seen, stopping.held():
+        with self.objective.observed() as features, stopping.held():
             while self.state.epoch < self.epochs:
-                self._epoch(self.state.epoch + 1, seen)
-        weights = self.state.best or self.judged.state_dict()
-        if not all(bool(torch.isfinite(each).all()) for each in weights.values()):
+                self._epoch(self.state.epoch + 1, features)
+        self._finish()
+        return self._facts()
+
+    def _epoch(self, epoch: int, features: dict[str, Tensor]) -> None:
+        """Train through an epoch, or through what is left of one that was saved."""
+        self.network.train()
+        state, meter, steps = self.state, Meter(), self.loader.steps
+        seeds = step_seeds(self.context.seed, epoch, steps)
+        rate = self.config.rate(epoch - 0.5 / steps)
+        for step, microbatches in enumerate(self.loader.epoch(epoch, state.step), state.step + 1):
+            rate = self._set_rate(epoch - 1 + (step - 0.5) / steps)  # the step's middle: none has a rate of 0
+            seed_layers(self.context.device, seeds[step - 1])
+            state.losses.add(self._step(microbatches, features, epoch - 1 + step / steps))
+            state.step, last = step, step == steps
+            report = meter.report_due()
+            if report or last or self.context.limit:
+                self._check_losses(epoch)
+            state.count(meter.stop(sum(len(part.index) for part in microbatches)))
+            if report and not last:
+                figures = {"loss": state.losses.known[-1], "samples_per_s": meter.samples_per_s, "learning_rate": rate}
+                self._log(step, epoch, figures=figures)
+            self.context.saves.step(self._save)
+            meter.start()
+        self.last_step_s = meter.step_s
+        self._end_epoch(epoch, rate, meter)
+
+    def _step(self, microbatches: list[Batch], features: dict[str, Tensor], epochs: float) -> Tensor:
+        """One step of the optimiser, after so many epochs; the batch's loss, shape ()."""
+        size, known = sum(len(part.index) for part in microbatches), sum(part.known for part in microbatches)
+        losses = []
+        for part in microbatches:
+            share = len(part.index) / size
+            loss = self.objective(part, features, epochs, part.known / max(1, known) / share) * share
+            loss.backward()
+            losses.append(loss.detach())
+        if self.untrained is None:
+            self._find_untrained()
+        if self.config.clip_norm:
+            nn.utils.clip_grad_norm_(self.state.trained(), self.config.clip_norm)
+        self.state.optimizer.step()
+        self.state.optimizer.zero_grad(set_to_none=True)
+        if self.state.average:
+            self.state.average.update()
+        return torch.stack(losses).sum()
+
+    def _set_rate(self, epochs: float) -> float:
+        """Set the learning rate after so many epochs, fractions included."""
+        rate = self.config.rate(epochs)
+        for group in self.state.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _end_epoch(self, epoch: int, rate: float, meter: Meter) -> None:
+        figures = {"loss": statistics.fmean(self.state.losses.known), **self._validate(epoch), "learning_rate": rate}
+        self.state.curve.append({"epoch": epoch, **figures})
+        self.state.epoch, self.state.step, self.state.losses = epoch, 0, Losses()
+        self._log(self.loader.steps, epoch, figures={**figures, "samples_per_s": meter.samples_per_s}, epoch_ended=True)
+        self.context.saves.step(self._save, epoch_ended=True)
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        """The primary metric on val; keeps the weights where they are the best so far."""
+        if not len(self.val):
+            return {}
+        value = self._metric(epoch)
+        values = [figures[self.task.primary] for figures in self.state.curve]
+        sign = 1 if self.task.better == "higher" else -1
+        # On a tie keep the later epoch.
+        if self.config.keep == "best" and all(sign * value >= sign * earlier for earlier in values):
+            self.state.best_epoch = epoch
+            weights = self.evaluated.state_dict()
+            self.state.best = {name: tensor.detach().to("cpu", copy=True) for name, tensor in weights.items()}
+        return {self.task.primary: value}
+
+    def _metric(self, epoch: int) -> float:
+        network, outputs = self.evaluated.eval(), []
+        with torch.no_grad():
+            for samples in loader.in_order(self.val, self.config.batch, self.context.device):
+                inputs = precision.placed(samples.inputs, self.precision.name)
+                heads = network(*(inputs[name] for name in self.network.signature.inputs))
+                if stopping.told():
+                    self.context.saves.step(self._save)
+                outputs.append({name: head.cpu().numpy() for name, head in heads.items()})
+        joined = {name: np.concatenate([heads[name] for heads in outputs]) for name in outputs[0]}
+        if any(np.isnan(head).any() for head in joined.values()):
+            raise self._broken(epoch, self.loader.steps, "an output on val is NaN")
+        return float(self.task.correct(joined, self.val.targets).mean())
+
+    def _finish(self) -> None:
+        """Leave the weights that count in the network, on the CPU, in evaluation mode."""
+        weights = self.state.best or self.evaluated.state_dict()
+        if not all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
             raise self._broken(self.epochs, self.loader.steps, "a weight is no longer finite")
         self.network.load_state_dict(weights)
         if self.context.limit:
             self.state.save()  # what can't be saved comes out before the long run
         self.network.to("cpu").eval()
         precision.place(self.network, "float32")
-        return self._facts()
 
     def _facts(self) -> dict[str, Any]:
         choice, samples = self.precision, self.context.samples or len(self.context.index())
@@ -118,132 +213,39 @@ class _Loop:
             "precision": {"name": choice.name, "reason": choice.reason, "step_ms": choice.step_ms},
             "samples_per_s": round(self.loader.shown * self.state.epoch / self.state.seconds, 1),
             # of a smoke run only the last step is like those to come
-            "seconds_per_step": self.step_s if self.context.limit else self.state.seconds / self.state.steps,
-            "planned_steps": self.settings.epochs * -(-samples // self.settings.batch),
-            **({"notes": [_untrained(self.idle)]} if self.idle else {}),
+            "seconds_per_step": self.last_step_s if self.context.limit else self.state.seconds / self.state.steps,
+            "planned_steps": self.config.epochs * -(-samples // self.config.batch),
+            **({"notes": [_untrained_note(self.untrained)]} if self.untrained else {}),
         }
 
-    def _choose(self, first: Batch) -> PrecisionChoice:
+    def _choose_precision(self, first: Batch) -> PrecisionChoice:
+        if self.config.precision != "auto":
+            return PrecisionChoice(self.config.precision, "set in the recipe")
+        if self.context.limit:
+            return PrecisionChoice("float32", "smoke run")
+        self.network.train()
         inputs = {name: first.inputs[name] for name in self.network.signature.inputs if name in first.inputs}
-        steps = self.epochs * self.loader.steps * min(self.settings.accumulate, self.settings.batch)
-        if self.settings.precision != "auto":
-            choice = PrecisionChoice(self.settings.precision, "set in the recipe")
-        elif self.context.limit:
-            choice = PrecisionChoice("float32", "smoke run")
-        else:
-            self.network.train()
-            choice = precision.choose(self.network, inputs, steps, self.context.device, self.context.memory)
-        return choice
+        passes = self.epochs * self.loader.steps * min(self.config.accumulate, self.config.batch)
+        return precision.choose(self.network, inputs, passes, self.context.device, self.context.memory)
+
+    def _save(self) -> Save | None:
+        self._check_losses(self.state.epoch + 1)
+        return self.state.save()
 
     def _resume(self, saved: Save) -> None:
         reason = self.state.resume(saved)
         if reason:
             self.context.saves.forget(reason)
         else:
-            note = f"resumed at {saved.place}"
-            self.context.log(
-                Progress("train", self.state.step, self.loader.steps, self.state.epoch + 1, self.epochs, note=note)
-            )
+            self._log(self.state.step, self.state.epoch + 1, note=f"resumed at {saved.place}")
 
-    def _epoch(self, epoch: int, seen: dict[str, Tensor]) -> None:
-        self.network.train()
-        state, losses, samples, spent, told = self.state, self.state.losses, 0, 0.0, time.perf_counter()
-        begun, rate = told, self._rate(epoch - 0.5 / self.loader.steps)
-        seeds = step_seeds(self.context.seed, epoch, self.loader.steps)
-        for step, parts in enumerate(self.loader.epoch(epoch, state.step), state.step + 1):
-            rate = self._set_rate(epoch - 1 + (step - 0.5) / self.loader.steps)  # its middle: no step is idle
-            seed_layers(self.context.device, seeds[step - 1])
-            losses.add(self._step(parts, seen, epoch - 1 + step / self.loader.steps))
-            state.step = step
-            samples += sum(len(part.index) for part in parts)
-            last = step == self.loader.steps
-            if last or self.context.limit or time.perf_counter() - told > REPORT_S:
-                self._check(epoch)
-            now = time.perf_counter()
-            self.step_s = now - begun
-            spent += self.step_s
-            state.steps, state.seconds = state.steps + 1, state.seconds + self.step_s
-            if not last and now - told > REPORT_S:
-                told = now
-                self._tell(epoch, step, {"loss": losses.known[-1], "samples_per_s": samples / spent, "learning_rate": rate})
-            self.context.saves.step(self._saved)
-            begun = time.perf_counter()
-        figures = {"loss": statistics.fmean(losses.known), **self._judge(epoch), "learning_rate": rate}
-        state.curve.append({"epoch": epoch, **figures})
-        state.epoch, state.step, state.losses = epoch, 0, Losses()
-        self._tell(epoch, self.loader.steps, {**figures, "samples_per_s": samples / max(spent, 1e-9)}, ended=True)
-        self.context.saves.step(self._saved, epoch_ended=True)
+    def _find_untrained(self) -> None:
+        parameters = self.network.named_parameters()
+        self.untrained = tuple(name for name, weight in parameters if weight.requires_grad and weight.grad is None)
+        if self.untrained:
+            self.context.log(Progress("train", 0, 0, note=_untrained_note(self.untrained)))
 
-    def _saved(self) -> Save | None:
-        self._check(self.state.epoch + 1)
-        return self.state.save()
-
-    def _step(self, parts: list[Batch], seen: dict[str, Tensor], epochs: float) -> Tensor:
-        """One step of the optimiser, after so many epochs; the batch's loss, shape ()."""
-        size, known = (sum(counts) for counts in zip(*((len(part.index), part.known) for part in parts), strict=True))
-        shares = []
-        for part in parts:
-            share = len(part.index) / size
-            loss = self.objective(part, seen, epochs, part.known / max(1, known) / share) * share
-            loss.backward()
-            shares.append(loss.detach())
-        if self.idle is None:
-            self._look_for_idle()
-        if self.settings.clip_norm:
-            nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm)
-        self.state.optimizer.step()
-        self.state.optimizer.zero_grad(set_to_none=True)
-        if self.state.average:
-            self.state.average.update()
-        return torch.stack(shares).sum()
-
-    def _look_for_idle(self) -> None:
-        named = self.network.named_parameters()
-        self.idle = tuple(name for name, each in named if each.requires_grad and each.grad is None)
-        if self.idle:
-            self.context.log(Progress("train", 0, 0, note=_untrained(self.idle)))
-
-    def _set_rate(self, epochs: float) -> float:
-        """Set the learning rate after so many epochs, fractions included."""
-        rate = self._rate(epochs)
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
-
-    def _rate(self, epochs: float) -> float:
-        schedule = self.settings.schedule
-        warmup = min(schedule.warmup_epochs, self.settings.epochs / 2)
-        factor = epochs / warmup if epochs < warmup else schedule.factor(epochs - warmup, self.settings.epochs - warmup)
-        return self.settings.optimizer.learning_rate * factor
-
-    def _judge(self, epoch: int) -> dict[str, float]:
-        """The primary metric on val, in float32; remembers the weights where they are the best so far."""
-        if not len(self.val):
-            return {}
-        value = self._metric(epoch)
-        values = [each[self.task.primary] for each in self.state.curve]
-        sign = 1 if self.task.better == "higher" else -1
-        # of equals the later counts: it was trained longer
-        if self.settings.keep == "best" and all(sign * value >= sign * each for each in values):
-            self.state.best_epoch = epoch
-            self.state.best = {name: each.detach().to("cpu", copy=True) for name, each in self.judged.state_dict().items()}
-        return {self.task.primary: value}
-
-    def _metric(self, epoch: int) -> float:
-        network, heads = self.judged.eval(), []
-        with torch.no_grad():
-            for part in loader.in_order(self.val, self.settings.batch, self.context.device):
-                inputs = precision.placed(part.inputs, self.precision.name)
-                made = network(*(inputs[name] for name in self.network.signature.inputs))
-                if stopping.told():
-                    self.context.saves.step(self._saved)
-                heads.append({name: each.cpu().numpy() for name, each in made.items()})
-        joined = {name: np.concatenate([each[name] for each in heads]) for name in heads[0]}
-        if any(np.isnan(each).any() for each in joined.values()):
-            raise self._broken(epoch, self.loader.steps, "an output on val is NaN")
-        return float(self.task.correct(joined, self.val.targets).mean())
-
-    def _check(self, epoch: int) -> None:
+    def _check_losses(self, epoch: int) -> None:
         losses = self.state.losses
         step = losses.read()
         if step is not None:
@@ -251,8 +253,8 @@ class _Loop:
             raise self._broken(epoch, step, f"the loss is {losses.known[step - 1]}{before}")
 
     def _broken(self, epoch: int, step: int, what: str) -> StageError:
-        figures = {name: each for name, each in (self.state.curve or [{}])[-1].items() if name != "epoch"}
-        good = ", ".join(f"{name} {each:.4g}" for name, each in figures.items())
+        figures = {name: value for name, value in (self.state.curve or [{}])[-1].items() if name != "epoch"}
+        good = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         kept = f"the last whole epoch, {self.state.epoch}, had {good}" if good else "no epoch was whole before that"
         saved = self.context.saves.place
         again = f"; the same command would go on from {saved}, the last good save, and break down again" if saved else ""
@@ -261,10 +263,10 @@ class _Loop:
             f"Lower optimizer.learning_rate, set clip_norm, or lengthen schedule.warmup_epochs: that begins anew{again}"
         )
 
-    def _tell(self, epoch: int, step: int, figures: dict[str, float], ended: bool = False) -> None:
-        self.context.log(Progress("train", step, self.loader.steps, epoch, self.epochs, figures, ended))
+    def _log(self, step: int, epoch: int, **details: Any) -> None:
+        self.context.log(Progress("train", step, self.loader.steps, epoch, self.epochs, **details))
 
 
-def _untrained(names: tuple[str, ...]) -> str:
+def _untrained_note(names: tuple[str, ...]) -> str:
     listed = ", ".join(names[:3]) + (", ..." if names[3:] else "")
     return f"no loss reaches {len(names)} of its parameters ({listed}): they stay as they were"

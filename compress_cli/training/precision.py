@@ -80,7 +80,7 @@ def choose(network: nn.Module, inputs: dict[str, Tensor], steps: int, device: st
 
 
 class _Trial:
-    """TrainingConfig steps on a copy of the network."""
+    """Training steps on a copy of the network."""
 
     def __init__(self, network: nn.Module, inputs: dict[str, Tensor], device: str):
         self.network, self.inputs, self.device = copy.deepcopy(network), inputs, device

@@ -16,6 +16,8 @@ from compress_cli.store.saves import Save
 from compress_cli.training.averaging import Average
 from compress_cli.training.precision import PrecisionChoice
 
+COUNTERS = ("epoch", "step", "curve", "best_epoch", "steps", "seconds")  # fields of the state that are plain data
+
 
 class Losses:
     """The losses of an epoch's steps, read from the device only now and then."""
@@ -37,7 +39,7 @@ class Losses:
 
 @dataclass
 class State:
-    """All that changes while training: with settings and data, what going on later needs.
+    """All that changes while training: with settings and data, all that a resumed training needs.
 
     The learning rate, the order of samples and every random draw follow from the epoch and the step. What a module keeps
     outside its parameters and buffers is not seen.
@@ -57,96 +59,120 @@ class State:
     steps: int = 0  # altogether, and the seconds they took
     seconds: float = 0.0
 
+    def count(self, seconds: float) -> None:
+        """One more step, which took so long."""
+        self.steps, self.seconds = self.steps + 1, self.seconds + seconds
+
+    def trained(self) -> list[Tensor]:
+        """What the optimiser moves, in its order."""
+        return [weight for group in self.optimizer.param_groups for weight in group["params"]]
+
     def save(self) -> Save | None:
-        """The state as it can be written; None where a weight, or what the optimiser knows, has overflowed.
+        """The state as it can be written; None where a weight, or a tensor of the optimiser, has overflowed.
 
         StageError where the optimiser keeps what can't be written.
         """
-        moments = [self.optimizer.state.get(each, {}) for each in self._trained()]
+        tensors, moments = self._tensors(), self._moments()
         weights = [*self.network.parameters(), *self.adapters.parameters()]
-        if not _finite([*weights, *(each for known in moments for each in known.values() if isinstance(each, Tensor))]):
+        if not _finite([*weights, *moments.values()]):
             return None
-        kept = {f"{part}/{name}": each for part, owned in self._parts().items() for name, each in owned.items()}
-        kept |= {f"best/{name}": each for name, each in self.best.items()}
-        for place, known in enumerate(moments):
-            kept |= {f"optimizer/{place}/{name}": each for name, each in known.items() if isinstance(each, Tensor)}
-        document = {
-            "optimizer": [{name: _plain(name, each) for name, each in known.items()} for known in moments],
-            "groups": [_numbers(each) for each in self.optimizer.param_groups],
-            "updates": self.average.updates if self.average else 0,
-            "precision": {"name": self.precision.name, "reason": self.precision.reason, "step_ms": self.precision.step_ms},
-            "losses": self.losses.known,
-            **{name: getattr(self, name) for name in ("epoch", "step", "curve", "best_epoch", "steps", "seconds")},
-        }
-        return Save(arrays(kept), document, f"epoch {self.epoch + 1}, step {self.step}")
+        best = {f"best/{name}": tensor for name, tensor in self.best.items()}
+        return Save(arrays({**tensors, **best, **moments}), self._document(), f"epoch {self.epoch + 1}, step {self.step}")
 
     def resume(self, save: Save) -> str:
         """Become what was saved; the reason, and nothing is changed, where it was of something else."""
-        document, given = save.document, save.arrays
-        owned = {f"{part}/{name}": each for part, own in self._parts().items() for name, each in own.items()}
-        loose = {name for name in given if name.startswith(("best/", "optimizer/"))}
-        wrong = owned.keys() ^ (given.keys() - loose) or {
-            name for name, each in owned.items() if tuple(each.shape) != given[name].shape
-        }
+        tensors = self._tensors()
+        wrong = _mismatch(tensors, save.arrays)
         if wrong:
-            return f"what was saved does not fit what is trained ({min(wrong)})"
+            return f"what was saved does not fit what is trained ({wrong})"
         with torch.no_grad():
-            for name, each in owned.items():
-                each.copy_(tensor(given[name], each.dtype))
-        for place, (weight, known) in enumerate(zip(self._trained(), document["optimizer"], strict=True)):
-            self.optimizer.state[weight] = {
-                name: _moment(each, given.get(f"optimizer/{place}/{name}"), weight) for name, each in known.items()
-            }
-        for group, numbers in zip(self.optimizer.param_groups, document["groups"], strict=True):
-            group.update(numbers)
+            for name, value in tensors.items():
+                value.copy_(tensor(save.arrays[name], value.dtype))
+        self._resume_optimizer(save)
         if self.average:
-            self.average.updates = document["updates"]
-        shaped = (self.average.network if self.average else self.network).state_dict()
-        self.best = {
-            name.removeprefix("best/"): tensor(given[name], shaped[name.removeprefix("best/")].dtype).clone()
-            for name in given
-            if name.startswith("best/")
-        }
-        self.losses.known = document["losses"]
-        for name in ("epoch", "step", "curve", "best_epoch", "steps", "seconds"):
-            setattr(self, name, document[name])
+            self.average.updates = save.document["updates"]
+        self.best = self._best_of(save)
+        self.losses.known = save.document["losses"]
+        for name in COUNTERS:
+            setattr(self, name, save.document[name])
         return ""
 
-    def _trained(self) -> list[Tensor]:
-        return [each for group in self.optimizer.param_groups for each in group["params"]]
-
-    def _parts(self) -> dict[str, dict[str, Tensor]]:
-        parts: dict[str, nn.Module] = {"network": self.network, "adapters": self.adapters}
+    def _tensors(self) -> dict[str, Tensor]:
+        """`network/conv.weight` -> parameter or buffer, of everything that is trained or averaged."""
+        modules: dict[str, nn.Module] = {"network": self.network, "adapters": self.adapters}
         if self.average:
-            parts["average"] = self.average.network
-        return {part: {**dict(each.named_parameters()), **dict(each.named_buffers())} for part, each in parts.items()}
+            modules["average"] = self.average.network
+        return {
+            f"{part}/{name}": tensor
+            for part, module in modules.items()
+            for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        }
+
+    def _moments(self) -> dict[str, Tensor]:
+        """`optimizer/3/momentum_buffer` -> what the optimiser keeps for its weight number 3."""
+        return {
+            f"optimizer/{number}/{name}": value
+            for number, weight in enumerate(self.trained())
+            for name, value in self.optimizer.state.get(weight, {}).items()
+            if isinstance(value, Tensor)
+        }
+
+    def _document(self) -> dict[str, Any]:
+        choice, kept = self.precision, [self.optimizer.state.get(weight, {}) for weight in self.trained()]
+        return {
+            "optimizer": [{name: _plain(name, value) for name, value in values.items()} for values in kept],
+            "groups": [_numbers(group) for group in self.optimizer.param_groups],
+            "updates": self.average.updates if self.average else 0,
+            "precision": {"name": choice.name, "reason": choice.reason, "step_ms": choice.step_ms},
+            "losses": self.losses.known,
+            **{name: getattr(self, name) for name in COUNTERS},
+        }
+
+    def _resume_optimizer(self, save: Save) -> None:
+        for number, (weight, values) in enumerate(zip(self.trained(), save.document["optimizer"], strict=True)):
+            self.optimizer.state[weight] = {
+                name: _moment(value, save.arrays.get(f"optimizer/{number}/{name}"), weight) for name, value in values.items()
+            }
+        for group, numbers in zip(self.optimizer.param_groups, save.document["groups"], strict=True):
+            group.update(numbers)
+
+    def _best_of(self, save: Save) -> dict[str, Tensor]:
+        like = (self.average.network if self.average else self.network).state_dict()
+        saved = {name.removeprefix("best/"): array for name, array in save.arrays.items() if name.startswith("best/")}
+        return {name: tensor(array, like[name].dtype).clone() for name, array in saved.items()}
 
 
 def arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """For a save: a view where that is possible. NumPy has no bfloat16: its bits are kept as whole numbers."""
-    return {name: _bits(each.detach()).cpu().numpy() for name, each in tensors.items()}
+    return {name: _bits(value.detach()).cpu().numpy() for name, value in tensors.items()}
 
 
 def tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
     """What `arrays` made of a tensor of that type, as one again, on the CPU."""
-    made = torch.from_numpy(array)
-    return made if made.dtype == dtype else made.view(dtype)
+    value = torch.from_numpy(array)
+    return value if value.dtype == dtype else value.view(dtype)
 
 
-def _bits(given: Tensor) -> Tensor:
-    if given.dtype == torch.bfloat16:
-        return given.view(torch.int16)
-    return given.view(torch.uint8) if given.is_floating_point() and given.itemsize == 1 else given
+def _mismatch(tensors: Mapping[str, Tensor], saved: Mapping[str, np.ndarray]) -> str:
+    """The name of a tensor that is on one side only, or of another shape; empty where all fit."""
+    names = {name for name in saved if not name.startswith(("best/", "optimizer/"))}
+    wrong = tensors.keys() ^ names or {name for name in names if tuple(tensors[name].shape) != saved[name].shape}
+    return min(wrong, default="")
+
+
+def _bits(value: Tensor) -> Tensor:
+    if value.dtype == torch.bfloat16:
+        return value.view(torch.int16)
+    return value.view(torch.uint8) if value.is_floating_point() and value.itemsize == 1 else value
 
 
 def _finite(tensors: list[Tensor]) -> bool:
-    real = [each for each in tensors if each.is_floating_point()]
-    flags = [each.isfinite().all() for each in real]  # some optimisers count steps on the CPU
-    return not real or bool(torch.stack([each.to(flags[0].device) for each in flags]).all())
+    flags = [value.isfinite().all() for value in tensors if value.is_floating_point()]
+    return not flags or bool(torch.stack([flag.to(flags[0].device) for flag in flags]).all())  # some count on the CPU
 
 
 def _plain(name: str, value: Any) -> Any:
-    """What the document says of a value that the optimiser keeps for a weight."""
+    """What the document holds of a value that the optimiser keeps for a weight."""
     if isinstance(value, Tensor):
         return {"dtype": str(value.dtype).removeprefix("torch."), "device": value.device.type}
     if value is None or isinstance(value, bool | int | float | str):
@@ -156,14 +182,14 @@ def _plain(name: str, value: Any) -> Any:
 
 def _numbers(group: dict[str, Any]) -> dict[str, float]:
     """What an optimiser may have changed in a group's settings."""
-    return {name: each for name, each in group.items() if type(each) in (int, float) and math.isfinite(each)}
+    return {name: value for name, value in group.items() if type(value) in (int, float) and math.isfinite(value)}
 
 
-def _moment(told: Any, array: np.ndarray | None, weight: Tensor) -> Any:
+def _moment(value: Any, array: np.ndarray | None, weight: Tensor) -> Any:
     """A value that the optimiser keeps for a weight; one of the weight's shape lies in memory as the weight does."""
     if array is None:
-        return told
-    made = tensor(array, getattr(torch, told["dtype"]))
-    device = weight.device if told["device"] == weight.device.type else torch.device(told["device"])
-    like = torch.empty_like(weight, dtype=made.dtype) if made.shape == weight.shape else torch.empty_like(made)
-    return like.to(device).copy_(made)
+        return value
+    saved = tensor(array, getattr(torch, value["dtype"]))
+    device = weight.device if value["device"] == weight.device.type else torch.device(value["device"])
+    like = torch.empty_like(weight, dtype=saved.dtype) if saved.shape == weight.shape else torch.empty_like(saved)
+    return like.to(device).copy_(saved)

@@ -26,8 +26,9 @@ from compress_cli.store.artifact import Checkpoint, Table
 from compress_cli.store.store import Store
 from compress_cli.training import loop
 from compress_cli.training.config import TrainingConfig
-from compress_cli.training.loader import Loader
+from compress_cli.training.loader import Augmenter, Loader
 from compress_cli.training.optimizers.sgd import Sgd
+from compress_cli.training.pool import SamplePool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -77,7 +78,7 @@ def fitted(context, losses, master, model=None, **settings):
 
 
 def batches(context, size=8):
-    loader = Loader(context.split("train"), size, 1, (), context.seed, "cpu", unlabelled=context.unlabelled())
+    loader = Loader(SamplePool(context.split("train"), "cpu", context.unlabelled()), size, Augmenter(seed=context.seed))
     return [part for (part,) in loader.epoch(1)]
 
 

@@ -25,7 +25,8 @@ from compress_cli.store.saves import Saves, Saving
 from compress_cli.store.store import Store
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.augmentations.flip import Flip
-from compress_cli.training.loader import Loader
+from compress_cli.training.loader import Augmenter, Loader
+from compress_cli.training.pool import SamplePool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -90,7 +91,7 @@ def test_it_holds_what_the_network_says_of_each_sample_in_each_view(toy, kept, t
     assert features.shape[:3] == (2, 64, 6)
     changes = (Crop(padding=1), Flip())
     for epoch in (1, 2, 3):  # the third shows the first view again
-        for (part,) in Loader(split, 8, 1, changes, 99, "cpu", 2).epoch(epoch):
+        for (part,) in Loader(SamplePool(split, "cpu"), 8, Augmenter(changes, 99, 2)).epoch(epoch):
             with torch.no_grad():
                 expected = network(part.inputs["image"])["logits"].numpy()
             np.testing.assert_allclose(logits[(epoch - 1) % 2][part.index.numpy()], expected, rtol=1e-4, atol=1e-5)
@@ -101,7 +102,7 @@ def test_views_are_part_of_the_data_and_no_seed_moves_them(toy):
     split, changes = toy(train=64).split("train"), (Crop(padding=1), Flip())
 
     def images(seed, epoch, views):
-        parts = [part for (part,) in Loader(split, 16, 1, changes, seed, "cpu", views).epoch(epoch)]
+        parts = [part for (part,) in Loader(SamplePool(split, "cpu"), 16, Augmenter(changes, seed, views)).epoch(epoch)]
         index = torch.cat([part.index for part in parts])
         return torch.cat([part.inputs["image"] for part in parts])[index.argsort()], index
 

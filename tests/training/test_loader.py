@@ -11,7 +11,8 @@ from compress_cli.errors import DataError, RecipeError
 from compress_cli.randomness import draws, isolated_random_state, order, seed_layers, step_seeds
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.augmentations.flip import Flip
-from compress_cli.training.loader import Loader, in_order
+from compress_cli.training.loader import Augmenter, Loader, in_order
+from compress_cli.training.pool import SamplePool
 
 IDS = 10_000 + 7 * np.arange(50)
 PIXELS = np.random.default_rng(0).integers(0, 255, (50, 2, 6, 6)).astype(np.uint8)
@@ -19,8 +20,8 @@ SPLIT = Split({"image": PIXELS}, {"label": np.arange(50)}, IDS)
 AUGMENT = (Crop(padding=2), Flip())
 
 
-def loader(split=SPLIT, batch=16, parts=1, augment=(), seed=0):
-    return Loader(split, batch, parts, augment, seed, "cpu")
+def loader(split=SPLIT, batch=16, microbatches=1, augment=(), seed=0, unlabelled=None, samples=None):
+    return Loader(SamplePool(split, "cpu", unlabelled), batch, Augmenter(augment, seed), microbatches, samples)
 
 
 def images_by_id(made, epoch):
@@ -30,7 +31,7 @@ def images_by_id(made, epoch):
 
 @pytest.mark.parametrize(("batch", "parts"), [(16, 1), (16, 3), (50, 1), (64, 2), (7, 7), (1, 1)])
 def test_an_epoch_holds_every_sample_once_in_even_batches(batch, parts):
-    steps = list(loader(batch=batch, parts=parts).epoch(1))
+    steps = list(loader(batch=batch, microbatches=parts).epoch(1))
     sizes = [sum(len(part.index) for part in step) for step in steps]
     assert len(steps) == -(-50 // batch)
     assert max(sizes) <= batch
@@ -53,7 +54,7 @@ def test_epochs_and_seeds_differ_and_repeat():
 
 def test_a_sample_is_changed_alike_in_whatever_batch_it_falls():
     whole = images_by_id(loader(batch=16, augment=AUGMENT), 3)
-    for other in (loader(batch=5, augment=AUGMENT), loader(batch=50, parts=4, augment=AUGMENT)):
+    for other in (loader(batch=5, augment=AUGMENT), loader(batch=50, microbatches=4, augment=AUGMENT)):
         found = images_by_id(other, 3)
         assert all(torch.equal(found[sample], image) for sample, image in whole.items())
     fewer = images_by_id(loader(SPLIT.take(np.arange(0, 50, 3)), augment=AUGMENT), 3)
@@ -110,7 +111,7 @@ def test_samples_without_labels_are_shuffled_among_the_others(tmp_path, parts):
     """Labels stay with their samples, an order follows from the ids, and the pictures may lie in files."""
     np.save(tmp_path / "more.npy", MORE.inputs["image"])
     mapped = replace(MORE, inputs={"image": np.load(tmp_path / "more.npy", mmap_mode="r")})
-    made = Loader(SPLIT, 16, parts, (), 0, "cpu", unlabelled=mapped)
+    made = loader(microbatches=parts, unlabelled=mapped)
     pixels = dict(zip([*IDS, *MORE.index], np.concatenate([PIXELS, MORE.inputs["image"]]), strict=True))
     seen, known = [], []
     for step in made.epoch(2):
@@ -135,7 +136,7 @@ def test_samples_without_labels_are_shuffled_among_the_others(tmp_path, parts):
 
 def test_shares_of_labelled_samples_are_those_of_chance():
     """The count of labels in the first batch is hypergeometric: mean 16 * 50 / 90."""
-    made = [Loader(SPLIT, 16, 1, (), seed, "cpu", unlabelled=MORE) for seed in range(400)]
+    made = [loader(seed=seed, unlabelled=MORE) for seed in range(400)]
     known = np.array([next(each.epoch(1))[0].known for each in made])
     share, size = 50 / 90, len(np.array_split(np.arange(90), 6)[0])
     deviation = np.sqrt(size * share * (1 - share) * (90 - size) / 89)
@@ -145,16 +146,16 @@ def test_shares_of_labelled_samples_are_those_of_chance():
 
 def test_an_epoch_may_be_longer_than_the_samples():
     """50 samples in 4 batches, again and again, each time in another order and changed anew; it goes on at any batch."""
-    made = Loader(SPLIT, 16, 1, AUGMENT, 0, "cpu", samples=90)
+    made = loader(augment=AUGMENT, samples=90)
     assert made.steps == 6
     steps = [part for epoch in (1, 2, 3) for (part,) in made.epoch(epoch)]
-    once = Loader(SPLIT, 16, 1, AUGMENT, 0, "cpu")
+    once = loader(augment=AUGMENT)
     passes = [part for epoch in (1, 2, 3, 4, 5) for (part,) in once.epoch(epoch)][:18]
     assert len(steps) == 18
     for one, other in zip(steps, passes, strict=True):
         assert torch.equal(one.index, other.index)
         assert torch.equal(one.inputs["image"], other.inputs["image"])
-    less = Loader(SPLIT, 16, 1, AUGMENT, 0, "cpu", samples=20)
+    less = loader(augment=AUGMENT, samples=20)
     shorter = [part.index.tolist() for epoch in (1, 2, 3) for (part,) in less.epoch(epoch)]
     assert shorter == [part.index.tolist() for part in passes[:6]]  # 2 of 4 batches in each epoch
     for done in range(7):

@@ -21,7 +21,7 @@ from compress_cli.networks import restore
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.randomness import order
-from compress_cli.training import loop
+from compress_cli.training import loop, meter
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.augmentations.flip import Flip
 from compress_cli.training.config import TrainingConfig
@@ -229,7 +229,7 @@ def test_a_smoke_run_takes_two_steps(toy, context_for, calls):
 
 
 def test_it_tells_how_it_goes(toy, context_for, monkeypatch):
-    monkeypatch.setattr(loop, "REPORT_S", 0.0)
+    monkeypatch.setattr(meter, "REPORT_S", 0.0)
     reports = []
     fitted(CONVNET, context_for(toy(), log=reports.append), schedule=Cosine())
     assert [(each.epoch, each.done, each.epoch_ended) for each in reports] == [
@@ -241,7 +241,7 @@ def test_it_tells_how_it_goes(toy, context_for, monkeypatch):
 
 
 def test_the_default_warm_up_leaves_room_in_a_short_run(toy, context_for, monkeypatch):
-    monkeypatch.setattr(loop, "REPORT_S", 0.0)
+    monkeypatch.setattr(meter, "REPORT_S", 0.0)
     reports = []
     fitted(CONVNET, context_for(toy(train=64), log=reports.append), epochs=1)
     assert [each.figures["learning_rate"] for each in reports] == pytest.approx(
@@ -353,7 +353,7 @@ def test_settings_say_what_is_wrong():
     assert TrainingConfig.model_validate({"epochs": 3, "optimizer": "adamw", "augment": ["flip"]}).augment == (Flip(),)
     with pytest.raises(ValidationError, match="no field 'epoch'; did you mean 'epochs'"):
         TrainingConfig.model_validate({"epoch": 3})
-    with pytest.raises(ValidationError, match="a batch of 2 can't be taken in 3 parts"):
+    with pytest.raises(ValidationError, match="a batch of 2 can't be split into 3 microbatches"):
         TrainingConfig(epochs=1, batch=2, accumulate=3)
 
 
