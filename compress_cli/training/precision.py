@@ -56,7 +56,8 @@ def placed(inputs: dict[str, Tensor], name: Name) -> dict[str, Tensor]:
     """Images in that format's order."""
     if not name.endswith("channels_last"):
         return inputs
-    return {key: each.contiguous(memory_format=torch.channels_last) if each.ndim == 4 else each for key, each in inputs.items()}
+    last = torch.channels_last
+    return {key: value.contiguous(memory_format=last) if value.ndim == 4 else value for key, value in inputs.items()}
 
 
 def choose(network: nn.Module, inputs: dict[str, Tensor], steps: int, device: str, memory: Path) -> PrecisionChoice:
@@ -70,13 +71,14 @@ def choose(network: nn.Module, inputs: dict[str, Tensor], steps: int, device: st
     key, subject = _subject(network, inputs, steps, device)
     known = _recall(memory)
     if key in known:
-        found = known[key]
-        return PrecisionChoice(found["name"], f"remembered: {found.get('reason')}", found["step_ms"])
+        choice = known[key]
+        return PrecisionChoice(choice["name"], f"remembered: {choice.get('reason')}", choice["step_ms"])
     devices = [torch.device(device)] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices):
-        choice = _time(_Trial(network, inputs, device), steps)
-    _remember(memory, key, {"name": choice.name, "reason": choice.reason, "step_ms": choice.step_ms, "of": subject})
-    return choice
+        fastest = _time(_Trial(network, inputs, device), steps)
+    entry: dict[str, object] = {"name": fastest.name, "reason": fastest.reason, "step_ms": fastest.step_ms, "subject": subject}
+    _remember(memory, key, entry)
+    return fastest
 
 
 class _Trial:
@@ -84,19 +86,19 @@ class _Trial:
 
     def __init__(self, network: nn.Module, inputs: dict[str, Tensor], device: str):
         self.network, self.inputs, self.device = copy.deepcopy(network), inputs, device
-        images = any(each.ndim == 4 for each in (*inputs.values(), *network.parameters()))
+        images = any(tensor.ndim == 4 for tensor in (*inputs.values(), *network.parameters()))
         self.names = [name for name in NAMES if images or not name.endswith("channels_last")]
 
     def seconds(self, name: Name, share: float = 1.0) -> float:
         """The time of one forward and backward pass on that share of the batch; RuntimeError where an operator lacks it."""
         rows = max(2, int(share * len(next(iter(self.inputs.values())))))
-        inputs = placed({key: each[:rows] for key, each in self.inputs.items()}, name)
+        inputs = placed({key: tensor[:rows] for key, tensor in self.inputs.items()}, name)
         place(self.network, name)
         self._wait()
         start = time.perf_counter()
         with computing(name, self.device):
             heads = self.network(*inputs.values())
-        torch.stack([each.float().square().mean() for each in heads.values()]).sum().backward()
+        torch.stack([head.float().square().mean() for head in heads.values()]).sum().backward()
         self._wait()
         took = time.perf_counter() - start
         self.network.zero_grad(set_to_none=True)
@@ -143,20 +145,20 @@ def _hopeless(trial: _Trial, name: Name, best: dict[str, float]) -> bool:
 
 
 def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
-    return {name: round(1000 * each, 3) for name, each in seconds.items()}
+    return {name: round(1000 * duration, 3) for name, duration in seconds.items()}
 
 
 def _subject(network: nn.Module, inputs: dict[str, Tensor], steps: int, device: str) -> tuple[str, dict[str, object]]:
     """What a choice holds for, and its hash."""
-    modules = [(name, type(each).__qualname__) for name, each in network.named_modules()]
-    weights = [(name, tuple(each.shape)) for name, each in network.state_dict().items()]
+    modules = [(name, type(module).__qualname__) for name, module in network.named_modules()]
+    weights = [(name, tuple(weight.shape)) for name, weight in network.state_dict().items()]
     subject = {
         "machine": torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor(),
         "device": device,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "model": hashlib.sha256(json.dumps([modules, weights]).encode()).hexdigest(),
-        "inputs": {name: [*each.shape] for name, each in inputs.items()},
+        "inputs": {name: [*tensor.shape] for name, tensor in inputs.items()},
         "steps": steps,
     }
     return hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest(), subject
@@ -171,14 +173,15 @@ def _processor() -> str:
 
 
 def _recall(memory: Path) -> dict[str, dict]:
-    """What was chosen before. A file that can't be read holds nothing worth stopping for: it is timed and written anew."""
+    """Earlier choices. A file that can't be read is as good as none: formats are timed and the file is written anew."""
     path = memory / REMEMBERED
     try:
         known = json.loads(path.read_text()) if path.is_file() else {}
     except ValueError:
         return {}
     entries = known.items() if isinstance(known, dict) else ()
-    return {key: each for key, each in entries if isinstance(each, dict) and each.get("name") in NAMES and "step_ms" in each}
+    known_entries = ((key, entry) for key, entry in entries if isinstance(entry, dict))
+    return {key: entry for key, entry in known_entries if entry.get("name") in NAMES and "step_ms" in entry}
 
 
 def _remember(memory: Path, key: str, choice: dict[str, object]) -> None:

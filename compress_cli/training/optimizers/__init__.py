@@ -25,9 +25,9 @@ class Optimizer(Plugin):
 
 def groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups: weights decay, vectors and scalars (biases, normalisation scales) do not."""
-    every = list(parameters)
-    found = [
-        {"params": [each for each in every if each.ndim > 1], "weight_decay": weight_decay},
-        {"params": [each for each in every if each.ndim <= 1], "weight_decay": 0.0},
+    trained = list(parameters)
+    split = [
+        {"params": [weight for weight in trained if weight.ndim > 1], "weight_decay": weight_decay},
+        {"params": [weight for weight in trained if weight.ndim <= 1], "weight_decay": 0.0},
     ]
-    return [group for group in found if group["params"]]
+    return [group for group in split if group["params"]]

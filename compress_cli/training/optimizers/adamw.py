@@ -11,7 +11,7 @@ from compress_cli.training.optimizers import Optimizer, groups
 
 
 class AdamW(Optimizer):
-    """Adam with weight decay apart from the gradient (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+    """Adam with weight decay decoupled from the gradient (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
     learning_rate: float = Field(1e-3, gt=0, description="peak learning rate; the schedule scales it")
     weight_decay: float = Field(0.01, ge=0, description="decay of weights; never of biases and normalisation scales")
