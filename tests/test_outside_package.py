@@ -4,94 +4,32 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
+from pathlib import Path
 
 import pytest
 
-MODULE = '''
-"""Plugins of another package."""
-
-import hashlib
-
-import numpy as np
-import torch
-from torch import nn
-
-from compress_cli.data.datasets import Dataset, Split
-from compress_cli.losses import Loss
-from compress_cli.networks.models import Model
-from compress_cli.data.signature import Head, Input, Signature
-
-
-class Blobs(Dataset):
-    """Two clouds of points."""
-
-    samples: int = 200
-
-    def signature(self):
-        return Signature(inputs={"point": Input(shape=(4,))}, heads={"side": Head(shape=(2,), classes=("left", "right"))})
-
-    def split(self, name):
-        begin = {"train": 0, "val": 1, "test": 2}[name] * self.samples
-        index = np.arange(begin, begin + self.samples)
-        label = index % 2
-        generator = np.random.default_rng(begin)
-        point = generator.normal(size=(self.samples, 4)).astype(np.float32) + 3 * label[:, None].astype(np.float32)
-        return Split({"point": point}, {"label": label}, index)
-
-    def fingerprint(self):
-        return hashlib.sha256(f"blobs {self.samples}".encode()).hexdigest()
-
-
-class Perceptron(Model):
-    """One hidden layer."""
-
-    hidden: int = 8
-
-    def build(self, signature):
-        return nn.Sequential(nn.Linear(4, self.hidden), nn.ReLU(), nn.Linear(self.hidden, 2))
-
-
-class Margin(Loss):
-    """Multi-class hinge loss."""
-
-    def __call__(self, student, teacher, batch, adapter):
-        (logits,) = student.heads.values()
-        return nn.functional.multi_margin_loss(logits, batch.targets["label"])
-'''
-
-METADATA = "Metadata-Version: 2.1\nName: outside-plugins\nVersion: 1.0\n"
-WHEEL = "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-ENTRY_POINTS = """
-[compress_cli.datasets]
-blobs = outside_plugins:Blobs
-[compress_cli.models]
-one_hidden = outside_plugins:Perceptron
-[compress_cli.losses]
-margin = outside_plugins:Margin
-"""
-
-RECIPE = """
-dataset: {type: blobs, samples: 128}
-stages:
-  - type: train
-    name: net
-    model: {type: one_hidden, hidden: 6}
-    loss: margin
-    training: {epochs: 20, batch: 32, optimizer: {type: sgd, learning_rate: 0.05}, precision: float32}
-  - type: export
-"""
+PACKAGE = Path(__file__).parent.parent / "docs" / "example_plugin"
+MODULE = "compress_example_plugin.py"
+RECIPE = (PACKAGE / "recipe.yaml").read_text()
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """A folder into which pip has installed the package."""
     folder = tmp_path_factory.mktemp("outside")
-    wheel = folder / "outside_plugins-1.0-py3-none-any.whl"
+    project = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]
+    groups = project["entry-points"].items()
+    entries = [f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items()) for group, points in groups]
+    metadata = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    stem = f"{project['name'].replace('-', '_')}-{project['version']}"
+    wheel = folder / f"{stem}-py3-none-any.whl"  # by hand: building one may need a newer setuptools than there is
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("outside_plugins.py", MODULE)
-        for name, text in (("METADATA", METADATA), ("WHEEL", WHEEL), ("entry_points.txt", ENTRY_POINTS), ("RECORD", "")):
-            archive.writestr(f"outside_plugins-1.0.dist-info/{name}", text)
+        archive.write(PACKAGE / MODULE, MODULE)
+        for name, text in (("METADATA", metadata), ("WHEEL", tags), ("entry_points.txt", "".join(entries)), ("RECORD", "")):
+            archive.writestr(f"{stem}.dist-info/{name}", text)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--disable-pip-version-check"]
     subprocess.run([*pip, "--target", folder / "site", wheel], check=True, timeout=60)
     return folder / "site"

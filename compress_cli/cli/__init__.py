@@ -77,12 +77,13 @@ def main(arguments: list[str] | None = None) -> None:
     # PyTorch's threads that wait would spin, and beside another busy process that costs most of the speed (12x was seen).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic: true`; PyTorch looks once a process
-    _app()(arguments, prog_name="compress")
+    app()(arguments, prog_name="compress")
 
 
 @cache
-def _app() -> typer.Typer:
-    app = typer.Typer(
+def app() -> typer.Typer:
+    """Every command, by the file that holds it."""
+    commands = typer.Typer(
         cls=_Group,
         name="compress",
         help="From a trained model to a small, fast, checked ONNX file, driven by one recipe.",
@@ -93,8 +94,8 @@ def _app() -> typer.Typer:
     )
     names = (module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
     for name in sorted(names, key=_order):
-        app.command(name)(importlib.import_module(f"{__name__}.{name}").command)
-    return app
+        commands.command(name)(importlib.import_module(f"{__name__}.{name}").command)
+    return commands
 
 
 def complain(message: str) -> None:

@@ -17,11 +17,10 @@ def command(
     json: Json = False,
 ) -> None:
     """Describe a plugin: what it does, its paper, its fields. Types, bounds and defaults too."""
-    import inspect
     import json as format_json
 
     from compress_cli.errors import RecipeError
-    from compress_cli.plugin import catalogue, contract, find
+    from compress_cli.plugin import catalogue, contract
     from compress_cli.settings import suggest
 
     read_plugins(plugins)
@@ -30,12 +29,7 @@ def command(
     chosen = [(each, plugin) for each, plugin in known if plugin == short and folder in ("", each)]
     if not chosen:
         raise RecipeError(f"there is no plugin '{name}'; {suggest(short, sorted({plugin for _, plugin in known}))}")
-    documents: list[dict[str, Any]] = []
-    for where, plugin in chosen:
-        cls = find(contract(where), plugin)
-        schema = cls.model_json_schema()
-        fields = _fields(schema, schema.get("$defs", {}))
-        documents.append({"kind": where, "name": plugin, "about": inspect.getdoc(cls) or "", "fields": fields})
+    documents = [plugin_document(where, plugin) for where, plugin in chosen]
     folders = {contract(folder).__name__.lower(): folder for folder in catalogue()}
     if json:
         typer.echo(format_json.dumps(documents, indent=1))
@@ -50,10 +44,22 @@ def command(
             typer.echo(f"\n`compress list` names the choices of {', '.join(lists)}")
 
 
+def plugin_document(folder: str, name: str) -> dict[str, Any]:
+    """What a plugin is and its fields, as JSON-ready data: `plugin_document("losses", "soft_targets")`."""
+    import inspect
+
+    from compress_cli.plugin import contract, find
+
+    cls = find(contract(folder), name)
+    schema = cls.model_json_schema()
+    fields = _fields(schema, schema.get("$defs", {}))
+    return {"kind": folder, "name": name, "about": inspect.getdoc(cls) or "", "fields": fields}
+
+
 def _fields(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
     """The fields of a plugin, and after a block of settings (`training`) those of the block, as `training.epochs`."""
     found = {}
-    for field, spec in schema["properties"].items():
+    for field, spec in schema.get("properties", {}).items():
         if field == "type":
             continue
         found[prefix + field] = _field(spec, definitions, field in schema.get("required", []))
