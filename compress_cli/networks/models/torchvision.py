@@ -1,0 +1,54 @@
+"""Any classification network of torchvision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+from torch import nn
+
+from compress_cli.data.signature import Signature
+from compress_cli.errors import RecipeError
+from compress_cli.networks.models import Model, only_head, only_input
+from compress_cli.settings import suggest
+
+_AUXILIARY = ("googlenet", "inception_v3")  # their side classifiers train only; without them one head is one tensor
+
+
+class Torchvision(Model):
+    """A classification network of torchvision by its builder's name, with fresh weights and the dataset's number of classes.
+
+    Layers for features go by torchvision's own names, such as `layer1` or `features.3`. Weights published for torchvision load
+    into it by name, where the number of classes is theirs.
+    """
+
+    name: str = Field(description="the builder, such as resnet50 or mobilenet_v2")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        import torchvision
+
+        names = torchvision.models.list_models(module=torchvision.models)
+        if name not in names:
+            raise ValueError(f"torchvision has no classification network '{name}'; {suggest(name, names)}")
+        return name
+
+    def build(self, signature: Signature) -> nn.Module:
+        import torchvision
+
+        channels, height, width = only_input(signature, self.type, axes=3)
+        if channels != 3:
+            raise RecipeError(f"torchvision's '{self.name}' takes 3 channels, and the dataset's pictures have {channels}")
+        settings: dict[str, Any] = {"num_classes": only_head(signature, self.type)}
+        if self.name in _AUXILIARY:
+            settings |= {"aux_logits": False, "init_weights": True}
+        if self.name.startswith("vit_"):
+            if height != width:
+                raise RecipeError(f"torchvision's '{self.name}' takes square pictures; the dataset's are {height} x {width}")
+            settings["image_size"] = height
+        try:
+            body: nn.Module = torchvision.models.get_model(self.name, weights=None, **settings)
+        except (ValueError, RuntimeError, AssertionError) as error:  # a patch size that does not divide the picture
+            raise RecipeError(f"torchvision can't build '{self.name}' for pictures of {height} x {width}: {error}") from None
+        return body

@@ -1,0 +1,32 @@
+"""Networks of torchvision take part like all others."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from compress_cli.errors import RecipeError
+from compress_cli.networks.models import Model
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "googlenet", "vit_b_16"])
+def test_a_builder_gets_the_classes_of_the_dataset(signature, name):
+    with torch.device("meta"):  # shapes without numbers
+        body = Model.model_validate({"type": "torchvision", "name": name}).build(signature(pixels=64, classes=7)).eval()
+        assert body(torch.empty(2, 3, 64, 64)).shape == (2, 7)
+
+
+def test_names_are_torchvisions_own(network):
+    import torchvision
+
+    made = network({"type": "torchvision", "name": "resnet18"}, classes=1000)
+    made.body.load_state_dict(torchvision.models.resnet18(weights=None).state_dict())
+    assert made(torch.rand(2, 3, 32, 32))["label"].shape == (2, 1000)
+
+
+def test_what_does_not_fit_is_refused(signature):
+    with pytest.raises(ValidationError, match="did you mean 'resnet50'"):
+        Model.model_validate({"type": "torchvision", "name": "resnet5O"})
+    with pytest.raises(RecipeError, match="3 channels"):
+        Model.model_validate({"type": "torchvision", "name": "resnet18"}).build(signature(channels=1))
+    with pytest.raises(RecipeError, match="can't build 'vit_b_16' for pictures of 30 x 30"), torch.device("meta"):
+        Model.model_validate({"type": "torchvision", "name": "vit_b_16"}).build(signature(pixels=30))
