@@ -15,7 +15,7 @@ from compress_cli.errors import ArtifactError, Interrupted, ResourceError, Stage
 from compress_cli.pipeline import attempt as attempts
 from compress_cli.pipeline import estimate, executor, lock
 from compress_cli.pipeline.attempt import Attempt
-from compress_cli.pipeline.executor import Listener
+from compress_cli.pipeline.executor import Listener, Workspace
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.smoke import smoke
 from compress_cli.pipeline.step import ModelSteps, Step
@@ -184,9 +184,10 @@ class Run:
             saved = self.store.saves(step.key)
             attempt = attempts.begin(self._attempt(step, inputs), output, saved, say)
             if not attempt.finished(output):
-                self.at_work = step, Saves(saved, self.plan.recipe.save, say)
+                saves = Saves(saved, self.plan.recipe.save, say)
+                self.at_work = step, saves
                 with executor.threads(attempt.threads):
-                    executor.perform(self.plan, step, inputs, output, self.store.root / MEMORY, tell, self.at_work[1])
+                    executor.perform(self.plan.recipe, step, inputs, Workspace(output, self.store.root / MEMORY, tell, saves))
             return self.store.commit(step.key)
 
     def _attempt(self, step: Step, inputs: executor.Inputs) -> Attempt:

@@ -9,11 +9,9 @@ from pathlib import Path
 
 from compress_cli.errors import RecipeError, ResourceError, StageError
 from compress_cli.pipeline import executor
-from compress_cli.pipeline.executor import Listener
+from compress_cli.pipeline.executor import Listener, Workspace
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.step import Step
-from compress_cli.progress import Progress
-from compress_cli.store import artifact
 from compress_cli.store.artifact import Artifact, Comparison, Measurement, Predictions
 
 BATCHES = 2
@@ -63,7 +61,7 @@ def _try(plan: Plan, step: Step, made: dict[str, Artifact], folder: Path, listen
     inputs = {role: tuple(made[each.key] for each in steps) for role, steps in step.inputs.items()}
     begun = time.monotonic()
     try:
-        executor.perform(plan, step, inputs, output, folder, _unheard, limit=BATCHES)
+        artifact = executor.perform(plan.recipe, step, inputs, Workspace(output, folder, limit=BATCHES))
     except ResourceError as error:  # not the recipe's fault
         raise ResourceError(f"stage '{step.name}', tried on {BATCHES} batches: {error}") from error
     except StageError as error:
@@ -71,14 +69,8 @@ def _try(plan: Plan, step: Step, made: dict[str, Artifact], folder: Path, listen
         raise RecipeError(plan.recipe.complaint(step.loc, reason)) from error
     seconds = time.monotonic() - begun
     listener.ended(step, False, seconds, "")
-    whole = artifact.read(output)
-    assert whole is not None
-    made[step.key] = whole
-    facts = whole.manifest.facts
+    made[step.key] = artifact
+    facts = artifact.manifest.facts
     projected = seconds + max(0, facts.get("planned_steps", 0) - BATCHES) * facts.get("seconds_per_step", 0.0)
-    written = sum(each.bytes for each in whole.manifest.files.values())
+    written = sum(file.bytes for file in artifact.manifest.files.values())
     return Trial(step, projected, facts.get("planned_bytes", written), executor.peak_memory())
-
-
-def _unheard(progress: Progress) -> None:
-    """Nobody listens within a stage of a smoke run."""

@@ -21,8 +21,7 @@ from compress_cli.networks.models.mlp import Mlp
 from compress_cli.pipeline import plan, recipe
 from compress_cli.pipeline.run import Run
 from compress_cli.stages import Stage
-from compress_cli.store import artifact
-from compress_cli.store.artifact import Checkpoint, Table
+from compress_cli.store.artifact import Checkpoint, Draft, Table
 from compress_cli.store.store import Store
 from compress_cli.training import loop
 from compress_cli.training.config import TrainingConfig
@@ -58,8 +57,7 @@ def teacher(toy, tmp_path, lively):
     restored = restore.build(Convnet(widths=(5,), convs=1), toy().signature(), 3)
     lively(restored.network.body)
     restore.save(restored, folder)
-    artifact.write_manifest(folder, Checkpoint, "t", {}, {}, {}, {}, 0.0)
-    return artifact.read(folder)
+    return Draft(Checkpoint, "t", {}).commit(folder)
 
 
 def loss(name, **settings):
@@ -167,8 +165,7 @@ def distil(**settings):
 
 def written(stage, context, kind=Checkpoint):
     facts = stage.run(context)
-    artifact.write_manifest(context.output, kind, "k", stage.model_dump(mode="json"), facts, {}, {}, 0.0)
-    return artifact.read(context.output)
+    return Draft(kind, "k", stage.model_dump(mode="json"), facts).commit(context.output)
 
 
 def test_labels_of_the_transfer_data_are_never_read(toy, unlabelled, context_for, teacher):
