@@ -7,7 +7,11 @@ CompressError          exit 1
 ├── StageError         exit 4   a stage or a model failed while running: names it, what is kept, how to go on
 │   └── ResourceError  exit 4   disk, memory or a permission was lacking: how much, where
 ├── GateError          exit 5   a promise about the result is not met, or undecided
-└── Interrupted        exit 130 (Ctrl-C) or 143 (SIGTERM): says what is kept
+├── Interrupted        exit 130 (Ctrl-C) or 143 (SIGTERM): says what is kept
+└── ReaderGone         exit 141   the program that reads standard output ended first (`| head`), as other tools end then
+
+With `--json` an error is a JSON document on standard output too: `{"error": {"code": 3, "message": "..."}}`, unless the
+document of the result was printed before. With `--junit` it is an error in that file.
 """
 
 
@@ -55,3 +59,9 @@ class Interrupted(CompressError):
     def __init__(self, message: str, signal: tuple[object, ...] = ()):
         super().__init__(message)
         self.exit_code = 143 if "SIGTERM" in signal else 130
+
+
+class ReaderGone(CompressError):
+    """Whoever read standard output ended; there is nobody to tell."""
+
+    exit_code = 141  # 128 + SIGPIPE

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args, runtime_checkable
 
 from pydantic import (
     BaseModel,
@@ -18,10 +18,19 @@ from compress_cli.plugin import Plugin
 from compress_cli.settings import ByContent, Location, NotInKey, NotInKeyAtDefault
 
 
-def identity(value: Any) -> Any:
-    """What a key depends on: settings, versions, the content of named files, the source of code from outside.
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """A setting that stands for data, such as a dataset: its content enters a key too."""
 
-    Returns JSON-ready data. Locations, what is marked as aside, and what was added and is not used do not enter.
+    def fingerprint(self) -> str:
+        """A hash of the content."""
+
+
+def identity(value: Any) -> Any:
+    """What a key depends on: settings, versions, the content of named files and data, the source of code from outside.
+
+    Returns JSON-ready data. Locations, fields marked `NotInKey`, and defaults marked `NotInKeyAtDefault` do not enter. Of a
+    dataset these are its settings alone, from which it makes its fingerprint; of a field that holds a dataset, both.
     """
     if isinstance(value, BaseModel):
         cls = type(value)
@@ -34,16 +43,22 @@ def identity(value: Any) -> Any:
             marks = path_marks(info)
             if not_in_key(info) or any(isinstance(mark, Location) for mark in marks):
                 continue
-            given = getattr(value, field)
-            if given == info.default and any(isinstance(mark, NotInKeyAtDefault) for mark in info.metadata):
+            setting = getattr(value, field)
+            if setting == info.default and any(isinstance(mark, NotInKeyAtDefault) for mark in info.metadata):
                 continue
-            known[field] = _contents(given) if marks else identity(given)
+            known[field] = _contents(setting) if marks else _part(setting)
         return known
     if isinstance(value, dict):
-        return {key: identity(each) for key, each in value.items()}
+        return {key: _part(part) for key, part in value.items()}
     if isinstance(value, tuple | list):
-        return [identity(each) for each in value]
+        return [_part(part) for part in value]
     return value
+
+
+def _part(value: Any) -> Any:
+    """The identity of a field's value, or of one of several values."""
+    known = identity(value)
+    return {**known, "fingerprint": value.fingerprint()} if isinstance(value, Fingerprinted) else known
 
 
 def not_in_key(info: FieldInfo) -> bool:

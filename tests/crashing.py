@@ -60,7 +60,7 @@ def obey(order):
             os.kill(os.getpid(), signal.SIGKILL)
 
     durable.reached = reached
-    run.smoke = lambda *arguments: []
+    run.smoke.rehearse = lambda *arguments: []
     named = {step.name: step for step in planned.steps}
     planned = replace(planned, stages=tuple(named[name] for name in order["steps"]), rows=())
     force = frozenset(order.get("force", ()))

@@ -26,7 +26,7 @@ from compress_cli.networks.models.mlp import Mlp
 from compress_cli.plugin import find, names
 from compress_cli.stages import Stage
 from compress_cli.store import artifact
-from compress_cli.store.artifact import Checkpoint, OnnxModel, Program
+from compress_cli.store.artifact import Checkpoint, Draft, OnnxModel, Program
 from compress_cli.store.saves import Saves, Saving
 from compress_cli.training import loop, meter, precision
 from compress_cli.training.augmentations import Augmentation
@@ -72,8 +72,7 @@ def stored(tmp_path):
 
 
 def whole(folder, kind, facts=None):
-    artifact.write_manifest(folder, kind, f"k{folder.name}", {"type": "x"}, facts or {}, {}, {}, 0.0)
-    return artifact.read(folder)
+    return Draft(kind, f"k{folder.name}", {"type": "x"}, facts or {}).commit(folder)
 
 
 def fitted(context, losses=HARD, sources=None, model=CONVNET, combination=None, **settings):

@@ -20,9 +20,9 @@ from safetensors.numpy import load_file
 from compress_cli.identity import identity
 from compress_cli.measurement.measure import PREDICTION_COMPARISON
 from compress_cli.pipeline import executor, plan, recipe
+from compress_cli.pipeline.executor import Workspace
 from compress_cli.pipeline.step import ordered
 from compress_cli.statistics.findings import FINDINGS, Findings
-from compress_cli.store import artifact
 
 KEPT = Path(__file__).parent / "golden.json"
 TOLERANCE = {"f": {"rtol": 2e-3, "atol": 2e-4}, "i": {"rtol": 0.02, "atol": 0.5}, "m": {"rtol": 0.05, "atol": 0.02}}
@@ -126,8 +126,7 @@ def made(folder):
         output = folder / step.key
         output.mkdir()
         inputs = {role: tuple(there[each.key] for each in steps) for role, steps in step.inputs.items()}
-        executor.perform(planned, step, inputs, output, folder, lambda progress: None)
-        there[step.key] = artifact.read(output)
+        there[step.key] = executor.perform(planned.recipe, step, inputs, Workspace(output, folder))
         if step.implied:
             continue
         files = {each: figures(output / each) for each in sorted(there[step.key].manifest.files)}

@@ -19,7 +19,7 @@ from compress_cli.document import Document
 from compress_cli.errors import ArtifactError, DataError, RecipeError
 from compress_cli.onnx_graph import layers
 from compress_cli.store import artifact
-from compress_cli.store.artifact import Table
+from compress_cli.store.artifact import Draft, Table
 
 TRAIN = "  - {type: train, model: mlp, training: {epochs: 1, precision: float32}}\n"
 LOAD = "dataset: digits\nstages:\n  - {type: load, weights: %s, model: mlp}\n"
@@ -423,7 +423,7 @@ def test_a_file_above_what_onnx_can_hold_is_not_even_read(compress, tmp_path):
 def test_a_manifest_that_points_elsewhere(compress, tmp_path, name):
     folder = tmp_path / "a"
     folder.mkdir()
-    artifact.write_manifest(folder, Table, "k", {}, {}, {}, {}, 0.0)
+    Draft(Table, "k", {}).commit(folder)
     document = json.loads((folder / "manifest.json").read_text())
     del document["seal"]
     document["files"] = {name: {"sha256": "0", "bytes": 1}}
@@ -439,7 +439,7 @@ def test_a_link_in_an_artifact_is_refused_though_its_content_fits(tmp_path):
     folder = tmp_path / "a"
     (folder / "sub").mkdir(parents=True)
     (folder / "sub" / "w.bin").write_bytes(b"weights")
-    artifact.write_manifest(folder, Table, "k", {}, {}, {}, {}, 0.0)
+    Draft(Table, "k", {}).commit(folder)
     (folder / "sub").rename(tmp_path / "sub")
     (folder / "sub").symlink_to(tmp_path / "sub")
     with pytest.raises(ArtifactError, match="is a link, not the file"):

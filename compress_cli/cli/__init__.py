@@ -9,14 +9,18 @@ import importlib
 import os
 import pkgutil
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer._click import ClickException  # of the wrong command line; typer brings its own click
 from typer.core import TyperGroup
 
 from compress_cli import stopping
+from compress_cli.cli._failure import FailureReport
+from compress_cli.cli._streams import guarded
 from compress_cli.errors import CompressError, Interrupted, RecipeError, ResourceError
 from compress_cli.store.disk import lack
 
@@ -41,43 +45,64 @@ Json = Annotated[bool, typer.Option("--json", help="standard output is one JSON 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="no progress on standard error")]
 
 
+BUG = 1  # the exit code of an error that is ours; its traceback is kept
 LONGEST_LINE = 2000  # characters of a complaint; what a hostile file names may have millions
 
 
 class _Group(TyperGroup):
-    """The one place where an error becomes a message and an exit code."""
+    """Commands that a signal may stop."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             with stopping.listening():
                 return super().invoke(ctx)
-        except CompressError as error:
-            complain(str(error))
-            raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt as stop:
-            stopped = Interrupted("interrupted", stop.args)
-            complain(str(stopped))
-            raise typer.Exit(stopped.exit_code) from None
-        except MemoryError as error:
-            complain(f"out of memory{f' ({error})' if str(error) else ''}; use a smaller batch, or a machine with more")
-            raise typer.Exit(ResourceError.exit_code) from None
-        except BrokenPipeError:
-            sys.stdout = None  # whoever read our output is gone: there is nobody to tell
-            raise typer.Exit(1) from None
-        except OSError as error:
-            lacking = lack(error, Path())
-            if lacking is None:
-                raise
-            complain(str(lacking))
-            raise typer.Exit(lacking.exit_code) from None
+            raise Interrupted("interrupted", stop.args) from None
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the `compress` script; always ends in SystemExit."""
+    """Entry point of the `compress` script; always ends in SystemExit, or in the traceback of a bug.
+
+    The one place where an error becomes a message and an exit code.
+    """
     # PyTorch's threads that wait would spin, and beside another busy process that costs most of the speed (12x was seen).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic: true`; PyTorch looks once a process
-    app()(arguments, prog_name="compress")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with guarded() as output:
+        failure = FailureReport.of(arguments)
+        try:
+            failure.begin()
+            code = app()(arguments, prog_name="compress", standalone_mode=False) or 0
+            output.finish()
+            failure.succeeded()
+        except Exception as error:
+            code, message = _explained(error)
+            with suppress(CompressError):  # nobody takes the document either
+                failure.failed(code, message, output.used)
+            if code == BUG:
+                raise
+    sys.exit(code)
+
+
+def _explained(error: Exception) -> tuple[int, str]:
+    """The exit code and the message of an error, which is printed unless it is that of a bug."""
+    match error:
+        case ClickException():
+            error.show()
+            return error.exit_code, error.format_message()
+        case CompressError():
+            wrong = error
+        case MemoryError():
+            reason = f" ({error})" if str(error) else ""
+            wrong = ResourceError(f"out of memory{reason}; use a smaller batch, or a machine with more")
+        case OSError() if lacking := lack(error, Path()):
+            wrong = lacking
+        case _:
+            return BUG, f"{type(error).__name__}: {error}"
+    if str(wrong):
+        complain(str(wrong))
+    return wrong.exit_code, str(wrong)
 
 
 @cache

@@ -49,9 +49,9 @@ def command(
         if smoke:
             trials = smoke_run.smoke(planned, listener)
             if json:
-                typer.echo(format_json.dumps([{"step": each.step.name, "seconds": each.seconds} for each in trials], indent=1))
+                typer.echo(format_json.dumps([{"step": trial.name, "seconds": trial.seconds} for trial in trials], indent=1))
             else:
-                seconds = sum(each.seconds for each in trials)
+                seconds = sum(trial.seconds for trial in trials)
                 typer.echo(f"every stage works on two batches; on all data they would take about {seconds:.0f} s together")
             return
         run.Run(planned, Store(store or output / ".store"), directory, listener, frozenset(force), repair).execute()

@@ -55,7 +55,7 @@ def cost(step: Step, known: Iterable[Manifest], trials: Iterable[Trial]) -> Cost
     if alike:
         return _of(alike, "same settings")
     for trial in trials:
-        if trial.step.key == step.key:
+        if trial.key == step.key:
             return CostEstimate(seconds=trial.seconds, disk_bytes=trial.bytes, memory_bytes=trial.memory, source="smoke run")
     return None
 

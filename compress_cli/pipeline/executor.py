@@ -7,6 +7,7 @@ import platform
 import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,11 +18,11 @@ from compress_cli.context import Context
 from compress_cli.errors import ArtifactError, CompressError, RecipeError, ResourceError, StageError
 from compress_cli.fault import plugins_raise
 from compress_cli.measurement import sessions
-from compress_cli.pipeline.plan import Plan
+from compress_cli.pipeline.recipe import Recipe
 from compress_cli.pipeline.step import Step
 from compress_cli.progress import Log, Progress
-from compress_cli.store import artifact, disk
-from compress_cli.store.artifact import Artifact, Source
+from compress_cli.store import disk
+from compress_cli.store.artifact import Artifact, Draft, Source
 from compress_cli.store.saves import Saves
 
 LIBRARIES = ("torch", "torchao", "torch-pruning", "onnx", "onnxruntime", "onnxscript", "numpy")
@@ -54,50 +55,56 @@ def named(where: str) -> str:
     return f"{where} ({torch.cuda.get_device_name(where)})" if where.startswith("cuda") else where
 
 
-def perform(
-    plan: Plan,
-    step: Step,
-    inputs: Inputs,
-    output: Path,
-    memory: Path,
-    log: Log,
-    saves: Saves | None = None,
-    limit: int | None = None,
-) -> None:
-    """Run a step's stage in `output` and write the manifest.
+@dataclass(frozen=True)
+class Workspace:
+    """Where a step works and to whom it reports."""
+
+    output: Path  # an empty folder that becomes the artifact
+    memory: Path  # a folder that remembers choices made once per machine
+    log: Log = lambda progress: None
+    saves: Saves = field(default_factory=Saves)
+    limit: int | None = None  # at most so many training steps and batches: a smoke run
+
+
+def perform(recipe: Recipe, step: Step, inputs: Inputs, workspace: Workspace) -> Artifact:
+    """Run a step's stage in the workspace and commit its output as an artifact.
 
     RecipeError and ArtifactError, with the stage's line, where its settings or what they name prove wrong; StageError for
     what fails on the way.
     """
-    recipe, saves = plan.recipe, saves or Saves()
-    context = Context(
-        inputs=inputs,
-        output=output,
-        dataset=recipe.dataset,
-        task=recipe.task,
-        device=device(recipe.device),
-        seed=step.seed,
-        log=log,
-        key=step.key,
-        memory=memory,
-        saves=saves,
-        limit=limit,
-        splits=step.stage.splits,
-        environment=_environment(device(recipe.device)),
-    )
+    context = _context(recipe, step, inputs, workspace)
     try:
         facts = _facts(step, context)
     except (RecipeError, ArtifactError) as error:
         raise type(error)(recipe.complaint(step.loc, str(error))) from error
-    artifact.write_manifest(
-        output,
-        step.kind,
-        step.key,
-        step.stage.model_dump(mode="json"),
-        facts,
-        {role: recorded(sources) for role, sources in inputs.items()},
-        {**context.environment, "peak_memory_bytes": peak_memory()},
-        saves.spent_s,
+    draft = Draft(
+        kind=step.kind,
+        key=step.key,
+        stage=step.stage.model_dump(mode="json"),
+        facts=facts,
+        inputs={role: recorded(sources) for role, sources in inputs.items()},
+        environment={**context.environment, "peak_memory_bytes": peak_memory()},
+        wall_time_s=workspace.saves.spent_s,
+    )
+    return draft.commit(workspace.output)
+
+
+def _context(recipe: Recipe, step: Step, inputs: Inputs, workspace: Workspace) -> Context:
+    where = device(recipe.device)
+    return Context(
+        inputs=inputs,
+        output=workspace.output,
+        dataset=recipe.dataset,
+        task=recipe.task,
+        device=where,
+        seed=step.seed,
+        log=workspace.log,
+        key=step.key,
+        memory=workspace.memory,
+        saves=workspace.saves,
+        limit=workspace.limit,
+        splits=step.stage.splits,
+        environment=_environment(where),
     )
 
 

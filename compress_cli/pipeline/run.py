@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,20 +15,21 @@ import torch
 from compress_cli import stopping
 from compress_cli.errors import ArtifactError, Interrupted, ResourceError, StageError
 from compress_cli.pipeline import attempt as attempts
-from compress_cli.pipeline import estimate, executor, lock
+from compress_cli.pipeline import estimate, executor, lock, smoke, summary
 from compress_cli.pipeline.attempt import Attempt
-from compress_cli.pipeline.executor import Listener
+from compress_cli.pipeline.executor import Listener, Workspace
 from compress_cli.pipeline.plan import Plan
-from compress_cli.pipeline.smoke import smoke
-from compress_cli.pipeline.step import ModelSteps, Step
+from compress_cli.pipeline.step import Step
 from compress_cli.progress import Progress
-from compress_cli.store import disk, run_index
-from compress_cli.store.artifact import REMEDY, Artifact, Table
-from compress_cli.store.record import ModelRecord, Record, TableRecord
+from compress_cli.store import disk, durable, run_index
+from compress_cli.store.artifact import REMEDY, Artifact, Source
+from compress_cli.store.record import RECORD, Record
 from compress_cli.store.saves import Saves
 from compress_cli.store.store import Store
 
 LOG = "log.jsonl"
+FILES = (LOG, RECORD, lock.LOCK, smoke.PASSED, "report.json", "report.md", "report.html")
+"""What a run writes into its folder, besides links."""
 MEMORY = ".machine"  # in the store: choices made once per machine
 
 
@@ -48,28 +51,35 @@ class Run:
 
     def execute(self) -> Record:
         """Run what is not up to date. Errors leave every whole artifact in place."""
-        recipe = self.plan.recipe
+        self._check()
+        begun = time.monotonic()
+        with self._explained():
+            run_index.enter(self.store, self.directory, [step.key for step in self.plan.steps])
+            self._rehearse()
+            for step in self.plan.steps:
+                self._advance(step)
+        record = summary.record(self, time.monotonic() - begun)
+        record.write(self.directory)
+        lock.write(self.plan.recipe, self.directory)
+        smoke.forget(self.directory)
+        return record
+
+    def _check(self) -> None:
+        """Refuse what would fail later: absent data, a stage or a device that there is not, a folder that can't be written."""
         if self.plan.missing_data:
             raise ArtifactError(self.plan.missing_data)
         self._forced()
-        executor.device(recipe.device)
-        if recipe.threads:
-            torch.set_num_threads(recipe.threads)
-        begun = time.monotonic()
+        executor.device(self.plan.recipe.device)
+        if self.plan.recipe.threads:
+            torch.set_num_threads(self.plan.recipe.threads)
         _writable(self.directory)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Interrupts, and errors of the system that the user can mend, say what is kept."""
         stopping.explain(lambda: f"interrupted; {self._kept()}")
         try:
-            run_index.enter(self.store, self.directory, [step.key for step in self.plan.steps])
-            there = {step.key: found for step in self.plan.steps if (found := self.current(step))}
-            for step in self.plan.steps:
-                for line in self.damaged.get(step.key, "").splitlines():
-                    self.listener.progress(step, Progress("repair", 0, 0, note=f"damaged: {line.removesuffix(f'; {REMEDY}')}"))
-            if any(step.stage.long and step.key not in there for step in self.plan.steps):
-                trials = smoke(self.plan, self.listener, there)
-                needed = estimate.disk_needed((step for step in self.plan.steps if step.key not in there), self.store, trials)
-                disk.require(needed, self.store.root)
-            for step in self.plan.steps:
-                self._advance(step)
+            yield
         except KeyboardInterrupt as stop:
             raise Interrupted(f"interrupted; {self._kept()}", stop.args) from None
         except OSError as error:
@@ -77,28 +87,17 @@ class Run:
             if lack is None:
                 raise
             raise ResourceError(f"{lack}\n{self._kept()}") from error
-        record = Record(
-            recipe=recipe.name,
-            store=os.path.relpath(self.store.root.resolve(), self.directory.resolve()),
-            seed=recipe.seed,
-            baseline=self.plan.baseline,
-            primary=recipe.task.primary,
-            better=recipe.task.better,
-            tasks=tuple(f"{name}_{each.primary}" for name, each in recipe.task.parts.items() if name),
-            rows=[self._row(row) for row in self.plan.rows],
-            tables=[
-                TableRecord(name=step.name, stage=step.stage.type, key=step.key)
-                for step in self.plan.stages
-                if issubclass(step.kind, Table)
-            ],
-            variants=[self._row(row) for row in self.plan.variants],
-            steps={step.name: step.key for step in self._named() if step.key in self.artifacts},
-            gates=self.plan.gates,
-            wall_time_s=time.monotonic() - begun,
-        )
-        record.write(self.directory)
-        lock.write(recipe, self.directory)
-        return record
+
+    def _rehearse(self) -> None:
+        """Before the first long stage: try every stage on two batches, and ask for the disk space that the run needs."""
+        present = {step.key: artifact for step in self.plan.steps if (artifact := self.current(step))}
+        for step in self.plan.steps:
+            for line in self.damaged.get(step.key, "").splitlines():
+                self.listener.progress(step, Progress("repair", 0, 0, note=f"damaged: {line.removesuffix(f'; {REMEDY}')}"))
+        missing = [step for step in self.plan.steps if step.key not in present]
+        if any(step.stage.long for step in missing):
+            trials = smoke.rehearse(self.plan, self.listener, present, self.directory)
+            disk.require(estimate.disk_needed(missing, self.store, trials), self.store.root)
 
     def current(self, step: Step) -> Artifact | None:
         """The step's artifact if it is whole, unforced, and made of the inputs that are there now.
@@ -116,15 +115,19 @@ class Run:
             return None
 
     def _whole(self, step: Step) -> Artifact | None:
-        found = self.store.get(step.key)
-        if found is None:
+        artifact = self.store.get(step.key)
+        if artifact is None:
             return None
-        inputs = {role: [self._input(each) for each in steps] for role, steps in step.inputs.items()}
-        there = {role: [each for each in sources if each] for role, sources in inputs.items()}
-        if there != inputs or {role: executor.recorded(sources) for role, sources in there.items()} != found.manifest.inputs:
+        inputs: dict[str, list[Source]] = {}
+        for role, steps in step.inputs.items():
+            sources = [source for source in map(self._input, steps) if source]
+            if len(sources) < len(steps):
+                return None
+            inputs[role] = executor.recorded(sources)
+        if inputs != artifact.manifest.inputs:
             return None
-        found.verify()
-        return found
+        artifact.verify()
+        return artifact
 
     def _forced(self) -> set[str]:
         """Keys, since two stages, or a stage and an implied step, may be one step; RecipeError for an unknown stage."""
@@ -136,13 +139,13 @@ class Run:
 
     def _advance(self, step: Step) -> None:
         """Make a step's artifact be there, or note why a measuring step can't."""
-        missing = [each for each in step.sources if each.key in self.problems]
+        missing = [source for source in step.sources if source.key in self.problems]
         if missing:
             self.problems[step.key] = self.problems[missing[0].key]
             return
-        found = self.current(step)
-        if found is not None:
-            self.artifacts[step.key] = found
+        artifact = self.current(step)
+        if artifact is not None:
+            self.artifacts[step.key] = artifact
             self.cached.add(step.key)
             self._link(step)
             self.listener.ended(step, True, 0.0, "")
@@ -184,9 +187,10 @@ class Run:
             saved = self.store.saves(step.key)
             attempt = attempts.begin(self._attempt(step, inputs), output, saved, say)
             if not attempt.finished(output):
-                self.at_work = step, Saves(saved, self.plan.recipe.save, say)
+                saves = Saves(saved, self.plan.recipe.save, say)
+                self.at_work = step, saves
                 with executor.threads(attempt.threads):
-                    executor.perform(self.plan, step, inputs, output, self.store.root / MEMORY, tell, self.at_work[1])
+                    executor.perform(self.plan.recipe, step, inputs, Workspace(output, self.store.root / MEMORY, tell, saves))
             return self.store.commit(step.key)
 
     def _attempt(self, step: Step, inputs: executor.Inputs) -> Attempt:
@@ -198,41 +202,17 @@ class Run:
             threads=torch.get_num_threads(),
         )
 
-    def _link(self, made: Step) -> None:
-        """`runs/<recipe>/<stage name>` leads into the store; equal stages share what was made."""
+    def _link(self, finished: Step) -> None:
+        """`runs/<recipe>/<stage name>` leads into the store; equal stages share one artifact."""
         named = (*self.plan.stages, *self.plan.repeated, *(row.step for row in self.plan.variants))
-        for step in (each for each in named if each.key == made.key):
+        for step in (step for step in named if step.key == finished.key):
             link, target = self.directory / step.name, self.artifacts[step.key].directory.resolve()
-            if link.is_dir() and not link.is_symlink():
+            if os.path.lexists(link) and not link.is_symlink():
                 raise ArtifactError(f"{link}: is in the way of the link to stage '{step.name}'; move it elsewhere")
             fresh = self.directory / f".{step.name}.{os.getpid()}"
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(os.path.relpath(target, self.directory.resolve()), target_is_directory=True)
             os.replace(fresh, link)
-
-    def _named(self) -> list[Step]:
-        """Every step once for each name it goes by: equal stages share a key."""
-        return [*self.plan.stages, *self.plan.steps]
-
-    def _row(self, row: ModelSteps) -> ModelRecord:
-        def there(step: Step | None) -> str | None:
-            return step.key if step and step.key in self.artifacts else None
-
-        return ModelRecord(
-            name=row.step.name,
-            stage=row.step.stage.type,
-            key=row.step.key,
-            cached=row.step.key in self.cached,
-            onnx=there(row.onnx),
-            measurement=there(row.measurement),
-            comparison=there(row.comparison),
-            predictions=there(row.predictions),
-            reason=self.problems.get(row.measurement.key, ""),
-            seed=row.step.seed,
-            variant_of=row.step.variant_of,
-            variant=row.step.variant,
-            teachers=tuple(each.name for each in row.step.inputs.get("teacher", ())),
-        )
 
     def _kept(self) -> str:
         whole = [step.name for step in self.plan.stages if step.key in self.artifacts]
@@ -243,7 +223,11 @@ class Run:
 
 
 def _writable(directory: Path) -> None:
-    """ArtifactError where the run's folder can't be made or written."""
+    """ArtifactError where the run's folder can't be made or written, or holds something else where a file belongs."""
+    for name in FILES:
+        for path in (directory / name, durable.partial_path(directory / name)):
+            if path.exists() and not path.is_file():
+                raise ArtifactError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}; move it elsewhere")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / LOG).touch()

@@ -2,68 +2,112 @@
 
 from __future__ import annotations
 
+import fcntl
+import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compress_cli.errors import RecipeError, ResourceError, StageError
 from compress_cli.pipeline import executor
-from compress_cli.pipeline.executor import Listener
+from compress_cli.pipeline.executor import Listener, Workspace
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.step import Step
-from compress_cli.progress import Progress
-from compress_cli.store import artifact
+from compress_cli.store import durable
 from compress_cli.store.artifact import Artifact, Comparison, Measurement, Predictions
 
 BATCHES = 2
+PASSED = "smoke.json"  # in the run's folder until the run is done: what passed, so that a resume goes on at once
+PREFIX = "compress-smoke-"
+YOUNG_S = 60  # a lock that is younger may belong to a process that is just about to take it
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(BaseModel):
     """What a smoke run learned of a step: seconds and bytes, projected to the whole stage where it says how."""
 
-    step: Step
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str  # of the step
+    key: str
     seconds: float
     bytes: int
     memory: int  # the process's peak so far, in bytes
 
 
-def smoke(plan: Plan, listener: Listener, there: dict[str, Artifact] | None = None) -> list[Trial]:
+class Passed(BaseModel):
+    """The trials that passed, and what else they depended on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: str
+    libraries: dict[str, str]
+    trials: list[Trial]
+
+
+def rehearse(plan: Plan, listener: Listener, present: dict[str, Artifact], directory: Path) -> list[Trial]:
+    """The smoke run of a run in `directory`, or what is remembered of it where the same steps passed before an interrupt."""
+    device, libraries = executor.named(executor.device(plan.recipe.device)), executor.libraries()
+    earlier = _read(directory / PASSED)
+    if earlier and (earlier.device, earlier.libraries) == (device, libraries):
+        known = {trial.key: trial for trial in earlier.trials}
+        steps = _tried(plan, present)
+        if all(step.key in known for step in steps):
+            return [known[step.key] for step in steps]
+    trials = smoke(plan, listener, present)
+    passed = Passed(device=device, libraries=libraries, trials=trials)
+    durable.write(directory / PASSED, passed.model_dump_json(indent=1).encode())
+    return trials
+
+
+def forget(directory: Path) -> None:
+    """Remove what `rehearse` remembers: the run is done."""
+    (directory / PASSED).unlink(missing_ok=True)
+
+
+def smoke(plan: Plan, listener: Listener, present: dict[str, Artifact] | None = None) -> list[Trial]:
     """Take every stage through two batches on random weights, in a folder that is thrown away.
 
-    Steps whose artifacts are `there` (by key) are spared and serve as inputs, and so are those that only measure: what
-    can't be measured fails no run. RecipeError, with the stage's line, for what can't work. Returns what it cost, step
-    by step.
+    Steps whose artifacts are `present` (by key) serve as inputs and are not tried. Nor are those that only measure: a
+    model that can't be measured fails no run. RecipeError, with the stage's line, for a stage that can't work. Returns
+    what each step cost.
     """
+    artifacts = dict(present or {})
+    with _folder() as folder:
+        return [_try(plan, step, artifacts, folder, listener) for step in _tried(plan, artifacts)]
+
+
+def _tried(plan: Plan, present: dict[str, Artifact]) -> list[Step]:
+    """The steps that a smoke run takes, each after its inputs."""
     needed: dict[str, Step] = {}
     for stage in plan.stages:
         _need(stage, needed)
-    with tempfile.TemporaryDirectory(prefix="compress-smoke-") as folder:
-        made = dict(there or {})
-        return [
-            _try(plan, step, made, Path(folder), listener)
-            for step in needed.values()
-            if step.key not in made and not issubclass(step.kind, Predictions | Measurement | Comparison)
-        ]
+    return [
+        step
+        for step in needed.values()
+        if step.key not in present and not issubclass(step.kind, Predictions | Measurement | Comparison)
+    ]
 
 
 def _need(step: Step, needed: dict[str, Step]) -> None:
-    """Add a step after all that it takes."""
+    """Add a step after all its inputs."""
     for source in step.sources:
         _need(source, needed)
     needed.setdefault(step.key, step)
 
 
-def _try(plan: Plan, step: Step, made: dict[str, Artifact], folder: Path, listener: Listener) -> Trial:
+def _try(plan: Plan, step: Step, artifacts: dict[str, Artifact], folder: Path, listener: Listener) -> Trial:
     """One step on two batches."""
     listener.begins(step, smoke=True)
     output = folder / step.key
     output.mkdir()
-    inputs = {role: tuple(made[each.key] for each in steps) for role, steps in step.inputs.items()}
+    inputs = {role: tuple(artifacts[source.key] for source in steps) for role, steps in step.inputs.items()}
     begun = time.monotonic()
     try:
-        executor.perform(plan, step, inputs, output, folder, _unheard, limit=BATCHES)
+        artifact = executor.perform(plan.recipe, step, inputs, Workspace(output, folder, limit=BATCHES))
     except ResourceError as error:  # not the recipe's fault
         raise ResourceError(f"stage '{step.name}', tried on {BATCHES} batches: {error}") from error
     except StageError as error:
@@ -71,14 +115,44 @@ def _try(plan: Plan, step: Step, made: dict[str, Artifact], folder: Path, listen
         raise RecipeError(plan.recipe.complaint(step.loc, reason)) from error
     seconds = time.monotonic() - begun
     listener.ended(step, False, seconds, "")
-    whole = artifact.read(output)
-    assert whole is not None
-    made[step.key] = whole
-    facts = whole.manifest.facts
-    projected = seconds + max(0, facts.get("planned_steps", 0) - BATCHES) * facts.get("seconds_per_step", 0.0)
-    written = sum(each.bytes for each in whole.manifest.files.values())
-    return Trial(step, projected, facts.get("planned_bytes", written), executor.peak_memory())
+    artifacts[step.key] = artifact
+    facts = artifact.manifest.facts
+    written = sum(file.bytes for file in artifact.manifest.files.values())
+    return Trial(
+        name=step.name,
+        key=step.key,
+        seconds=seconds + max(0, facts.get("planned_steps", 0) - BATCHES) * facts.get("seconds_per_step", 0.0),
+        bytes=facts.get("planned_bytes", written),
+        memory=executor.peak_memory(),
+    )
 
 
-def _unheard(progress: Progress) -> None:
-    """Nobody listens within a stage of a smoke run."""
+def _read(path: Path) -> Passed | None:
+    """What passed before; None where nothing did, or it can't be read."""
+    try:
+        return Passed.model_validate_json(path.read_bytes()) if path.is_file() else None
+    except ValidationError:
+        return None
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A temporary folder, locked while it is in use; those that killed smoke runs left behind are removed first."""
+    root = Path(tempfile.gettempdir())
+    for abandoned in root.glob(f"{PREFIX}*/lock"):
+        _remove_idle(abandoned)
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, (Path(folder) / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(folder)
+
+
+def _remove_idle(path: Path) -> None:
+    """Remove the folder of a lock that no process holds; that of another user stays."""
+    try:
+        with path.open("r+") as lock:
+            if time.time() - path.stat().st_mtime < YOUNG_S:
+                return
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent, ignore_errors=True)
+    except OSError:
+        return

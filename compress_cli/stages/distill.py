@@ -173,11 +173,9 @@ class Distill(Stage):
         }
 
     def depends(self) -> dict[str, Any]:
-        """Which of its teachers a loss names, by position (other names of the same teachers give the same student), and the
-        content of other data."""
-        named = [each.teacher and self.teacher.index(each.teacher) for each in self.losses]
-        data = {"transfer": self.transfer.fingerprint()} if self.transfer else {}
-        return data | ({"named": named} if any(each.teacher for each in self.losses) else {})
+        """Which of its teachers a loss names, by position: other names of the same teachers give the same student."""
+        named = [loss.teacher and self.teacher.index(loss.teacher) for loss in self.losses]
+        return {"named": named} if any(loss.teacher for loss in self.losses) else {}
 
     def controls(self) -> dict[str, Stage]:
         """The undistilled control: same student, schedule, steps and seeds, the task's loss on true labels."""

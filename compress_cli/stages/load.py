@@ -33,6 +33,7 @@ class Load(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {}
+    shared: ClassVar[dict[str, int]] = {"onnx_file": files.VERSION}
     seed_dependent: ClassVar[bool] = False
     task_dependent: ClassVar[bool] = False
 

@@ -39,7 +39,7 @@ class Sensitivity(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Program,))}
-    shared: ClassVar[dict[str, int]] = {"placement": annotation.VERSION}
+    shared: ClassVar[dict[str, int]] = {"placement": annotation.VERSION, "measure": measure.VERSION}
     long: ClassVar[bool] = True
 
     start: str | None = Field(None, description="the stage that quantised a checkpoint; default: the one before")

@@ -55,9 +55,6 @@ class TeacherTable(Stage):
     join: Annotated[bool, NotInKeyAtDefault()] = Field(False, description="ask about both")
     views: int = Field(1, ge=1, le=10_000, description="fixed draws of these changes that are kept")
 
-    def depends(self) -> dict[str, Any]:
-        return {"transfer": self.transfer.fingerprint()} if self.transfer else {}
-
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Table
 

@@ -58,9 +58,6 @@ class Train(Stage):
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Checkpoint
 
-    def depends(self) -> dict[str, Any]:
-        return {"as_long_as": self.as_long_as.transfer.fingerprint()} if self.as_long_as else {}
-
     def run(self, context: Context) -> dict[str, Any]:
         context = replace(context, task=self.task or context.task)
         if self.as_long_as:

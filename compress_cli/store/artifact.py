@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,29 @@ KINDS: dict[str, type[Artifact]] = {
 }
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A manifest whose files are not known yet: what an artifact will be, and where it comes from."""
+
+    kind: type[Artifact]
+    key: str
+    stage: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, list[Source]] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    wall_time_s: float = 0.0
+
+    def commit(self, directory: Path) -> Artifact:
+        """Hash the files of `directory`, flush them to disk, and write the manifest that makes them an artifact."""
+        paths = {path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.is_file()}
+        files = {name: _flushed(path) for name, path in paths.items() if path.name != MANIFEST}
+        durable.reached("files flushed")
+        manifest = Manifest(format=FORMAT, files=files, **{**vars(self), "kind": self.kind.__name__})
+        document = manifest.model_dump(mode="json")
+        durable.write(directory / MANIFEST, json.dumps({**document, "seal": _seal(document)}, indent=1).encode())
+        return self.kind(directory, Manifest.model_validate(document))
+
+
 REMEDY = "`compress repair RUN`, or `compress run --repair`, makes it anew"
 
 
@@ -183,32 +206,12 @@ def read(directory: Path) -> Artifact | None:
     return KINDS[manifest.kind](directory, manifest)
 
 
-def write_manifest(
-    directory: Path,
-    kind: type[Artifact],
-    key: str,
-    stage: dict[str, Any],
-    facts: dict[str, Any],
-    inputs: dict[str, list[Source]],
-    environment: dict[str, Any],
-    wall_time_s: float,
-) -> Manifest:
-    """Hash the files of `directory`, flush them to disk, and write the manifest that makes it an artifact."""
-    files = {}
-    for path in sorted(each for each in directory.rglob("*") if each.is_file() and each.name != MANIFEST):
-        with path.open("rb") as file:
-            files[path.relative_to(directory).as_posix()] = File(
-                sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size
-            )
-            os.fsync(file.fileno())
-    durable.reached("files flushed")
-    manifest = Manifest(
-        format=FORMAT, kind=kind.__name__, key=key, stage=stage, facts=facts, inputs=inputs,
-        environment=environment, wall_time_s=wall_time_s, files=files,
-    )  # fmt: skip
-    document = manifest.model_dump(mode="json")
-    durable.write(directory / MANIFEST, json.dumps({**document, "seal": _seal(document)}, indent=1).encode())
-    return manifest
+def _flushed(path: Path) -> File:
+    """The record of a file whose bytes have reached the disk."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    return File(sha256=digest, bytes=path.stat().st_size)
 
 
 def _seal(document: dict[str, Any]) -> str:

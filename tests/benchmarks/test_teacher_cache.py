@@ -14,8 +14,7 @@ from compress_cli.networks import restore
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.resnet import Resnet
 from compress_cli.stages import Stage
-from compress_cli.store import artifact
-from compress_cli.store.artifact import Checkpoint, Table
+from compress_cli.store.artifact import Checkpoint, Draft, Table
 from compress_cli.training import loop
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.augmentations.flip import Flip
@@ -34,8 +33,7 @@ SOFT = (SoftTargets(weight=0.9), CrossEntropy(weight=0.1))
 
 
 def made(stage, context, kind):
-    artifact.write_manifest(context.output, kind, "k", {}, stage.run(context), {}, {}, 0.0)
-    return artifact.read(context.output)
+    return Draft(kind, "k", {}, stage.run(context)).commit(context.output)
 
 
 @pytest.mark.parametrize("pair", PAIRS)
@@ -44,8 +42,7 @@ def test_an_epoch_with_the_cache_costs_little_more_than_plain_training(pair, con
     dataset = noise(samples=STEPS * BATCH, channels=channels, side=side)
     folder = context_for(dataset).output
     restore.save(restore.build(master, dataset.signature(), 1), folder)
-    artifact.write_manifest(folder, Checkpoint, "t", {}, {}, {}, {}, 0.0)
-    teacher = artifact.read(folder)
+    teacher = Draft(Checkpoint, "t", {}).commit(folder)
     asked = Stage.model_validate({"type": "teacher_table", "views": 2, "augment": [each.model_dump() for each in AUGMENT]})
     table = made(asked, context_for(dataset, inputs={"teacher": (teacher,)}), Table)
     settings = TrainingConfig(

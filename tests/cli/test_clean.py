@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from compress_cli.store import artifact, run_index
-from compress_cli.store.artifact import Checkpoint, Source
+from compress_cli.store import run_index
+from compress_cli.store.artifact import Checkpoint, Draft, Source
 from compress_cli.store.record import Record
 from compress_cli.store.store import Store
 
@@ -26,7 +26,7 @@ def make(store, key, inputs=()):
     with store.working(key) as folder:
         (folder / "a.bin").write_bytes(b"x" * 1000)
         sources = {"start": [Source(key=each, digest="d") for each in inputs]}
-        artifact.write_manifest(folder, Checkpoint, key, {"type": "train"}, {}, sources, {}, 1.0)
+        Draft(Checkpoint, key, {"type": "train"}, inputs=sources).commit(folder)
         return store.commit(key)
 
 

@@ -121,8 +121,7 @@ def checkpoint(tmp_path):
     from compress_cli.data.datasets.digits import Digits
     from compress_cli.networks import restore
     from compress_cli.networks.models.mlp import Mlp
-    from compress_cli.store import artifact
-    from compress_cli.store.artifact import Checkpoint
+    from compress_cli.store.artifact import Checkpoint, Draft
 
     restored = restore.build(Mlp(hidden=(8,)), Digits().signature(), 0)
     first = next(each for each in restored.network.body.parameters() if each.dim() == 2)
@@ -130,7 +129,7 @@ def checkpoint(tmp_path):
     folder = tmp_path / "stage"
     folder.mkdir()
     restore.save(restored, folder)
-    artifact.write_manifest(folder, Checkpoint, "k", {"type": "train"}, {}, {}, {}, 1.0)
+    Draft(Checkpoint, "k", {"type": "train"}).commit(folder)
     return folder
 
 

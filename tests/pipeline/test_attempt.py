@@ -3,8 +3,7 @@
 import pytest
 
 from compress_cli.pipeline.attempt import Attempt, begin
-from compress_cli.store import artifact
-from compress_cli.store.artifact import Checkpoint, Source
+from compress_cli.store.artifact import Checkpoint, Draft, Source
 
 INPUTS = {"start": [Source(key="a", digest="b")]}
 FIRST = {"forced": False, "inputs": INPUTS, "device": "cpu", "libraries": {"torch": "2.15.0"}, "threads": 2}
@@ -70,7 +69,7 @@ def test_a_mark_that_can_not_be_read_is_none(left, text):
 def test_a_try_that_lacked_only_its_name_is_taken_as_it_is(left, now, damage, finished):
     output, saves = left()
     (output / "weights").write_bytes(b"weights")
-    artifact.write_manifest(output, Checkpoint, "k", {}, {}, INPUTS, {}, 1.0)
+    Draft(Checkpoint, "k", {}, inputs=INPUTS).commit(output)
     (output / "weights").write_bytes(damage)
     begun = begin(attempt(**now), output, saves, lambda note: None)
     assert begun.finished(output) == finished

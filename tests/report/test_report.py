@@ -17,8 +17,7 @@ from compress_cli.measurement.sessions import Options
 from compress_cli.onnx_graph.contents import Contents
 from compress_cli.report import figures, markdown, terminal
 from compress_cli.statistics.intervals import Estimate, bootstrap, wilson
-from compress_cli.store import artifact
-from compress_cli.store.artifact import Comparison, Measurement, OnnxModel
+from compress_cli.store.artifact import Comparison, Draft, Measurement, OnnxModel
 from compress_cli.store.record import ModelRecord, Record
 
 MACHINE = {"processor": "Test CPU", "cores": 2, "onnxruntime": "1"}
@@ -33,7 +32,7 @@ def write(store, key, kind, files):
             np.savez(folder / name, **content)
         else:
             (folder / name).write_text(content)
-    artifact.write_manifest(folder, kind, key, {"type": "x"}, {}, {}, {}, 1.5)
+    Draft(kind, key, {"type": "x"}, wall_time_s=1.5).commit(folder)
 
 
 def latency(milliseconds):

@@ -11,7 +11,7 @@ from compress_cli.stages.measure import Measure
 from compress_cli.statistics.intervals import wilson
 from compress_cli.statistics.predictions import PredictionComparison as Document
 from compress_cli.store import artifact
-from compress_cli.store.artifact import Measurement
+from compress_cli.store.artifact import Draft, Measurement
 
 
 @pytest.fixture
@@ -33,8 +33,7 @@ def measured(tmp_path):
         (folder / measure.MEASUREMENT).write_text(measure.Figures.model_validate(figures).model_dump_json())
         index = samples.index if index is None else index
         np.savez(folder / measure.PREDICTIONS, index=index, **{"head.logits": np.eye(10, dtype=np.float32)[said] * 5})
-        artifact.write_manifest(folder, Measurement, "k", {"type": "measure"}, {}, {}, {}, 0.0)
-        return artifact.read(folder)
+        return Draft(Measurement, "k", {"type": "measure"}).commit(folder)
 
     return dataset, _measured
 

@@ -16,8 +16,7 @@ from compress_cli.networks import restore
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.pipeline import plan, recipe
 from compress_cli.stages import Stage
-from compress_cli.store import artifact
-from compress_cli.store.artifact import Checkpoint, OnnxModel
+from compress_cli.store.artifact import Checkpoint, Draft, OnnxModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,8 +26,7 @@ TRAINING = {"epochs": 2, "batch": 16, "precision": "float32", "optimizer": {"typ
 
 def run(stage, context):
     facts = stage.run(context)
-    artifact.write_manifest(context.output, Checkpoint, "k", stage.model_dump(mode="json"), facts, {}, {}, 0.0)
-    return artifact.read(context.output)
+    return Draft(Checkpoint, "k", stage.model_dump(mode="json"), facts).commit(context.output)
 
 
 def stage(**settings):
@@ -46,8 +44,7 @@ def teacher(toy, folder, classes=3, seed=0, widths=(4,)):
     with torch.no_grad():
         restored.network.body.fc.weight.mul_(20)
     restore.save(restored, folder)
-    artifact.write_manifest(folder, Checkpoint, "t", {}, {}, {}, {}, 0.0)
-    return artifact.read(folder)
+    return Draft(Checkpoint, "t", {}).commit(folder)
 
 
 def said(made, toy):
@@ -133,8 +130,8 @@ def test_an_onnx_file_can_teach_but_shows_no_features(toy, context_for, tmp_path
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "o" / "model.onnx"
     )
-    artifact.write_manifest(tmp_path / "o", OnnxModel, "o", {}, {}, {}, {}, 0.0)
-    context = context_for(toy(train=200), inputs={"teacher": (artifact.read(tmp_path / "o"),)})
+    linear = Draft(OnnxModel, "o", {}).commit(tmp_path / "o")
+    context = context_for(toy(train=200), inputs={"teacher": (linear,)})
     longer = {**TRAINING, "epochs": 30, "keep": "last"}
     made = run(stage(model=MODEL, losses=SOFT_ALONE, training=longer), context)
     images = torch.from_numpy(toy().split("test").inputs["image"]).float().flatten(1)
@@ -171,8 +168,7 @@ def test_a_teacher_worse_than_chance_is_named(toy, context_for, tmp_path):
         last.bias.copy_(last.bias.roll(1))
     (tmp_path / "w").mkdir()
     restore.save(turned, tmp_path / "w")
-    artifact.write_manifest(tmp_path / "w", Checkpoint, "w", {}, {}, {}, {}, 0.0)
-    wrong, told = artifact.read(tmp_path / "w"), []
+    wrong, told = Draft(Checkpoint, "w", {}).commit(tmp_path / "w"), []
     context = context_for(toy(), inputs={"teacher": (right, wrong)}, log=lambda progress: told.append(progress.note))
     made = run(stage(model=MODEL, teacher=["right", "wrong"]), context)
     (note,) = made.manifest.facts["notes"]

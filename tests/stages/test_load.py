@@ -24,7 +24,7 @@ from compress_cli.measurement import sessions
 from compress_cli.networks import restore
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.stages import Stage
-from compress_cli.store.artifact import Checkpoint, OnnxModel, read, write_manifest
+from compress_cli.store.artifact import Checkpoint, Draft, OnnxModel
 
 SIGNATURE = Signature(
     inputs={"image": Input(shape=(2, 3, 4), mean=(1.0, 2.0), deviation=(3.0, 4.0))}, heads={"logits": Head(shape=(5,))}
@@ -66,8 +66,7 @@ def load(tmp_path):
             log=lambda told: None, key="k", memory=tmp_path,
         )  # fmt: skip
         facts = stage.run(context)
-        write_manifest(output, stage.produces({}), "k", {}, facts, {}, {}, 0.0)
-        return read(output)
+        return Draft(stage.produces({}), "k", {}, facts).commit(output)
 
     return _load
 

@@ -18,8 +18,7 @@ from compress_cli.stages import Stage
 from compress_cli.stages.compare import Compare
 from compress_cli.stages.measure import Measure
 from compress_cli.stages.predict import Predict
-from compress_cli.store import artifact
-from compress_cli.store.artifact import Comparison, Measurement, OnnxModel, Predictions
+from compress_cli.store.artifact import Comparison, Draft, Measurement, OnnxModel, Predictions
 
 
 @pytest.fixture
@@ -48,8 +47,7 @@ def stored(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         path.rename(folder / "model.onnx")
-        artifact.write_manifest(folder, OnnxModel, name, {"type": "export"}, {}, {}, {}, 0.0)
-        return artifact.read(folder)
+        return Draft(OnnxModel, name, {"type": "export"}).commit(folder)
 
     return _stored
 
@@ -60,8 +58,8 @@ def measured(context, file, split="test"):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     stage.needs()["predictions"].run(replace(context, inputs={"start": (file,)}, output=folder))
-    artifact.write_manifest(folder, Predictions, "p", {"type": "predict"}, {}, {}, {}, 0.0)
-    return stage.run(replace(context, inputs={"start": (file,), "predictions": (artifact.read(folder),)}))
+    predictions = Draft(Predictions, "p", {"type": "predict"}).commit(folder)
+    return stage.run(replace(context, inputs={"start": (file,), "predictions": (predictions,)}))
 
 
 class TwoTasks(Digits):

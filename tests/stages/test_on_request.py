@@ -23,14 +23,13 @@ from compress_cli.stages.sensitivity import Sensitivity
 from compress_cli.stages.similarity import Similarity, linear_cka
 from compress_cli.statistics.findings import FINDINGS, Findings
 from compress_cli.store import artifact
-from compress_cli.store.artifact import Checkpoint, OnnxModel, Program
+from compress_cli.store.artifact import Checkpoint, Draft, OnnxModel, Program
 
 
 def stored(folder, kind, write):
     folder.mkdir()
     write(folder)
-    artifact.write_manifest(folder, kind, "k", {"type": "x"}, {}, {}, {}, 0.0)
-    return artifact.read(folder)
+    return Draft(kind, "k", {"type": "x"}).commit(folder)
 
 
 def found(context):
@@ -165,8 +164,7 @@ def program(checkpoint, toy, context_for):
     """A quantised convnet."""
     context = context_for(toy(), inputs={"start": (checkpoint(Convnet(widths=(4, 4))),)})
     Quantize(samples=40).run(context)
-    artifact.write_manifest(context.output, Program, "k", {"type": "quantize"}, {}, {}, {}, 0.0)
-    return artifact.read(context.output)
+    return Draft(Program, "k", {"type": "quantize"}).commit(context.output)
 
 
 def test_all_layers_together_are_the_quantised_model(program, toy):

@@ -21,8 +21,7 @@ from compress_cli.networks.models.resnet import Resnet
 from compress_cli.pruning import channels, dependency_graph
 from compress_cli.stages import Stage, prune
 from compress_cli.stages.prune import Prune
-from compress_cli.store import artifact
-from compress_cli.store.artifact import Checkpoint
+from compress_cli.store.artifact import Checkpoint, Draft
 
 SIGNATURE = Signature(
     inputs={"image": Input(shape=(3, 8, 8), mean=(100.0, 120.0, 130.0), deviation=(50.0, 60.0, 70.0))},
@@ -56,8 +55,7 @@ def step(tmp_path, lively):
     count = iter(range(1000))
 
     def _made(output, facts):
-        artifact.write_manifest(output, Checkpoint, output.name, {}, facts, {}, {}, 0.0)
-        return artifact.read(output)
+        return Draft(Checkpoint, output.name, {}, facts).commit(output)
 
     def _context(output, notes, **inputs):
         return Context(

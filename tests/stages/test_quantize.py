@@ -22,8 +22,7 @@ from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 from compress_cli.settings import Folder
 from compress_cli.stages.export import Export
 from compress_cli.stages.quantize import Quantize
-from compress_cli.store import artifact
-from compress_cli.store.artifact import Checkpoint, OnnxModel, Program
+from compress_cli.store.artifact import Checkpoint, Draft, OnnxModel, Program
 
 SIGNATURE = Signature(
     inputs={"image": Input(shape=(1, 8, 8), mean=(100.0,), deviation=(50.0,))},
@@ -97,8 +96,7 @@ class Bench:
         return output
 
     def artifact(self, output, kind, facts):
-        artifact.write_manifest(output, kind, output.name, {}, json.loads(json.dumps(facts, allow_nan=False)), {}, {}, 0.0)
-        return artifact.read(output)
+        return Draft(kind, output.name, {}, json.loads(json.dumps(facts, allow_nan=False))).commit(output)
 
     def run(self, stage, start, limit=None, **dataset):
         context = Context(

@@ -19,8 +19,7 @@ from compress_cli.pipeline import plan, recipe
 from compress_cli.pipeline.run import Run
 from compress_cli.stages import Stage, teacher_table
 from compress_cli.stages.teacher_table import TeacherTable
-from compress_cli.store import artifact
-from compress_cli.store.artifact import Checkpoint, Table
+from compress_cli.store.artifact import Checkpoint, Draft, Table
 from compress_cli.store.saves import Saves, Saving
 from compress_cli.store.store import Store
 from compress_cli.training.augmentations.crop import Crop
@@ -39,8 +38,7 @@ LOSSES = ["soft_targets", {"type": "hints", "layers": [{"student": "layer1", "te
 
 def written(stage, context, kind):
     facts = stage.run(context)
-    artifact.write_manifest(context.output, kind, "k", stage.model_dump(mode="json"), facts, {}, {}, 0.0)
-    return artifact.read(context.output)
+    return Draft(kind, "k", stage.model_dump(mode="json"), facts).commit(context.output)
 
 
 @pytest.fixture
@@ -50,8 +48,7 @@ def teacher(toy, tmp_path, lively):
     restored = restore.build(Convnet(widths=(4, 6), convs=1), toy().signature(), 3)
     lively(restored.network.body)
     restore.save(restored, folder)
-    artifact.write_manifest(folder, Checkpoint, "t", {}, {}, {}, {}, 0.0)
-    return artifact.read(folder)
+    return Draft(Checkpoint, "t", {}).commit(folder)
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ from compress_cli.errors import RecipeError
 from compress_cli.networks import restore
 from compress_cli.stages import Stage
 from compress_cli.stages.train import Train
-from compress_cli.store import artifact
-from compress_cli.store.artifact import Checkpoint
+from compress_cli.store.artifact import Checkpoint, Draft
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -19,8 +18,7 @@ TRAINING = {"epochs": 2, "batch": 16, "precision": "float32"}
 
 def run(stage, context):
     facts = stage.run(context)
-    artifact.write_manifest(context.output, Checkpoint, "k", stage.model_dump(mode="json"), facts, {}, {}, 0.0)
-    return artifact.read(context.output)
+    return Draft(Checkpoint, "k", stage.model_dump(mode="json"), facts).commit(context.output)
 
 
 def stage(**settings):

@@ -7,7 +7,7 @@ import pytest
 
 from compress_cli.errors import ArtifactError
 from compress_cli.store import artifact
-from compress_cli.store.artifact import Checkpoint, Source, Table
+from compress_cli.store.artifact import Checkpoint, Draft, Source, Table
 from compress_cli.store.store import Store
 
 
@@ -16,7 +16,7 @@ def make(store, key, content=b"weights"):
         (folder / "a.bin").write_bytes(content)
         (folder / "sub").mkdir(exist_ok=True)
         (folder / "sub" / "b.txt").write_text("b")
-        artifact.write_manifest(folder, Checkpoint, key, {"type": "train"}, {"loss": 0.5}, {}, {"threads": 1}, 1.5)
+        Draft(Checkpoint, key, {"type": "train"}, {"loss": 0.5}, environment={"threads": 1}, wall_time_s=1.5).commit(folder)
         return store.commit(key)
 
 
@@ -122,7 +122,7 @@ def test_a_manifest_that_is_none_is_refused(store, text):
 def test_a_manifest_that_points_elsewhere_is_refused(store, tmp_path):
     folder = tmp_path / "evil"
     folder.mkdir()
-    artifact.write_manifest(folder, Table, "k", {}, {}, {"start": [Source(key="a", digest="b")]}, {}, 0.0)
+    Draft(Table, "k", {}, inputs={"start": [Source(key="a", digest="b")]}).commit(folder)
     document = json.loads((folder / "manifest.json").read_text())
     del document["seal"]
     document["files"] = {"../../secret": {"sha256": "0", "bytes": 1}}

@@ -11,8 +11,7 @@ from compress_cli.distillation.teachers import teacher_for
 from compress_cli.errors import RecipeError
 from compress_cli.networks import restore
 from compress_cli.networks.models.convnet import Convnet
-from compress_cli.store import artifact
-from compress_cli.store.artifact import Checkpoint, OnnxModel
+from compress_cli.store.artifact import Checkpoint, Draft, OnnxModel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -21,8 +20,7 @@ BATCH = Batch({"image": IMAGES}, {}, torch.arange(4))
 
 
 def whole(directory, kind):
-    artifact.write_manifest(directory, kind, "k", {}, {}, {}, {}, 0.0)
-    return artifact.read(directory)
+    return Draft(kind, "k", {}).commit(directory)
 
 
 @pytest.fixture
