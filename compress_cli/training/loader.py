@@ -13,8 +13,9 @@ from torch import Tensor
 from compress_cli.data import batch
 from compress_cli.data.batch import Batch, Labels
 from compress_cli.data.datasets import Split
-from compress_cli.errors import DataError, RecipeError
+from compress_cli.errors import DataError
 from compress_cli.randomness import draws, order
+from compress_cli.training import augmentations
 from compress_cli.training.augmentations import Augmentation
 
 VERSION = 1  # raise it when a fixed view of a sample becomes another picture
@@ -45,8 +46,7 @@ class Loader:
     ):
         if not len(split):
             raise DataError("the train split is empty: there is nothing to train on")
-        if augment and not any(_is_image(each) for each in split.inputs.values()):
-            raise RecipeError("augment: changes images (channels, height, width), and the dataset has no such input")
+        augmentations.check(augment, split.inputs, split.targets)
         self._splits, self._mixed = [split] if unlabelled is None else [split, unlabelled], unlabelled is not None
         self.index = np.concatenate([each.index for each in self._splits])
         self.labelled = len(split)  # samples; the first ones
@@ -120,12 +120,7 @@ class Loader:
         return Labels(torch.from_numpy(places), targets).to(self.device)
 
     def _augmented(self, given: Batch, numbers: Tensor, view: int) -> Batch:
-        inputs, first = dict(given.inputs), 0
-        for each in self.augment:
-            own = numbers[:, first : first + each.draws]
-            first += each.draws
-            inputs |= {name: each(images, own) for name, images in inputs.items() if images.ndim == 4}
-        return replace(given, inputs=inputs, view=view)
+        return replace(augmentations.apply(self.augment, given, numbers), view=view)
 
 
 def in_order(split: Split, size: int, device: str) -> Iterator[Batch]:
@@ -133,10 +128,6 @@ def in_order(split: Split, size: int, device: str) -> Iterator[Batch]:
     for start in range(0, len(split), size):
         part = split.take(np.arange(start, min(start + size, len(split))))  # a copy: a slice of a mapped file is read-only
         yield batch.from_arrays(part.inputs, part.targets, part.index).to(device)
-
-
-def _is_image(array: np.ndarray) -> bool:
-    return array.ndim == 4
 
 
 def _chained(arrays: list[np.ndarray], rows: np.ndarray) -> np.ndarray:
