@@ -42,7 +42,7 @@ def read(path: Path, names: tuple[str, ...] | None = None, mapped: bool = False)
                 raise DataError(f"{path}: holds no {wanted} (it holds: {', '.join(held)[:200] or 'none'})")
             chosen = {name: held[name] for name in (names if names is not None else held)}
             stored = {name for name, each in chosen.items() if mapped and each.compress_type == zipfile.ZIP_STORED}
-            _fits(path, [each.file_size for name, each in chosen.items() if name not in stored])
+            check_memory(path, sum(each.file_size for name, each in chosen.items() if name not in stored))
             arrays = {}
             for name, entry in chosen.items():
                 with archive.open(entry) as file:
@@ -60,6 +60,13 @@ def read(path: Path, names: tuple[str, ...] | None = None, mapped: bool = False)
     return arrays
 
 
+def check_memory(path: Path, size_bytes: int) -> None:
+    """DataError where what a file or folder unpacks to is larger than this machine's memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size_bytes > memory:
+        raise DataError(f"{path}: would unpack to {size_bytes} bytes, and this machine has {memory} bytes of memory")
+
+
 def release(array: np.ndarray) -> None:
     """Take what was read of a mapped array out of memory: it is read again when it is wanted. Others stay as they are."""
     held: object = array
@@ -67,12 +74,6 @@ def release(array: np.ndarray) -> None:
         held = held.base
     if isinstance(held, mmap.mmap):
         held.madvise(mmap.MADV_DONTNEED)
-
-
-def _fits(path: Path, sizes: list[int]) -> None:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if sum(sizes) > memory:
-        raise DataError(f"{path}: would unpack to {sum(sizes)} bytes, and this machine has {memory} bytes of memory")
 
 
 def _beginning(path: Path, entry: zipfile.ZipInfo) -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,38 +15,67 @@ from compress_cli.errors import DataError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""Pillow's decoders of these formats. A file's suffix says nothing of its content, and the decoders of other formats do
+more than decode: that of EPS starts Ghostscript."""
 
-def read(path: Path, channels: int, height: int, width: int) -> np.ndarray:
-    """The picture as uint8 (channels, height, width), 0..255, upright, resized to fill (bilinear).
+PIXELS = 90_000_000
+"""A picture of more is refused before it is decoded: a file of a few kB may claim a size that fills the memory."""
 
-    One channel is its brightness, three are red, green and blue. DataError where it is missing, damaged or no picture.
+OTHER_FILES = 100_000
+"""So many files that are no pictures may lie in a folder, and four for every picture, such as annotations."""
+
+
+def read(path: Path, channels: int, height: int, width: int, resize: int | None = None) -> np.ndarray:
+    """The picture as uint8 (channels, height, width), 0..255, upright, bilinear with antialiasing.
+
+    Without `resize` it is stretched to height x width; with it, its shorter side becomes `resize` pixels and the centre is
+    cut out. One channel is brightness, three are red, green and blue. DataError where the file is missing or damaged, is no
+    picture of a known format, or has too many pixels.
     """
     mode = {1: "L", 3: "RGB"}.get(channels)
     if mode is None:
         raise DataError(f"{path}: a picture has 1 or 3 channels, not the {channels} that are asked for")
-    try:
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits instead of scaling them
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            resized = upright.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except UnidentifiedImageError:
-        raise DataError(f"{path}: is not a picture that can be read here") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: the picture is damaged ({error})") from None
-    pixels = np.asarray(resized)
+    image = _upright(path)
+    if resize is None:
+        image = image.convert(mode).resize((width, height), Image.Resampling.BILINEAR)
+    else:
+        size = shorter_side(image.size, resize)
+        if size[0] * size[1] > PIXELS:
+            raise DataError(f"{path}: the picture is too long ({image.width} x {image.height}) to be resized to {resize}")
+        image = centre(image.convert(mode).resize(size, Image.Resampling.BILINEAR), height, width)
+    pixels = np.asarray(image)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
 
+def shorter_side(size: tuple[int, int], resize: int) -> tuple[int, int]:
+    """Width and height of a picture of this size once its shorter side is `resize` pixels, as torchvision's Resize rounds."""
+    return resize * size[0] // min(size), resize * size[1] // min(size)
+
+
+def centre(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The middle of a picture, as torchvision's CenterCrop rounds."""
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
 def found(folder: Path) -> list[Path]:
-    """Picture files anywhere under a folder, by name; hidden ones are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
-    )
+    """Picture files anywhere under a folder, by name, without hidden ones and without folders linked from below its own.
+
+    DataError where a folder can't be read, or where the folder is no folder of pictures: the search ends soon.
+    """
+    files, others = [], 0
+    for path in _files(folder):
+        if path.suffix.lower() in SUFFIXES and path.is_file():
+            files.append(path)
+        else:
+            others += 1
+        if others > OTHER_FILES + 4 * len(files):
+            raise DataError(
+                f"{folder}: holds more than {OTHER_FILES:,} files that are no pictures, and {len(files):,} pictures so far; "
+                "name the folder of the pictures alone"
+            )
+    return sorted(files)
 
 
 def png(pixels: np.ndarray, longest: int) -> bytes:
@@ -53,3 +85,40 @@ def png(pixels: np.ndarray, longest: int) -> bytes:
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)
     return out.getvalue()
+
+
+def _upright(path: Path) -> Image.Image:
+    """The decoded picture, turned as its EXIF data says; DataError where there is none."""
+    if path.exists() and not path.is_file():  # opening a named pipe would wait for ever
+        raise DataError(f"{path}: is not a file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                if image.width * image.height > PIXELS:
+                    raise Image.DecompressionBombError
+                upright = ImageOps.exif_transpose(image)
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except PermissionError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror})") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: is not a picture that can be read here (formats: {', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise DataError(f"{path}: the picture has more than {PIXELS // 10**6} million pixels; scale it down first") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: the picture is damaged ({error})") from None
+    if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits instead of scaling them
+        return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    return upright
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Entries under a folder that are no folders; hidden files and folders are left out."""
+
+    def _refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: can't be read ({error.strerror})") from None
+
+    for home, folders, names in os.walk(folder, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(home, name) for name in names if not name.startswith("."))

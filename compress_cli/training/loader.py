@@ -13,8 +13,8 @@ from torch import Tensor
 from compress_cli.data import batch
 from compress_cli.data.batch import Batch
 from compress_cli.data.datasets import Split
-from compress_cli.errors import RecipeError
 from compress_cli.randomness import draws, order
+from compress_cli.training import augmentations
 from compress_cli.training.augmentations import Augmentation
 from compress_cli.training.pool import SamplePool
 
@@ -47,12 +47,7 @@ class Augmenter:
 
     def __call__(self, samples: Batch, numbers: Tensor, view: int) -> Batch:
         """The samples changed by their random numbers (N, draws)."""
-        inputs, start = dict(samples.inputs), 0
-        for change in self.changes:
-            drawn = numbers[:, start : start + change.draws]
-            start += change.draws
-            inputs |= {name: change(images, drawn) for name, images in inputs.items() if images.ndim == 4}
-        return replace(samples, inputs=inputs, view=view)
+        return replace(augmentations.apply(self.changes, samples, numbers), view=view)
 
 
 class Loader:
@@ -60,14 +55,13 @@ class Loader:
 
     Samples without labels are shuffled among the others: a batch has them in proportion, give or take chance. With
     `epoch_samples` an epoch is as long as if there were so many: samples come again, in another order and changed anew.
-    RecipeError where augmentation has no images to change.
+    RecipeError where augmentation has no images to change, or a target that it would leave wrong.
     """
 
     def __init__(
         self, pool: SamplePool, size: int, augmenter: Augmenter, microbatches: int = 1, epoch_samples: int | None = None
     ):
-        if augmenter.changes and not pool.has_images:
-            raise RecipeError("augment: changes images (channels, height, width), and the dataset has no such input")
+        augmentations.check(augmenter.changes, pool.split.inputs, pool.split.targets)
         self.pool, self.augmenter, self.microbatches = pool, augmenter, microbatches
         self._pass_steps = -(-len(pool) // size)  # that show every sample once
         self.steps = -(-(epoch_samples or len(pool)) // size)  # of one epoch

@@ -23,10 +23,9 @@ class SamplePool:
     def __init__(self, split: Split, device: str, unlabelled: Split | None = None):
         if not len(split):
             raise DataError("the train split is empty: there is nothing to train on")
-        self.device, self.labelled = device, len(split)
+        self.split, self.device, self.labelled = split, device, len(split)
         self._splits = [split] if unlabelled is None else [split, unlabelled]
         self.index = np.concatenate([part.index for part in self._splits])  # (N,) sample ids
-        self.has_images = any(array.ndim == 4 for array in split.inputs.values())
         self._resident = _resident(self._splits, device)
 
     def __len__(self) -> int:

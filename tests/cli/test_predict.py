@@ -1,10 +1,11 @@
 """`compress predict`: pictures, folders and arrays become class names with probabilities."""
 
 import json
+import os
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from compress_cli.data.datasets.digits import Digits
 from compress_cli.onnx_graph.card import Card
@@ -113,6 +114,22 @@ def test_bad_input(compress, digits_file, tmp_path, source, code, said):
     outcome = compress("predict", path, source)
     assert said in outcome.err
     assert (outcome.code, outcome.out) == (code, "")
+
+
+def test_postscript_under_the_name_of_a_picture_starts_no_program(compress, digits_file, tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/gs-was-started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    (tmp_path / "folder").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "folder" / "zz.png", "EPS")
+    for source in ("folder", "folder/zz.png"):
+        outcome = compress("predict", digits_file()[0], source)
+        assert (outcome.code, outcome.out) == (3, "")
+        assert "folder/zz.png: is not a picture that can be read here (formats: BMP" in outcome.err
+    assert not (tmp_path / "gs-was-started").exists()
 
 
 def test_a_file_that_takes_no_pictures(compress, linear_file, pictures):

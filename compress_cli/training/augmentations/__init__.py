@@ -1,13 +1,26 @@
-"""Augmentations of a whole batch at once, a function of the numbers drawn for each sample."""
+"""Augmentations of a whole batch at once, a function of the numbers drawn for each sample.
+
+A geometric augmentation moves pixels, and with them the masks of a sample: targets, and inputs without channels, that have
+the pictures' height and width. A target that may hold positions in another form, such as boxes, is refused.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, ClassVar
 
+import numpy as np
+from pydantic import Field
 from torch import Tensor
 
+from compress_cli.data.batch import Batch, Labels
+from compress_cli.errors import RecipeError
 from compress_cli.plugin import Plugin
+from compress_cli.settings import Many, NotInKeyAtDefault
+
+Sizes = set[tuple[int, ...]]  # (height, width) of the pictures
 
 
 class Augmentation(Plugin):
@@ -16,6 +29,84 @@ class Augmentation(Plugin):
     draws: ClassVar[int]
     """Uniform numbers it needs per sample."""
 
+    geometric: ClassVar[bool] = False
+    """Whether it moves pixels to other positions, so that masks have to move as well."""
+
+    unmoved: Annotated[Many[str], NotInKeyAtDefault()] = Field(
+        (), description="names of targets that hold no positions, and stay as they are where pixels move"
+    )
+
     @abstractmethod
     def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
         """images (N, C, H, W) in the raw range; draws (N, self.draws) in [0, 1), a function of (seed, epoch, sample id)."""
+
+    def masks(self, masks: Tensor, draws: Tensor) -> Tensor:
+        """The same change of target masks (N, C, H, W), for a geometric augmentation."""
+        return self(masks, draws)
+
+    def refusal(self, mask: np.ndarray) -> str:
+        """Why target masks (N, H, W) or (N, C, H, W) can't be changed; empty where they can."""
+        return ""
+
+
+def check(augment: tuple[Augmentation, ...], inputs: Mapping[str, np.ndarray], targets: Mapping[str, np.ndarray]) -> None:
+    """RecipeError where a dataset has no images to change, or a target that would be wrong once pixels have moved."""
+    sizes = _sizes(inputs)
+    if augment and not sizes:
+        raise RecipeError("augment: changes images (channels, height, width), and the dataset has no such input")
+    for augmentation in augment:
+        moved = set(targets) - set(augmentation.unmoved) if augmentation.geometric else set()
+        for name, target in targets.items():
+            if name in moved and (reason := _refusal(augmentation, target, sizes)):
+                shape = f"(N{''.join(f', {axis}' for axis in target.shape[1:])})"
+                raise RecipeError(
+                    f"augment: {augmentation.type} moves pixels, and target '{name}' {shape} {reason}; leave "
+                    f"{augmentation.type} out or, if the target holds no positions: "
+                    f"{{type: {augmentation.type}, unmoved: [{name}]}}"
+                )
+
+
+def apply(augment: tuple[Augmentation, ...], batch: Batch, numbers: Tensor) -> Batch:
+    """The batch after all augmentations, masks included; numbers (N, sum of `draws`) in [0, 1)."""
+    sizes, inputs, targets, labels, first = _sizes(batch.inputs), dict(batch.inputs), dict(batch.targets), batch.labels, 0
+    for augmentation in augment:
+        draws = numbers[:, first : first + augmentation.draws]
+        first += augmentation.draws
+        images = {name: augmentation(each, draws) for name, each in inputs.items() if each.ndim == 4}
+        if augmentation.geometric:
+            planes = {name: each for name, each in inputs.items() if each.ndim == 3 and _is_spatial(each, sizes)}
+            inputs |= {name: augmentation(each[:, None], draws)[:, 0] for name, each in planes.items()}
+            targets = _moved(augmentation, targets, draws, sizes)
+            labels = labels and Labels(labels.rows, _moved(augmentation, labels.targets, draws[labels.rows], sizes))
+        inputs |= images
+    return replace(batch, inputs=inputs, targets=targets, labels=labels)
+
+
+def _moved(augmentation: Augmentation, targets: dict[str, Tensor], draws: Tensor, sizes: Sizes) -> dict[str, Tensor]:
+    """The targets, those that are masks moved as the pictures are."""
+    masks = {
+        name: target for name, target in targets.items() if name not in augmentation.unmoved and _is_spatial(target, sizes)
+    }
+    return targets | {
+        name: augmentation.masks(mask[:, None], draws)[:, 0] if mask.ndim == 3 else augmentation.masks(mask, draws)
+        for name, mask in masks.items()
+    }
+
+
+def _sizes(inputs: Mapping[str, np.ndarray] | Mapping[str, Tensor]) -> Sizes:
+    return {tuple(array.shape[2:]) for array in inputs.values() if array.ndim == 4}
+
+
+def _is_spatial(array: np.ndarray | Tensor, sizes: Sizes) -> bool:
+    return array.ndim in (3, 4) and tuple(array.shape[-2:]) in sizes
+
+
+def _refusal(augmentation: Augmentation, target: np.ndarray, sizes: Sizes) -> str:
+    if _is_spatial(target, sizes):
+        return augmentation.refusal(target)
+    if target.ndim > 2:
+        listed = " or ".join(f"{height} x {width}" for height, width in sorted(sizes))
+        return f"is no mask of the pictures' size, {listed}, and can't be moved with them"
+    if target.ndim == 2 and target.shape[1] > 1 and not ((target == 0) | (target == 1)).all():
+        return "may hold positions, such as a box, which it can't move"
+    return ""

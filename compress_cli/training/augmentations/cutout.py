@@ -12,7 +12,10 @@ from compress_cli.training.augmentations import Augmentation
 
 
 class Cutout(Augmentation):
-    """Set a square to zero, its centre anywhere in the image (DeVries & Taylor 2017, arXiv:1708.04552)."""
+    """Set a square to zero, its centre anywhere in the image (DeVries & Taylor 2017, arXiv:1708.04552).
+
+    Targets stay as they are, masks included: what the square hides is still to be predicted.
+    """
 
     draws: ClassVar[int] = 2
     size: int = Field(8, ge=1, description="side of the square in pixels; it may reach beyond the image's edge")
