@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -48,6 +49,24 @@ def fold(model: onnx.ModelProto, shapes: dict[str, tuple[int | None, ...]]) -> b
     return folded
 
 
+def ranges(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, int]]:
+    """Operators that count from one constant to another, and how many numbers they give."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Range" and constants.keys() >= {*node.input}:
+            limits = [_small(constants[name]) for name in node.input]
+            length = _range_length([array for array in limits if array is not None and array.size == 1])
+            if length is not None:
+                yield node, length
+
+
+def _range_length(limits: list[np.ndarray]) -> int | None:
+    if len(limits) != 3:
+        return None
+    start, limit, step = (each.item() for each in limits)
+    return max(0, math.ceil((limit - start) / step)) if step and math.isfinite(limit - start) else None
+
+
 def _small(tensor: onnx.TensorProto) -> np.ndarray | None:
     if tensor.data_location == onnx.TensorProto.EXTERNAL or math.prod(tensor.dims) > LARGE:
         return None
@@ -86,11 +105,11 @@ def _gives_little(node: onnx.NodeProto, inputs: list[np.ndarray]) -> bool:
         case "ConstantOfShape":
             return len(inputs) == 1 and _product(inputs[0]) <= LARGE
         case "Range":
-            start, limit, step = (float(each.reshape(-1)[0]) if each.size else 0.0 for each in inputs)
-            return step != 0 and abs((limit - start) / step) <= LARGE
+            length = _range_length([array for array in inputs if array.size == 1])
+            return length is not None and length <= LARGE
         case "Concat":
-            return sum(each.size for each in inputs) <= LARGE
-    return math.prod(max(each.size, 1) for each in inputs) <= LARGE**2
+            return sum(array.size for array in inputs) <= LARGE
+    return math.prod(max(array.size, 1) for array in inputs) <= LARGE**2
 
 
 def _product(axes: np.ndarray) -> int:

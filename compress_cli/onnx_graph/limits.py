@@ -99,7 +99,7 @@ def _result(path: Path, outcome: dict[str, str]) -> str:
         raise ArtifactError(outcome["refused"])
     if "memory" in outcome:
         raise ArtifactError(
-            f"{path}: looking into it takes more memory than a file of its size may; it is damaged, or made to do so"
+            f"{path}: looking into it takes more memory than its size explains; it is damaged, or made to do so"
         )
     if "bug" in outcome:
         raise RuntimeError(f"looking into {path} failed:\n{outcome['bug']}")

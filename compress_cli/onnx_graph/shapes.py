@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
-from onnx import helper, shape_inference
+from onnx import TensorProto, helper, shape_inference
 
 from compress_cli.onnx_graph import contrib, folding
 from compress_cli.onnx_graph.functions import inlined
@@ -120,14 +120,21 @@ def _named_lengths(ports: list[onnx.ValueInfoProto], sizes: Mapping[str, tuple[i
 def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
     try:
         return shape_inference.infer_shapes(model, data_prop=True).graph
-    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError, MemoryError) as error:
-        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        if "bad_alloc" in reason:
+            raise MemoryError(reason) from None
         raise Unknown(f"its shapes can't be inferred ({reason})") from None
 
 
 def _apply_rules(graph: onnx.GraphProto, known: dict[str, Shape]) -> bool:
-    """Add the shapes of values that only ONNX Runtime's operators give; whether there was a new one."""
+    """Add the shapes that inference does not follow: of ONNX Runtime's own operators, and of long ranges; whether there was
+    a new one."""
     added = False
+    for node, length in folding.ranges(graph):
+        if None in known.get(node.output[0], (None,)):
+            graph.value_info.append(helper.make_tensor_value_info(node.output[0], TensorProto.INT64, (length,)))
+            added = True
     for node in graph.node:
         if node.domain != contrib.MICROSOFT or None not in known.get(node.output[0], (None,)):
             continue
