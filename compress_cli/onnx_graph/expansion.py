@@ -36,7 +36,7 @@ def _checked(path: Path, model: onnx.ModelProto) -> str:
     limits.extend(size - path.stat().st_size)
     try:
         flat = inlined(model)
-        known = shapes.infer(flat, _smallest(flat.graph))
+        known = shapes.infer(flat, smallest(flat.graph))
     except graph.Unknown as reason:
         if model.functions:
             raise ArtifactError(f"{path}: can't be opened safely: {reason}") from None
@@ -69,7 +69,7 @@ def _constants(graph: onnx.GraphProto) -> set[str]:
     return constants
 
 
-def _smallest(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+def smallest(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
     """Shapes of the inputs with 1 for every open axis."""
     initial = {tensor.name for tensor in graph.initializer}
     return {
