@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import onnx
@@ -67,22 +68,23 @@ def left_float(model: onnx.ModelProto) -> list[str]:
     An operator computes in integers where all its inputs come out of a DequantizeLinear, all its results go into a
     QuantizeLinear, and there is a kernel for it. A matrix product at the end needs no QuantizeLinear.
     """
-    dequantised = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    dequantised = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     users: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in node.input:
             users.setdefault(name, []).append(node)
-    kinds, constants = _kinds(model), {tensor.name for tensor in model.graph.initializer}
+    kinds, sizes = _kinds(model), {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
     names = []
     for node in model.graph.node:
         if node.op_type in MOVES or kinds.get(node.output[0], TensorProto.UNDEFINED) not in FLOATS:
             continue
-        operands = [name for name in node.input[:2] if name] if node.op_type in WEIGHTED else [*filter(None, node.input)]
-        has_kernel = node.op_type in ACTIVATIONS or (node.op_type in INTEGER_KERNELS and dequantised.issuperset(operands))
+        operands = node.input[1:] if node.op_type == "Where" else node.input[:2] if node.op_type in WEIGHTED else node.input
+        reads_integers = dequantised.keys() >= set(filter(None, operands))
+        has_kernel = node.op_type in ACTIVATIONS or (node.op_type in INTEGER_KERNELS and reads_integers)
         if has_kernel and (node.op_type in LOGITS or _is_quantised(node.output[0], users)):
             continue
-        weight = next((name for name in node.input[1:] if name in constants | dequantised), node.output[0])
-        names.append(f"{weight}: {node.op_type}")
+        constants = [name for name in (dequantised.get(name, name) for name in node.input[1:]) if sizes.get(name, 1) > 1]
+        names.append(f"{(constants or [node.output[0]])[0].removesuffix('_quantized')}: {node.op_type}")
     return names
 
 

@@ -22,7 +22,7 @@ from compress_cli.onnx_graph import files, quantised
 from compress_cli.quantization import opset
 from compress_cli.quantization.annotation import AnnotationQuantizer
 from compress_cli.quantization.quantizers import Quantizer
-from compress_cli.quantization.tracing import quiet, trace
+from compress_cli.quantization.tracing import quiet, trace, without_warnings
 
 EPSILON = 2**-12  # the smallest scale: a channel of zeros must not divide by nothing
 OLDEST_OPSET, OLDEST_IR = 13, 7  # the first with a scale per channel
@@ -95,7 +95,7 @@ class StaticInt8(Quantizer):
             source, facts["converted"] = opset.converted(source, OLDEST_OPSET, first, name)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix="quantising-") as folder:
             simple, integers = Path(folder, "simple.onnx"), Path(folder, "quantised.onnx")
-            with _failures_of_onnxruntime(name):
+            with _failures_of_onnxruntime(name), without_warnings("root"):  # of weights without channels
                 _simplify(source, simple)
                 self._quantize_static(simple, itertools.chain([first] if first is not None else [], calibration), integers)
             result = files.load(integers)
