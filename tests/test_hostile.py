@@ -17,8 +17,7 @@ import pytest
 from compress_cli.data import arrays
 from compress_cli.document import Document
 from compress_cli.errors import ArtifactError, DataError, RecipeError
-from compress_cli.onnx_graph import layers
-from compress_cli.store import artifact
+from compress_cli.store import artifact, safetensors
 from compress_cli.store.artifact import Draft, Table
 
 TRAIN = "  - {type: train, model: mlp, training: {epochs: 1, precision: float32}}\n"
@@ -233,14 +232,14 @@ def entry(shape=(2,), offsets=(0, 8), dtype="F32"):
 def test_tensors_that_can_not_be(compress, tmp_path, header):
     path = tensors(tmp_path / "x.safetensors", header)
     with pytest.raises(ArtifactError, match="not a whole safetensors file"):
-        layers.of_safetensors(path)
+        safetensors.listing(path)
     (tmp_path / "r.yaml").write_text(LOAD % path.name)
     assert compress("inspect", path, "--json").code == 3
 
 
 def test_tensors_that_can_be(tmp_path):
     path = tensors(tmp_path / "x.safetensors", {"a.w": entry((2,), (0, 2), "F8_E4M3"), "b.w": entry((3,), (2, 8), "F16")})
-    assert {each.name: each.parameters for each in layers.of_safetensors(path).layers} == {"a": 2, "b": 3}
+    assert {each.name: each.parameters for each in safetensors.listing(path).layers} == {"a": 2, "b": 3}
 
 
 # --- YAML

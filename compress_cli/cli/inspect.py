@@ -19,12 +19,13 @@ def command(
     """Show what a model is made of, layer by layer. Shapes, parameters, MACs, number formats, zeros; nothing is run."""
     from compress_cli.onnx_graph import layers
     from compress_cli.report import listing
+    from compress_cli.store import safetensors
 
     read_plugins(plugins)
     if model.is_dir():
         found = _artifact(model)
     elif model.suffix == ".safetensors":
-        found = layers.of_safetensors(model)
+        found = safetensors.listing(model)
     else:
         found = layers.of_onnx(model)
     if json:
@@ -37,7 +38,7 @@ def _artifact(folder: Path) -> "Listing":
     """What a stage left; a Checkpoint's multiply-accumulates are counted by PyTorch on its rebuilt network."""
     from compress_cli.errors import ArtifactError
     from compress_cli.onnx_graph import layers
-    from compress_cli.store import artifact
+    from compress_cli.store import artifact, safetensors
     from compress_cli.store.artifact import Checkpoint, OnnxModel, Program
 
     found = artifact.read(folder)
@@ -55,4 +56,4 @@ def _artifact(folder: Path) -> "Listing":
     what = "checkpoint" if isinstance(found, Checkpoint) else "quantised program, as the float weights its export will round"
     restored = restore.checkpoint(found)
     cost = Cost(restored.network.body, restore.example(restored.signature))
-    return layers.of_safetensors(found.file("weights.safetensors"), what, "body.", cost.by_weight())
+    return safetensors.listing(found.file("weights.safetensors"), what, "body.", cost.by_weight())

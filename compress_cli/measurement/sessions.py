@@ -16,6 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 from pydantic import Field, field_validator
 
 from compress_cli.errors import ArtifactError, StageError
+from compress_cli.onnx_graph import expansion
 from compress_cli.settings import Many, Settings, suggest
 
 FAILURES = (
@@ -119,6 +120,7 @@ def open_session(
         raise ArtifactError(f"{path}: is a folder, not an ONNX file")
     if not path.is_file():
         raise ArtifactError(f"{path}: there is no such file")
+    expansion.check(path)
     count, wanted = threads or cores(), options or Options()
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4  # what matters is raised; warnings of the runtime help nobody here

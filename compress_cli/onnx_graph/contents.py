@@ -1,9 +1,13 @@
-"""What an ONNX file holds, told without running it: parameters, number types, multiply-accumulates, bytes, memory."""
+"""What an ONNX file holds, counted without running it: parameters, number types, multiply-accumulates, bytes, memory."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +16,11 @@ from onnx import TensorProto, numpy_helper
 from pydantic import BaseModel, ConfigDict
 
 from compress_cli.errors import ArtifactError
-from compress_cli.onnx_graph import activations, files, graph, storage
+from compress_cli.onnx_graph import activations, files, functions, graph, limits, macs, shapes, storage
+from compress_cli.onnx_graph.graph import Unknown
+from compress_cli.onnx_graph.shapes import Shapes
 
-VERSION = 3
+VERSION = 4
 LISTED = 20
 ZERO_POINTS = {"DequantizeLinear": (0, 2), "QLinearConv": (3, 5), "QLinearMatMul": (3, 5), "MatMulInteger": (1, 3),
                "ConvInteger": (1, 3), "QGemm": (3, 5)}  # fmt: skip
@@ -62,88 +68,152 @@ class Contents(BaseModel):
     """The twenty largest constants."""
 
 
-def contents(path: Path) -> Contents:
-    """Read a file; ArtifactError where it is no ONNX file, or its external data is missing or outside its folder."""
-    model = files.load(path)
-    external = storage.model_files(path, model)
-    weights = graph.weights(model.graph)
+@dataclass(frozen=True)
+class Model:
+    """An ONNX file without its functions, and what inference knows about it."""
+
+    path: Path
+    proto: onnx.ModelProto
+    files: list[Path]  # the file itself, and those that hold its weights
+    sizes: Mapping[str, tuple[int, ...]]  # input name -> its shape, where the file leaves it open
+
+    @classmethod
+    def load(cls, path: Path, sizes: Mapping[str, tuple[int, ...]] | None = None) -> Model:
+        """Read a file; ArtifactError where it is no ONNX file, or its external data is missing or outside its folder."""
+        proto = files.load(path)
+        parts = storage.model_files(path, proto)
+        limits.extend(sum(part.stat().st_size for part in parts[1:]))
+        with contextlib.suppress(Unknown):  # inference gives the reason
+            proto = functions.inlined(proto)
+        return cls(path, proto, parts, sizes or {})
+
+    @property
+    def graph(self) -> onnx.GraphProto:
+        return self.proto.graph
+
+    @cached_property
+    def weights(self) -> dict[str, tuple[str, int]]:
+        """Name of every constant with parameters -> number type, and how many they are."""
+        return graph.weights(self.graph)
+
+    @cached_property
+    def zeros(self) -> dict[str, int | None]:
+        """Name of every constant with parameters -> how many of them mean 0."""
+        return zeros(self.proto, self.weights, self.path)
+
+    @cached_property
+    def shapes(self) -> Shapes | Unknown:
+        """Of all values, or why they can't be inferred."""
+        try:
+            return shapes.infer(self.proto, self.sizes)
+        except Unknown as reason:
+            return reason
+
+
+def contents(path: Path, sizes: Mapping[str, tuple[int, ...]] | None = None) -> Contents:
+    """Read a file; ArtifactError where it is no ONNX file, or its external data is missing or outside its folder.
+
+    sizes: input name -> its shape, where an axis besides the batch is open: multiply-accumulates depend on it.
+    """
+    counted = limits.bounded(path, lambda: of_model(Model.load(path, sizes)).model_dump_json())
+    return with_compressed_bytes(Contents.model_validate_json(counted), path)
+
+
+def with_compressed_bytes(known: Contents, path: Path) -> Contents:
+    """The contents of a file, and what it takes in a download."""
+    gzip, zstd, unknown = storage.compressed_bytes(storage.model_files(path, files.load(path)))
+    return known.model_copy(update={"gzip_bytes": gzip, "zstd_bytes": zstd, "compressed_unknown": unknown})
+
+
+def of_model(model: Model) -> Contents:
+    """All but what the file takes in a download."""
     kinds: Counter[str] = Counter()
-    for kind, count in weights.values():
+    for kind, count in model.weights.values():
         kinds[kind] += count
-    try:
-        macs, no_macs = graph.macs(model), ""
-    except graph.Unknown as reason:
-        macs, no_macs = None, str(reason)
-    try:
-        peak, no_peak = activations.peak_bytes(model), ""
-    except graph.Unknown as reason:
-        peak, no_peak = None, str(reason)
-    gzip, zstd, no_bytes = storage.compressed_bytes(external)
-    constants = _constants(model.graph, weights)
+    total, no_total = _or_reason(lambda found: macs.total(model.proto, found), model.shapes)
+    peak, no_peak = _or_reason(lambda found: activations.peak_bytes(model.proto, found), model.shapes)
+    constants = _constants(model.graph, model.weights)
     by_kind: Counter[str] = Counter()
-    for each in constants:
-        by_kind[each.kind] += each.size_bytes
-    zero = zeros(model, weights, path)
-    counted = [weights[name][1] - each for name, each in zero.items() if each is not None]
+    for constant in constants:
+        by_kind[constant.kind] += constant.size_bytes
+    nonzero = [model.weights[name][1] - count for name, count in model.zeros.items() if count is not None]
     return Contents(
         parameters=kinds.total(),
         kinds=dict(kinds.most_common()),
-        nonzero=sum(counted) if len(counted) == len(zero) else None,
-        macs=macs,
-        macs_unknown=no_macs,
+        nonzero=sum(nonzero) if len(nonzero) == len(model.zeros) else None,
+        macs=total,
+        macs_unknown=no_total,
         peak_activation_bytes=peak,
         peak_activation_unknown=no_peak,
-        size_bytes=sum(each.stat().st_size for each in external),
-        gzip_bytes=gzip,
-        zstd_bytes=zstd,
-        compressed_unknown=no_bytes,
+        size_bytes=sum(part.stat().st_size for part in model.files),
+        gzip_bytes=None,
+        zstd_bytes=None,
         bytes_by_kind=dict(by_kind.most_common()),
-        largest=sorted(constants, key=lambda each: -each.size_bytes)[:LISTED],
+        largest=sorted(constants, key=lambda constant: -constant.size_bytes)[:LISTED],
     )
+
+
+def _or_reason(count: Callable[[Shapes], int], found: Shapes | Unknown) -> tuple[int | None, str]:
+    """A figure, or None and why it is not known."""
+    if isinstance(found, Unknown):
+        return None, str(found)
+    try:
+        return count(found), ""
+    except Unknown as reason:
+        return None, str(reason)
 
 
 def zeros(model: onnx.ModelProto, weights: dict[str, tuple[str, int]], path: Path) -> dict[str, int | None]:
     """Name of each constant with parameters -> how many of them mean 0; None where several are packed in one value.
 
-    Integers mean 0 where they equal their zero point, indices of a codebook where its entry is 0. ArtifactError where data
-    kept beside the file can't be read: it is read only from the file's own folder.
+    Integers mean 0 where they equal their zero point, indices of a codebook where its entry is 0. ArtifactError where
+    external data can't be read: it is read only from the file's own folder.
     """
     tensors = {name: tensor for tensor, name in graph.tensors(model.graph)}
     sparse = graph.sparse(model.graph)
     points = _zero_points(model.graph)
-    books = graph.codebooks(model.graph)
-    found: dict[str, int | None] = {}
+    codebooks = graph.codebooks(model.graph)
+    counts: dict[str, int | None] = {}
     for name, (_, count) in weights.items():
         tensor = tensors[name]
         if name in sparse:
-            found[name] = count - int(np.count_nonzero(_values(tensor, path)))
+            counts[name] = count - int(np.count_nonzero(_values(tensor, path)))
         elif math.prod(tensor.dims) != count or tensor.data_type == TensorProto.STRING:
-            found[name] = None
-        elif name in books:
-            entries = _values(tensors[books[name]], path)
-            indices = _values(tensor, path).astype(np.int64)
-            inside = entries.ndim == 1 and indices.size and -len(entries) <= indices.min() and indices.max() < len(entries)
-            found[name] = int((entries[indices] == 0).sum()) if inside else None
+            counts[name] = None
+        elif name in codebooks:
+            counts[name] = _indices_of_zeros(_values(tensor, path), _values(tensors[codebooks[name]], path))
         else:
             point, axis = points.get(name, ("", 0))
             values = _values(tensor, path)
             zero = _values(tensors[point], path) if point in tensors else np.zeros((), values.dtype)
-            if zero.ndim == 1 and zero.size > 1:
-                fits = -values.ndim <= axis < values.ndim and values.shape[axis] == zero.size
-                zero = np.moveaxis(zero.reshape(-1, *[1] * (values.ndim - 1)), 0, axis) if fits else zero[:0]
-            found[name] = int((values == zero).sum()) if zero.size else None
-    return found
+            counts[name] = _zeros_along(values, zero, axis)
+    return counts
+
+
+def _indices_of_zeros(indices: np.ndarray, entries: np.ndarray) -> int | None:
+    """How many indices choose an entry that is 0."""
+    is_inside = entries.ndim == 1 and indices.size and -len(entries) <= indices.min() and indices.max() < len(entries)
+    return int((entries == 0)[indices.astype(np.int64)].sum()) if is_inside else None
+
+
+def _zeros_along(values: np.ndarray, zero: np.ndarray, axis: int) -> int | None:
+    """How many values equal `zero`: one number, or one for each position along an axis; None where they do not fit."""
+    if zero.ndim == 1 and zero.size > 1:
+        if not -values.ndim <= axis < values.ndim or values.shape[axis] != zero.size:
+            return None
+        zero = np.moveaxis(zero.reshape(-1, *[1] * (values.ndim - 1)), 0, axis)
+    return int((values == zero).sum()) if zero.size else None
 
 
 def _zero_points(held: onnx.GraphProto) -> dict[str, tuple[str, int]]:
     """Name of quantised weights -> name of their zero point, and the axis that it goes along."""
-    found = {}
+    points = {}
     for node in held.node:
         weight, point = ZERO_POINTS.get(node.op_type, (0, len(node.input)))
         if point < len(node.input) and node.input[point]:
             default = {"DequantizeLinear": 1, "QLinearConv": 0, "ConvInteger": 0}.get(node.op_type, -1)
-            found[node.input[weight]] = (node.input[point], graph.attribute(node, "axis", default))
-    return found
+            points[node.input[weight]] = (node.input[point], graph.attribute(node, "axis", default))
+    return points
 
 
 def _values(tensor: TensorProto, path: Path) -> np.ndarray:
@@ -156,16 +226,15 @@ def _values(tensor: TensorProto, path: Path) -> np.ndarray:
 def _constants(held: onnx.GraphProto, weights: dict[str, tuple[str, int]]) -> list[Constant]:
     """Every constant tensor; a sparse one with its indices."""
     sparse = graph.sparse(held)
-    found = []
+    constants = []
     for tensor, name in graph.tensors(held):
-        own = weights[name][0] if name in weights else graph.kind(tensor)
-        bits = graph.bits(graph.kind(tensor))
-        stored = math.ceil(math.prod(tensor.dims) * bits / 8)
+        kind = weights[name][0] if name in weights else graph.kind(tensor)
+        size_bytes = math.ceil(math.prod(tensor.dims) * graph.bits(graph.kind(tensor)) / 8)
         shape = list(sparse[name].dims) if name in sparse else list(tensor.dims)
         if name in sparse:
             indices = sparse[name].indices
-            stored += math.prod(indices.dims) * graph.bits(graph.kind(indices)) // 8
+            size_bytes += math.prod(indices.dims) * graph.bits(graph.kind(indices)) // 8
         if tensor.data_type == TensorProto.STRING:
-            stored = sum(map(len, tensor.string_data))
-        found.append(Constant(name=name, kind=own, shape=shape, size_bytes=stored))
-    return found
+            size_bytes = sum(map(len, tensor.string_data))
+        constants.append(Constant(name=name, kind=kind, shape=shape, size_bytes=size_bytes))
+    return constants

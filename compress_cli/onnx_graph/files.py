@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ EXPORTER = re.compile(r"pkg\.|onnx\.(infer|quant)")
 """Keys of metadata that exporters and quantisation tools leave for themselves."""
 VERSION = 1
 LARGEST = 2**31 - 1  # bytes that one ONNX file can hold
-WEIGHTED, BATCH_NORM = ("Conv", "Gemm", "MatMul"), "BatchNormalization"
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -177,56 +175,6 @@ def operators(model: onnx.ModelProto) -> dict[str, int]:
     """How often each operator occurs, by name."""
     names = sorted(node.op_type for node in model.graph.node)
     return {name: names.count(name) for name in dict.fromkeys(names)}
-
-
-def to_leave_float(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that no convolution or matrix product comes before (the preparation of the inputs), and of
-    batch norms that could not be folded: there is no integer kernel for them."""
-    after: set[str] = set()  # values
-    found = []
-    for node in model.graph.node:
-        if node.op_type in WEIGHTED or after.intersection(node.input):
-            after.update(node.output)
-        if node.op_type == BATCH_NORM or not after.intersection(node.output):
-            found.append(node.name)
-    return found
-
-
-def open_heads(model: onnx.ModelProto) -> None:
-    """Let matrix products at the end give float instead of 8 bits made float again, so that logits don't tie."""
-    graph = model.graph
-    maker = {name: node for node in graph.node for name in node.output}
-    users = Counter(name for node in graph.node for name in node.input)
-    for output in graph.output:
-        last = maker.get(output.name)
-        before = maker.get(last.input[0]) if last is not None and last.op_type == "DequantizeLinear" else None
-        head = maker.get(before.input[0]) if before is not None and before.op_type == "QuantizeLinear" else None
-        if last is None or before is None or head is None or head.op_type not in ("Gemm", "MatMul"):
-            continue
-        if users[before.output[0]] > 1 or users[head.output[0]] > 1:
-            continue
-        head.output[0] = output.name
-        graph.node.remove(last)
-        graph.node.remove(before)
-    _drop_unused_initializers(graph)
-
-
-def left_float(model: onnx.ModelProto) -> list[str]:
-    """Layers with weights of a quantised file that compute in float, as `weight: operator`."""
-    integers = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    layers = [node for node in model.graph.node if node.op_type in (*WEIGHTED, BATCH_NORM)]
-    return [
-        f"{node.input[1]}: {node.op_type}"
-        for node in layers
-        if node.op_type == BATCH_NORM or not integers.issuperset(node.input[:2])
-    ]
-
-
-def _drop_unused_initializers(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input} | {each.name for each in graph.output}
-    kept = [each for each in graph.initializer if each.name in used]
-    graph.ClearField("initializer")
-    graph.initializer.extend(kept)
 
 
 def _unused(count: int, kept: set[str]) -> str:

@@ -1,16 +1,13 @@
-"""An ONNX graph read without running it: its constants, which of them are parameters, shapes, multiply-accumulates."""
+"""An ONNX graph read without running it: its constants, and which of them are parameters."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import onnx
-from onnx import TensorProto, shape_inference
-
-Shape = tuple[int | None, ...]
+from onnx import TensorProto
 
 # Operator -> positions of the inputs that are scales and zero points: they say how to read weights, and are none.
 LEGENDS: dict[str, tuple[int, ...]] = {
@@ -32,21 +29,25 @@ LEGENDS: dict[str, tuple[int, ...]] = {
 # Operator -> positions where 32-bit integers are a quantised bias.
 INTEGER_BIASES = {"DequantizeLinear": (0,), "QLinearConv": (8,), "QGemm": (6,)}
 NEVER_WEIGHTS = ("int64", "bool", "string", "uint64", "uint32", "int16", "uint16")  # shapes, indices, masks
-UNCOUNTED = {"Attention", "MultiHeadAttention", "GroupQueryAttention", "LSTM", "GRU", "RNN", "Einsum", "DeformConv"}
 BRANCHING = {"If", "Loop", "Scan"}
-LARGE = 4096  # values; shape inference reads shapes from smaller tensors than this
 
 
-# --- parameters
+class Unknown(Exception):
+    """Why something about a graph can't be told."""
+
+
+def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that a branch or a loop runs."""
+    for entry in node.attribute:
+        yield from [entry.g] * entry.HasField("g") + list(entry.graphs)
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """The graph and those of its branches and loops."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for each in [attribute.g] * attribute.HasField("g") + list(attribute.graphs):
-                yield from _graphs(each)
+        for body in bodies(node):
+            yield from _graphs(body)
 
 
 def tensors(graph: onnx.GraphProto) -> Iterator[tuple[TensorProto, str]]:
@@ -152,107 +153,6 @@ def _normalisation(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-# --- multiply-accumulates
-
-
-class Unknown(Exception):
-    """Why they can't be counted."""
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """What inference tells of a graph's values."""
-
-    batch: int  # that they are for
-    shapes: dict[str, Shape]
-    kinds: dict[str, int]  # number types as ONNX counts them
-
-
-def macs(model: onnx.ModelProto) -> int:
-    """Multiply-accumulates for one sample; Unknown says why they can't be counted."""
-    found = shapes(model)
-    total = sum(node_macs(node, found.shapes) for node in model.graph.node)
-    if total % found.batch:
-        raise Unknown(f"{total} for the file's batch of {found.batch} is no whole number for a sample")
-    return total // found.batch
-
-
-def shapes(model: onnx.ModelProto) -> Shapes:
-    """Shape and number type of every value, a sample at a time where the file leaves the batch open."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    del bare.graph.value_info[:]  # may be left from before the graph was changed
-    initial = {each.name for each in bare.graph.initializer}
-    batches: set[int] = set()
-    for port in (each for each in bare.graph.input if each.name not in initial):
-        axes = port.type.tensor_type.shape.dim
-        if axes and not axes[0].dim_value:
-            axes[0].dim_value = 1  # clears the name of the open axis
-        batches.update(axis.dim_value for axis in axes[:1])
-        if any(not axis.dim_value for axis in axes):
-            raise Unknown(f"input '{port.name}' has an open axis besides the batch")
-    for port in bare.graph.output:
-        port.type.tensor_type.ClearField("shape")
-    for tensor in bare.graph.initializer:
-        if math.prod(tensor.dims) > LARGE:
-            tensor.ClearField("raw_data")
-    _densify(bare.graph)
-    try:
-        inferred = shape_inference.infer_shapes(bare, data_prop=True).graph
-    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        raise Unknown(f"its shapes can't be inferred ({str(error).partition(chr(10))[0][:200]})") from None
-    found: dict[str, Shape] = {each.name: tuple(each.dims) for each in inferred.initializer}
-    kinds = {each.name: each.data_type for each in inferred.initializer}
-    for value in (*inferred.input, *inferred.value_info, *inferred.output):
-        kinds[value.name] = value.type.tensor_type.elem_type
-        if value.type.tensor_type.HasField("shape"):
-            axes = value.type.tensor_type.shape.dim
-            found[value.name] = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in axes)
-    return Shapes(batches.pop() if len(batches) == 1 else 1, found, kinds)
-
-
-def _densify(graph: onnx.GraphProto) -> None:
-    """Put an empty dense constant of the same shape in the place of each sparse one, which inference does not follow."""
-    for each in graph.sparse_initializer:
-        graph.initializer.add(name=each.values.name, data_type=each.values.data_type, dims=each.dims)
-    graph.ClearField("sparse_initializer")
-
-
-def node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
-    """For the batch that the shapes are for; Unknown says why they can't be counted."""
-    try:
-        return _node_macs(node, shapes)
-    except (IndexError, ValueError):
-        raise Unknown(f"the shapes at {node.op_type} '{node.name}' do not fit it") from None
-
-
-def _node_macs(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
-    def shape(name: str) -> tuple[int, ...]:
-        found = shapes.get(name, (None,))
-        if None in found:
-            raise Unknown(f"the shape of '{name}' at {node.op_type} '{node.name}' can't be inferred")
-        return tuple(axis for axis in found if axis is not None)
-
-    match node.op_type:
-        case "Conv" | "ConvInteger":
-            return math.prod(shape(node.output[0])) * math.prod(shape(node.input[1])[1:])
-        case "QLinearConv":
-            return math.prod(shape(node.output[0])) * math.prod(shape(node.input[3])[1:])
-        case "ConvTranspose":
-            return math.prod(shape(node.input[0])) * math.prod(shape(node.input[1])[1:])
-        case "Gemm":
-            rows, inner = shape(node.input[0])[:: -1 if attribute(node, "transA", 0) else 1]
-            return rows * inner * shape(node.input[1])[0 if attribute(node, "transB", 0) else 1]
-        case "MatMul" | "MatMulInteger" | "QLinearMatMul":
-            return math.prod(shape(node.output[0])) * shape(node.input[0])[-1]
-        case "MatMulNBits":
-            return math.prod(shape(node.input[0])) * attribute(node, "N", 0)
-        case kind if kind in UNCOUNTED:
-            raise Unknown(f"multiplications in {kind} '{node.name}' are not counted")
-        case kind if kind in BRANCHING:
-            raise Unknown(f"what {kind} '{node.name}' does depends on the data")
-    return 0
-
-
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    return next((int(each.i) for each in node.attribute if each.name == name), default)
+    """A whole number that a node holds under a name."""
+    return next((int(entry.i) for entry in node.attribute if entry.name == name), default)

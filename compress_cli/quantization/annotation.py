@@ -1,4 +1,4 @@
-"""Where numbers become integers: the places of quantise/dequantise pairs that let ONNX Runtime run a graph whole in int8.
+"""Where numbers become integers: annotations of quantise/dequantise pairs that let ONNX Runtime run a graph whole in int8.
 
 ONNX Runtime replaces an operator by its integer kernel when every tensor that goes in comes out of a DequantizeLinear
 and what comes out goes into a QuantizeLinear. A pair inside `conv -> batch norm -> relu`, or a missing one at an
@@ -40,7 +40,7 @@ class Annotation:
     nodes: tuple[Node, ...]  # in order; the first takes the inputs, the last gives the output
     inputs: tuple[Node, ...]
     weight: Node | None = None
-    bias: Node | None = None  # where no kernel rounds it by itself: an open place
+    bias: Node | None = None  # where no kernel rounds it by itself, since the output is open
     scale_of: tuple[Node, Node] | None = None  # (value, user): values are only moved, so the output keeps its scale
     open: bool = False  # its output is not observed: a head, where 8 bits would make logits tie; or several outputs
 
@@ -65,22 +65,22 @@ class Annotation:
 
 
 class AnnotationQuantizer:
-    """What torchao's `prepare_pt2e` asks for the places (its Quantizer protocol)."""
+    """What torchao's `prepare_pt2e` asks for annotations (its Quantizer protocol)."""
 
     def __init__(self, activation: Any, weight: Any):
         self.activation = activation
         self.weight = weight
-        self.places: list[Annotation] = []
+        self.annotations: list[Annotation] = []
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Nothing is rewritten."""
         return model
 
     def annotate(self, model: GraphModule) -> GraphModule:
-        """Annotate every place of the graph, in order."""
-        self.places = list(places(model))
-        for place in self.places:
-            place.annotate(self.activation, self.weight)
+        """Annotate the whole graph, in order."""
+        self.annotations = list(annotations_of(model))
+        for annotation in self.annotations:
+            annotation.annotate(self.activation, self.weight)
         return model
 
     def validate(self, model: GraphModule) -> None:
@@ -90,32 +90,32 @@ class AnnotationQuantizer:
         """Observers stay as they are."""
 
 
-def places(model: GraphModule) -> Iterator[Annotation]:
-    """The places of a graph whose batch norms are folded already, in the order of execution.
+def annotations_of(model: GraphModule) -> Iterator[Annotation]:
+    """The annotations of a graph whose batch norms are folded already, in the order of execution.
 
     Integers begin at the first convolution or linear layer; what comes before it (normalisation of the inputs) stays
     float, as do operators that ONNX Runtime has no integer kernel for.
     """
     integers: set[Node] = set()  # nodes whose values are quantised
     for node in model.graph.nodes:
-        place = _place(node, integers) if node.op == "call_function" else None
-        if place is not None:
-            yield place
-            if not place.open or node.target in SPLITS:
-                integers.add(place.nodes[-1])
+        annotation = _annotation(node, integers) if node.op == "call_function" else None
+        if annotation is not None:
+            yield annotation
+            if not annotation.open or node.target in SPLITS:
+                integers.add(annotation.nodes[-1])
 
 
 def left_float(model: nn.Module) -> list[str]:
     """Operators of a prepared graph that compute in float, as `module: operator`, in order and each once."""
-    found: dict[str, None] = {}
-    graphs = [each.graph for each in model.modules() if isinstance(each, GraphModule)]
+    names: dict[str, None] = {}
+    graphs = [module.graph for module in model.modules() if isinstance(module, GraphModule)]
     for node in (node for graph in graphs for node in graph.nodes):
         if node.op == "call_function" and ANNOTATION not in node.meta and node.target not in IDLE | MOVES:
-            found[f"{home(node)}: {_word(node)}"] = None
-    return list(found)
+            names[f"{home(node)}: {_word(node)}"] = None
+    return list(names)
 
 
-def _place(node: Node, integers: set[Node]) -> Annotation | None:
+def _annotation(node: Node, integers: set[Node]) -> Annotation | None:
     tensors = _tensors(node)
     if node.target in CONTRACTIONS and isinstance(node.args[1], Node) and node.args[1].op == "get_attr":
         nodes = _with_activation(node)
@@ -123,8 +123,8 @@ def _place(node: Node, integers: set[Node]) -> Annotation | None:
         bias = node.args[2] if head and len(node.args) > 2 and isinstance(node.args[2], Node) else None
         return Annotation(nodes, (tensors[0],), weight=node.args[1], bias=bias, open=head)
     if node.target in ADDS and len(tensors) == 2 and "alpha" not in node.kwargs and integers & set(tensors):
-        return Annotation(_with_activation(node), tensors) if all(_is_float(each) for each in tensors) else None
-    if node.target in JOINS and integers & set(tensors) and all(_is_float(each) for each in tensors):
+        return Annotation(_with_activation(node), tensors) if all(map(_is_float, tensors)) else None
+    if node.target in JOINS and integers & set(tensors) and all(map(_is_float, tensors)):
         return Annotation((node,), tensors)
     if node.target in POOLS or (
         node.target in ADAPTIVE and node.args[1] not in ([1], [1, 1])
@@ -141,7 +141,7 @@ def _place(node: Node, integers: set[Node]) -> Annotation | None:
 
 def _product(observers: list[Any]) -> tuple[Tensor, Tensor]:
     """Scale (channels,) of sums of products: that of the input times those of the weights; zero stays zero."""
-    (input_scale, _), (weight_scale, zero_point) = (each.calculate_qparams() for each in observers)
+    (input_scale, _), (weight_scale, zero_point) = (observer.calculate_qparams() for observer in observers)
     return input_scale * weight_scale, zero_point
 
 
@@ -156,8 +156,8 @@ def _with_activation(node: Node) -> tuple[Node, ...]:
 
 def _tensors(node: Node) -> tuple[Node, ...]:
     first = node.args[0] if node.args else ()
-    given = first if isinstance(first, list | tuple) else node.args
-    return tuple(each for each in given if isinstance(each, Node))
+    arguments = first if isinstance(first, list | tuple) else node.args
+    return tuple(argument for argument in arguments if isinstance(argument, Node))
 
 
 def _is_float(node: Node) -> bool:

@@ -31,7 +31,9 @@ def trace(network: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
     from torch.fx.experimental.symbolic_shapes import ConstraintViolationError, GuardOnDataDependentSymNode
 
     axes = tuple({0: torch.export.Dim(BATCH)} for _ in example)
-    starred = any(each.kind is each.VAR_POSITIONAL for each in inspect.signature(network.forward).parameters.values())
+    starred = any(
+        parameter.kind is parameter.VAR_POSITIONAL for parameter in inspect.signature(network.forward).parameters.values()
+    )
     try:
         with quiet("torch.fx.experimental.symbolic_shapes"):
             return torch.export.export(network, example, dynamic_shapes=(axes,) if starred else axes)
@@ -46,13 +48,19 @@ def trace(network: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
 def quiet(*names: str) -> Iterator[None]:
     """Keep what a library prints and these loggers' warnings from users who can do nothing about them; logged errors
     still come through."""
+    with without_warnings(*names), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+@contextlib.contextmanager
+def without_warnings(*names: str) -> Iterator[None]:
+    """Keep these loggers' warnings from users."""
     loggers = [logging.getLogger(name) for name in names]
-    before = [each.level for each in loggers]
+    levels = [logger.level for logger in loggers]
     try:
-        for each in loggers:
-            each.setLevel(logging.ERROR)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
     finally:
-        for each, level in zip(loggers, before, strict=True):
-            each.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

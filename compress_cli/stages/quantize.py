@@ -85,7 +85,12 @@ class Quantize(Stage):
                 context.log(Progress("calibrate", done + 1, total))
                 yield measure.sample(float_session, part, batch)
 
-        facts = self.quantizer.quantize_onnx(path, batches(), output)
+        name = str(start.manifest.facts.get("file", path))  # as the user knows it, where it was loaded
+        facts = self.quantizer.quantize_onnx(path, name, batches(), output)
+        if "converted" in facts:
+            opsets = "from opset {from_opset} to {to_opset}; outputs differ by {relative_error:.1g} of the largest"
+            note = f"{name}: converted {opsets.format(**facts['converted'])}"
+            context.log(Progress("calibrate", total, total, note=note))
         session = sessions.open_session(output)
         agreements: dict[str, Agreement] = {}
         for part in samples.parts(check, batch):

@@ -19,7 +19,7 @@ from compress_cli.errors import CompressError
 from compress_cli.onnx_graph import layers
 from compress_cli.pipeline import plan, recipe
 from compress_cli.statistics import gate
-from compress_cli.store import artifact
+from compress_cli.store import artifact, safetensors
 from compress_cli.store.record import Record
 
 
@@ -94,7 +94,7 @@ def an_onnx_file(content):
 
 def a_safetensors_file(content):
     with suppress(CompressError):
-        layers.of_safetensors(_written(content, "w.safetensors")).model_dump_json()
+        safetensors.listing(_written(content, "w.safetensors")).model_dump_json()
 
 
 def an_npz_file(content):

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compress_cli.onnx_graph import activations, files, storage
+from compress_cli.onnx_graph import activations, files, shapes, storage
 from compress_cli.onnx_graph.contents import contents
 
 
@@ -141,7 +141,8 @@ def test_a_table_of_embeddings_is_no_codebook(path):
 
 
 def peak(path):
-    return activations.peak_bytes(files.load(path))
+    model = files.load(path)
+    return activations.peak_bytes(model, shapes.infer(model))
 
 
 def test_activations_of_a_chain(path):

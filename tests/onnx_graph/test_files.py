@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from compress_cli.onnx_graph import files
+from compress_cli.onnx_graph import files, quantised
 
 
 def model():
@@ -88,7 +88,7 @@ def test_an_invalid_graph_is_not_written(tmp_path):
 
 def test_heads_give_float():
     made = model()
-    files.open_heads(made)
+    quantised.open_heads(made)
     assert [node.op_type for node in made.graph.node] == ["Relu", "MatMul"]
     assert made.graph.node[-1].output[0] == "y"
     assert [each.name for each in made.graph.initializer] == ["layer.weight"]
@@ -97,7 +97,7 @@ def test_heads_give_float():
 def test_a_head_that_is_used_elsewhere_stays():
     made = model()
     made.graph.node.append(helper.make_node("Relu", ["product"], ["z"]))
-    files.open_heads(made)
+    quantised.open_heads(made)
     assert files.operators(made)["DequantizeLinear"] == 1
 
 
@@ -105,8 +105,8 @@ def test_preparation_of_the_inputs_is_told_from_the_rest():
     made = model()
     for number, node in enumerate(made.graph.node):
         node.name = f"n{number}"
-    assert files.to_leave_float(made) == ["n0"]
-    assert files.left_float(made) == ["layer.weight: MatMul"]
+    assert quantised.to_leave_float(made) == ["n0"]
+    assert quantised.left_float(made) == ["a long name of a value: Relu", "layer.weight: MatMul"]
 
 
 def test_new_names_reach_into_branches_and_other_values_give_way():

@@ -14,7 +14,7 @@ from compress_cli.plugin import Plugin
 
 
 class Quantizer(Plugin):
-    """Places and calibrates quantisation. `prepare` on the same network gives the same graph, so that a Program can be
+    """Annotates a graph and calibrates it. `prepare` on the same network gives the same graph, so that a Program can be
     rebuilt from settings and a state dict."""
 
     @abstractmethod
@@ -26,5 +26,7 @@ class Quantizer(Plugin):
         """The quantised graph that runs and exports."""
 
     @abstractmethod
-    def quantize_onnx(self, model: Path, batches: Iterable[dict[str, np.ndarray]], output: Path) -> dict[str, Any]:
-        """Quantise an ONNX file after calibrating on batches of its inputs; returns facts (layers left float, ...)."""
+    def quantize_onnx(self, model: Path, name: str, batches: Iterable[dict[str, np.ndarray]], output: Path) -> dict[str, Any]:
+        """Quantise an ONNX file after calibrating on batches of its inputs; returns facts (layers left float, ...).
+
+        name: what the user calls the file, for messages. StageError where it can't be quantised."""

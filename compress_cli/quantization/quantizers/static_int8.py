@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import operator
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress_cli.errors import StageError
-from compress_cli.onnx_graph import files
+from compress_cli.errors import CompressError, StageError
+from compress_cli.onnx_graph import files, quantised
+from compress_cli.quantization import opset
 from compress_cli.quantization.annotation import AnnotationQuantizer
 from compress_cli.quantization.quantizers import Quantizer
-from compress_cli.quantization.tracing import quiet, trace
+from compress_cli.quantization.tracing import quiet, trace, without_warnings
 
 EPSILON = 2**-12  # the smallest scale: a channel of zeros must not divide by nothing
-OLDEST_OPSET = 13
+OLDEST_OPSET, OLDEST_IR = 13, 7  # the first with a scale per channel
 
 
 class StaticInt8(Quantizer):
@@ -63,9 +66,9 @@ class StaticInt8(Quantizer):
             dtype=torch.int8, quant_min=-self._largest, quant_max=self._largest, qscheme=torch.per_channel_symmetric, ch_axis=0,
             observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=EPSILON),
         )  # fmt: skip
-        placement = AnnotationQuantizer(activation, weight)
-        prepared: nn.Module = prepare_pt2e(trace(network, example).module(), placement)
-        if not any(place.weight for place in placement.places):
+        annotations = AnnotationQuantizer(activation, weight)
+        prepared: nn.Module = prepare_pt2e(trace(network, example).module(), annotations)
+        if not any(annotation.weight for annotation in annotations.annotations):
             raise StageError("there is nothing to quantise: the model has no convolution and no linear layer")
         _observe_weights(prepared)
         return prepared
@@ -77,24 +80,31 @@ class StaticInt8(Quantizer):
         converted: nn.Module = convert_pt2e(prepared)
         return converted
 
-    def quantize_onnx(self, model: Path, batches: Iterable[dict[str, np.ndarray]], output: Path) -> dict[str, Any]:
+    def quantize_onnx(self, model: Path, name: str, batches: Iterable[dict[str, np.ndarray]], output: Path) -> dict[str, Any]:
         """Quantise a float ONNX file; one batch is in memory at a time, and of its activations only the extremes stay.
 
-        What the file says of itself survives. StageError where nothing can be quantised or the file is quantised already.
+        What the file says of itself survives. A file of an older opset is converted first, and both are compared on numbers
+        like those of the first batch. StageError where nothing can be quantised or the file is quantised already.
         """
         source = files.load(model)
-        _check(source, model)
+        _check(source, name)
+        calibration = iter(batches)
+        first = next(calibration, None)
+        facts: dict[str, Any] = {}
+        if first is not None and opset.version(source) < OLDEST_OPSET:
+            source, facts["converted"] = opset.converted(source, OLDEST_OPSET, first, name)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix="quantising-") as folder:
-            simple, quantised = Path(folder, "simple.onnx"), Path(folder, "quantised.onnx")
-            _simplify(source, simple)
-            self._quantize_static(simple, batches, quantised)
-            result = files.load(quantised)
-        files.open_heads(result)
-        facts = {"operators": files.operators(result), "left_float": files.left_float(result)}
+            simple, integers = Path(folder, "simple.onnx"), Path(folder, "quantised.onnx")
+            with _failures_of_onnxruntime(name), without_warnings("root"):  # of weights without channels
+                _simplify(source, simple)
+                self._quantize_static(simple, itertools.chain([first] if first is not None else [], calibration), integers)
+            result = files.load(integers)
+        quantised.open_heads(result)
+        facts |= {"operators": files.operators(result), "left_float": quantised.left_float(result)}
         files.strip(result)
         files.shorten_names(result, keep=set())
-        result.ir_version = source.ir_version
-        files.write(result, output, {each.key: each.value for each in source.metadata_props})
+        result.ir_version = max(source.ir_version, OLDEST_IR)
+        files.write(result, output, {entry.key: entry.value for entry in source.metadata_props})
         return facts
 
     def _quantize_static(self, simple: Path, batches: Iterable[dict[str, np.ndarray]], output: Path) -> None:
@@ -103,7 +113,7 @@ class StaticInt8(Quantizer):
         quantize_static(
             simple, output, _Reader(batches), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=self.reduce_range,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,
-            nodes_to_exclude=files.to_leave_float(files.load(simple)), extra_options={"WeightSymmetric": True},
+            nodes_to_exclude=quantised.to_leave_float(files.load(simple)), extra_options={"WeightSymmetric": True},
         )  # fmt: skip
 
 
@@ -117,15 +127,27 @@ class _Reader:
         return next(self.batches, None)
 
 
-def _check(model: onnx.ModelProto, path: Path) -> None:
+def _check(model: onnx.ModelProto, name: str) -> None:
     counts = files.operators(model)
     if "QuantizeLinear" in counts or "QLinearConv" in counts:
-        raise StageError(f"{path}: is quantised already")
-    if not any(each in counts for each in files.WEIGHTED):
-        raise StageError(f"{path}: there is nothing to quantise: it has no {', '.join(files.WEIGHTED)}")
-    opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    if opset < OLDEST_OPSET:
-        raise StageError(f"{path}: opset {opset} has no scale per channel; export it with opset {OLDEST_OPSET} or later")
+        raise StageError(f"{name}: is quantised already")
+    if not any(operator in counts for operator in quantised.WEIGHTED):
+        raise StageError(f"{name}: there is nothing to quantise: it has no {', '.join(quantised.WEIGHTED)}")
+
+
+@contextlib.contextmanager
+def _failures_of_onnxruntime(name: str) -> Iterator[None]:
+    """Within, what ONNX Runtime's quantizer raises becomes a StageError; it raises whatever its code stumbles over."""
+    try:
+        yield
+    except (CompressError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise StageError(
+            f"{name}: ONNX Runtime's quantizer fails on it ({type(error).__name__}: {reason}); quantise the checkpoint that it "
+            "was exported from, or export it with another opset"
+        ) from error
 
 
 def _simplify(model: onnx.ModelProto, path: Path) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 import numpy as np
 import onnx
 import onnxruntime
+import onnxruntime.quantization
 import pytest
 import torch
 from torch import nn
@@ -15,7 +16,8 @@ from compress_cli.data.signature import Head, Input, Signature
 from compress_cli.deployment.exporters.onnx import Onnx
 from compress_cli.errors import StageError
 from compress_cli.networks.models import Network
-from compress_cli.quantization.annotation import left_float, places
+from compress_cli.quantization import opset
+from compress_cli.quantization.annotation import annotations_of, left_float
 from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 from compress_cli.quantization.tracing import trace
 
@@ -26,6 +28,7 @@ pytestmark = [
 INTEGER = {"QLinearConv", "QLinearAdd", "QGemm", "QLinearConcat", "NhwcMaxPool", "MaxPool"}
 INTEGER |= {"QLinearAveragePool", "QLinearGlobalAveragePool"}
 FREE = {"QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Flatten", "Split"}  # no arithmetic of their own
+MOVING = FREE.copy()
 FREE |= {"Sub", "Mul", "ReduceMean"}  # normalisation, global average
 
 
@@ -213,11 +216,12 @@ def test_an_onnx_file_is_quantised_as_whole(body, tmp_path, caplog):
     model = onnx.load(source)
     onnx.helper.set_model_props(model, {"compress.key": '"k"'})
     onnx.save(model, source)
-    facts = StaticInt8().quantize_onnx(source, ({"image": x[i : i + 16].numpy()} for i in range(0, 64, 16)), path)
+    facts = StaticInt8().quantize_onnx(source, "float.onnx", ({"image": x[i : i + 16].numpy()} for i in range(0, 64, 16)), path)
     found, operators = run(path, x)
     assert {name: count for name, count in operators.items() if name in KERNELS[body]} == KERNELS[body]
     norms = ["BatchNormalization"] if body is Perceptron else []  # which the legacy exporter leaves behind a Gemm
-    assert [each.partition(": ")[2] for each in facts["left_float"]] == norms
+    computing = {name: count for name, count in operators.items() if name not in INTEGER | MOVING}
+    assert Counter(name.partition(": ")[2] for name in facts["left_float"]) == computing  # what the runtime really does
     assert set(operators) <= INTEGER | FREE | {*norms}
     with torch.no_grad():
         assert sqnr_db(net(x)["label"].numpy(), found) > 28
@@ -276,7 +280,7 @@ def test_a_clamp_that_uint8_can_not_stand_for_is_not_taken_in():
 
     for low, taken in ((0.0, 2), (-1.0, 1)):
         net = network(lambda low=low: Clamped(nn.Conv2d(3, 4, 3), nn.Hardtanh(low, 1.0), nn.Flatten(), nn.Linear(144, 5)))
-        first = next(iter(places(trace(net, (pixels(net, 2),)).module())))
+        first = next(iter(annotations_of(trace(net, (pixels(net, 2),)).module())))
         assert len(first.nodes) == taken
 
 
@@ -289,16 +293,93 @@ def test_nothing_to_quantise(tmp_path):
         StaticInt8().prepare(net, (pixels(net, 2),))
     torch.onnx.export(net, (pixels(net, 2),), tmp_path / "a.onnx", dynamo=False, opset_version=17)
     with pytest.raises(StageError, match="nothing to quantise"):
-        StaticInt8().quantize_onnx(tmp_path / "a.onnx", iter([]), tmp_path / "b.onnx")
+        StaticInt8().quantize_onnx(tmp_path / "a.onnx", "a.onnx", iter([]), tmp_path / "b.onnx")
 
 
-def test_a_quantised_file_and_an_old_opset_are_refused(tmp_path):
+def test_a_quantised_file_is_refused(tmp_path):
     net, path = network(Perceptron), tmp_path / "a.onnx"
     x = pixels(net)
-    torch.onnx.export(net, (x[:2],), path, dynamo=False, opset_version=12, input_names=["image"])
-    with pytest.raises(StageError, match=r"opset 12 .* export it with opset 13"):
-        StaticInt8().quantize_onnx(path, iter([]), tmp_path / "b.onnx")
     torch.onnx.export(net, (x[:2],), path, dynamo=False, opset_version=17, input_names=["image"])
-    StaticInt8().quantize_onnx(path, iter([{"image": x[:2].numpy()}]), tmp_path / "b.onnx")
+    StaticInt8().quantize_onnx(path, "a.onnx", iter([{"image": x[:2].numpy()}]), tmp_path / "b.onnx")
     with pytest.raises(StageError, match="quantised already"):
-        StaticInt8().quantize_onnx(tmp_path / "b.onnx", iter([]), tmp_path / "c.onnx")
+        StaticInt8().quantize_onnx(tmp_path / "b.onnx", "b.onnx", iter([]), tmp_path / "c.onnx")
+
+
+def old_file(path, version):
+    """A file as published ones are: weights among the inputs (IR 3), batch norm, dropout, a reshape to a constant shape."""
+    node, generator = onnx.helper.make_node, np.random.default_rng(0)
+    weights = {
+        "w": generator.normal(size=(6, 3, 3, 3)), "s": np.ones(6), "b": np.zeros(6), "m": generator.normal(size=6) * 0.1,
+        "v": np.full(6, 0.5), "f": generator.normal(size=(5, 54)), "g": generator.normal(size=5),
+    }  # fmt: skip
+    tensors = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()]
+    tensors.append(onnx.numpy_helper.from_array(np.array([-1, 54]), "shape"))
+    nodes = [
+        node("Conv", ["image", "w"], ["c"], pads=[1] * 4),
+        node("BatchNormalization", ["c", "s", "b", "m", "v"], ["n"]),
+        node("Relu", ["n"], ["r"]),
+        node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2], strides=[3, 3]),
+        node("Dropout", ["p"], ["d"]),
+        node("Reshape", ["d", "shape"], ["t"]),
+        node("Gemm", ["t", "f", "g"], ["h"], transB=1),
+        node("Softmax", ["h"], ["label"], axis=1),
+    ]
+    ports = [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ("batch", 3, 8, 8))]
+    ports += [onnx.helper.make_tensor_value_info(each.name, each.data_type, each.dims) for each in tensors]
+    output = onnx.helper.make_tensor_value_info("label", onnx.TensorProto.FLOAT, ("batch", 5))
+    graph = onnx.helper.make_graph(nodes, "old", ports, [output], tensors)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)], ir_version=3), path)
+    return path
+
+
+def pictures(samples=32):
+    generator = np.random.default_rng(1)
+    return ({"image": generator.normal(size=(8, 3, 8, 8)).astype(np.float32)} for _ in range(samples // 8))
+
+
+@pytest.mark.parametrize("version", [7, 8, 9, 10, 11, 12])
+def test_an_old_opset_is_converted_and_proved(tmp_path, version):
+    source, path = old_file(tmp_path / "old.onnx", version), tmp_path / "int8.onnx"
+    facts = StaticInt8().quantize_onnx(source, "old.onnx", pictures(), path)
+    assert (facts["converted"]["from_opset"], facts["converted"]["to_opset"]) == (version, 13)
+    assert facts["converted"]["relative_error"] < 1e-5
+    x = next(pictures())
+    expected, found = (onnxruntime.InferenceSession(str(each)).run(None, x)[0] for each in (source, path))
+    assert sqnr_db(expected, found) > 25
+    operators = run(path, torch.from_numpy(x["image"]))[1]
+    assert (operators["QLinearConv"], operators["QGemm"]) == (1, 1)
+
+
+def test_a_conversion_that_changes_the_outputs_is_refused(tmp_path, monkeypatch):
+    convert = opset.version_converter.convert_version
+
+    def wrong(model, target):
+        later = convert(model, target)
+        next(node for node in later.graph.node if node.op_type == "Softmax").op_type = "LogSoftmax"
+        return later
+
+    source = old_file(tmp_path / "old.onnx", 9)
+    monkeypatch.setattr(opset.version_converter, "convert_version", wrong)
+    with pytest.raises(StageError, match=r"old.onnx: opset 9 has no scale per channel; .* converted it gives other outputs"):
+        StaticInt8().quantize_onnx(source, "old.onnx", pictures(), tmp_path / "b.onnx")
+
+
+def test_what_can_not_be_converted_is_refused_with_the_reason(tmp_path, monkeypatch):
+    def fails(model, target):
+        raise RuntimeError("No Adapter From Version $8 for Nothing")
+
+    monkeypatch.setattr(opset.version_converter, "convert_version", fails)
+    with pytest.raises(StageError, match=r"it can't be converted .*No Adapter From Version"):
+        StaticInt8().quantize_onnx(old_file(tmp_path / "old.onnx", 8), "old.onnx", pictures(), tmp_path / "b.onnx")
+
+
+def test_errors_inside_the_runtimes_quantizer_name_the_users_file(tmp_path, monkeypatch):
+    def fails(*arguments, **settings):
+        raise KeyError("tensor_7")
+
+    monkeypatch.setattr(onnxruntime.quantization, "quantize_static", fails)
+    with pytest.raises(
+        StageError, match=r"^mine.onnx: ONNX Runtime's quantizer fails on it \(KeyError: 'tensor_7'\)"
+    ) as caught:
+        StaticInt8().quantize_onnx(old_file(tmp_path / "model.onnx", 13), "mine.onnx", pictures(), tmp_path / "b.onnx")
+    assert caught.value.exit_code == 4

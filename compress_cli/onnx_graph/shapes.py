@@ -1,0 +1,155 @@
+"""Shapes and number types of all values of an ONNX graph, inferred without running it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, helper, shape_inference
+
+from compress_cli.onnx_graph import contrib, folding
+from compress_cli.onnx_graph.functions import inlined
+from compress_cli.onnx_graph.graph import BRANCHING, Unknown
+
+Shape = tuple[int | None, ...]
+
+PASSES = 64
+"""Rounds of inference and folding at most: a shape that depends on the values of another needs one of its own."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What inference knows about a graph's values."""
+
+    batch: int  # the number of samples that the shapes are for
+    shapes: dict[str, Shape]
+    kinds: dict[str, int]  # number types as ONNX counts them
+    branches: dict[str, onnx.NodeProto]  # first output -> operator whose bodies hold the shapes of their own values
+
+
+def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]] | None = None) -> Shapes:
+    """Shape and number type of every value, for one sample where the file leaves the batch open.
+
+    sizes: input name -> its shape, where an axis besides the batch is open. Unknown says what can't be inferred.
+    """
+    skeleton = _skeleton(inlined(model))
+    batch = _close_axes(skeleton.graph, sizes or {})
+    inferred = _inferred(skeleton)
+    for _ in range(PASSES):
+        known, kinds = values(inferred)
+        if all(None not in known.get(name, (None,)) for node in inferred.node for name in node.output if name):
+            break
+        progress = folding.fold(skeleton, known)
+        progress |= _apply_rules(skeleton.graph, known)
+        if not progress:
+            break
+        inferred = _inferred(skeleton)
+    known, kinds = values(inferred)
+    return Shapes(batch, known, kinds, {node.output[0]: node for node in inferred.node if node.op_type in BRANCHING})
+
+
+def values(graph: onnx.GraphProto) -> tuple[dict[str, Shape], dict[str, int]]:
+    """Name of each value that an inferred graph knows -> its shape; and its number type."""
+    shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        kinds[value.name] = value.type.tensor_type.elem_type
+        if value.type.tensor_type.HasField("shape"):
+            axes = value.type.tensor_type.shape.dim
+            shapes[value.name] = tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in axes)
+    return shapes, kinds
+
+
+def _skeleton(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the values of large constants, and without shapes that it claims for intermediate values: these
+    may be left from before the graph was changed."""
+    graph = model.graph
+    skeleton = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    skeleton.graph.name = graph.name
+    skeleton.graph.node.extend(map(contrib.standardised, graph.node))
+    skeleton.graph.input.extend(graph.input)
+    skeleton.graph.output.extend(graph.output)
+    for port in skeleton.graph.output:
+        port.type.tensor_type.ClearField("shape")
+    for tensor in graph.initializer:
+        if math.prod(tensor.dims) > folding.LARGE:
+            skeleton.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        else:
+            skeleton.graph.initializer.append(tensor)
+    for sparse in graph.sparse_initializer:  # inference does not follow them
+        skeleton.graph.initializer.add(name=sparse.values.name, data_type=sparse.values.data_type, dims=sparse.dims)
+    return skeleton
+
+
+def _close_axes(graph: onnx.GraphProto, sizes: Mapping[str, tuple[int, ...]]) -> int:
+    """Give every open axis of the inputs a length: that in `sizes`, also for axes of the same name, and 1 for the batch;
+    returns the batch. Unknown where an axis stays open."""
+    initial = {tensor.name for tensor in graph.initializer}
+    ports = [port for port in graph.input if port.name not in initial]
+    lengths = _named_lengths(ports, sizes)
+    batches: set[int] = set()
+    for port in ports:
+        axes = port.type.tensor_type.shape.dim
+        for position, axis in enumerate(axes):
+            size = sizes[port.name][position] if port.name in sizes else lengths.get(axis.dim_param) if axis.dim_param else None
+            if size is not None:
+                axis.dim_value = size  # clears the name of the open axis
+        if axes and not axes[0].dim_value:
+            axes[0].dim_value = 1
+        batches.update(axis.dim_value for axis in axes[:1])
+        if any(not axis.dim_value for axis in axes):
+            raise Unknown(f"input '{port.name}' has an open axis besides the batch")
+    return batches.pop() if len(batches) == 1 else 1
+
+
+def _named_lengths(ports: list[onnx.ValueInfoProto], sizes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Name of an open axis -> its length in `sizes`; Unknown where a shape does not fit its input."""
+    lengths = {}
+    for port in ports:
+        axes, shape = port.type.tensor_type.shape.dim, sizes.get(port.name)
+        if shape is None:
+            continue
+        if len(shape) != len(axes) or any(axis.dim_value not in (0, size) for axis, size in zip(axes, shape, strict=True)):
+            raise Unknown(f"input '{port.name}' can't have the shape {'x'.join(map(str, shape))}")
+        lengths.update({axis.dim_param: size for axis, size in zip(axes, shape, strict=True) if axis.dim_param})
+    return lengths
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
+    try:
+        return shape_inference.infer_shapes(model, data_prop=True).graph
+    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        if "bad_alloc" in reason:
+            raise MemoryError(reason) from None
+        raise Unknown(f"its shapes can't be inferred ({reason})") from None
+
+
+def _apply_rules(graph: onnx.GraphProto, known: dict[str, Shape]) -> bool:
+    """Add the shapes that inference does not follow: of ONNX Runtime's own operators, and of long ranges; whether there was
+    a new one."""
+    added = False
+    for node, length in folding.ranges(graph):
+        if None in known.get(node.output[0], (None,)):
+            graph.value_info.append(helper.make_tensor_value_info(node.output[0], TensorProto.INT64, (length,)))
+            added = True
+    for node in graph.node:
+        if node.domain != contrib.MICROSOFT or None not in known.get(node.output[0], (None,)):
+            continue
+
+        def shape(position: int, node: onnx.NodeProto = node) -> tuple[int, ...]:
+            axes = known[node.input[position]]
+            if None in axes:
+                raise LookupError(node.input[position])
+            return tuple(axis for axis in axes if axis is not None)
+
+        try:
+            result = contrib.result(node, shape)
+        except (LookupError, ValueError, TypeError):
+            continue  # its inputs are not known, in this round at least
+        if result is not None:
+            graph.value_info.append(helper.make_tensor_value_info(node.output[0], result[1], result[0]))
+            added = True
+    return added
