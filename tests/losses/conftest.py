@@ -18,11 +18,11 @@ def _few_threads(one_thread):
 
 @pytest.fixture
 def make():
-    """make(head, a=features) -> Outputs."""
+    """make(head, a=features) -> Outputs, the head being (N, classes, ...)."""
 
     def outputs(head=None, **features):
         heads = {} if head is None else {"y": tensor(head)}
-        return Outputs(heads, {name: tensor(each) for name, each in features.items()})
+        return Outputs(heads, {name: tensor(array) for name, array in features.items()}, dict.fromkeys(heads, 1))
 
     return outputs
 

@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from compress_cli.losses import Loss
 from compress_cli.plugin import find, name_of, names
 
 SAMPLES, CLASSES = 6, 5
-TOKENS = ("hidden_states", "cls_token")
+TOKENS = ("hidden_states", "cls_token", "first_token")
 ZERO_WHEN_EQUAL = set(names(Loss)) - {  # these keep an entropy, a trained part, or a margin
     "cross_entropy",
     "soft_cross_entropy",
@@ -27,10 +28,17 @@ ZERO_WHEN_EQUAL = set(names(Loss)) - {  # these keep an entropy, a trained part,
     "contrastive",
     "self_distillation",
 }
-TAUGHT = {name for name in names(Loss) if find(Loss, name).taught}
+OF_TEACHERS = {name for name in names(Loss) if find(Loss, name).needs_teacher}
 MASKED = {name for name in names(Loss) if "mask" in find(Loss, name).model_fields}
 ON_HEADS = {name for name in names(Loss) if not {"layers", "exits"} & find(Loss, name).model_fields.keys()}
-PER_SAMPLE = ON_HEADS - {"dist"} | {"hints", "hidden_states", "cls_token", "attention_transfer", "vid", "self_distillation"}
+WEIGHING = {name for name in names(Loss) if find(Loss, name).weighs_samples}
+PER_SAMPLE = WEIGHING | {"cross_entropy", "self_distillation"}
+
+
+def changed(outputs, change):
+    """The same outputs with another tensor for each of theirs."""
+    kinds = ({name: change(values) for name, values in kind.items()} for kind in (outputs.heads, outputs.features))
+    return replace(outputs, **dict(zip(("heads", "features"), kinds, strict=True)))
 
 
 def example(name, **settings):
@@ -43,7 +51,7 @@ def outputs(name, seed, width=4):
     random = torch.Generator().manual_seed(seed)
     shape = (SAMPLES, 7, width) if name in TOKENS else (SAMPLES, width, 4, 4)
     heads, features = torch.randn(SAMPLES, CLASSES, generator=random), torch.randn(*shape, generator=random)
-    return Outputs({"y": heads.requires_grad_()}, {"a": features.requires_grad_()})
+    return Outputs({"y": heads.requires_grad_()}, {"a": features.requires_grad_()}, {"y": 1})
 
 
 def batch():
@@ -54,11 +62,11 @@ def rows(given, chosen):
     """Some samples of a batch or of outputs."""
     if isinstance(given, Batch):
         return Batch(*({k: v[chosen] for k, v in d.items()} for d in (given.inputs, given.targets)), given.index[chosen])
-    return Outputs(*({k: v.detach()[chosen].requires_grad_() for k, v in d.items()} for d in (given.heads, given.features)))
+    return changed(given, lambda values: values.detach()[chosen].requires_grad_())
 
 
 def in_type(given, kind):
-    return Outputs(*({k: v.detach().to(kind) for k, v in d.items()} for d in (given.heads, given.features)))
+    return changed(given, lambda values: values.detach().to(kind))
 
 
 @pytest.mark.parametrize("name", names(Loss))
@@ -114,9 +122,7 @@ def test_gradient_is_that_of_the_value(name):
     """Central differences along a random direction, in float64."""
     torch.manual_seed(0)
     loss, student, teacher = example(name), outputs(name, 1), outputs(name, 2)
-    double = [
-        Outputs(*({k: v.detach().double() for k, v in d.items()} for d in (o.heads, o.features))) for o in (student, teacher)
-    ]
+    double = [in_type(outputs, torch.float64) for outputs in (student, teacher)]
     adapter = loss.adapter(double[0], (double[1],), 20).double()
     loss(double[0], (double[1],), batch(), adapter)  # the first batch may set a constant
     state = {key: each.clone() for key, each in adapter.state_dict().items()}
@@ -144,7 +150,7 @@ def test_is_least_where_the_student_equals_the_teacher(name):
     assert loss(other, (one,), batch(), adapter).item() > 1e-4
 
 
-@pytest.mark.parametrize("name", sorted(TAUGHT - {"crd"}))  # crd draws anew for each teacher
+@pytest.mark.parametrize("name", sorted(OF_TEACHERS - {"crd"}))  # crd draws anew for each teacher
 def test_several_teachers_are_averaged(name):
     torch.manual_seed(0)
     loss, student, one, two = example(name), outputs(name, 1), outputs(name, 2), outputs(name, 3)
@@ -162,7 +168,7 @@ def tokens(name, seed, length):
     random = torch.Generator().manual_seed(seed)
     head = (SAMPLES, CLASSES, 6) if name in ON_HEADS else (SAMPLES, CLASSES)
     heads, features = torch.randn(*head, generator=random).double(), torch.randn(SAMPLES, 6, 4, generator=random).double()
-    return Outputs({"y": heads[..., :length] if name in ON_HEADS else heads}, {"a": features[:, :length]})
+    return Outputs({"y": heads[..., :length] if name in ON_HEADS else heads}, {"a": features[:, :length]}, {"y": 1})
 
 
 def positions(name, length):
@@ -175,7 +181,7 @@ def filled(given, padding, value):
     """The same outputs with a value at padding (N, T)."""
     heads = {k: torch.where(padding[:, None], value, v) if v.dim() == 3 else v for k, v in given.heads.items()}
     features = {k: torch.where(padding[:, :, None], value, v) for k, v in given.features.items()}
-    return Outputs(*({k: v.clone().requires_grad_() for k, v in d.items()} for d in (heads, features)))
+    return changed(replace(given, heads=heads, features=features), lambda values: values.clone().requires_grad_())
 
 
 @pytest.mark.parametrize("name", sorted(MASKED))
@@ -216,6 +222,30 @@ def test_padding_is_as_if_it_were_not_there(name):
     torch.manual_seed(0)
     everything = example(name)(student, (teacher,), longer, loss.adapter(student, (teacher,), 20).double())
     assert everything.item() != pytest.approx(values[0].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(WEIGHING))
+def test_each_sample_of_a_teacher_counts_with_its_weight(name):
+    """The weighted loss of two teachers is the sum over teachers and samples of weight times the loss of that sample alone."""
+    torch.manual_seed(0)
+    loss, student, teachers = example(name), outputs(name, 1), (outputs(name, 2), outputs(name, 3))
+    weights = torch.rand(2, SAMPLES)
+    adapter = loss.adapter(student, teachers, 20)
+    weighted = tuple(replace(teacher, weights=share) for teacher, share in zip(teachers, weights, strict=True))
+    value = loss(student, weighted, batch(), adapter)
+    parts = list(adapter) if isinstance(adapter, torch.nn.ModuleList) else [adapter, adapter]
+    expected = torch.zeros(())
+    for teacher, share, part in zip(teachers, weights, parts, strict=True):
+        single = torch.nn.ModuleList([part]) if isinstance(adapter, torch.nn.ModuleList) else part
+        for sample in range(SAMPLES):
+            one = [rows(several, [sample]) for several in (student, teacher, batch())]
+            expected += share[sample] * loss(one[0], (one[1],), one[2], single) / SAMPLES
+    torch.testing.assert_close(value, expected)
+
+
+def test_losses_that_relate_samples_to_each_other_do_not_weigh_them():
+    relating = {"dist", "rkd", "pkt", "similarity_preserving", "crd", "triplet", "contrastive", "review_kd"}
+    assert relating == OF_TEACHERS - WEIGHING
 
 
 @pytest.mark.parametrize("name", sorted(PER_SAMPLE))
@@ -274,7 +304,7 @@ def test_samples_that_the_student_can_not_tell_apart_do_not_break_it(name, facto
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("name", sorted(TAUGHT))
+@pytest.mark.parametrize("name", sorted(OF_TEACHERS))
 def test_what_a_teacher_says_in_another_number_type_is_computed_with_in_the_students(name, kind):
     """As from a table of outputs in half precision: its numbers are rounded, the formula is not."""
     student, teacher, values = outputs(name, 1), in_type(outputs(name, 2), kind), []
@@ -308,7 +338,7 @@ def test_a_batch_without_labels_costs_nothing(name):
         assert (student.heads["y"].grad == 0).all()
 
 
-@pytest.mark.parametrize("name", sorted(TAUGHT))
+@pytest.mark.parametrize("name", sorted(OF_TEACHERS))
 def test_without_a_teacher_it_says_so(name):
     loss, student = example(name), outputs(name, 1)
     with pytest.raises(RecipeError, match="the stage has none"):

@@ -22,9 +22,9 @@ def logits(*shape):
 
 def value(loss, student, *teachers, labels=None):
     batch = Batch({}, {} if labels is None else {"label": torch.from_numpy(labels)}, torch.arange(len(student)))
-    given = Outputs({"logits": torch.tensor(student, requires_grad=True)})
-    taught = tuple(Outputs({"logits": torch.tensor(each)}) for each in teachers)
-    return loss(given, taught, batch, nn.Identity()).item()
+    outputs = Outputs({"logits": torch.tensor(student, requires_grad=True)}, class_axes={"logits": 1})
+    teacher_outputs = tuple(Outputs({"logits": torch.tensor(logits)}, class_axes={"logits": 1}) for logits in teachers)
+    return loss(outputs, teacher_outputs, batch, nn.Identity()).item()
 
 
 def softmax(x, axis=1):

@@ -20,7 +20,7 @@ SETTINGS = {
     "review_kd": {"layers": ["layer1", "layer2", "avgpool"]},
     "self_distillation": {"exits": ["layer1"]},
 }
-TOKENS = ("hidden_states", "cls_token")  # the networks here have none
+TOKENS = ("hidden_states", "cls_token", "first_token")  # the networks here have none
 
 
 @pytest.mark.parametrize("name", sorted(set(names(Loss)) - set(TOKENS)))

@@ -39,7 +39,7 @@ def test_each_exit_learns_from_the_label_and_the_last_classifier():
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (3, 1)])
 def test_other_heads_are_refused(shape):
-    student = Outputs({"y": torch.zeros(shape)}, {"a": torch.zeros(3, 5)})
+    student = Outputs({"y": torch.zeros(shape)}, {"a": torch.zeros(3, 5)}, {"y": 1})
     with pytest.raises(
         RecipeError, match=r"needs a head (of two classes or more|\(N, classes\), one answer a sample; .* \(N, 4, 5\))"
     ):
