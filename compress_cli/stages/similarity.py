@@ -38,7 +38,9 @@ class Similarity(Stage):
     start: str | None = Field(None, description="the stage whose checkpoint is compared; default: the one before")
     teacher: str | None = Field(None, description="the stage whose checkpoint it is compared with")
     layers: Many[str] = Field(min_length=1, description="layers, by name or position among the outermost")
-    teacher_layers: Many[str] = Field((), description="the teacher's layers to compare with, in the same order; default: the same names")
+    teacher_layers: Many[str] = Field(
+        (), description="the teacher's layers to compare with, in the same order; default: the same names"
+    )
     samples: int = Field(512, ge=2, le=4096, description="test samples, drawn by seed and sample id")
     batch: int = Field(64, ge=1, description="samples that run at once")
 
