@@ -37,7 +37,10 @@ def values_of(outputs: Outputs, head: str) -> Tensor:
     name = chosen_name(outputs.heads, head, "head")
     values = outputs.heads[name]
     if values.dim() > 2 and name not in outputs.class_axes:
-        raise RecipeError(f"the head '{name}' has shape {per_sample(values)}, and on which axis its classes lie is unknown")
+        raise RecipeError(
+            f"the head '{name}' has shape {per_sample(values)}, and on which axis its classes lie is unknown; "
+            "a teacher's head is known by the name of the dataset's"
+        )
     axis = outputs.class_axes.get(name, 1)
     if axis is None:
         return values if values.dim() == 2 else values.unsqueeze(1)
@@ -91,18 +94,19 @@ def paired(
     A teacher whose outputs do not name their class axis is taken to have the student's. Outputs at masked positions are 0.
     RecipeError where shapes differ, or where the head has no classes and the loss needs `classes`.
     """
-    own = logits_of(student, loss.head, loss.type) if classes else values_of(student, loss.head)
-    axis = student.class_axes.get(chosen_name(student.heads, loss.head, "head"), 1)
-    others = [values_of(with_class_axis(teacher, axis), loss.head).detach().to(own.dtype) for teacher in several(teachers)]
-    for other in others:
-        if other.shape != own.shape:
-            raise RecipeError(f"the teacher gives {_sizes(other)} per sample where the student gives {_sizes(own)}")
-    counts = unmasked(batch, loss.mask, own[:, 0])
+    head = chosen_name(student.heads, loss.head, "head")
+    s = logits_of(student, head, loss.type) if classes else values_of(student, head)
+    located = [with_class_axis(teacher, student.class_axes.get(head, 1)) for teacher in several(teachers)]
+    ts = [values_of(teacher, loss.head).detach().to(s.dtype) for teacher in located]
+    for t in ts:
+        if t.shape != s.shape:
+            raise RecipeError(f"the teacher gives {_sizes(t)} per sample where the student gives {_sizes(s)}")
+    counts = unmasked(batch, loss.mask, s[:, 0])
     if loss.mask:
-        own, *others = (logits.where(counts[:, None] > 0, 0) for logits in (own, *others))
+        s, *ts = (logits.where(counts[:, None] > 0, 0) for logits in (s, *ts))
     if standardise:
-        own, *others = (standardised(logits, loss.type, loss.head) for logits in (own, *others))
-    return own, others, counts
+        s, *ts = (standardised(logits, loss.type, head) for logits in (s, *ts))
+    return s, ts, counts
 
 
 def standardised(logits: Tensor, loss: str, head: str) -> Tensor:
@@ -114,11 +118,10 @@ def standardised(logits: Tensor, loss: str, head: str) -> Tensor:
     """
     classes = logits.shape[1]
     if classes < 3:
-        where = f"the head '{head}'" if head else "its head"
         why = "two standardised logits are always 1 and -1, so nothing could be learnt" if classes == 2 else "it has 1 value"
         raise RecipeError(
-            f"the loss '{loss}' has standardise: true, which needs a head of three classes or more; {where} has {classes}: "
-            f"{why}; leave standardise out"
+            f"the loss '{loss}' has standardise: true, which needs a head of three classes or more; the head '{head}' has "
+            f"{classes}: {why}; leave standardise out"
         )
     centred = logits - logits.mean(1, keepdim=True)
     return centred / (centred.square().mean(1, keepdim=True) + 1e-12).sqrt()  # equal logits have no deviation

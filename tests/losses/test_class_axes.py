@@ -139,7 +139,7 @@ def test_standardised_logits_of_two_classes_are_refused(name):
     """They are 1 and -1 whatever the network computes: no gradient would be left."""
     s, t = RANDOM.standard_normal((2, 4, 2))
     with pytest.raises(RecipeError, match=rf"'{name}' has standardise: true.*three classes or more; the head 'y' has 2: "):
-        value(name, s, 1, t, 1, np.zeros(4, np.int64), standardise=True, head="y")
+        value(name, s, 1, t, 1, np.zeros(4, np.int64), standardise=True)
 
 
 class Tagger(nn.Module):

@@ -57,7 +57,7 @@ def test_standardised_logits_differ_in_shape_alone(make, make_batch, run, random
     s1, t1 = ((z - z.mean(1, keepdims=True)) / z.std(1, keepdims=True) for z in (s, t))
     assert run(loss, make(s), make(t), make_batch(5)) == pytest.approx(divergence(s1, t1, 2.0).mean())
     assert run(loss, make(3 * t + 5), make(t), make_batch(5)) == pytest.approx(0, abs=1e-9)
-    with pytest.raises(RecipeError, match="three classes or more; its head has 1: it has 1 value"):
+    with pytest.raises(RecipeError, match="three classes or more; the head 'y' has 1: it has 1 value"):
         run(loss, make(s[:, :1]), make(t[:, :1]), make_batch(5))
 
 
