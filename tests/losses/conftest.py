@@ -1,4 +1,4 @@
-"""What every test of a loss needs: batches and outputs made of arrays."""
+"""Batches and outputs from arrays."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def make_batch():
 
     def batch(samples, labels=None, index=None, **inputs):
         return Batch(
-            {name: tensor(each) for name, each in inputs.items()},
+            {name: tensor(array) for name, array in inputs.items()},
             {} if labels is None else {"label": tensor(labels)},
             torch.arange(samples) if index is None else tensor(index),
         )

@@ -1,4 +1,4 @@
-"""What holds for every file in losses/."""
+"""Properties of every loss."""
 
 import inspect
 import json
@@ -17,7 +17,7 @@ from compress_cli.plugin import find, name_of, names
 
 SAMPLES, CLASSES = 6, 5
 TOKENS = ("hidden_states", "cls_token", "first_token")
-ZERO_WHEN_EQUAL = set(names(Loss)) - {  # these keep an entropy, a trained part, or a margin
+ZERO_WHEN_EQUAL = set(names(Loss)) - {  # these have an entropy, a trained part, or a margin
     "cross_entropy",
     "soft_cross_entropy",
     "hard_labels",
@@ -36,13 +36,13 @@ PER_SAMPLE = WEIGHING | {"cross_entropy", "self_distillation"}
 
 
 def changed(outputs, change):
-    """The same outputs with another tensor for each of theirs."""
+    """The same outputs with every tensor changed."""
     kinds = ({name: change(values) for name, values in kind.items()} for kind in (outputs.heads, outputs.features))
     return replace(outputs, **dict(zip(("heads", "features"), kinds, strict=True)))
 
 
 def example(name, **settings):
-    """The loss with the least that must be said."""
+    """The loss with only its required settings."""
     cls = find(Loss, name)
     return cls.model_validate({field: ["a"] for field in ("layers", "exits") if field in cls.model_fields} | settings)
 

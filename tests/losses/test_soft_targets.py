@@ -32,9 +32,9 @@ def test_worked_example(make, make_batch, run):
 def test_dense_heads_are_averaged_over_unmasked_positions(make, make_batch, run, random):
     s, t = random.randn(2, 3, 4, 6)  # (N, classes, T)
     mask = (random.rand(3, 6) > 0.5).astype(np.int64)
-    each = divergence(s, t, 4.0)  # (N, T)
-    assert run(SoftTargets(), make(s), make(t), make_batch(3)) == pytest.approx(each.mean())
-    assert run(SoftTargets(mask="m"), make(s), make(t), make_batch(3, m=mask)) == pytest.approx(each[mask == 1].mean())
+    divergences = divergence(s, t, 4.0)  # (N, T)
+    assert run(SoftTargets(), make(s), make(t), make_batch(3)) == pytest.approx(divergences.mean())
+    assert run(SoftTargets(mask="m"), make(s), make(t), make_batch(3, m=mask)) == pytest.approx(divergences[mask == 1].mean())
     with pytest.raises(RecipeError, match=r"mask: the input 'm' has shape \(N, 5\); the positions have \(N, 6\)"):
         run(SoftTargets(mask="m"), make(s), make(t), make_batch(3, m=mask[:, :5]))
 
