@@ -29,7 +29,7 @@ def softmax(rows):
 
 
 def correlation(one, other, axis):
-    one, other = (each - each.mean(axis, keepdims=True) for each in (one, other))
+    one, other = (shares - shares.mean(axis, keepdims=True) for shares in (one, other))
     return (one * other).sum(axis) / np.sqrt((one**2).sum(axis) * (other**2).sum(axis))
 
 
@@ -39,10 +39,10 @@ def kl(p, q):
 
 def dkd(s, t, classes):
     p, q, rows = softmax(t / T), softmax(s / T), np.arange(len(s))
-    pairs = [np.stack([each[rows, classes], 1 - each[rows, classes]], 1) for each in (p, q)]
+    pairs = [np.stack([shares[rows, classes], 1 - shares[rows, classes]], 1) for shares in (p, q)]
     others = np.array([[c for c in range(CLASSES) if c != label] for label in classes])
-    rest = [np.take_along_axis(each, others, 1) for each in (p, q)]
-    rest = [each / each.sum(1, keepdims=True) for each in rest]
+    rest = [np.take_along_axis(shares, others, 1) for shares in (p, q)]
+    rest = [shares / shares.sum(1, keepdims=True) for shares in rest]
     return (kl(*pairs) + 8 * kl(*rest)).mean() * T**2
 
 
@@ -72,9 +72,9 @@ def value(name, student, axis, teacher, teacher_axis, labels, **settings):
     fields = {"temperature": T} if "temperature" in find(Loss, name).model_fields else {}
     loss = find(Loss, name).model_validate(fields | settings)
     outputs = Outputs({"y": torch.tensor(student)}, class_axes={"y": axis})
-    told = {} if teacher_axis is None else {"y": teacher_axis}
+    axes = {} if teacher_axis is None else {"y": teacher_axis}
     batch = Batch({}, {"label": torch.tensor(labels)}, torch.arange(len(student)))
-    return loss(outputs, (Outputs({"y": torch.tensor(teacher)}, class_axes=told),), batch, nn.Identity()).item()
+    return loss(outputs, (Outputs({"y": torch.tensor(teacher)}, class_axes=axes),), batch, nn.Identity()).item()
 
 
 def drawn(layout):
