@@ -61,7 +61,7 @@ def outside(monkeypatch):
         ("loss: constant", "no loss depends on what is trained: constant"),
         ("model: number", "the model 'number' built int instead of a torch.nn.Module"),
         ("model: misfit", "the model 'misfit' can't take the inputs {'image': (1, 8, 8)}: "),
-        ("model: narrow", "gives heads of the sizes {'logits': 9}, and the data asks for {'logits': 10}"),
+        ("model: narrow", "gives heads logits (9), and the data asks for logits (10)"),
     ],
 )
 def test_a_broken_plugin_is_found_before_the_first_epoch(compress, outside, tmp_path, settings, message):

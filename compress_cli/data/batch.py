@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -56,14 +56,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model made of a batch."""
+    """What a model computed for a batch."""
 
-    heads: dict[str, Tensor]  # head name -> (N, size), or (N, size, ...) for dense outputs
-    features: dict[str, Tensor] = field(default_factory=dict)  # layer name -> (N, ...), only the layers asked for
+    heads: dict[str, Tensor]  # head name -> (N, ...)
+    features: dict[str, Tensor] = field(default_factory=dict)  # layer name -> (N, ...), only the requested layers
+    class_axes: dict[str, int | None] = field(default_factory=dict)
+    """Head name -> the axis of its tensor on which classes compete, None where there are none; absent where it is unknown."""
+    weights: Tensor | None = None
+    """(N,): of a teacher, the weight of its loss for each sample; they sum to 1 over teachers. None: all teachers alike."""
 
     def of(self, rows: Tensor) -> Outputs:
-        """What was made of these samples of the batch, (L,)."""
-        return Outputs(*({name: each[rows] for name, each in kind.items()} for kind in (self.heads, self.features)))
+        """The outputs for these samples of the batch, (L,)."""
+        heads, features = ({name: values[rows] for name, values in kind.items()} for kind in (self.heads, self.features))
+        return replace(self, heads=heads, features=features, weights=None if self.weights is None else self.weights[rows])
 
 
 def sent(tensor: Tensor, device: str) -> Tensor:

@@ -51,6 +51,11 @@ class Signature(BaseModel):
     inputs: dict[str, Input]
     heads: dict[str, Head]
 
+    @property
+    def class_axes(self) -> dict[str, int | None]:
+        """Head name -> the axis of a batch of its outputs on which classes compete, the samples being axis 0."""
+        return {name: None if head.class_axis is None else head.class_axis + 1 for name, head in self.heads.items()}
+
     def narrowed(self, inputs: tuple[str, ...], heads: tuple[str, ...]) -> Signature:
         """What a model takes and gives that has only these inputs and heads, in this order; all where none are named.
 

@@ -23,26 +23,26 @@ def comparable(student: Tensor, teacher: Tensor, axes: tuple[int, ...] = (2, 3, 
     alike = student.dim() == teacher.dim() and student.dim() in axes
     if not alike or (student.dim() == 3 and student.shape[1] != teacher.shape[1]):
         kinds = {2: "vectors (N, C)", 3: "tokens (N, T, C), as many on both sides,", 4: "images (N, C, H, W)"}
-        wanted = " or ".join(kinds[axis] for axis in axes)
+        accepted = " or ".join(kinds[axis] for axis in axes)
         raise RecipeError(
             f"the student's features of shape {per_sample(student)} can't be compared with the teacher's "
-            f"{per_sample(teacher)}: this loss takes {wanted}"
+            f"{per_sample(teacher)}: this loss takes {accepted}"
         )
 
 
 def projector(student: Tensor, teacher: Tensor, axes: tuple[int, ...] = (2, 3, 4)) -> nn.Module:
-    """What brings the student's width to the teacher's: a 1 x 1 convolution for images, a linear map for vectors and
-    tokens, nothing where the widths agree. RecipeError where they are not `comparable`."""
+    """Map the student's width to the teacher's: a 1 x 1 convolution for images, a linear map for vectors and tokens, the
+    identity where the widths agree. RecipeError where they are not `comparable`."""
     comparable(student, teacher, axes)
-    width, wanted = student.shape[channel_axis(student)], teacher.shape[channel_axis(teacher)]
-    if width == wanted:
+    student_width, teacher_width = student.shape[channel_axis(student)], teacher.shape[channel_axis(teacher)]
+    if student_width == teacher_width:
         return nn.Identity()
-    return nn.Conv2d(width, wanted, 1) if student.dim() == 4 else nn.Linear(width, wanted)
+    return nn.Conv2d(student_width, teacher_width, 1) if student.dim() == 4 else nn.Linear(student_width, teacher_width)
 
 
 def projectors(pairs: Iterable[tuple[Tensor, Tensor]], axes: tuple[int, ...] = (2, 3, 4)) -> nn.ModuleList:
     """One projector for each (student, teacher), in their order."""
-    return nn.ModuleList(projector(own, other, axes) for own, other in pairs)
+    return nn.ModuleList(projector(student, teacher, axes) for student, teacher in pairs)
 
 
 def same_size(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ def shrunk(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def distances(student: Tensor, teacher: Tensor, distance: Distance) -> Tensor:
-    """How far features of one shape are apart at each position: (N, H, W), (N, T) or (N,); the mean over channels of
+    """Distances between features of one shape at each position, (N, H, W), (N, T) or (N,): the mean over channels of
     squares or of absolute values, or 1 - cosine."""
     axis = channel_axis(student)
     if distance == "cosine":
@@ -71,6 +71,13 @@ def distances(student: Tensor, teacher: Tensor, distance: Distance) -> Tensor:
     return difference.square().mean(axis) if distance == "mse" else difference.abs().mean(axis)
 
 
+def first_token(features: Tensor) -> Tensor:
+    """(N, T, C) -> (N, C): the state of position 0; RecipeError for other features."""
+    if features.dim() != 3:
+        raise RecipeError(f"the first token is read from features (N, T, C); these have shape {per_sample(features)}")
+    return features[:, 0]
+
+
 def per_sample(tensor: Tensor) -> str:
-    """The shape as an error says it: (N, C, H, W) with N for the samples."""
+    """The shape in an error message: (N, C, H, W) with N for the samples."""
     return "(" + ", ".join(["N", *map(str, tensor.shape[1:])]) + ")"

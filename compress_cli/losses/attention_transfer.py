@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from typing import ClassVar
+
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.data.batch import Batch, Outputs
-from compress_cli.losses import Layers, Loss, average, matched, unmasked
+from compress_cli.losses import Layers, Loss, matched, over_teachers, unmasked
 from compress_cli.losses._projection import channel_axis, comparable, same_size
 
 
@@ -20,6 +21,8 @@ class AttentionTransfer(Loss):
     over layers, averaged over teachers. Widths may differ; images are averaged down to the smaller size.
     """
 
+    weighs_samples: ClassVar[bool] = True
+
     layers: Layers = Field(
         min_length=1, description="what is compared: layer names, positions such as -2, or {student: ..., teacher: ...}"
     )
@@ -29,16 +32,17 @@ class AttentionTransfer(Loss):
     )
 
     def adapter(self, student: Outputs, teacher: tuple[Outputs, ...], samples: int) -> nn.Module:
-        for own, other in matched(student, teacher, self.layers):
-            comparable(own, other, axes=(3, 4))
+        for pair in matched(student, teacher, self.layers):
+            comparable(*pair, axes=(3, 4))
         return nn.Identity()
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         pairs = [same_size(*pair) for pair in matched(student, teacher, self.layers, batch, self.mask)]
-        terms = [(self._map(own) - self._map(other)).square() for own, other in pairs]
-        return torch.stack([average(each, unmasked(batch, self.mask, each)) for each in terms]).sum() / len(teacher)
+        terms = [(self._map(s) - self._map(t)).square() for s, t in pairs]
+        counts = [unmasked(batch, self.mask, term) for term in terms]
+        return over_teachers(terms, counts, teacher)
 
     def _map(self, features: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, H, W), (N, T, C) -> (N, T)."""
-        found = features.abs().pow(self.power).sum(channel_axis(features))
-        return functional.normalize(found.flatten(1), dim=1).view_as(found)
+        attention = features.abs().pow(self.power).sum(channel_axis(features))
+        return functional.normalize(attention.flatten(1), dim=1).view_as(attention)

@@ -1,4 +1,4 @@
-"""Contrast with every sample seen so far."""
+"""Contrast with a memory of all samples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Crd(Loss):
 
     Both networks' flattened features are mapped to length 1 in `size` dimensions by trained linear maps. For student f and
     remembered teacher g: h = u / (u + negatives/M), u = exp(f'g / temperature) / Z, M samples, and the loss is
-    -log h(own) - sum over negatives of log(1 - h), plus the same with the sides changed, averaged over samples. Z is M
+    -log h(same sample) - sum over negatives of log(1 - h), plus the same with the sides changed, averaged over samples. Z is M
     times the mean of exp in the first batch (Wu et al. 2018, arXiv:1805.01978). Negatives are drawn by torch's generator.
     Afterwards the memory of the batch moves to momentum * old + (1 - momentum) * new, of length 1. Averaged over teachers.
     """
@@ -44,15 +44,13 @@ class Crd(Loss):
 
     def adapter(self, student: Outputs, teacher: tuple[Outputs, ...], samples: int) -> nn.Module:
         pairs = matched(student, teacher, self.layers)
-        return nn.ModuleList(
-            _Contrast(own.flatten(1).shape[1], other.flatten(1).shape[1], self.size, samples) for own, other in pairs
-        )
+        return nn.ModuleList(_Contrast(s.flatten(1).shape[1], t.flatten(1).shape[1], self.size, samples) for s, t in pairs)
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         assert isinstance(adapter, nn.ModuleList)
         classes = labels(batch, self.target, batch.index) if self.other == "class" else batch.index
         pairs = zip(adapter, matched(student, teacher, self.layers, batch, self.mask), strict=True)
-        terms = [self._contrast(memory, own, other, batch.index, classes) for memory, (own, other) in pairs]
+        terms = [self._contrast(contrast, s, t, batch.index, classes) for contrast, (s, t) in pairs]
         return torch.stack(terms).sum() / len(teacher)
 
     def _contrast(self, contrast: nn.Module, student: Tensor, teacher: Tensor, index: Tensor, classes: Tensor) -> Tensor:
@@ -60,32 +58,35 @@ class Crd(Loss):
         f, g = contrast(student, teacher)  # (N, size) each
         rows = contrast.rows_of(index)
         drawn = torch.randint(len(contrast.student), (len(rows), self.negatives), device=rows.device)
-        strange = drawn != rows[:, None]
+        negative = drawn != rows[:, None]
         if self.other == "class":
-            strange &= contrast.labels[drawn] != classes[:, None]
+            negative &= contrast.labels[drawn] != classes[:, None]
         terms = [
-            self._discriminate(own, memory.clone(), normaliser, rows, drawn, strange)  # the memory changes before backward
-            for own, memory, normaliser in ((f, contrast.teacher, contrast.log_z[0]), (g, contrast.student, contrast.log_z[1]))
+            # the memory changes before backward
+            self._discriminate(embedding, memory.clone(), log_z, rows, drawn, negative)
+            for embedding, memory, log_z in ((f, contrast.teacher, contrast.log_z[0]), (g, contrast.student, contrast.log_z[1]))
         ]
         contrast.remember(rows, f.detach(), g.detach(), classes, self.momentum)
         return terms[0] + terms[1]
 
-    def _discriminate(self, own: Tensor, memory: Tensor, log_z: Tensor, rows: Tensor, drawn: Tensor, strange: Tensor) -> Tensor:
+    def _discriminate(
+        self, embedding: Tensor, memory: Tensor, log_z: Tensor, rows: Tensor, drawn: Tensor, negative: Tensor
+    ) -> Tensor:
         """Noise-contrastive estimation of (N, size) against a memory (M, size) -> ()."""
-        logits = own @ memory.T / self.temperature  # (N, M): cheaper than gathering (N, negatives, size)
-        positive, negative = logits.gather(1, rows[:, None])[:, 0], logits.gather(1, drawn)
+        logits = embedding @ memory.T / self.temperature  # (N, M): cheaper than gathering (N, negatives, size)
+        same, others = logits.gather(1, rows[:, None])[:, 0], logits.gather(1, drawn)
         with torch.no_grad():
-            seen = torch.cat([positive[:, None], negative], 1)
-            log_mean = seen.flatten().logsumexp(0) - math.log(seen.numel())  # exp of 1/temperature may be past float32
+            pairs = torch.cat([same[:, None], others], 1)
+            log_mean = pairs.flatten().logsumexp(0) - math.log(pairs.numel())  # exp of 1/temperature may be past float32
             log_z.copy_(torch.where(log_z.isnan(), log_mean + math.log(len(memory)), log_z))
         noise = log_z + math.log(self.negatives / len(memory))
-        told = functional.softplus(negative - noise) * strange  # -log(1 - h)
-        others = told.sum(1) * self.negatives / strange.sum(1).clamp(min=1)  # as many negatives for every sample
-        return (functional.softplus(noise - positive) + others).mean()
+        from_noise = functional.softplus(others - noise) * negative  # -log(1 - h)
+        noises = from_noise.sum(1) * self.negatives / negative.sum(1).clamp(min=1)  # as many negatives for every sample
+        return (functional.softplus(noise - same) + noises).mean()
 
 
 class _Contrast(nn.Module):
-    """The two maps, and what they last made of every sample."""
+    """The two maps, and a memory of their latest embedding of every sample."""
 
     student: Tensor
     teacher: Tensor
@@ -112,13 +113,13 @@ class _Contrast(nn.Module):
 
     @torch.no_grad()
     def rows_of(self, index: Tensor) -> Tensor:
-        """(N,) sample ids -> (N,) rows of the memory; an id not met before takes the next free row.
+        """(N,) sample ids -> (N,) rows of the memory; a new id takes the next free row.
 
-        Without a look at the values, which would wait for the device. Past the last row, rows are shared.
+        It never reads a value, which would wait for the device. Past the last row, rows are shared.
         """
-        places = torch.searchsorted(self.ids, index).clamp(max=len(self.ids) - 1)
-        again = (index[:, None] == index[None, :]).tril(-1).any(1)  # twice in this batch
-        new = (self.ids[places] != index) & ~again
+        positions = torch.searchsorted(self.ids, index).clamp(max=len(self.ids) - 1)
+        repeated = (index[:, None] == index[None, :]).tril(-1).any(1)  # twice in this batch
+        new = (self.ids[positions] != index) & ~repeated
         fresh = (self.used + new.cumsum(0) - 1) % len(self.ids)
         ids, order = torch.cat([self.ids, torch.where(new, index, UNKNOWN)]).sort(stable=True)
         rows = torch.cat([self.rows, fresh])[order]
@@ -129,7 +130,7 @@ class _Contrast(nn.Module):
 
     @torch.no_grad()
     def remember(self, rows: Tensor, student: Tensor, teacher: Tensor, labels: Tensor, momentum: float) -> None:
-        """Move the rows of a batch towards what its samples are now, (N, size) each."""
-        for memory, now in ((self.student, student), (self.teacher, teacher)):
-            memory[rows] = functional.normalize(momentum * memory[rows] + (1 - momentum) * now, dim=1)
+        """Move the rows of a batch towards its samples' embeddings, (N, size) each."""
+        for memory, embedding in ((self.student, student), (self.teacher, teacher)):
+            memory[rows] = functional.normalize(momentum * memory[rows] + (1 - momentum) * embedding, dim=1)
         self.labels[rows] = labels

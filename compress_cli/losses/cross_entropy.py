@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.data.batch import Batch, Outputs
-from compress_cli.losses import Loss, chosen, label_entropy, labels
+from compress_cli.losses import Loss, label_entropy, labels, logits_of
 
 
 class CrossEntropy(Loss):
@@ -20,18 +20,18 @@ class CrossEntropy(Loss):
     else costs 0. A head of one value is the logit of a yes, and its labels are 0 and 1.
     """
 
-    taught: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = False
 
     head: str = Field("", description="the head it trains; default: the only one")
     target: str = Field("", description="the target that holds the labels; default: the only one")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the label spread evenly over all classes")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        logits = chosen(student.heads, self.head, "head")
+        logits = logits_of(student, self.head, self.type)  # (N, classes, ...)
+        classes = labels(batch, self.target, logits[:, 0])
         if logits.shape[1] > 1:
-            return label_entropy(logits, labels(batch, self.target, logits[:, 0]), self.label_smoothing)
-        given = labels(batch, self.target, logits[:, 0]).flatten()
-        kept = given != -100
-        yes = given[kept].float() * (1 - self.label_smoothing) + self.label_smoothing / 2
-        found = functional.binary_cross_entropy_with_logits(logits.flatten()[kept], yes)
-        return torch.where(kept.any(), found, 0)  # a mean over none is NaN
+            return label_entropy(logits, classes, self.label_smoothing)
+        labelled = classes != -100
+        yes = classes[labelled].float() * (1 - self.label_smoothing) + self.label_smoothing / 2
+        entropy = functional.binary_cross_entropy_with_logits(logits[:, 0][labelled], yes)
+        return torch.where(labelled.any(), entropy, 0)  # a mean over none is NaN

@@ -24,25 +24,25 @@ class Dist(Loss):
     gamma: float = Field(2.0, ge=0, description="factor of the relation within a class")
     temperature: float = Field(4.0, gt=0, description="softens both sides; the paper's 4 is for CIFAR-100, 1 for ImageNet")
     standardise: bool = Field(
-        False, description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024)"
+        False,
+        description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024); from 3 classes on",
     )
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others, kept = paired(student, teacher, batch, self.head, self.mask, self.standardise)
-        kept = kept.flatten()[:, None]
-        p = functional.softmax(several_classes(own, self.type) / self.temperature, 1)
-        terms = [
-            self._relation(p, functional.softmax(several_classes(each, self.type) / self.temperature, 1), kept)
-            for each in others
-        ]
+        student_logits, teacher_logits, counts = paired(self, student, teacher, batch, standardise=self.standardise)
+        p, *others = (
+            functional.softmax(several_classes(logits, self.type) / self.temperature, 1)
+            for logits in (student_logits, *teacher_logits)
+        )
+        terms = [self._relation(p, q, counts.flatten()[:, None]) for q in others]
         return torch.stack(terms).mean() * self.temperature**2
 
-    def _relation(self, student: Tensor, teacher: Tensor, kept: Tensor) -> Tensor:
+    def _relation(self, student: Tensor, teacher: Tensor, counts: Tensor) -> Tensor:
         """Probabilities (positions, classes), ones and zeros (positions, 1) -> ()."""
-        count = kept.sum().clamp(min=1)
-        s, t = (each - each.mean(1, keepdim=True) for each in (student, teacher))
-        inter = ((1 - functional.cosine_similarity(s, t, dim=1)) * kept[:, 0]).sum() / count
-        s, t = ((each - (each * kept).sum(0) / count) * kept for each in (student, teacher))
+        total = counts.sum().clamp(min=1)
+        s, t = (shares - shares.mean(1, keepdim=True) for shares in (student, teacher))
+        inter = ((1 - functional.cosine_similarity(s, t, dim=1)) * counts[:, 0]).sum() / total
+        s, t = ((shares - (shares * counts).sum(0) / total) * counts for shares in (student, teacher))
         intra = (1 - functional.cosine_similarity(s, t, dim=0)).mean()
         return self.beta * inter + self.gamma * intra

@@ -1,6 +1,8 @@
-"""Soft targets, taken apart."""
+"""Soft targets, split into the target class and the others."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -8,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.data.batch import Batch, Outputs
-from compress_cli.losses import Loss, average, labels, paired, several_classes
+from compress_cli.errors import RecipeError
+from compress_cli.losses import Loss, labels, over_teachers, paired
 
 
 class Dkd(Loss):
@@ -19,13 +22,16 @@ class Dkd(Loss):
     -100 is left out. With alpha = 1 and beta = 1 - p of the teacher this would be `soft_targets`.
     """
 
+    weighs_samples: ClassVar[bool] = True
+
     head: str = Field("", description="the head that is compared; default: the only one")
     target: str = Field("", description="the target that holds the labels; default: the only one")
     alpha: float = Field(1.0, ge=0, description="factor of the target class")
     beta: float = Field(8.0, ge=0, description="factor of the other classes; the paper's 1 to 10 by how sure the teacher is")
     temperature: float = Field(4.0, gt=0, description="softens both sides")
     standardise: bool = Field(
-        False, description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024)"
+        False,
+        description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024); from 3 classes on",
     )
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
@@ -33,16 +39,18 @@ class Dkd(Loss):
         return True
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others, kept = paired(student, teacher, batch, self.head, self.mask, self.standardise)
-        given = labels(batch, self.target, kept).flatten()
-        kept, classes = kept.flatten() * (given != -100), given.clamp(min=0)
-        s = several_classes(own, self.type) / self.temperature
-        terms = [self._divergence(s, several_classes(each, self.type) / self.temperature, classes) for each in others]
-        return torch.stack([average(each, kept) for each in terms]).mean() * self.temperature**2
+        student_logits, teacher_logits, counts = paired(self, student, teacher, batch, standardise=self.standardise)
+        if student_logits.shape[1] == 1:
+            raise RecipeError("the loss 'dkd' needs a head of two classes or more; this one gives 1 value")
+        classes = labels(batch, self.target, counts)
+        counts, classes = counts * (classes != -100), classes.clamp(min=0)
+        s = student_logits / self.temperature
+        divergences = [self._divergence(s, logits / self.temperature, classes) for logits in teacher_logits]
+        return over_teachers(divergences, [counts] * len(teacher), teacher) * self.temperature**2
 
     def _divergence(self, student: Tensor, teacher: Tensor, classes: Tensor) -> Tensor:
-        """(positions, classes), (positions,) -> (positions,)."""
-        (s_margin, s_rest), (t_margin, t_rest) = _apart(student, classes), _apart(teacher, classes)
+        """(N, classes, ...), (N, ...) -> (N, ...)."""
+        (s_margin, s_rest), (t_margin, t_rest) = _split(student, classes), _split(teacher, classes)
         yes = functional.logsigmoid(t_margin) - functional.logsigmoid(s_margin)
         no = functional.logsigmoid(-t_margin) - functional.logsigmoid(-s_margin)
         target_class = t_margin.sigmoid() * yes + (-t_margin).sigmoid() * no
@@ -50,8 +58,9 @@ class Dkd(Loss):
         return self.alpha * target_class + self.beta * other_classes
 
 
-def _apart(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """The logit of "the target, not the rest" (positions,), and log-probabilities of the rest (positions, classes - 1)."""
-    places = torch.arange(logits.shape[1] - 1, device=logits.device)
-    rest = logits.gather(1, places + (places >= classes[:, None]))  # every class but the label
-    return logits.gather(1, classes[:, None])[:, 0] - rest.logsumexp(1), functional.log_softmax(rest, 1)
+def _split(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """The logit of "the target, not the rest" (N, ...), and log-probabilities of the rest (N, classes - 1, ...)."""
+    classes = classes[:, None]  # (N, 1, ...)
+    numbers = torch.arange(logits.shape[1] - 1, device=logits.device).view(1, -1, *[1] * (logits.dim() - 2))
+    rest = logits.gather(1, numbers + (numbers >= classes))  # every class but the label
+    return logits.gather(1, classes)[:, 0] - rest.logsumexp(1), functional.log_softmax(rest, 1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from typing import ClassVar
+
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.data.batch import Batch, Outputs
-from compress_cli.losses import Loss, average, paired
+from compress_cli.losses import Loss, over_teachers, paired
 
 
 class HardLabels(Loss):
@@ -18,12 +19,15 @@ class HardLabels(Loss):
     where it is above 0.
     """
 
+    weighs_samples: ClassVar[bool] = True
+
     head: str = Field("", description="the head that is compared; default: the only one")
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others, kept = paired(student, teacher, batch, self.head, self.mask)
-        return torch.stack([average(_entropy(own, each), kept) for each in others]).mean()
+        student_logits, teacher_logits, counts = paired(self, student, teacher, batch)
+        entropies = [_entropy(student_logits, logits) for logits in teacher_logits]
+        return over_teachers(entropies, [counts] * len(teacher), teacher)
 
 
 def _entropy(student: Tensor, teacher: Tensor) -> Tensor:

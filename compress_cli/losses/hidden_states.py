@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from typing import ClassVar
+
 from pydantic import Field
 from torch import Tensor, nn
 
 from compress_cli.data.batch import Batch, Outputs
-from compress_cli.losses import Layers, Loss, average, matched, unmasked
+from compress_cli.losses import Layers, Loss, matched, over_teachers, unmasked
 from compress_cli.losses._projection import Distance, distances, projectors
 
 
@@ -18,6 +19,8 @@ class HiddenStates(Loss):
     over tokens that are not masked, summed over layers, averaged over teachers. A linear projector is trained where
     widths differ.
     """
+
+    weighs_samples: ClassVar[bool] = True
 
     layers: Layers = Field(
         min_length=1, description="what is compared: layer names, positions such as -2, or {student: ..., teacher: ...}"
@@ -31,5 +34,6 @@ class HiddenStates(Loss):
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         assert isinstance(adapter, nn.ModuleList)
         pairs = zip(adapter, matched(student, teacher, self.layers, batch, self.mask), strict=True)
-        terms = [distances(project(own), other, self.distance) for project, (own, other) in pairs]
-        return torch.stack([average(each, unmasked(batch, self.mask, each)) for each in terms]).sum() / len(teacher)
+        terms = [distances(project(s), t, self.distance) for project, (s, t) in pairs]
+        counts = [unmasked(batch, self.mask, term) for term in terms]
+        return over_teachers(terms, counts, teacher)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from typing import ClassVar
+
 from pydantic import Field
 from torch import Tensor, nn
 
 from compress_cli.data.batch import Batch, Outputs
-from compress_cli.losses import Loss, average, paired
+from compress_cli.losses import Loss, over_teachers, paired
 
 
 class LogitMse(Loss):
@@ -16,12 +17,18 @@ class LogitMse(Loss):
     Averaged over samples, classes, positions and teachers; right for regression heads as well.
     """
 
+    weighs_samples: ClassVar[bool] = True
+
     head: str = Field("", description="the head that is compared; default: the only one")
     standardise: bool = Field(
-        False, description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024)"
+        False,
+        description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024); from 3 classes on",
     )
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others, kept = paired(student, teacher, batch, self.head, self.mask, self.standardise)
-        return torch.stack([average((own - each).square().mean(1), kept) for each in others]).mean()
+        student_values, teacher_values, counts = paired(
+            self, student, teacher, batch, classes=False, standardise=self.standardise
+        )
+        squares = [(student_values - values).square().mean(1) for values in teacher_values]
+        return over_teachers(squares, [counts] * len(teacher), teacher)

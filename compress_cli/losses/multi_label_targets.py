@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from typing import ClassVar
+
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.data.batch import Batch, Outputs
-from compress_cli.losses import Loss, average, paired
+from compress_cli.losses import Loss, over_teachers, paired
 
 
 class MultiLabelTargets(Loss):
@@ -18,17 +19,20 @@ class MultiLabelTargets(Loss):
     positions and teachers.
     """
 
+    weighs_samples: ClassVar[bool] = True
+
     head: str = Field("", description="the head that is compared; default: the only one")
     temperature: float = Field(4.0, gt=0, description="softens both sides")
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others, kept = paired(student, teacher, batch, self.head, self.mask)
-        divergences = [_divergence(each / self.temperature, own / self.temperature).sum(1) for each in others]
-        return torch.stack([average(each, kept) for each in divergences]).mean() * self.temperature**2
+        student_logits, teacher_logits, counts = paired(self, student, teacher, batch, classes=False)
+        divergences = [_divergence(logits / self.temperature, student_logits / self.temperature) for logits in teacher_logits]
+        return over_teachers(divergences, [counts] * len(teacher), teacher) * self.temperature**2
 
 
 def _divergence(teacher: Tensor, student: Tensor) -> Tensor:
+    """(N, labels, ...) -> (N, ...)."""
     yes = functional.logsigmoid(teacher) - functional.logsigmoid(student)
     no = functional.logsigmoid(-teacher) - functional.logsigmoid(-student)
-    return teacher.sigmoid() * yes + (-teacher).sigmoid() * no
+    return (teacher.sigmoid() * yes + (-teacher).sigmoid() * no).sum(1)

@@ -28,13 +28,13 @@ class Pkt(Loss):
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         pairs = matched(student, teacher, self.layers, batch, self.mask)
-        picks = [(_neighbours(own), _neighbours(other)) for own, other in pairs]
-        terms = [(t * (t.clamp(min=1e-7).log() - s.clamp(min=1e-7).log())).sum(1).mean() for s, t in picks]
+        probabilities = [(_neighbours(s), _neighbours(t)) for s, t in pairs]
+        terms = [(t * (t.clamp(min=1e-7).log() - s.clamp(min=1e-7).log())).sum(1).mean() for s, t in probabilities]
         return torch.stack(terms).sum() / len(teacher)
 
 
 def _neighbours(features: Tensor) -> Tensor:
     """(N, ...) -> (N, N), rows sum to 1, zero on the diagonal."""
-    each = unit(features.flatten(1))
-    kernel = (each @ each.T + 1) / 2 * off_diagonal(len(each), each)
+    units = unit(features.flatten(1))
+    kernel = (units @ units.T + 1) / 2 * off_diagonal(len(units), units)
     return kernel / kernel.sum(1, keepdim=True).clamp(min=1e-7)

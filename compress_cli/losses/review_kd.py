@@ -39,15 +39,15 @@ class ReviewKd(Loss):
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         assert isinstance(adapter, nn.ModuleList)
         terms = [
-            _context(fused, wanted)
+            _context(fused, image)
             for review, pairs in zip(adapter, self._levels(student, teacher), strict=True)
-            for fused, (_, wanted) in zip(review(pairs), pairs, strict=True)
+            for fused, (_, image) in zip(review(pairs), pairs, strict=True)
         ]
         return torch.stack(terms).sum() / len(teacher)
 
     def _levels(self, student: Outputs, teacher: tuple[Outputs, ...]) -> Iterator[list[tuple[Tensor, Tensor]]]:
         """For each teacher the (student, teacher) images, shallow to deep."""
-        pairs = [(_image(own), _image(other)) for own, other in matched(student, teacher, self.layers)]
+        pairs = [(_image(s), _image(t)) for s, t in matched(student, teacher, self.layers)]
         for start in range(0, len(pairs), len(self.layers)):
             yield pairs[start : start + len(self.layers)]
 
@@ -60,33 +60,33 @@ class _Review(nn.Module):
         inner = min(WIDEST, pairs[-1][0].shape[1])
         last = len(pairs) - 1
         self.fusions = nn.ModuleList(
-            _Fusion(own.shape[1], inner, other.shape[1], fuses=place < last) for place, (own, other) in enumerate(pairs)
+            _Fusion(s.shape[1], inner, t.shape[1], fuses=level < last) for level, (s, t) in enumerate(pairs)
         )
 
     def forward(self, pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """Fused features of the teacher's shapes, shallow to deep."""
         fused, deeper = [], None
-        for fusion, (own, other) in zip(reversed(self.fusions), reversed(pairs), strict=True):
-            made, deeper = fusion(own, deeper, other.shape[2:])
-            fused.append(made)
+        for fusion, (s, t) in zip(reversed(self.fusions), reversed(pairs), strict=True):
+            image, deeper = fusion(s, deeper, t.shape[2:])
+            fused.append(image)
         return fused[::-1]
 
 
 class _Fusion(nn.Module):
-    """Attention-based fusion (section 3.3): a map for each of the two decides what to take from where."""
+    """Attention-based fusion (section 3.3): an attention map for each of two levels weighs their sum."""
 
-    def __init__(self, width: int, inner: int, wanted: int, fuses: bool):
+    def __init__(self, width: int, inner: int, teacher_width: int, fuses: bool):
         super().__init__()
         self.enter = nn.Sequential(nn.Conv2d(width, inner, 1, bias=False), _Norm(inner))
         self.attention = nn.Sequential(nn.Conv2d(2 * inner, 2, 1), nn.Sigmoid()) if fuses else None
-        self.leave = nn.Sequential(nn.Conv2d(inner, wanted, 3, padding=1, bias=False), _Norm(wanted))
+        self.leave = nn.Sequential(nn.Conv2d(inner, teacher_width, 3, padding=1, bias=False), _Norm(teacher_width))
         for convolution in (self.enter[0], self.leave[0]):
             assert isinstance(convolution, nn.Conv2d)
             nn.init.kaiming_uniform_(convolution.weight, a=1)  # as the paper's code
 
-    def forward(self, own: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
-        """(N, width, h, w), (N, inner, ...) -> (N, wanted, *size) to compare, (N, inner, *size) for the next level."""
-        x = self.enter(own)
+    def forward(self, student: Tensor, deeper: Tensor | None, size: torch.Size) -> tuple[Tensor, Tensor]:
+        """(N, width, h, w), (N, inner, ...) -> (N, teacher_width, *size) to compare, (N, inner, *size) for the next level."""
+        x = self.enter(student)
         if self.attention is not None and deeper is not None:
             deeper = functional.interpolate(deeper, x.shape[2:])
             maps = self.attention(torch.cat([x, deeper], 1))  # (N, 2, h, w)
@@ -96,7 +96,7 @@ class _Fusion(nn.Module):
 
 
 class _Norm(nn.BatchNorm2d):
-    """Batch normalisation that goes by what it has seen where a batch holds one value a channel, and so no deviation."""
+    """Batch normalisation by its running statistics where a batch has one value a channel, which has no deviation."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() > x.shape[1]:

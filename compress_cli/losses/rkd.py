@@ -51,9 +51,9 @@ def _between(features: Tensor) -> Tensor:
 
 def _distances(between: Tensor) -> Tensor:
     """(N, N), relative to the mean over pairs of different samples."""
-    found: Tensor = torch.linalg.vector_norm(between, dim=2)
-    mean = found.sum() / off_diagonal(len(found), found).sum().clamp(min=1)
-    return found / mean.clamp(min=1e-12)
+    distances: Tensor = torch.linalg.vector_norm(between, dim=2)
+    mean = distances.sum() / off_diagonal(len(distances), distances).sum().clamp(min=1)
+    return distances / mean.clamp(min=1e-12)
 
 
 def _angles(between: Tensor) -> Tensor:

@@ -11,25 +11,25 @@ from torch.nn import functional
 
 from compress_cli.data.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
-from compress_cli.losses import Layer, Loss, chosen, label_entropy, labels, several_classes, unmasked, visible
+from compress_cli.losses import Layer, Loss, label_entropy, labels, logits_of, several_classes, unmasked, visible
 from compress_cli.losses._projection import channel_axis, per_sample
 from compress_cli.settings import Many
 
 
 class SelfDistillation(Loss):
-    """Put small classifiers behind early layers and teach them what the last one says (Zhang et al. 2019, arXiv:1905.08094).
+    """Put classifiers behind early layers that learn the last one's probabilities (Zhang et al. 2019, arXiv:1905.08094).
 
     CE(last, label) + sum over exits of (1 - alpha) * CE(exit, label) + alpha * T^2 * KL(softmax(last/T) || softmax(exit/T)),
     with no gradient to the last classifier from the exits' divergence, averaged over samples. The exits (3 x 3 convolution,
-    ReLU, mean over unmasked positions, linear) are trained along and dropped at the end: the network stays as it is. The
+    ReLU, mean over unmasked positions, linear) are trained with the network and dropped at the end. The
     paper's third term, on features, is left out. Needs no other teacher: it is a loss for `train` too. A label of -100 is
     left out.
     """
 
-    taught: ClassVar[bool] = False
+    needs_teacher: ClassVar[bool] = False
 
     exits: Many[Layer] = Field(min_length=1, description="layers that get a classifier: names, or positions such as 2")
-    alpha: float = Field(0.3, ge=0, le=1, description="weight of what the last classifier says against the label")
+    alpha: float = Field(0.3, ge=0, le=1, description="weight of the last classifier's probabilities against the label")
     temperature: float = Field(3.0, gt=0, description="softens both sides")
     head: str = Field("", description="the head that teaches; default: the only one")
     target: str = Field("", description="the target that holds the labels; default: the only one")
@@ -50,20 +50,20 @@ class SelfDistillation(Loss):
         classes = labels(batch, self.target, last[:, 0])
         log_p = functional.log_softmax(last.detach() / self.temperature, 1)
         terms = [label_entropy(last, classes)]
-        for place, layer in enumerate(self.exits):
-            early = adapter[place](student.features[layer], batch, self.mask)
+        for exit_, layer in zip(adapter, self.exits, strict=True):
+            early = exit_(student.features[layer], batch, self.mask)
             log_q = functional.log_softmax(early / self.temperature, 1)
             divergence = functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True) * self.temperature**2
             terms.append((1 - self.alpha) * label_entropy(early, classes) + self.alpha * divergence)
         return torch.stack(terms).sum()
 
     def _last(self, student: Outputs) -> Tensor:
-        found = chosen(student.heads, self.head, "head")
-        if found.dim() > 2:
+        logits = logits_of(student, self.head, self.type)
+        if logits.dim() > 2:
             raise RecipeError(
-                f"self_distillation needs a head (N, classes), one answer a sample; this one is {per_sample(found)}"
+                f"self_distillation needs a head (N, classes), one answer a sample; this one is {per_sample(logits)}"
             )
-        return several_classes(found, self.type)
+        return several_classes(logits, self.type)
 
 
 class _Exit(nn.Module):
@@ -78,7 +78,7 @@ class _Exit(nn.Module):
         """(N, C, H, W), (N, T, C) or (N, C) -> (N, classes)."""
         x = functional.relu(self.conv(visible(features, batch, mask))).movedim(self.axis, -1)
         if x.dim() > 2:
-            kept = unmasked(batch, mask, x[..., 0]).flatten(1)[:, :, None]  # (N, positions, 1)
-            x = (x.flatten(1, -2) * kept).sum(1) / kept.sum(1).clamp(min=1)
+            counts = unmasked(batch, mask, x[..., 0]).flatten(1)[:, :, None]  # (N, positions, 1)
+            x = (x.flatten(1, -2) * counts).sum(1) / counts.sum(1).clamp(min=1)
         logits: Tensor = self.fc(x)
         return logits

@@ -1,4 +1,4 @@
-"""Which samples of a batch are alike."""
+"""Similarity of the samples of a batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SimilarityPreserving(Loss):
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         pairs = matched(student, teacher, self.layers, batch, self.mask)
-        terms = [functional.mse_loss(_similarity(own), _similarity(other)) for own, other in pairs]
+        terms = [functional.mse_loss(_similarity(s), _similarity(t)) for s, t in pairs]
         return torch.stack(terms).sum() / len(teacher)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from typing import ClassVar
+
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.data.batch import Batch, Outputs
-from compress_cli.losses import Loss, average, paired
+from compress_cli.losses import Loss, over_teachers, paired
 
 
 class SoftCrossEntropy(Loss):
@@ -18,17 +19,20 @@ class SoftCrossEntropy(Loss):
     teachers. Its gradient is that of `soft_targets`; its value keeps the teacher's own entropy. Needs no true labels.
     """
 
+    weighs_samples: ClassVar[bool] = True
+
     head: str = Field("", description="the head that is compared; default: the only one")
     temperature: float = Field(1.0, gt=0, description="softens both sides")
     standardise: bool = Field(
-        False, description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024)"
+        False,
+        description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024); from 3 classes on",
     )
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others, kept = paired(student, teacher, batch, self.head, self.mask, self.standardise)
-        entropies = [_entropy(own / self.temperature, each / self.temperature) for each in others]
-        return torch.stack([average(each, kept) for each in entropies]).mean() * self.temperature**2
+        student_logits, teacher_logits, counts = paired(self, student, teacher, batch, standardise=self.standardise)
+        entropies = [_entropy(student_logits / self.temperature, logits / self.temperature) for logits in teacher_logits]
+        return over_teachers(entropies, [counts] * len(teacher), teacher) * self.temperature**2
 
 
 def _entropy(student: Tensor, teacher: Tensor) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.data.batch import Batch, Outputs
-from compress_cli.losses import Loss, average, paired
+from compress_cli.losses import Loss, over_teachers, paired
 
 
 class SoftTargets(Loss):
@@ -18,19 +20,22 @@ class SoftTargets(Loss):
     over teachers. For a head of one value the probabilities are those of a yes and a no.
     """
 
+    weighs_samples: ClassVar[bool] = True
+
     head: str = Field("", description="the head that is compared; default: the only one")
     temperature: float = Field(4.0, gt=0, description="softens both sides; higher shows more of the wrong classes")
     standardise: bool = Field(
-        False, description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024)"
+        False,
+        description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024); from 3 classes on",
     )
     mask: str = Field("", description="input of shape (N, ...) that is 0 at positions to leave out; default: none are")
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        own, others, kept = paired(student, teacher, batch, self.head, self.mask, self.standardise)
-        log_q = _log_probabilities(own / self.temperature)
-        divergences = [_divergence(_log_probabilities(each / self.temperature), log_q) for each in others]
+        student_logits, teacher_logits, counts = paired(self, student, teacher, batch, standardise=self.standardise)
+        log_q = _log_probabilities(student_logits / self.temperature)
+        divergences = [_divergence(_log_probabilities(logits / self.temperature), log_q) for logits in teacher_logits]
         # T^2 keeps the gradient's size independent of T (section 2)
-        return torch.stack([average(each, kept) for each in divergences]).mean() * self.temperature**2
+        return over_teachers(divergences, [counts] * len(teacher), teacher) * self.temperature**2
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:

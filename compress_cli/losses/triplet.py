@@ -1,4 +1,4 @@
-"""Neighbours nearer than strangers."""
+"""Positive pairs nearer than negative ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.data.batch import Batch, Outputs
-from compress_cli.losses import Layers, Loss, relations
+from compress_cli.losses import Layers, Loss, labels, matched, visible
+from compress_cli.losses._relations import Relations, by_label, by_teacher
 
 
 class Triplet(Loss):
@@ -18,14 +19,14 @@ class Triplet(Loss):
 
     max(0, margin + d(anchor, positive) - d(anchor, negative)) on the student's own Euclidean distances of flattened
     features of length 1, averaged over triplets; 0 where the batch has none. Summed over layers, and averaged over
-    teachers where they say what belongs together.
+    teachers where their neighbours belong together.
     """
 
     layers: Layers = Field(
-        min_length=1, description="the student's layers, and the teacher's where it says what belongs together"
+        min_length=1, description="the student's layers, and the teacher's where its neighbours belong together"
     )
     by: Literal["label", "teacher"] = Field(
-        "teacher", description="what belongs together: one label, or the teacher's neighbours"
+        "teacher", description="what belongs together: samples of one class, or the teacher's neighbours"
     )
     neighbours: int = Field(1, ge=1, description="most similar samples (cosine) that belong with a sample, by the teacher")
     negatives: Literal["hardest", "all"] = Field("hardest", description="the nearest sample that does not belong, or every one")
@@ -41,18 +42,25 @@ class Triplet(Loss):
     def reads_labels(self) -> bool:
         return self.by == "label"
 
-    def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
-        rounds = len(teacher) if self.by == "teacher" else 1
-        found = relations(student, teacher, batch, self.layers, self.by, self.neighbours, self.target, self.mask)
-        return torch.stack([self._triplets(*each) for each in found]).sum() / rounds
+    def reads_teacher(self) -> bool:
+        return self.by == "teacher"
 
-    def _triplets(self, distances: Tensor, together: Tensor, apart: Tensor) -> Tensor:
-        """Distances (N, N) and who belongs with whom -> ()."""
+    def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
+        if self.by == "label":
+            classes = labels(batch, self.target, batch.index)
+            features = [visible(student.features[pair.student], batch, self.mask) for pair in self.layers]
+            return torch.stack([self._triplets(by_label(layer, classes)) for layer in features]).sum()
+        pairs = matched(student, teacher, self.layers, batch, self.mask)
+        return torch.stack([self._triplets(by_teacher(s, t, self.neighbours)) for s, t in pairs]).sum() / len(teacher)
+
+    def _triplets(self, relations: Relations) -> Tensor:
+        """The mean over all triplets that count, shape ()."""
+        distances, positive, negative = relations
         if self.negatives == "hardest":
-            hardest = distances.masked_fill(~apart, torch.inf).min(1, keepdim=True)
+            hardest = distances.masked_fill(~negative, torch.inf).min(1, keepdim=True)
             violations = self.margin + distances - distances.gather(1, hardest.indices)  # (N, N): anchor, positive
-            valid = together & apart.any(1, keepdim=True)
+            valid = positive & negative.any(1, keepdim=True)
         else:
             violations = self.margin + distances[:, :, None] - distances[:, None, :]  # (N, N, N): anchor, positive, negative
-            valid = together[:, :, None] & apart[:, None, :]
+            valid = positive[:, :, None] & negative[:, None, :]
         return (functional.relu(violations) * valid).sum() / valid.sum().clamp(min=1)

@@ -7,7 +7,7 @@ settings and the prepared graph's state, and is rebuilt by preparing again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,10 +205,24 @@ def _prove(network: Network, name: str) -> None:
             raise  # from a plugin's own line, which says more
         shapes = {key: each.shape for key, each in signature.inputs.items()}
         raise StageError(f"the model '{name}' can't take the inputs {shapes}: {_first(error)}") from error
-    wanted = {key: each.size for key, each in signature.heads.items()}
-    found = {key: each.shape[-1] if isinstance(each, Tensor) else type(each).__name__ for key, each in given.items()}
-    if found != wanted:
-        raise StageError(f"the model '{name}' gives heads of the sizes {found}, and the data asks for {wanted}")
+    expected = {head: described.shape for head, described in signature.heads.items()}
+    strange = [head for head, values in given.items() if not isinstance(values, Tensor)]
+    if strange:
+        raise StageError(f"the model '{name}' gives a {type(given[strange[0]]).__name__} as head '{strange[0]}', not a tensor")
+    shapes = {head: tuple(values.shape[1:]) for head, values in given.items()}
+    if shapes.keys() != expected.keys() or not all(_fits(shapes[head], expected[head]) for head in expected):
+        raise StageError(
+            f"the model '{name}' gives heads {_shapes(shapes)}, and the data asks for {_shapes(expected)}, per sample"
+        )
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(length in (None, size) for size, length in zip(shape, expected, strict=True))
+
+
+def _shapes(heads: Mapping[str, tuple[int | None, ...]]) -> str:
+    """`logits (10)`, `mask (3 x any x any)`."""
+    return ", ".join(f"{name} ({' x '.join(str(size or 'any') for size in shape)})" for name, shape in heads.items())
 
 
 def _fill(spec: Input, samples: int) -> Tensor:

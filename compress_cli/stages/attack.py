@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -12,11 +13,11 @@ from torch import Tensor, nn
 
 from compress_cli.context import Context
 from compress_cli.data import samples
-from compress_cli.data.batch import Batch, Outputs, from_arrays
+from compress_cli.data.batch import Batch, from_arrays
 from compress_cli.data.datasets import Split, SplitName
 from compress_cli.errors import RecipeError
 from compress_cli.measurement import measure
-from compress_cli.networks import restore
+from compress_cli.networks import features, restore
 from compress_cli.progress import Progress
 from compress_cli.settings import Many
 from compress_cli.stages import Role, Stage
@@ -97,7 +98,7 @@ class Attack(Stage):
             batch = from_arrays(part.inputs, part.targets, part.index).to(context.device)
 
             def loss(inputs: dict[str, Tensor], batch: Batch = batch) -> Tensor:
-                made = Outputs(network(*(inputs[name] for name in names)))
+                made = features.outputs(network, signature, replace(batch, inputs=inputs), (), {})
                 return torch.stack([each(made, (), batch, nn.Identity()) for each in hard]).sum()
 
             inputs = batch.inputs

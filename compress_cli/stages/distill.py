@@ -1,4 +1,4 @@
-"""TrainingConfig a student on what its teacher says."""
+"""Training a student on its teacher's outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compress_cli.data.datasets import Dataset
 from compress_cli.distillation import ensemble
 from compress_cli.distillation.combinations import Combination
 from compress_cli.distillation.combinations.mean import Mean
-from compress_cli.distillation.ensemble import Ensemble, assemble, layers_of
+from compress_cli.distillation.ensemble import Ensemble, assemble, layers_of, unweighable
 from compress_cli.distillation.teachers import teacher_for
 from compress_cli.errors import RecipeError
 from compress_cli.losses import Layers, Loss
@@ -25,12 +25,12 @@ from compress_cli.progress import Progress
 from compress_cli.settings import Many, NotInKey, NotInKeyAtDefault, suggest
 from compress_cli.stages import Role, Stage
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
-from compress_cli.training import loop
+from compress_cli.training import loader, loop
 from compress_cli.training.config import TrainingConfig
 
 
-def _listed(given: object) -> object:
-    return (given,) if isinstance(given, str) else given
+def _listed(names: object) -> object:
+    return (names,) if isinstance(names, str) else names
 
 
 Names = Annotated[Many[str], BeforeValidator(_listed, json_schema_input_type=str | list[str])]
@@ -39,15 +39,17 @@ Names = Annotated[Many[str], BeforeValidator(_listed, json_schema_input_type=str
 class Distill(Stage):
     """Train a student to agree with its teacher, or with several (Hinton et al. 2015, arXiv:1503.02531).
 
-    Teachers may be checkpoints, quantised programs, any ONNX file or a table of stored outputs; of the last two only the
-    outputs can be learnt from.
+    Teachers may be checkpoints, quantised programs, any ONNX file or a table of stored outputs; an ONNX file has outputs
+    only, and so has a table made elsewhere.
     """
 
     consumes: ClassVar[dict[str, Role]] = {
         "teacher": Role((Checkpoint, Program, OnnxModel, Table), many=True),
         "start": Role((Checkpoint,), previous=False, optional=True),
     }
-    shared: ClassVar[dict[str, int]] = {"training": loop.VERSION, "features": features.VERSION}
+    shared: ClassVar[dict[str, int]] = {
+        "training": loop.VERSION, "loader": loader.VERSION, "features": features.VERSION
+    }  # fmt: skip
     long: ClassVar[bool] = True
 
     teacher: Names = Field((), description="the stage to learn from, or a list of several; default: the stage before")
@@ -61,15 +63,17 @@ class Distill(Stage):
     losses: Many[Loss] = Field(
         (SoftTargets(weight=0.9, temperature=4.0), CrossEntropy(weight=0.1)),
         min_length=1,
-        description="what is made small, each with its weight",
+        description="the losses that are minimised, each with its weight",
     )
     combine: Combination = Field(
-        Mean(), description="how several teachers become one, for losses on outputs that name none; those on features take each"
+        Mean(),
+        description="how losses that name no teacher learn from several: mean, weighted, learned and confidence_mixture mix "
+        "outputs into one teacher; confidence weighs each teacher's losses",
     )
     training: TrainingConfig = Field(description="how to train")
     transfer: Dataset | None = Field(
         None,
-        description="learn from the teacher's answers to the training samples of this dataset, without labels, instead of the "
+        description="learn from the teacher's outputs for the training samples of this dataset, without labels, instead of the "
         "recipe's; val stays the recipe's",
     )
     join: Annotated[bool, NotInKeyAtDefault()] = Field(
@@ -80,49 +84,57 @@ class Distill(Stage):
     )
     teacher_cache: bool = Field(
         False,
-        description="run the teacher once over the data (in each of training.views) and read back what it said: the same "
+        description="run the teacher once over the data (in each of training.views) and read its stored outputs: the same "
         "numbers, sooner, at the price of disk space",
     )
     control: Annotated[bool, NotInKey()] = Field(
         False,
         description="also train the same student on the recipe's true labels alone, for as many steps: with transfer data its "
-        "samples come more often or less; the report says what the teacher, and these data, were worth",
+        "samples come more often or less; the report says what the teacher, and these data, gained",
     )
 
     @field_validator("losses")
     @classmethod
     def _something_weighs(cls, value: tuple[Loss, ...]) -> tuple[Loss, ...]:
-        if not sum(each.weight for each in value):
+        if not sum(loss.weight for loss in value):
             raise ValueError("the weights are all 0: nothing would be learnt")
         return value
 
     @model_validator(mode="after")
     def _known_teachers(self) -> Distill:
         if len(set(self.teacher)) < len(self.teacher):
-            raise ValueError("teacher: one stands twice; give it a larger weight with `combine: {type: weighted, ...}`")
+            raise ValueError("teacher: one is named twice; give it a larger weight with `combine: {type: weighted, ...}`")
         if len(self.teacher) > 1:
             self.combine.fits(len(self.teacher))
-        named = [each.teacher for each in self.losses if each.teacher and each.teacher not in self.teacher]
-        if named:
-            listed = f"; {suggest(named[0], list(self.teacher))}" if self.teacher else "; name the teacher of the stage too"
-            raise ValueError(f"losses: a loss learns from '{named[0]}', which is no teacher of this stage{listed}")
+        unknown = [loss.teacher for loss in self.losses if loss.teacher and loss.teacher not in self.teacher]
+        if unknown:
+            remedy = f"; {suggest(unknown[0], list(self.teacher))}" if self.teacher else "; name the teacher of the stage too"
+            raise ValueError(f"losses: a loss learns from '{unknown[0]}', which is no teacher of this stage{remedy}")
+        return self
+
+    @model_validator(mode="after")
+    def _losses_that_can_be_weighed(self) -> Distill:
+        combined = [loss for loss in self.losses if loss.weight and loss.reads_teacher() and not loss.teacher]
+        relations = [loss for loss in combined if not loss.weighs_samples]
+        if relations and len(self.teacher) > 1 and self.combine.weighs_losses:
+            raise ValueError(unweighable(self.combine, relations[0]))
         return self
 
     @model_validator(mode="after")
     def _labels_from_the_teacher(self) -> Distill:
-        by_label = [each.type for each in self.losses if each.reads_labels() and each.weight]
+        by_label = [loss.type for loss in self.losses if loss.reads_labels() and loss.weight]
         if self.join and not self.transfer:
             raise ValueError("join: there is nothing to join; name data without labels in transfer")
-        if self.join and len(by_label) == sum(each.weight > 0 for each in self.losses):
+        if self.join and len(by_label) == sum(loss.weight > 0 for loss in self.losses):
             raise ValueError(
-                f"join: '{by_label[0]}' reads labels, and nothing would be learnt from samples without; add a loss on what the "
-                "teacher says, such as soft_targets"
+                f"join: '{by_label[0]}' reads labels, and nothing would be learnt from samples without; add a loss on the "
+                "teacher's outputs, such as soft_targets"
             )
         if self.transfer and by_label and not self.join:
             raise ValueError(
                 f"transfer: its samples have no labels, and '{by_label[0]}' needs them; set join: true to learn from the "
-                "recipe's training samples too, or set losses to what the teacher alone can say, such as [soft_targets], or "
-                "[hard_labels] for its decisions"
+                "recipe's training samples too, or set losses to those on the teacher's outputs alone, such as "
+                "[soft_targets], or [hard_labels] for its decisions"
             )
         return self
 
@@ -130,7 +142,7 @@ class Distill(Stage):
     def _views_to_keep(self) -> Distill:
         if self.teacher_cache and self.training.augment and self.training.views is None:
             raise ValueError(
-                "teacher_cache: augment changes the samples anew every epoch, and no table could hold what the teacher says; "
+                "teacher_cache: augment changes the samples anew every epoch, and no table could hold the teacher's outputs; "
                 "set training.views, such as 8, or leave one of the two out"
             )
         return self
@@ -138,8 +150,8 @@ class Distill(Stage):
     @model_validator(mode="after")
     def _one_student(self) -> Distill:
         if (self.model is None) == (self.start is None):
-            given = "not both" if self.model else "none is given"
-            raise ValueError(f"name a model as the student, or in start a stage whose checkpoint it is: {given}")
+            problem = "not both" if self.model else "neither is named"
+            raise ValueError(f"name a model as the student, or in start a stage whose checkpoint it is: {problem}")
         if self.start and (self.inputs or self.heads):
             raise ValueError("inputs and heads are those of a fresh model; what 'start' names has its own")
         return self
@@ -153,22 +165,22 @@ class Distill(Stage):
                     "file, which shows only its outputs; use a loss on outputs such as soft_targets, or a checkpoint as teacher"
                 )
         if self.initialise and not issubclass(kinds["teacher"][0], Checkpoint | Program):
-            raise RecipeError("initialise: takes layers of the first teacher, which has none to take; name a checkpoint first")
+            raise RecipeError("initialise: copies layers of the first teacher, which has none to copy; name a checkpoint first")
         return Checkpoint
 
     def needs(self) -> dict[str, Stage]:
-        """A table of each teacher's outputs, where they are to be kept."""
+        """A table of each teacher's outputs, where they are stored."""
         if not self.teacher_cache:
             return {}
         augment = self.training.augment
-        kept = {
+        settings = {
             "transfer": self.transfer,
             "join": self.join,
             "augment": augment,
             "views": self.training.views if augment and self.training.views else 1,
         }
         return {
-            role: _stage("teacher_table", teacher=name or None, layers=layers_of(name, self.losses), **kept)
+            role: _stage("teacher_table", teacher=name or None, layers=layers_of(name, self.losses), **settings)
             for name, role in self._tables().items()
         }
 
@@ -181,31 +193,32 @@ class Distill(Stage):
         """The undistilled control: same student, schedule, steps and seeds, the task's loss on true labels."""
         if not self.control:
             return {}
-        own = {name: getattr(self, name) for name in ("model", "inputs", "heads", "start", "training")}
+        settings = {name: getattr(self, name) for name in ("model", "inputs", "heads", "start", "training")}
         length = {"transfer": self.transfer, "join": self.join} if self.transfer else None
-        return {"control": _stage("train", **own, as_long_as=length)}
+        return {"control": _stage("train", **settings, as_long_as=length)}
 
     def run(self, context: Context) -> dict[str, Any]:
         context = replace(context, transfer=self.transfer, join=self.join)
-        teachers = assemble(self._sources(context), self.losses, context.index(), context.device, self.combine)
+        class_axes = context.dataset.signature().class_axes
+        teachers = assemble(self._sources(context), self.losses, context.index(), context.device, self.combine, class_axes)
         restored = loop.begin(self.model, context, self.inputs, self.heads)
         if self.initialise:
-            pairs = ((each.teacher, each.student) for each in self.initialise)
+            pairs = ((pair.teacher, pair.student) for pair in self.initialise)
             restore.copy_layers(restore.checkpoint(context.inputs["teacher"][0]).network, restored.network, pairs)
-        notes = [] if context.limit else self._doubts(context, teachers)
+        notes = [] if context.limit else self._weak_teachers(context, teachers)
         facts = loop.fit(restored.network, self.losses, self.training, context, teachers)
         restore.save(restored, context.output)
         notes += facts.pop("notes", [])
         return {**facts, "notes": notes} if notes else facts
 
-    def _doubts(self, context: Context, teachers: Ensemble) -> list[str]:
-        """What is to be said of teachers that do worse on val than who guesses; a table knows nothing of val."""
+    def _weak_teachers(self, context: Context, teachers: Ensemble) -> list[str]:
+        """Warnings about teachers below chance on val; a table has no outputs for val."""
         val, notes = context.split("val"), []
         for name, source in zip(self._names(), context.inputs["teacher"], strict=True):
             if not len(val) or isinstance(source, Table):
                 continue
-            asked = teacher_for(source).open(source, (), context.device) if self.teacher_cache else teachers.teachers[name]
-            scored = ensemble.score(asked, val, context.task, context.device)
+            teacher = teacher_for(source).open(source, (), context.device) if self.teacher_cache else teachers.teachers[name]
+            scored = ensemble.score(teacher, val, context.task, context.device)
             if scored is None:
                 continue
             task, value = scored
@@ -213,13 +226,13 @@ class Distill(Stage):
             if chance is not None and (value < chance if task.better == "higher" else value > chance):
                 who = f"the teacher '{name}'" if name else "the teacher"
                 figure = f"{task.primary} {value:.3g} on val, where guessing has {chance:.3g}"
-                notes.append(f"{who} has {figure}: what it teaches is noise")
+                notes.append(f"{who} has {figure}: the student learns from noise")
         for note in notes:
             context.log(Progress("train", 0, 1, note=note))
         return notes
 
     def _names(self) -> tuple[str, ...]:
-        """Of the teachers; the stage before has none."""
+        """Names of the teachers; the stage before has none."""
         return self.teacher or ("",)
 
     def _tables(self) -> dict[str, str]:
@@ -227,13 +240,13 @@ class Distill(Stage):
         return {name: f"{name}_table".removeprefix("_") for name in self._names()}
 
     def _sources(self, context: Context) -> dict[str, Artifact]:
-        """What speaks for each teacher: itself, or the table of what it said."""
+        """Each teacher's artifact: its model, or the table of its outputs."""
         if not self.teacher_cache:
             return dict(zip(self._names(), context.inputs["teacher"], strict=True))
         return {name: context.inputs[role][0] for name, role in self._tables().items()}
 
 
 def _stage(name: str, **settings: Any) -> Stage:
-    made = find(Stage, name)(**settings)
-    assert isinstance(made, Stage)
-    return made
+    stage = find(Stage, name)(**settings)
+    assert isinstance(stage, Stage)
+    return stage

@@ -167,7 +167,9 @@ def _take_outputs(path: Path, target: Path) -> dict[str, Any]:
     if wrong:
         raise DataError(f"{path}: the array '{wrong[0]}' should hold real numbers (N, classes), none NaN or infinite")
     heads: dict[tuple[table.Kind, str], np.ndarray] = {("heads", name): each.astype(np.float32) for name, each in held.items()}
-    table.Writer(target, index.astype(np.int64), len(index), 1, heads).close()
+    writer = table.Writer(target, index.astype(np.int64), len(index), 1, heads, class_axes={})
+    writer.write(heads)
+    writer.close()
     return {"file": path.name, "samples": len(index), "heads": {name: each.shape[1] for name, each in held.items()}}
 
 

@@ -13,12 +13,12 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from compress_cli.context import Context
-from compress_cli.data.batch import Outputs, from_arrays
+from compress_cli.data.batch import from_arrays
 from compress_cli.distillation.ensemble import Ensemble, assemble
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.losses import Loss
 from compress_cli.losses.soft_targets import SoftTargets
-from compress_cli.networks import restore
+from compress_cli.networks import features, restore
 from compress_cli.networks.edits.narrow import Narrow
 from compress_cli.progress import Progress
 from compress_cli.pruning import channels, dependency_graph, widths
@@ -236,7 +236,7 @@ def _scores(criterion: Criterion, groups: Sequence[Group], restored: restore.Res
     for rows in batches:
         part = split.take(rows)
         batch = from_arrays(part.inputs, part.targets, part.index)
-        outputs = Outputs(network(*(batch.inputs[name] for name in restored.signature.inputs)))
+        outputs = features.outputs(network, restored.signature, batch, (), {})
         loss = torch.stack([each(outputs, (), batch, nn.Identity()) for each in losses]).sum()
         given = torch.autograd.grad(loss, list(body.values()), materialize_grads=True)
         gradients = dict(zip(body, given, strict=True))

@@ -1,4 +1,4 @@
-"""How alike two models see."""
+"""Similarity of the layers of two models."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from compress_cli.store.artifact import Artifact, Checkpoint, Table
 class Similarity(Stage):
     """Compare layers of two checkpoints by linear centred kernel alignment (Kornblith et al. 2019, arXiv:1905.00414).
 
-    1 where one layer's features are a rotation and scaling of the other's, near 0 where they have nothing in common;
-    widths may differ.
+    1 where one layer's features are a rotation and scaling of the other's, near 0 where they are unrelated; widths may
+    differ.
     """
 
     consumes: ClassVar[dict[str, Role]] = {
@@ -38,7 +38,9 @@ class Similarity(Stage):
     start: str | None = Field(None, description="the stage whose checkpoint is compared; default: the one before")
     teacher: str | None = Field(None, description="the stage whose checkpoint it is compared with")
     layers: Many[str] = Field(min_length=1, description="layers, by name or position among the outermost")
-    teacher_layers: Many[str] = Field((), description="the teacher's layers beside them, in order; default: the same names")
+    teacher_layers: Many[str] = Field(
+        (), description="the teacher's layers to compare with, in the same order; default: the same names"
+    )
     samples: int = Field(512, ge=2, le=4096, description="test samples, drawn by seed and sample id")
     batch: int = Field(64, ge=1, description="samples that run at once")
 
@@ -53,21 +55,21 @@ class Similarity(Stage):
 
     def run(self, context: Context) -> dict[str, Any]:
         split = samples.drawn(context.split("test", self.batch), self.samples, context.seed)
-        theirs = self.teacher_layers or self.layers
-        ours, taught = (
+        teacher_layers = self.teacher_layers or self.layers
+        start, teacher = (
             _features(context.inputs[role][0], tuple(dict.fromkeys(layers)), split, self.batch)
-            for role, layers in (("start", self.layers), ("teacher", theirs))
+            for role, layers in (("start", self.layers), ("teacher", teacher_layers))
         )
         lines = []
-        for done, (layer, other) in enumerate(zip(self.layers, theirs, strict=True)):
-            name = layer if layer == other else f"{layer} ~ {other}"
-            lines.append(Line(name=name, cells=[linear_cka(ours[layer], taught[other])]))
-            context.log(Progress("similarity", done + 1, len(self.layers)))
+        for done, (layer, teacher_layer) in enumerate(zip(self.layers, teacher_layers, strict=True), 1):
+            name = layer if layer == teacher_layer else f"{layer} ~ {teacher_layer}"
+            lines.append(Line(name=name, cells=[linear_cka(start[layer], teacher[teacher_layer])]))
+            context.log(Progress("similarity", done, len(self.layers)))
         Findings(
             title=f"Similarity to {context.inputs['teacher'][0].manifest.stage.get('name') or 'the teacher'}, layer by layer",
             about=f"Linear CKA of the layers' outputs on {len(split)} test samples (Kornblith et al. 2019): 1 where they are "
-            "rotations of each other, near 0 where they have nothing in common. More values a sample than samples make it "
-            "larger.",
+            "rotations of each other, near 0 where they are unrelated. It is biased upwards where a layer has more values than "
+            "there are samples.",
             side="PyTorch",
             what="layer",
             columns=["cka"],
@@ -78,28 +80,28 @@ class Similarity(Stage):
 
 def linear_cka(x: np.ndarray, y: np.ndarray) -> float:
     """Of features (N, p) and (N, q) of the same samples; StageError where one never varies."""
-    left, right = (_gram(each) for each in (x, y))
+    left, right = _gram(x), _gram(y)
     size = float(np.linalg.norm(left) * np.linalg.norm(right))
     if size == 0:
-        raise StageError("a layer gives the same for every sample: it has no similarity to anything")
+        raise StageError("a layer's features are the same for every sample: its similarity is undefined")
     return float((left * right).sum() / size)
 
 
 def _gram(features: np.ndarray) -> np.ndarray:
     """(N, N) inner products of the samples' features, each feature centred."""
-    wide = features.astype(np.float64)
-    wide -= wide.mean(axis=0)
-    return np.asarray(wide @ wide.T)
+    centred = features.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    return np.asarray(centred @ centred.T)
 
 
 def _features(artifact: Artifact, layers: tuple[str, ...], split: Split, batch: int) -> dict[str, np.ndarray]:
     """Layer -> (N, values a sample)."""
     restored = restore.checkpoint(artifact)
-    parts: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
+    chunks: dict[str, list[np.ndarray]] = {layer: [] for layer in layers}
     with torch.no_grad(), features.observe(restored.network, layers) as seen:
         for part in samples.parts(split, batch):
-            given = from_arrays(part.inputs, {}, part.index)
-            found = features.outputs(restored.network, restored.signature, given, layers, seen).features
+            inputs = from_arrays(part.inputs, {}, part.index)
+            outputs = features.outputs(restored.network, restored.signature, inputs, layers, seen)
             for layer in layers:
-                parts[layer].append(found[layer].flatten(1).numpy())
-    return {layer: np.concatenate(each) for layer, each in parts.items()}
+                chunks[layer].append(outputs.features[layer].flatten(1).numpy())
+    return {layer: np.concatenate(arrays) for layer, arrays in chunks.items()}

@@ -1,4 +1,4 @@
-"""TrainingConfig on true labels."""
+"""Training on true labels."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from compress_cli.networks.models import Model
 from compress_cli.settings import Many, NotInKeyAtDefault, Settings
 from compress_cli.stages import Role, Stage
 from compress_cli.store.artifact import Artifact, Checkpoint
-from compress_cli.training import loop
+from compress_cli.training import loader, loop
 from compress_cli.training.config import TrainingConfig
 from compress_cli.training.objective import hard_losses
 
 
 class Length(Settings):
-    """How many samples an epoch shows: as many as a distill stage has, whatever there is being shown again and again."""
+    """The number of samples in an epoch: as many as a distill stage has; the recipe's samples are repeated as needed."""
 
     transfer: Dataset = Field(description="its transfer data")
     join: bool = Field(False, description="whether it joins the recipe's training samples with them")
@@ -32,15 +32,17 @@ class Train(Stage):
     """Train a fresh model, or train an earlier stage's checkpoint further, on the true labels."""
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint,), previous=False, optional=True)}
-    shared: ClassVar[dict[str, int]] = {"training": loop.VERSION, "features": features.VERSION}
+    shared: ClassVar[dict[str, int]] = {
+        "training": loop.VERSION, "loader": loader.VERSION, "features": features.VERSION
+    }  # fmt: skip
     long: ClassVar[bool] = True
 
     model: Model | None = Field(None, description="the architecture, with fresh weights")
     inputs: Many[str] = Field((), description="of the dataset's inputs, those that the model takes; default: all")
     heads: Many[str] = Field((), description="of the heads that the dataset asks for, those that the model has; default: all")
     start: str | None = Field(None, description="instead of a model: the stage whose checkpoint is trained further")
-    loss: Loss | None = Field(None, description="what is made small; default: the task's loss on true labels")
-    task: Task | None = Field(None, description="what this model is trained and judged for; default: the recipe's task")
+    loss: Loss | None = Field(None, description="the loss that is minimised; default: the task's loss on true labels")
+    task: Task | None = Field(None, description="what this model is trained and measured for; default: the recipe's task")
     training: TrainingConfig = Field(description="how to train")
     as_long_as: Annotated[Length | None, NotInKeyAtDefault()] = Field(
         None, description="take as many steps as a distill stage with this transfer data; so does its control"
@@ -49,8 +51,8 @@ class Train(Stage):
     @model_validator(mode="after")
     def _one_beginning(self) -> Train:
         if (self.model is None) == (self.start is None):
-            given = "not both" if self.model else "none is given"
-            raise ValueError(f"name a model for fresh weights, or in start a stage to go on from: {given}")
+            problem = "not both" if self.model else "neither is named"
+            raise ValueError(f"name a model for fresh weights, or in start a stage whose checkpoint is trained on: {problem}")
         if self.start and (self.inputs or self.heads):
             raise ValueError("inputs and heads are those of a fresh model; what 'start' names has its own")
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,9 @@ class Objective:
         with torch.no_grad(), self.observed() as seen:
             student, mixer = self._student(first, seen), self.teachers.adapter().to(self.device)
             teachers = self.teachers.outputs(first, mixer)
-        made = [each.adapter(student, teachers.of(each), labelled if each.reads_labels() else samples) for each in self.losses]
+        made = [
+            each.adapter(student, teachers.for_loss(each), labelled if each.reads_labels() else samples) for each in self.losses
+        ]
         self.adapters = nn.ModuleList([*made, mixer]).to(self.device)
 
     def __call__(self, part: Batch, seen: dict[str, Tensor], epochs: float, known: float) -> Tensor:
@@ -68,7 +71,7 @@ class Objective:
         teachers, student = self.teachers.outputs(part, mixer), self._student(part, seen)
         terms = []
         for each, adapter in zip(self.losses, adapters, strict=True):
-            shown, share = teachers.shown(each, student), known if each.reads_labels() else 1.0
+            shown, share = teachers.arguments(each, student), known if each.reads_labels() else 1.0
             if shown:
                 terms.append(each.weight * each.factor(epochs) * share * one_number(each, each(*shown, adapter)))
         total, mixing = torch.stack(terms).sum() if terms else torch.zeros(()), teachers.loss()
@@ -81,7 +84,7 @@ class Objective:
         given = Batch(placed(given.inputs, self.precision), given.targets, given.index)
         with computing(self.precision, self.device):
             made = outputs(self.network, self.network.signature, given, self.layers, seen)
-        return Outputs(_float(made.heads), _float(made.features))
+        return replace(made, heads=_float(made.heads), features=_float(made.features))
 
 
 def _float(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

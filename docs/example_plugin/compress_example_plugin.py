@@ -48,7 +48,7 @@ class Perceptron(Model):
 class Margin(Loss):
     """Multi-class hinge loss (Crammer & Singer 2001, JMLR 2:265)."""
 
-    taught: ClassVar[bool] = False  # it reads the labels, and needs no teacher
+    needs_teacher: ClassVar[bool] = False  # it learns from labels alone
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         (logits,) = student.heads.values()

@@ -1,4 +1,4 @@
-"""Several teachers: who says what to which loss."""
+"""Several teachers: which of their outputs each loss learns from."""
 
 import pytest
 import torch
@@ -21,94 +21,99 @@ def loss(name="soft_targets", **settings):
     return Loss.model_validate({"type": name, **settings})
 
 
-def lesson(combine="mean", **teachers):
-    made = Ensemble(teachers, Combination.model_validate(combine))
-    return made.outputs(BATCH, made.adapter())
+def outputs_of(combine="mean", **teachers):
+    ensemble = Ensemble(teachers, Combination.model_validate(combine))
+    return ensemble.outputs(BATCH, ensemble.adapter())
 
 
-def test_a_loss_on_outputs_hears_all_as_one():
-    (heard,) = lesson(a=teacher(), b=teacher(value=OTHER)).of(loss())
-    assert heard.heads["y"].tolist() == [[2, 3], [2, 5]]
-    weighted = lesson({"type": "weighted", "weights": [1.0, 3.0]}, a=teacher(), b=teacher(value=OTHER))
-    assert weighted.of(loss())[0].heads["y"].tolist() == [[2.5, 4.5], [1, 6.5]]
+def test_a_loss_on_outputs_learns_from_one_mixed_teacher():
+    (mixed,) = outputs_of(a=teacher(), b=teacher(value=OTHER)).for_loss(loss())
+    assert mixed.heads["y"].tolist() == [[2, 3], [2, 5]]
+    weighted = outputs_of({"type": "weighted", "weights": [1.0, 3.0]}, a=teacher(), b=teacher(value=OTHER))
+    assert weighted.for_loss(loss())[0].heads["y"].tolist() == [[2.5, 4.5], [1, 6.5]]
 
 
 def test_shares_of_each_sample_weigh_its_own_row():
-    made = lesson("confidence", a=teacher(), b=teacher(value=OTHER))
-    shares = made.combination.shares(torch.stack([ONE, OTHER]), BATCH, made.adapter)
+    outputs = outputs_of("confidence_mixture", a=teacher(), b=teacher(value=OTHER))
+    shares = outputs.combination.shares(torch.stack([ONE, OTHER]), BATCH, outputs.adapter)
     expected = torch.stack([shares[0, n] * ONE[n] + shares[1, n] * OTHER[n] for n in range(2)])
-    torch.testing.assert_close(made.of(loss())[0].heads["y"], expected)
+    torch.testing.assert_close(outputs.for_loss(loss())[0].heads["y"], expected)
 
 
-def test_a_loss_hears_the_teacher_it_names():
-    made = lesson(a=teacher(), b=teacher(value=OTHER))
-    (heard,) = made.of(loss(teacher="b"))
-    assert heard.heads["y"] is OTHER
+def test_a_loss_learns_from_the_teacher_it_names():
+    outputs = outputs_of(a=teacher(), b=teacher(value=OTHER))
+    (named,) = outputs.for_loss(loss(teacher="b"))
+    assert named.heads["y"] is OTHER
     with pytest.raises(RecipeError, match="there is no teacher 'c' here"):
-        made.of(loss(teacher="c"))
+        outputs.for_loss(loss(teacher="c"))
 
 
-def test_a_loss_on_features_hears_each_in_turn():
-    made = lesson(a=teacher(x=ONE), b=teacher(x=OTHER))
-    heard = made.of(loss("hints", layers=["x"]))
-    assert heard[0].features["x"] is ONE
-    assert heard[1].features["x"] is OTHER
+def test_a_loss_on_features_learns_from_each_in_turn():
+    outputs = outputs_of(a=teacher(x=ONE), b=teacher(x=OTHER))
+    first, second = outputs.for_loss(loss("hints", layers=["x"]))
+    assert first.features["x"] is ONE
+    assert second.features["x"] is OTHER
+    assert first.weights is None
 
 
-def test_one_teacher_is_heard_as_it_is():
-    (heard,) = lesson("confidence", a=teacher()).of(loss())
-    assert heard.heads["y"] is ONE
+@pytest.mark.parametrize("combine", ["confidence", "confidence_mixture", "mean"])
+def test_one_teacher_is_learnt_from_as_it_is(combine):
+    (only,) = outputs_of(combine, a=teacher()).for_loss(loss())
+    assert only.heads["y"] is ONE
+    assert only.weights is None
 
 
 def test_only_the_weights_of_the_combination_take_its_gradient():
-    made = lesson("learned", a=teacher(), b=teacher(value=OTHER))
-    (heard,) = made.of(loss())
-    assert not heard.heads["y"].requires_grad
-    made.loss().backward()
-    assert made.adapter.weights.grad.abs().sum() > 0
-    assert lesson("mean", a=teacher(), b=teacher()).loss() is None
+    outputs = outputs_of("learned", a=teacher(), b=teacher(value=OTHER))
+    (mixed,) = outputs.for_loss(loss())
+    assert not mixed.heads["y"].requires_grad
+    outputs.loss().backward()
+    assert outputs.adapter.weights.grad.abs().sum() > 0
+    assert outputs_of("mean", a=teacher(), b=teacher()).loss() is None
 
 
-def test_teachers_of_other_heads_are_heard_through_their_own_names():
+@pytest.mark.parametrize("combine", ["mean", "confidence"])
+def test_teachers_with_different_heads_keep_each_their_own(combine):
     """Several tasks: each loss names its head, or its teacher where the heads are called the same."""
-    made = lesson(a=teacher("cat"), b=teacher("dog", OTHER))
-    (heard,) = made.of(loss(head="dog"))
-    assert heard.heads["cat"].equal(ONE)
-    assert heard.heads["dog"].equal(OTHER)
+    outputs = outputs_of(combine, a=teacher("cat"), b=teacher("dog", OTHER))
+    (learnt,) = outputs.for_loss(loss(head="dog"))
+    assert learnt.heads["dog"].equal(OTHER)
+    assert outputs.for_loss(loss(head="cat"))[0].heads["cat"].equal(ONE)
+    assert learnt.weights is None
 
 
 def test_heads_that_can_not_be_combined_are_refused():
-    made = lesson(a=teacher(), b=teacher(value=torch.zeros(2, 5)))
+    outputs = outputs_of(a=teacher(), b=teacher(value=torch.zeros(2, 5)))
     with pytest.raises(
         RecipeError, match=r"other numbers of values in the head 'y' \(2 from 'a', 5 from 'b'\).*field `teacher`"
     ):
-        made.of(loss())
-    assert made.of(loss(teacher="b"))[0].heads["y"].shape == (2, 5)
-    some = lesson(a=teacher(), b=teacher(), c=teacher("z"))
-    with pytest.raises(RecipeError, match="the head 'y' is given by a and b only"):
-        some.of(loss(head="y"))
+        outputs.for_loss(loss())
+    assert outputs.for_loss(loss(teacher="b"))[0].heads["y"].shape == (2, 5)
+    some = outputs_of(a=teacher(), b=teacher(), c=teacher("z"))
+    with pytest.raises(RecipeError, match="only a and b have the head 'y'"):
+        some.for_loss(loss(head="y"))
 
 
-def test_a_loss_that_reads_labels_is_shown_the_samples_that_have_them():
-    made = Ensemble({"a": teacher(x=OTHER)})
+def test_a_loss_that_reads_labels_gets_the_samples_that_have_them():
+    ensemble = Ensemble({"a": teacher(x=OTHER)})
     some = Batch({"i": ONE}, {}, torch.tensor([-1, 7]), labels=Labels(torch.tensor([1]), {"label": torch.tensor([3])}))
-    spoken = made.outputs(some, made.adapter())
-    assert spoken.shown(loss(), Outputs({"y": ONE})) == (Outputs({"y": ONE}), spoken.of(loss()), some)
-    student, (heard,), batch = spoken.shown(loss("dkd"), Outputs({"y": OTHER}))
+    outputs = ensemble.outputs(some, ensemble.adapter())
+    assert outputs.arguments(loss(), Outputs({"y": ONE})) == (Outputs({"y": ONE}), outputs.for_loss(loss()), some)
+    student, (learnt,), batch = outputs.arguments(loss("dkd"), Outputs({"y": OTHER}))
     assert student.heads["y"].tolist() == [[0, 8]]
-    assert (heard.heads["y"].tolist(), heard.features["x"].tolist()) == ([[4, 2]], [[0, 8]])
+    assert (learnt.heads["y"].tolist(), learnt.features["x"].tolist()) == ([[4, 2]], [[0, 8]])
     assert (batch.index.tolist(), batch.targets["label"].tolist(), batch.inputs["i"].tolist()) == ([7], [3], [[4, 2]])
     none = Batch({}, {}, torch.tensor([-1, -2]), labels=Labels(torch.tensor([], dtype=torch.int64), {}))
-    assert made.outputs(none, made.adapter()).shown(loss("dkd"), Outputs({"y": ONE})) is None
-    assert made.outputs(BATCH, made.adapter()).shown(loss("dkd"), Outputs({"y": ONE}))[2] is BATCH
+    assert ensemble.outputs(none, ensemble.adapter()).arguments(loss("dkd"), Outputs({"y": ONE})) is None
+    assert ensemble.outputs(BATCH, ensemble.adapter()).arguments(loss("dkd"), Outputs({"y": ONE}))[2] is BATCH
 
 
 def test_weights_of_teachers_are_learnt_where_there_are_labels():
-    made = Ensemble({"a": teacher(), "b": teacher(value=OTHER)}, Combination.model_validate("learned"))
-    adapter = made.adapter()
+    ensemble = Ensemble({"a": teacher(), "b": teacher(value=OTHER)}, Combination.model_validate("learned"))
+    adapter = ensemble.adapter()
     some = Batch({}, {}, torch.tensor([-1, 7]), labels=Labels(torch.tensor([1]), {"label": torch.tensor([1])}))
-    alone = Ensemble({"a": teacher(value=ONE[1:]), "b": teacher(value=OTHER[1:])}, made.combination)
-    wanted = alone.outputs(Batch({}, {"label": torch.tensor([1])}, torch.tensor([7])), adapter).loss()
-    assert made.outputs(some, adapter).loss().item() == wanted.item()
+    labelled = Ensemble({"a": teacher(value=ONE[1:]), "b": teacher(value=OTHER[1:])}, ensemble.combination)
+    expected = labelled.outputs(Batch({}, {"label": torch.tensor([1])}, torch.tensor([7])), adapter).loss()
+    assert ensemble.outputs(some, adapter).loss().item() == expected.item()
     none = Batch({}, {}, torch.tensor([-1, -2]), labels=Labels(torch.tensor([], dtype=torch.int64), {}))
-    assert made.outputs(none, adapter).loss() is None
+    assert ensemble.outputs(none, adapter).loss() is None

@@ -1,4 +1,4 @@
-"""What every test of a loss needs: batches and outputs made of arrays."""
+"""Batches and outputs from arrays."""
 
 import numpy as np
 import pytest
@@ -18,11 +18,11 @@ def _few_threads(one_thread):
 
 @pytest.fixture
 def make():
-    """make(head, a=features) -> Outputs."""
+    """make(head, a=features) -> Outputs, the head being (N, classes, ...)."""
 
     def outputs(head=None, **features):
         heads = {} if head is None else {"y": tensor(head)}
-        return Outputs(heads, {name: tensor(each) for name, each in features.items()})
+        return Outputs(heads, {name: tensor(array) for name, array in features.items()}, dict.fromkeys(heads, 1))
 
     return outputs
 
@@ -33,7 +33,7 @@ def make_batch():
 
     def batch(samples, labels=None, index=None, **inputs):
         return Batch(
-            {name: tensor(each) for name, each in inputs.items()},
+            {name: tensor(array) for name, array in inputs.items()},
             {} if labels is None else {"label": tensor(labels)},
             torch.arange(samples) if index is None else tensor(index),
         )

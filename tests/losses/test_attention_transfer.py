@@ -16,8 +16,8 @@ def attention(features, power):
 @pytest.mark.parametrize("power", [1, 2])
 def test_equals_the_formula_whatever_the_widths(make, make_batch, run, random, power):
     s, t = random.randn(4, 3, 5, 5), random.randn(4, 7, 5, 5)
-    wanted = ((attention(s, power) - attention(t, power)) ** 2).mean()
-    assert run(AttentionTransfer(layers=ONE, power=power), make(a=s), make(a=t), make_batch(4)) == pytest.approx(wanted)
+    expected = ((attention(s, power) - attention(t, power)) ** 2).mean()
+    assert run(AttentionTransfer(layers=ONE, power=power), make(a=s), make(a=t), make_batch(4)) == pytest.approx(expected)
 
 
 def test_images_shrink_and_size_does_not_matter(make, make_batch, run, random):
@@ -28,17 +28,17 @@ def test_images_shrink_and_size_does_not_matter(make, make_batch, run, random):
 
 def test_tokens(make, make_batch, run, random):
     s, t = random.randn(2, 5, 3), random.randn(2, 5, 6)
-    wanted = ((attention(s.swapaxes(1, 2), 2) - attention(t.swapaxes(1, 2), 2)) ** 2).mean()
-    assert run(AttentionTransfer(layers=ONE), make(a=s), make(a=t), make_batch(2)) == pytest.approx(wanted)
+    expected = ((attention(s.swapaxes(1, 2), 2) - attention(t.swapaxes(1, 2), 2)) ** 2).mean()
+    assert run(AttentionTransfer(layers=ONE), make(a=s), make(a=t), make_batch(2)) == pytest.approx(expected)
 
 
 def test_padding_has_no_attention_and_does_not_count(make, make_batch, run, random):
     s, t = random.randn(3, 5, 3), random.randn(3, 5, 6)
     mask = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 1, 1, 0]])
     terms = []
-    for own, other, kept in zip(s, t, mask == 1, strict=True):
-        maps = [(each[kept] ** 2).sum(1) for each in (own, other)]
-        one, two = (each / np.linalg.norm(each) for each in maps)
+    for student, teacher, visible in zip(s, t, mask == 1, strict=True):
+        maps = [(tokens[visible] ** 2).sum(1) for tokens in (student, teacher)]
+        one, two = (attention / np.linalg.norm(attention) for attention in maps)
         terms += list((one - two) ** 2)
     value = run(AttentionTransfer(layers=ONE, mask="m"), make(a=s), make(a=t), make_batch(3, m=mask))
     assert value == pytest.approx(np.mean(terms))

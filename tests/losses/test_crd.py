@@ -38,16 +38,18 @@ def test_equals_the_formula_and_moves_the_memory(make, make_batch, random, other
     torch.manual_seed(3)
     value = loss(make(a=s), teachers, make_batch(3, labels, index=[700, 5, 90]), adapter).item()
 
-    wanted = 0.0
-    for own, memory in ((f, memory_t), (g, memory_s)):
-        raw = [np.exp(np.array([own[i] @ memory[i], *(own[i] @ memory[j] for j in drawn[i])]) / 0.5) for i in range(3)]
+    expected = 0.0
+    for embedding, memory in ((f, memory_t), (g, memory_s)):
+        raw = [
+            np.exp(np.array([embedding[i] @ memory[i], *(embedding[i] @ memory[j] for j in drawn[i])]) / 0.5) for i in range(3)
+        ]
         z = np.mean(raw) * samples
-        for i in range(3):  # on first sight sample i takes row i; no label is known yet, so only its own row is no stranger
+        for i in range(3):  # on first sight sample i takes row i; no label is known yet, so every other row is a negative
             u, noise = raw[i] / z, k / samples
             h = u / (u + noise)
-            strange = drawn[i] != i
-            wanted -= (np.log(h[0]) + np.log(1 - h[1:])[strange].sum() * k / strange.sum()) / 3
-    assert value == pytest.approx(wanted)
+            negative = drawn[i] != i
+            expected -= (np.log(h[0]) + np.log(1 - h[1:])[negative].sum() * k / negative.sum()) / 3
+    assert value == pytest.approx(expected)
     np.testing.assert_allclose(contrast.student.numpy()[:3], unit(0.3 * memory_s[:3] + 0.7 * f))
     np.testing.assert_allclose(contrast.teacher.numpy()[:3], unit(0.3 * memory_t[:3] + 0.7 * g))
     np.testing.assert_array_equal(contrast.student.numpy()[3:], memory_s[3:])
@@ -58,21 +60,21 @@ def test_negatives_are_of_another_class(make, make_batch, random):
     loss = Crd(layers=ONE, size=4, negatives=50)
     teachers, adapter = begin(make, loss, s, t, 4)
     batch = make_batch(4, [0, 0, 1, 1])
-    own = make(a=s)
-    loss(own, teachers, batch, adapter)  # after this all labels are known
+    student = make(a=s)
+    loss(student, teachers, batch, adapter)  # after this all labels are known
     contrast, seen = adapter[0], []
 
-    def spy(own, memory, z, rows, drawn, strange):
-        seen.append((rows, drawn, strange))
-        return own.sum()
+    def spy(embedding, memory, z, rows, drawn, negative):
+        seen.append((rows, drawn, negative))
+        return embedding.sum()
 
     object.__setattr__(loss, "_discriminate", spy)
-    loss(own, teachers, batch, adapter)
-    rows, drawn, strange = seen[0]
+    loss(student, teachers, batch, adapter)
+    rows, drawn, negative = seen[0]
     labels = np.array([0, 0, 1, 1])
     assert (contrast.labels.numpy() == labels).all()
-    np.testing.assert_array_equal(strange.numpy(), labels[drawn.numpy()] != labels[rows.numpy()][:, None])
-    assert strange.any()
+    np.testing.assert_array_equal(negative.numpy(), labels[drawn.numpy()] != labels[rows.numpy()][:, None])
+    assert negative.any()
 
 
 def test_a_sample_keeps_its_row_whatever_the_order(make, random):
@@ -82,8 +84,8 @@ def test_a_sample_keeps_its_row_whatever_the_order(make, random):
         order = random.permutation(ids)
         for start in range(0, 50, 7):
             part = order[start : start + 7]
-            for each, row in zip(part, adapter[0].rows_of(torch.as_tensor(part)).tolist(), strict=True):
-                assert rows.setdefault(each, row) == row, epoch
+            for sample, row in zip(part, adapter[0].rows_of(torch.as_tensor(part)).tolist(), strict=True):
+                assert rows.setdefault(sample, row) == row, epoch
     assert sorted(rows.values()) == list(range(50))
 
 
@@ -120,7 +122,7 @@ def test_the_same_draws_give_the_same_value(make, make_batch, random):
 
 def test_a_low_temperature_stays_finite(make, make_batch, random):
     """exp(1 / 0.005) is past float32."""
-    s, t = (each.astype(np.float32) for each in (random.randn(3, 4), random.randn(3, 5)))
+    s, t = (features.astype(np.float32) for features in (random.randn(3, 4), random.randn(3, 5)))
     loss = Crd(layers=ONE, size=4, temperature=0.005, negatives=8, other="sample")
     torch.manual_seed(0)
     adapter = loss.adapter(make(a=s), (make(b=t),), 10)
@@ -142,14 +144,16 @@ def test_the_constant_is_that_of_the_first_batch(make, make_batch, random):
 
 
 def test_teachers_are_averaged_each_with_a_memory_and_draws_of_its_own(make, make_batch, random):
-    own, teachers = make(a=random.randn(3, 4)), tuple(make(b=random.randn(3, 5)) for _ in range(2))
+    student, teachers = make(a=random.randn(3, 4)), tuple(make(b=random.randn(3, 5)) for _ in range(2))
     loss, batch = Crd(layers=ONE, size=4, negatives=8, other="sample"), make_batch(3)
     torch.manual_seed(0)
-    both = loss.adapter(own, teachers, 10).double()
+    both = loss.adapter(student, teachers, 10).double()
     state = copy.deepcopy(both.state_dict())
     torch.manual_seed(1)
-    value = loss(own, teachers, batch, both)
+    value = loss(student, teachers, batch, both)
     both.load_state_dict(state)
     torch.manual_seed(1)
-    alone = [loss(own, (each,), batch, torch.nn.ModuleList([part])) for each, part in zip(teachers, both, strict=True)]
+    alone = [
+        loss(student, (teacher,), batch, torch.nn.ModuleList([part])) for teacher, part in zip(teachers, both, strict=True)
+    ]
     torch.testing.assert_close(value, (alone[0] + alone[1]) / 2)

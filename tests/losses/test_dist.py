@@ -37,7 +37,7 @@ def test_dense_heads_count_unmasked_positions_as_samples(make, make_batch, run, 
 
 
 def test_one_sample_has_no_spread_and_a_finite_gradient(make, make_batch, random):
-    own = make(random.randn(1, 4))
-    own.heads["y"].requires_grad_()
-    Dist()(own, (make(random.randn(1, 4)),), make_batch(1), torch.nn.Identity()).backward()
-    assert torch.isfinite(own.heads["y"].grad).all()
+    student = make(random.randn(1, 4))
+    student.heads["y"].requires_grad_()
+    Dist()(student, (make(random.randn(1, 4)),), make_batch(1), torch.nn.Identity()).backward()
+    assert torch.isfinite(student.heads["y"].grad).all()

@@ -24,7 +24,7 @@ def test_equals_the_formula(make, make_batch, run, random):
     s, t = random.randn(2, 6, 5) * 2
     labels = random.randint(5, size=6)
     value = run(Dkd(alpha=0.7, beta=3.0, temperature=2.0), make(s), make(t), make_batch(6, labels))
-    assert value == pytest.approx(np.mean([by_hand(*each, 0.7, 3.0, 2.0) for each in zip(s, t, labels, strict=True)]))
+    assert value == pytest.approx(np.mean([by_hand(*sample, 0.7, 3.0, 2.0) for sample in zip(s, t, labels, strict=True)]))
 
 
 def test_standardised_logits(make, make_batch, run, random):
@@ -32,7 +32,7 @@ def test_standardised_logits(make, make_batch, run, random):
     labels = random.randint(5, size=6)
     value = run(Dkd(standardise=True, temperature=2.0), make(3 * s + 1), make(t), make_batch(6, labels))
     s, t = ((z - z.mean(1, keepdims=True)) / z.std(1, keepdims=True) for z in (s, t))
-    assert value == pytest.approx(np.mean([by_hand(*each, 1, 8, 2) for each in zip(s, t, labels, strict=True)]))
+    assert value == pytest.approx(np.mean([by_hand(*sample, 1, 8, 2) for sample in zip(s, t, labels, strict=True)]))
 
 
 def test_with_beta_one_minus_p_it_is_kl(make, make_batch, run, random):
@@ -45,18 +45,18 @@ def test_with_beta_one_minus_p_it_is_kl(make, make_batch, run, random):
 def test_dense_heads_skip_left_out_labels_and_masked_positions(make, make_batch, run, random):
     s, t = random.randn(2, 2, 4, 3)
     labels, mask = np.array([[0, 3, -100], [1, 2, 2]]), np.array([[1, 1, 1], [0, 1, 0]])
-    kept = [(0, 0), (0, 1), (1, 1)]
-    wanted = np.mean([by_hand(s[n, :, i], t[n, :, i], labels[n, i], 1, 8, 4) for n, i in kept])
-    assert run(Dkd(mask="m"), make(s), make(t), make_batch(2, labels, m=mask)) == pytest.approx(wanted)
+    visible = [(0, 0), (0, 1), (1, 1)]
+    expected = np.mean([by_hand(s[n, :, i], t[n, :, i], labels[n, i], 1, 8, 4) for n, i in visible])
+    assert run(Dkd(mask="m"), make(s), make(t), make_batch(2, labels, m=mask)) == pytest.approx(expected)
 
 
 def test_sure_logits_stay_finite(make, make_batch):
-    own = make(np.array([[1e4, 0, -1e4]], np.float32))
-    own.heads["y"].requires_grad_()
-    value = Dkd()(own, (make(np.array([[-1e4, 0, 1e4]], np.float32)),), make_batch(1, [0]), torch.nn.Identity())
+    student = make(np.array([[1e4, 0, -1e4]], np.float32))
+    student.heads["y"].requires_grad_()
+    value = Dkd()(student, (make(np.array([[-1e4, 0, 1e4]], np.float32)),), make_batch(1, [0]), torch.nn.Identity())
     value.backward()
     assert torch.isfinite(value)
-    assert torch.isfinite(own.heads["y"].grad).all()
+    assert torch.isfinite(student.heads["y"].grad).all()
 
 
 def test_one_logit_is_refused(make, make_batch, run):

@@ -1,8 +1,9 @@
-"""What holds for every file in losses/."""
+"""Properties of every loss."""
 
 import inspect
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from compress_cli.losses import Loss
 from compress_cli.plugin import find, name_of, names
 
 SAMPLES, CLASSES = 6, 5
-TOKENS = ("hidden_states", "cls_token")
-ZERO_WHEN_EQUAL = set(names(Loss)) - {  # these keep an entropy, a trained part, or a margin
+TOKENS = ("hidden_states", "cls_token", "first_token")
+ZERO_WHEN_EQUAL = set(names(Loss)) - {  # these have an entropy, a trained part, or a margin
     "cross_entropy",
     "soft_cross_entropy",
     "hard_labels",
@@ -27,14 +28,21 @@ ZERO_WHEN_EQUAL = set(names(Loss)) - {  # these keep an entropy, a trained part,
     "contrastive",
     "self_distillation",
 }
-TAUGHT = {name for name in names(Loss) if find(Loss, name).taught}
+OF_TEACHERS = {name for name in names(Loss) if find(Loss, name).needs_teacher}
 MASKED = {name for name in names(Loss) if "mask" in find(Loss, name).model_fields}
 ON_HEADS = {name for name in names(Loss) if not {"layers", "exits"} & find(Loss, name).model_fields.keys()}
-PER_SAMPLE = ON_HEADS - {"dist"} | {"hints", "hidden_states", "cls_token", "attention_transfer", "vid", "self_distillation"}
+WEIGHING = {name for name in names(Loss) if find(Loss, name).weighs_samples}
+PER_SAMPLE = WEIGHING | {"cross_entropy", "self_distillation"}
+
+
+def changed(outputs, change):
+    """The same outputs with every tensor changed."""
+    kinds = ({name: change(values) for name, values in kind.items()} for kind in (outputs.heads, outputs.features))
+    return replace(outputs, **dict(zip(("heads", "features"), kinds, strict=True)))
 
 
 def example(name, **settings):
-    """The loss with the least that must be said."""
+    """The loss with only its required settings."""
     cls = find(Loss, name)
     return cls.model_validate({field: ["a"] for field in ("layers", "exits") if field in cls.model_fields} | settings)
 
@@ -43,22 +51,22 @@ def outputs(name, seed, width=4):
     random = torch.Generator().manual_seed(seed)
     shape = (SAMPLES, 7, width) if name in TOKENS else (SAMPLES, width, 4, 4)
     heads, features = torch.randn(SAMPLES, CLASSES, generator=random), torch.randn(*shape, generator=random)
-    return Outputs({"y": heads.requires_grad_()}, {"a": features.requires_grad_()})
+    return Outputs({"y": heads.requires_grad_()}, {"a": features.requires_grad_()}, {"y": 1})
 
 
 def batch():
     return Batch({}, {"label": torch.tensor([0, 1, 2, 0, 1, 4])}, torch.arange(SAMPLES) + 100)
 
 
-def rows(given, chosen):
+def rows(samples, chosen):
     """Some samples of a batch or of outputs."""
-    if isinstance(given, Batch):
-        return Batch(*({k: v[chosen] for k, v in d.items()} for d in (given.inputs, given.targets)), given.index[chosen])
-    return Outputs(*({k: v.detach()[chosen].requires_grad_() for k, v in d.items()} for d in (given.heads, given.features)))
+    if isinstance(samples, Batch):
+        return Batch(*({k: v[chosen] for k, v in d.items()} for d in (samples.inputs, samples.targets)), samples.index[chosen])
+    return changed(samples, lambda values: values.detach()[chosen].requires_grad_())
 
 
-def in_type(given, kind):
-    return Outputs(*({k: v.detach().to(kind) for k, v in d.items()} for d in (given.heads, given.features)))
+def in_type(outputs, kind):
+    return changed(outputs, lambda values: values.detach().to(kind))
 
 
 @pytest.mark.parametrize("name", names(Loss))
@@ -92,7 +100,7 @@ def test_gradients_reach_the_student_and_the_adapter_and_never_the_teacher(name)
 
 @pytest.mark.parametrize("name", names(Loss))
 def test_it_says_whether_it_reads_labels(name):
-    """Without them it complains, or goes on as with them; each of its settings that say where it looks."""
+    """Without labels it complains, or does as with them; with every setting that decides what it reads."""
     cls, student, teacher = find(Loss, name), outputs(name, 1), outputs(name, 2)
     choices = [{"by": "label"}, {"by": "teacher"}] if "by" in cls.model_fields else [{}]
     choices = [{"other": "class"}, {"other": "sample"}] if "other" in cls.model_fields else choices
@@ -114,20 +122,18 @@ def test_gradient_is_that_of_the_value(name):
     """Central differences along a random direction, in float64."""
     torch.manual_seed(0)
     loss, student, teacher = example(name), outputs(name, 1), outputs(name, 2)
-    double = [
-        Outputs(*({k: v.detach().double() for k, v in d.items()} for d in (o.heads, o.features))) for o in (student, teacher)
-    ]
+    double = [in_type(outputs, torch.float64) for outputs in (student, teacher)]
     adapter = loss.adapter(double[0], (double[1],), 20).double()
     loss(double[0], (double[1],), batch(), adapter)  # the first batch may set a constant
-    state = {key: each.clone() for key, each in adapter.state_dict().items()}
+    state = {key: tensor.clone() for key, tensor in adapter.state_dict().items()}
 
     def value(step, direction=None):
-        own = {
+        moved = {
             kind: {k: v + step * direction[kind] for k, v in getattr(double[0], kind).items()} for kind in ("heads", "features")
         }
         adapter.load_state_dict(state)  # a memory moves with every call
         torch.manual_seed(5)
-        return loss(Outputs(**own), (double[1],), batch(), adapter)
+        return loss(Outputs(**moved), (double[1],), batch(), adapter)
 
     direction = {"heads": torch.randn(SAMPLES, CLASSES).double(), "features": torch.randn_like(double[0].features["a"])}
     at = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -144,15 +150,15 @@ def test_is_least_where_the_student_equals_the_teacher(name):
     assert loss(other, (one,), batch(), adapter).item() > 1e-4
 
 
-@pytest.mark.parametrize("name", sorted(TAUGHT - {"crd"}))  # crd draws anew for each teacher
+@pytest.mark.parametrize("name", sorted(OF_TEACHERS - {"crd"}))  # crd draws anew for every teacher
 def test_several_teachers_are_averaged(name):
     torch.manual_seed(0)
     loss, student, one, two = example(name), outputs(name, 1), outputs(name, 2), outputs(name, 3)
     both = loss.adapter(student, (one, two), 20)
     parts = list(both) if isinstance(both, torch.nn.ModuleList) else [both, both]
     single = [
-        loss(student, (each,), batch(), torch.nn.ModuleList([part]) if part is not both else both)
-        for each, part in zip((one, two), parts, strict=True)
+        loss(student, (teacher,), batch(), torch.nn.ModuleList([part]) if part is not both else both)
+        for teacher, part in zip((one, two), parts, strict=True)
     ]
     torch.testing.assert_close(loss(student, (one, two), batch(), both), torch.stack(single).mean())
 
@@ -162,7 +168,7 @@ def tokens(name, seed, length):
     random = torch.Generator().manual_seed(seed)
     head = (SAMPLES, CLASSES, 6) if name in ON_HEADS else (SAMPLES, CLASSES)
     heads, features = torch.randn(*head, generator=random).double(), torch.randn(SAMPLES, 6, 4, generator=random).double()
-    return Outputs({"y": heads[..., :length] if name in ON_HEADS else heads}, {"a": features[:, :length]})
+    return Outputs({"y": heads[..., :length] if name in ON_HEADS else heads}, {"a": features[:, :length]}, {"y": 1})
 
 
 def positions(name, length):
@@ -171,34 +177,34 @@ def positions(name, length):
     return Batch({}, {"label": classes if name in ON_HEADS else classes[:, 0]}, torch.arange(SAMPLES))
 
 
-def filled(given, padding, value):
+def filled(outputs, padding, value):
     """The same outputs with a value at padding (N, T)."""
-    heads = {k: torch.where(padding[:, None], value, v) if v.dim() == 3 else v for k, v in given.heads.items()}
-    features = {k: torch.where(padding[:, :, None], value, v) for k, v in given.features.items()}
-    return Outputs(*({k: v.clone().requires_grad_() for k, v in d.items()} for d in (heads, features)))
+    heads = {k: torch.where(padding[:, None], value, v) if v.dim() == 3 else v for k, v in outputs.heads.items()}
+    features = {k: torch.where(padding[:, :, None], value, v) for k, v in outputs.features.items()}
+    return changed(replace(outputs, heads=heads, features=features), lambda values: values.clone().requires_grad_())
 
 
 @pytest.mark.parametrize("name", sorted(MASKED))
 def test_what_stands_at_padding_does_not_matter(name):
     """Neither in the value nor in the gradient, whatever it is; and the network learns nothing there."""
     loss, padding = example(name, mask="seen"), torch.arange(6) >= torch.tensor([6, 2, 3, 1, 5, 0])[:, None]
-    one, other, given = tokens(name, 1, 6), tokens(name, 2, 6), positions(name, 6)
-    given.inputs["seen"] = (~padding).long()
+    one, other, samples = tokens(name, 1, 6), tokens(name, 2, 6), positions(name, 6)
+    samples.inputs["seen"] = (~padding).long()
     torch.manual_seed(0)
     adapter = loss.adapter(one, (other,), 20).double()
-    state, found = {key: each.clone() for key, each in adapter.state_dict().items()}, []
+    state, results = {key: tensor.clone() for key, tensor in adapter.state_dict().items()}, []
     for fill in (0.0, 1e30, float("inf"), float("nan")):
         student, teacher = filled(one, padding, fill), filled(other, padding, fill)
         adapter.load_state_dict(state)
         torch.manual_seed(1)
-        value = loss(student, (teacher,), given, adapter)
+        value = loss(student, (teacher,), samples, adapter)
         (gradient,) = torch.autograd.grad(value, student.heads["y"] if name in ON_HEADS else student.features["a"])
         at_padding = gradient.movedim(1, -1)[padding] if name in ON_HEADS else gradient[padding]
         assert (at_padding == 0).all()
         assert gradient.abs().sum() > 0
-        found.append((value.detach(), gradient))
-    for each in found:
-        torch.testing.assert_close(each, found[0], rtol=1e-12, atol=1e-12)
+        results.append((value.detach(), gradient))
+    for result in results:
+        torch.testing.assert_close(result, results[0], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", sorted(MASKED - {"crd"}))  # crd's maps are as wide as the features are long
@@ -207,15 +213,39 @@ def test_padding_is_as_if_it_were_not_there(name):
     longer.targets["label"] = functional.pad(shorter.targets["label"], (0, 2)) if name in ON_HEADS else shorter.targets["label"]
     longer.inputs["seen"] = (torch.arange(6) < 4).expand(SAMPLES, 6)
     values = []
-    for length, given, loss in ((4, shorter, example(name)), (6, longer, example(name, mask="seen"))):
+    for length, samples, loss in ((4, shorter, example(name)), (6, longer, example(name, mask="seen"))):
         torch.manual_seed(0)
         student, teacher = tokens(name, 1, length), tokens(name, 2, length)
-        values.append(loss(student, (teacher,), given, loss.adapter(student, (teacher,), 20).double()))
+        values.append(loss(student, (teacher,), samples, loss.adapter(student, (teacher,), 20).double()))
     torch.testing.assert_close(*values)
     student, teacher = tokens(name, 1, 6), tokens(name, 2, 6)
     torch.manual_seed(0)
     everything = example(name)(student, (teacher,), longer, loss.adapter(student, (teacher,), 20).double())
     assert everything.item() != pytest.approx(values[0].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(WEIGHING))
+def test_each_sample_of_a_teacher_counts_with_its_weight(name):
+    """The weighted loss of two teachers is the sum over teachers and samples of weight times the loss of that sample alone."""
+    torch.manual_seed(0)
+    loss, student, teachers = example(name), outputs(name, 1), (outputs(name, 2), outputs(name, 3))
+    weights = torch.rand(2, SAMPLES)
+    adapter = loss.adapter(student, teachers, 20)
+    weighted = tuple(replace(teacher, weights=share) for teacher, share in zip(teachers, weights, strict=True))
+    value = loss(student, weighted, batch(), adapter)
+    parts = list(adapter) if isinstance(adapter, torch.nn.ModuleList) else [adapter, adapter]
+    expected = torch.zeros(())
+    for teacher, share, part in zip(teachers, weights, parts, strict=True):
+        single = torch.nn.ModuleList([part]) if isinstance(adapter, torch.nn.ModuleList) else part
+        for sample in range(SAMPLES):
+            one = [rows(several, [sample]) for several in (student, teacher, batch())]
+            expected += share[sample] * loss(one[0], (one[1],), one[2], single) / SAMPLES
+    torch.testing.assert_close(value, expected)
+
+
+def test_losses_that_relate_samples_to_each_other_do_not_weigh_them():
+    relating = {"dist", "rkd", "pkt", "similarity_preserving", "crd", "triplet", "contrastive", "review_kd"}
+    assert relating == OF_TEACHERS - WEIGHING
 
 
 @pytest.mark.parametrize("name", sorted(PER_SAMPLE))
@@ -225,9 +255,9 @@ def test_parts_of_a_batch_weigh_by_their_samples(name):
     loss, student, teacher = example(name), outputs(name, 1), outputs(name, 2)
     adapter = loss.adapter(student, (teacher,), 20)
     whole, value = batch(), loss(student, (teacher,), batch(), adapter)
-    parts = [torch.tensor(each) for each in ([0], [1, 2], [3, 4, 5])]
+    parts = [torch.tensor(samples) for samples in ([0], [1, 2], [3, 4, 5])]
     shares = [
-        len(each) / SAMPLES * loss(rows(student, each), (rows(teacher, each),), rows(whole, each), adapter) for each in parts
+        len(part) / SAMPLES * loss(rows(student, part), (rows(teacher, part),), rows(whole, part), adapter) for part in parts
     ]
     torch.testing.assert_close(torch.stack(shares).sum(), value)
 
@@ -244,7 +274,7 @@ def test_a_batch_of_one_or_two_is_finite(name, size):
     assert torch.isfinite(value)
     used = student.features["a"] if loss.student_layers() else student.heads["y"]
     assert torch.isfinite(used.grad).all()
-    assert all(torch.isfinite(each.grad).all() for each in adapter.parameters() if each.grad is not None)
+    assert all(torch.isfinite(weight.grad).all() for weight in adapter.parameters() if weight.grad is not None)
 
 
 @pytest.mark.parametrize("name", names(Loss))
@@ -253,9 +283,9 @@ def test_extreme_outputs_are_finite(name):
     torch.manual_seed(0)
     loss, student, teacher = example(name), outputs(name, 1), outputs(name, 2)
     adapter = loss.adapter(student, (teacher,), 20)
-    for given, size in ((student, 1e4), (teacher, -1e4)):
-        for each in (*given.heads.values(), *given.features.values()):
-            each.data.copy_(each.sign() * size)
+    for model, size in ((student, 1e4), (teacher, -1e4)):
+        for values in (*model.heads.values(), *model.features.values()):
+            values.data.copy_(values.sign() * size)
     value = loss(student, (teacher,), batch(), adapter)
     value.backward()
     assert torch.isfinite(value)
@@ -266,7 +296,7 @@ def test_extreme_outputs_are_finite(name):
 @pytest.mark.parametrize("factor", [0.0, 1.0])
 @pytest.mark.parametrize("name", ["rkd", "pkt", "similarity_preserving", "triplet", "contrastive", "attention_transfer"])
 def test_samples_that_the_student_can_not_tell_apart_do_not_break_it(name, factor):
-    """Two of them equal, or 0: there is no direction from one to the other, and its gradient must not be endless."""
+    """Two of them equal, or 0: the direction from one to the other is undefined, and its gradient must stay finite."""
     loss, student, teacher = example(name), outputs(name, 1), outputs(name, 2)
     student.features["a"].data[1] = factor * student.features["a"].data[0]
     loss(student, (teacher,), batch(), loss.adapter(student, (teacher,), 20)).backward()
@@ -274,14 +304,14 @@ def test_samples_that_the_student_can_not_tell_apart_do_not_break_it(name, facto
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("name", sorted(TAUGHT))
-def test_what_a_teacher_says_in_another_number_type_is_computed_with_in_the_students(name, kind):
+@pytest.mark.parametrize("name", sorted(OF_TEACHERS))
+def test_a_teachers_outputs_of_another_number_type_are_computed_with_in_the_students(name, kind):
     """As from a table of outputs in half precision: its numbers are rounded, the formula is not."""
     student, teacher, values = outputs(name, 1), in_type(outputs(name, 2), kind), []
-    for said in (teacher, in_type(teacher, torch.float32)):
+    for outputs_ in (teacher, in_type(teacher, torch.float32)):
         torch.manual_seed(0)
         loss = example(name)
-        values.append(loss(student, (said,), batch(), loss.adapter(student, (said,), 20)))
+        values.append(loss(student, (outputs_,), batch(), loss.adapter(student, (outputs_,), 20)))
     assert values[0].dtype == torch.float32
     assert values[0].equal(values[1])
 
@@ -289,26 +319,26 @@ def test_what_a_teacher_says_in_another_number_type_is_computed_with_in_the_stud
 @pytest.mark.parametrize("name", sorted({"cross_entropy", "dkd"}))
 @pytest.mark.parametrize("shape", [(SAMPLES,), (SAMPLES, 2), (1,)])
 def test_labels_must_be_as_many_as_answers(name, shape):
-    """One sample with one label would else stand for each of its positions."""
-    dense, given = tokens(name, 1, 6), Batch({}, {"label": torch.zeros(shape, dtype=torch.int64)}, torch.arange(SAMPLES))
+    """Otherwise the one label of a sample would be broadcast to all its positions."""
+    dense, samples = tokens(name, 1, 6), Batch({}, {"label": torch.zeros(shape, dtype=torch.int64)}, torch.arange(SAMPLES))
     with pytest.raises(RecipeError, match=r"target: the labels have shape \(N.*\); this loss needs \(N, 6\)"):
-        example(name)(dense, (dense,), given, torch.nn.Identity())
+        example(name)(dense, (dense,), samples, torch.nn.Identity())
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "dkd", "self_distillation"])
 def test_a_batch_without_labels_costs_nothing(name):
     loss, student, teacher = example(name), outputs(name, 1), outputs(name, 2)
-    given = Batch({}, {"label": torch.full((SAMPLES,), -100)}, torch.arange(SAMPLES))
+    unlabelled = Batch({}, {"label": torch.full((SAMPLES,), -100)}, torch.arange(SAMPLES))
     settings = {"alpha": 0.0} if name == "self_distillation" else {}
     for classes in (CLASSES, 1) if name == "cross_entropy" else (CLASSES,):
         student.heads["y"] = torch.zeros(SAMPLES, classes, requires_grad=True)
-        value = example(name, **settings)(student, (teacher,), given, loss.adapter(student, (teacher,), 20))
+        value = example(name, **settings)(student, (teacher,), unlabelled, loss.adapter(student, (teacher,), 20))
         value.backward()
         assert value == 0
         assert (student.heads["y"].grad == 0).all()
 
 
-@pytest.mark.parametrize("name", sorted(TAUGHT))
+@pytest.mark.parametrize("name", sorted(OF_TEACHERS))
 def test_without_a_teacher_it_says_so(name):
     loss, student = example(name), outputs(name, 1)
     with pytest.raises(RecipeError, match="the stage has none"):
@@ -318,10 +348,10 @@ def test_without_a_teacher_it_says_so(name):
 @pytest.mark.parametrize("name", [name for name in names(Loss) if "layers" in find(Loss, name).model_fields])
 def test_layers_are_names_positions_or_pairs(name):
     cls = find(Loss, name)
-    for given, own, other in (("a", "a", "a"), (-1, "-1", "-1"), ({"student": "b", "teacher": 3}, "b", "3")):
-        loss = cls.model_validate({"layers": [given]})
-        assert loss.student_layers() == (own,)
-        assert [(each.student, each.teacher) for each in loss.layers] == [(own, other)]
+    for setting, student, teacher in (("a", "a", "a"), (-1, "-1", "-1"), ({"student": "b", "teacher": 3}, "b", "3")):
+        loss = cls.model_validate({"layers": [setting]})
+        assert loss.student_layers() == (student,)
+        assert [(pair.student, pair.teacher) for pair in loss.layers] == [(student, teacher)]
     for wrong in ({"layers": []}, {}, {"layers": [True]}, {"layers": [{"student": "b"}]}):
         with pytest.raises(ValueError, match="layers"):
             cls.model_validate(wrong)

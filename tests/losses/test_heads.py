@@ -22,9 +22,9 @@ def logits(*shape):
 
 def value(loss, student, *teachers, labels=None):
     batch = Batch({}, {} if labels is None else {"label": torch.from_numpy(labels)}, torch.arange(len(student)))
-    given = Outputs({"logits": torch.tensor(student, requires_grad=True)})
-    taught = tuple(Outputs({"logits": torch.tensor(each)}) for each in teachers)
-    return loss(given, taught, batch, nn.Identity()).item()
+    outputs = Outputs({"logits": torch.tensor(student, requires_grad=True)}, class_axes={"logits": 1})
+    teacher_outputs = tuple(Outputs({"logits": torch.tensor(logits)}, class_axes={"logits": 1}) for logits in teachers)
+    return loss(outputs, teacher_outputs, batch, nn.Identity()).item()
 
 
 def softmax(x, axis=1):
@@ -45,8 +45,8 @@ def divergence(student, teacher, temperature):
 @pytest.mark.parametrize("shape", [(6, 10), DENSE])
 def test_soft_targets_are_the_divergence_per_sample_and_position(shape, temperature):
     student, teacher = logits(*shape), logits(*shape)
-    found = value(SoftTargets(temperature=temperature), student, teacher)
-    assert found == pytest.approx(divergence(student, teacher, temperature), rel=1e-12)
+    divergences = value(SoftTargets(temperature=temperature), student, teacher)
+    assert divergences == pytest.approx(divergence(student, teacher, temperature), rel=1e-12)
 
 
 def test_soft_targets_of_one_logit_are_those_of_yes_and_no():
@@ -93,9 +93,9 @@ def test_cross_entropy_leaves_out_unlabelled_positions(shape, smoothing):
     student = logits(*shape)
     labels = RANDOM.integers(0, shape[1], (shape[0], *shape[2:]))
     labels.flat[1] = -100
-    kept = np.moveaxis(student, 1, -1).reshape(-1, shape[1])[labels.flatten() >= 0]
-    wanted = np.eye(shape[1])[labels.flatten()[labels.flatten() >= 0]] * (1 - smoothing) + smoothing / shape[1]
-    by_hand = -(wanted * np.log(softmax(kept))).sum(1).mean()
+    rows = np.moveaxis(student, 1, -1).reshape(-1, shape[1])[labels.flatten() >= 0]
+    smoothed = np.eye(shape[1])[labels.flatten()[labels.flatten() >= 0]] * (1 - smoothing) + smoothing / shape[1]
+    by_hand = -(smoothed * np.log(softmax(rows))).sum(1).mean()
     assert value(CrossEntropy(label_smoothing=smoothing), student, labels=labels) == pytest.approx(by_hand, rel=1e-12)
 
 

@@ -16,8 +16,8 @@ def test_equal_widths_need_no_projector(make, make_batch, run, random, distance,
     s, t = random.randn(2, *shape)
     axis = 1 if len(shape) == 4 else -1
     cosine = (s * t).sum(axis) / np.linalg.norm(s, axis=axis) / np.linalg.norm(t, axis=axis)
-    wanted = {"mse": ((s - t) ** 2).mean(), "l1": abs(s - t).mean(), "cosine": (1 - cosine).mean()}[distance]
-    assert run(Hints(layers=ONE, distance=distance), make(a=s), make(a=t), make_batch(4)) == pytest.approx(wanted)
+    expected = {"mse": ((s - t) ** 2).mean(), "l1": abs(s - t).mean(), "cosine": (1 - cosine).mean()}[distance]
+    assert run(Hints(layers=ONE, distance=distance), make(a=s), make(a=t), make_batch(4)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 6), (3, 6, 2, 4)])
@@ -25,9 +25,9 @@ def test_masked_positions_do_not_count(make, make_batch, run, random, shape):
     s, t = random.randn(2, *shape)
     mask = random.rand(3, *(shape[1:2] if len(shape) == 3 else shape[2:])) < 0.6
     squares = (s - t) ** 2
-    kept = (np.moveaxis(squares, 1, -1) if len(shape) == 4 else squares)[mask]
+    visible = (np.moveaxis(squares, 1, -1) if len(shape) == 4 else squares)[mask]
     value = run(Hints(layers=ONE, mask="m"), make(a=s), make(a=t), make_batch(3, m=mask.astype(np.int64)))
-    assert value == pytest.approx(kept.mean())
+    assert value == pytest.approx(visible.mean())
 
 
 def test_the_projector_brings_widths_together(make, make_batch, random):
@@ -40,11 +40,11 @@ def test_the_projector_brings_widths_together(make, make_batch, random):
         adapter = loss.adapter(make(a=s), teachers, 100).double()
         (projector,) = adapter
         assert isinstance(projector, kind)
-        weight, bias = (each.detach().numpy() for each in (projector.weight, projector.bias))
+        weight, bias = (parameter.detach().numpy() for parameter in (projector.weight, projector.bias))
         rows = np.moveaxis(s, 1, -1) if s.ndim == 4 else s
         mapped = rows @ weight.reshape(8, 3).T + bias
-        wanted = ((mapped - (np.moveaxis(t, 1, -1) if t.ndim == 4 else t)) ** 2).mean()
-        assert loss(make(a=s), teachers, make_batch(4), adapter).item() == pytest.approx(wanted)
+        expected = ((mapped - (np.moveaxis(t, 1, -1) if t.ndim == 4 else t)) ** 2).mean()
+        assert loss(make(a=s), teachers, make_batch(4), adapter).item() == pytest.approx(expected)
 
 
 def test_images_shrink_to_the_smaller(make, make_batch, run, random):
@@ -66,11 +66,13 @@ def test_layers_add_up_and_teachers_are_averaged(make, make_batch, run, random):
     assert loss.teacher_layers() == ("c", "d")
 
 
-@pytest.mark.parametrize(("own", "other"), [((4, 3), (4, 3, 2, 2)), ((4, 5, 3), (4, 6, 3)), ((4, 2, 2, 2, 2), (4, 2, 2, 2, 2))])
-def test_shapes_that_do_not_fit_are_named(make, own, other):
+@pytest.mark.parametrize(
+    ("student", "teacher"), [((4, 3), (4, 3, 2, 2)), ((4, 5, 3), (4, 6, 3)), ((4, 2, 2, 2, 2), (4, 2, 2, 2, 2))]
+)
+def test_shapes_that_do_not_fit_are_named(make, student, teacher):
     with pytest.raises(RecipeError) as error:
-        Hints(layers=ONE).adapter(make(a=np.zeros(own)), (make(a=np.zeros(other)),), 10)
-    for shape in (own, other):
+        Hints(layers=ONE).adapter(make(a=np.zeros(student)), (make(a=np.zeros(teacher)),), 10)
+    for shape in (student, teacher):
         assert f"(N, {', '.join(map(str, shape[1:]))})" in str(error.value)
 
 

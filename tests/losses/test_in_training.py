@@ -20,7 +20,7 @@ SETTINGS = {
     "review_kd": {"layers": ["layer1", "layer2", "avgpool"]},
     "self_distillation": {"exits": ["layer1"]},
 }
-TOKENS = ("hidden_states", "cls_token")  # the networks here have none
+TOKENS = ("hidden_states", "cls_token", "first_token")  # the networks here have none
 
 
 @pytest.mark.parametrize("name", sorted(set(names(Loss)) - set(TOKENS)))
@@ -38,9 +38,9 @@ def test_a_step_with_the_loss_repeats_and_stays_finite(name, toy, context_for):
             return features.outputs(teacher, teacher.signature, batch, loss.teacher_layers(), seen)
 
         student = restore.build(Convnet(widths=(4, 6), convs=1), dataset.signature(), 0).network
-        before = [each.detach().clone() for each in student.parameters()]
+        before = [parameter.detach().clone() for parameter in student.parameters()]
         facts = loop.fit(student, (loss,), settings, context_for(dataset), Ensemble({"teacher": opened}))
-        assert all(math.isfinite(each["loss"]) for each in facts["epochs"])
-        weights.append([each.detach() for each in student.parameters()])
+        assert all(math.isfinite(epoch["loss"]) for epoch in facts["epochs"])
+        weights.append([parameter.detach() for parameter in student.parameters()])
         assert any(not one.equal(other) for one, other in zip(before, weights[-1], strict=True))
     assert all(one.equal(other) for one, other in zip(*weights, strict=True))

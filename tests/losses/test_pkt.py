@@ -17,8 +17,8 @@ def neighbours(features):
 def test_equals_the_formula(make, make_batch, run, random):
     s, t = random.randn(6, 3, 2, 2), random.randn(6, 5)
     p, q = np.array(neighbours(t)), np.array(neighbours(s))
-    wanted = (p * np.log(p / q)).sum() / 6
-    assert run(Pkt(layers=ONE), make(a=s), make(a=t), make_batch(6)) == pytest.approx(wanted, rel=1e-5)
+    expected = (p * np.log(p / q)).sum() / 6
+    assert run(Pkt(layers=ONE), make(a=s), make(a=t), make_batch(6)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_opposite_samples_are_no_neighbours_and_stay_finite(make, make_batch, run):

@@ -35,11 +35,11 @@ def conv(x, layer):
     reach = weight.shape[2] // 2
     padded = np.pad(x, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
     n, _, h, w = x.shape
-    made = np.zeros((n, len(weight), h, w))
+    output = np.zeros((n, len(weight), h, w))
     for i in range(weight.shape[2]):
         for j in range(weight.shape[3]):
-            made += np.einsum("nchw,oc->nohw", padded[:, :, i : i + h, j : j + w], weight[:, :, i, j])
-    return made if layer.bias is None else made + layer.bias.detach().numpy()[:, None, None]
+            output += np.einsum("nchw,oc->nohw", padded[:, :, i : i + h, j : j + w], weight[:, :, i, j])
+    return output if layer.bias is None else output + layer.bias.detach().numpy()[:, None, None]
 
 
 def enlarge(x, size):
@@ -60,11 +60,11 @@ def test_two_levels_by_hand(make, make_batch, random):
     up = enlarge(x_deep, 8)
     maps = 1 / (1 + np.exp(-conv(np.concatenate([x, up], 1), shallow.attention[0])))
     fused = x * maps[:, :1] + up * maps[:, 1:]
-    wanted = context(normalise(conv(fused, shallow.leave[0])), t["a"])
-    wanted += ((normalise(conv(x_deep, deep.leave[0])) - t["b"]) ** 2).mean() * 1 / (1 + 0.5 + 0.25)
-    made = normalise(conv(x_deep, deep.leave[0]))
-    wanted += sum(w * ((shrink(made, g) - shrink(t["b"], g)) ** 2).mean() for g, w in ((2, 0.5), (1, 0.25))) / 1.75
-    assert value == pytest.approx(wanted)
+    expected = context(normalise(conv(fused, shallow.leave[0])), t["a"])
+    expected += ((normalise(conv(x_deep, deep.leave[0])) - t["b"]) ** 2).mean() * 1 / (1 + 0.5 + 0.25)
+    image = normalise(conv(x_deep, deep.leave[0]))
+    expected += sum(w * ((shrink(image, g) - shrink(t["b"], g)) ** 2).mean() for g, w in ((2, 0.5), (1, 0.25))) / 1.75
+    assert value == pytest.approx(expected)
 
 
 def test_fused_features_have_the_teachers_shapes(make):
@@ -73,15 +73,15 @@ def test_fused_features_have_the_teachers_shapes(make):
     loss = ReviewKd(layers=LAYERS)
     adapter = loss.adapter(student, (teacher,), 10).double()
     (levels,) = loss._levels(student, (teacher,))
-    assert [each.shape for each in adapter[0](levels)] == [each.shape for each in teacher.features.values()]
-    convs = [each for each in adapter.modules() if isinstance(each, nn.Conv2d)]
+    assert [image.shape for image in adapter[0](levels)] == [image.shape for image in teacher.features.values()]
+    convs = [module for module in adapter.modules() if isinstance(module, nn.Conv2d)]
     assert len(convs) == 3 * 2 + 2  # in and out of each level, attention on all but the deepest
 
 
 def test_convolutions_begin_as_in_the_papers_code(make):
-    own, other = make(a=np.zeros((2, 24, 4, 4))), make(a=np.zeros((2, 48, 4, 4)))
+    student, teacher = make(a=np.zeros((2, 24, 4, 4))), make(a=np.zeros((2, 48, 4, 4)))
     torch.manual_seed(0)
-    (fusion,) = ReviewKd(layers=(Pair(student="a", teacher="a"),)).adapter(own, (other,), 100)[0].fusions
+    (fusion,) = ReviewKd(layers=(Pair(student="a", teacher="a"),)).adapter(student, (teacher,), 100)[0].fusions
     for convolution, inputs in ((fusion.enter[0], 24), (fusion.leave[0], 24 * 9)):
         assert convolution.weight.abs().max().item() == pytest.approx((3 / inputs) ** 0.5, rel=0.05)  # uniform, gain 1
 

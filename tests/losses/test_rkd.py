@@ -19,7 +19,7 @@ def by_hand(s, t):
     """(distance, angle), by loops over pairs and triples."""
     pairs = list(itertools.permutations(range(len(s)), 2))
     length = [{p: np.linalg.norm(x[p[0]] - x[p[1]]) for p in pairs} for x in (s, t)]
-    mean = [np.mean(list(each.values())) for each in length]
+    mean = [np.mean(list(lengths.values())) for lengths in length]
     distance = np.mean([huber(length[0][p] / mean[0], length[1][p] / mean[1]) for p in pairs])
 
     def angle(x, i, j, k):
@@ -27,7 +27,7 @@ def by_hand(s, t):
         return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
     triples = itertools.permutations(range(len(s)), 3)
-    return distance, np.mean([huber(angle(s, *each), angle(t, *each)) for each in triples])
+    return distance, np.mean([huber(angle(s, *triple), angle(t, *triple)) for triple in triples])
 
 
 @pytest.mark.parametrize("size", [3, 4, 7])
@@ -56,7 +56,7 @@ def test_moving_turning_and_scaling_do_not_matter(make, make_batch, run, random)
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_equal_samples_and_small_batches_have_finite_gradients(make, make_batch, random, size):
-    own = make(a=np.ones((size, 3)))
-    own.features["a"].requires_grad_()
-    Rkd(layers=ONE)(own, (make(a=random.randn(size, 3)),), make_batch(size), torch.nn.Identity()).backward()
-    assert torch.isfinite(own.features["a"].grad).all()
+    student = make(a=np.ones((size, 3)))
+    student.features["a"].requires_grad_()
+    Rkd(layers=ONE)(student, (make(a=random.randn(size, 3)),), make_batch(size), torch.nn.Identity()).backward()
+    assert torch.isfinite(student.features["a"].grad).all()

@@ -1,4 +1,4 @@
-"""Against NumPy in float64: what the last classifier says teaches those behind earlier layers."""
+"""Against NumPy in float64: classifiers behind early layers learn from the last one."""
 
 import numpy as np
 import pytest
@@ -25,21 +25,21 @@ def test_each_exit_learns_from_the_label_and_the_last_classifier():
     student = Outputs({"y": torch.from_numpy(last).requires_grad_()}, {"a": torch.from_numpy(features)})
     loss = SelfDistillation(exits=("a",), alpha=0.25, temperature=2.0)
     adapter = loss.adapter(Outputs(student.heads, {"a": student.features["a"].float()}), (), 3).double()
-    found = loss(student, (), Batch({}, {"label": torch.from_numpy(LABELS)}, torch.arange(3)), adapter)
-    w, b, v, c = (each.detach().numpy() for each in adapter.parameters())
+    value = loss(student, (), Batch({}, {"label": torch.from_numpy(LABELS)}, torch.arange(3)), adapter)
+    w, b, v, c = (parameter.detach().numpy() for parameter in adapter.parameters())
     early = np.maximum(features @ w.T + b, 0) @ v.T + c
     p, q = softmax(last / 2), softmax(early / 2)
-    hard = [-np.log(softmax(each)[np.arange(3), LABELS]).mean() for each in (last, early)]
+    hard = [-np.log(softmax(logits)[np.arange(3), LABELS]).mean() for logits in (last, early)]
     expected = hard[0] + 0.75 * hard[1] + 0.25 * 4 * (p * np.log(p / q)).sum(1).mean()
-    assert found.item() == pytest.approx(expected)
-    found.backward()
+    assert value.item() == pytest.approx(expected)
+    value.backward()
     alone = (softmax(last) - np.eye(4)[LABELS]) / 3  # of the last classifier's own cross-entropy
     np.testing.assert_allclose(student.heads["y"].grad.numpy(), alone, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (3, 1)])
 def test_other_heads_are_refused(shape):
-    student = Outputs({"y": torch.zeros(shape)}, {"a": torch.zeros(3, 5)})
+    student = Outputs({"y": torch.zeros(shape)}, {"a": torch.zeros(3, 5)}, {"y": 1})
     with pytest.raises(
         RecipeError, match=r"needs a head (of two classes or more|\(N, classes\), one answer a sample; .* \(N, 4, 5\))"
     ):
@@ -54,7 +54,7 @@ def test_exits_of_images_and_tokens_read_the_mean_over_what_is_not_masked():
     exits = SelfDistillation(exits=("a", "b")).adapter(Outputs({"y": torch.zeros(3, 4)}, {"a": image, "b": tokens}), (), 3)
     w, b, v, c = exits[1].parameters()
     x = (tokens @ w.T + b).relu()
-    pooled = torch.stack([each[kept].mean(0) for each, kept in zip(x, mask, strict=True)])
+    pooled = torch.stack([tokens_[visible].mean(0) for tokens_, visible in zip(x, mask, strict=True)])
     torch.testing.assert_close(exits[1](tokens, batch, "m"), pooled @ v.T + c)
     pooled = exits[0].conv(image).relu().mean((2, 3))
     torch.testing.assert_close(exits[0](image, batch, ""), pooled @ exits[0].fc.weight.T + exits[0].fc.bias)

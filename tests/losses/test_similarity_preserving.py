@@ -9,14 +9,14 @@ ONE = (Pair(student="a", teacher="a"),)
 
 def similarity(features):
     flat = features.reshape(len(features), -1)
-    found = flat @ flat.T
-    return found / np.sqrt((found**2).sum(1))[:, None]
+    gram = flat @ flat.T
+    return gram / np.sqrt((gram**2).sum(1))[:, None]
 
 
 def test_equals_the_formula(make, make_batch, run, random):
     s, t = random.randn(6, 3, 4, 4), random.randn(6, 5)
-    wanted = ((similarity(s) - similarity(t)) ** 2).sum() / 36
-    assert run(SimilarityPreserving(layers=ONE), make(a=s), make(a=t), make_batch(6)) == pytest.approx(wanted)
+    expected = ((similarity(s) - similarity(t)) ** 2).sum() / 36
+    assert run(SimilarityPreserving(layers=ONE), make(a=s), make(a=t), make_batch(6)) == pytest.approx(expected)
 
 
 def test_two_samples_by_hand(make, make_batch, run):

@@ -16,18 +16,18 @@ def test_equals_the_formula(make, make_batch, run, random, standardise):
     value = run(SoftCrossEntropy(temperature=3.0, standardise=standardise), make(s), make(t), make_batch(5))
     if standardise:
         s, t = ((z - z.mean(1, keepdims=True)) / z.std(1, keepdims=True) for z in (s, t))
-    each = -9 * (np.exp(log_softmax(t / 3)) * log_softmax(s / 3)).sum(1)
-    assert value == pytest.approx(each.mean())
+    entropies = -9 * (np.exp(log_softmax(t / 3)) * log_softmax(s / 3)).sum(1)
+    assert value == pytest.approx(entropies.mean())
 
 
 def test_gradient_is_that_of_soft_targets(make, make_batch, random):
     s, t = random.randn(2, 5, 10)
     gradients = []
     for loss in (SoftCrossEntropy(temperature=3.0), SoftTargets(temperature=3.0)):
-        own = make(s)
-        own.heads["y"].requires_grad_()
-        loss(own, (make(t),), make_batch(5), torch.nn.Identity()).backward()
-        gradients.append(own.heads["y"].grad)
+        student = make(s)
+        student.heads["y"].requires_grad_()
+        loss(student, (make(t),), make_batch(5), torch.nn.Identity()).backward()
+        gradients.append(student.heads["y"].grad)
     torch.testing.assert_close(*gradients)
 
 
@@ -35,5 +35,7 @@ def test_one_logit_and_mask(make, make_batch, run, random):
     s, t = random.randn(2, 3, 1, 4)
     mask = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
     p, q = (1 / (1 + np.exp(-z[:, 0])) for z in (t, s))
-    each = -(p * np.log(q) + (1 - p) * np.log(1 - q))
-    assert run(SoftCrossEntropy(mask="m"), make(s), make(t), make_batch(3, m=mask)) == pytest.approx(each[mask == 1].mean())
+    entropies = -(p * np.log(q) + (1 - p) * np.log(1 - q))
+    assert run(SoftCrossEntropy(mask="m"), make(s), make(t), make_batch(3, m=mask)) == pytest.approx(
+        entropies[mask == 1].mean()
+    )

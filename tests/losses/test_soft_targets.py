@@ -32,9 +32,9 @@ def test_worked_example(make, make_batch, run):
 def test_dense_heads_are_averaged_over_unmasked_positions(make, make_batch, run, random):
     s, t = random.randn(2, 3, 4, 6)  # (N, classes, T)
     mask = (random.rand(3, 6) > 0.5).astype(np.int64)
-    each = divergence(s, t, 4.0)  # (N, T)
-    assert run(SoftTargets(), make(s), make(t), make_batch(3)) == pytest.approx(each.mean())
-    assert run(SoftTargets(mask="m"), make(s), make(t), make_batch(3, m=mask)) == pytest.approx(each[mask == 1].mean())
+    divergences = divergence(s, t, 4.0)  # (N, T)
+    assert run(SoftTargets(), make(s), make(t), make_batch(3)) == pytest.approx(divergences.mean())
+    assert run(SoftTargets(mask="m"), make(s), make(t), make_batch(3, m=mask)) == pytest.approx(divergences[mask == 1].mean())
     with pytest.raises(RecipeError, match=r"mask: the input 'm' has shape \(N, 5\); the positions have \(N, 6\)"):
         run(SoftTargets(mask="m"), make(s), make(t), make_batch(3, m=mask[:, :5]))
 
@@ -57,7 +57,7 @@ def test_standardised_logits_differ_in_shape_alone(make, make_batch, run, random
     s1, t1 = ((z - z.mean(1, keepdims=True)) / z.std(1, keepdims=True) for z in (s, t))
     assert run(loss, make(s), make(t), make_batch(5)) == pytest.approx(divergence(s1, t1, 2.0).mean())
     assert run(loss, make(3 * t + 5), make(t), make_batch(5)) == pytest.approx(0, abs=1e-9)
-    with pytest.raises(RecipeError, match="two classes or more"):
+    with pytest.raises(RecipeError, match="three classes or more; the head 'y' has 1: it has 1 value"):
         run(loss, make(s[:, :1]), make(t[:, :1]), make_batch(5))
 
 

@@ -20,7 +20,7 @@ def by_hand(d, together, negatives, margin):
         strangers = [k for k in range(len(d)) if k != i and not together(i, k)]
         if together(i, j) and strangers:
             near = [min(d[i, k] for k in strangers)] if negatives == "hardest" else [d[i, k] for k in strangers]
-            terms += [max(0, margin + d[i, j] - each) for each in near]
+            terms += [max(0, margin + d[i, j] - distance) for distance in near]
     return np.mean(terms) if terms else 0.0
 
 
@@ -57,7 +57,7 @@ def test_padding_is_left_out_by_label_too(make, make_batch, run, random):
 
 
 def test_three_points_on_paper(make, make_batch, run):
-    # a and b together, 90 degrees apart (sqrt 2); c opposite to a (2 from a, sqrt 2 from b)
+    # a and b at 90 degrees (sqrt 2); c opposite to a (2 from a, sqrt 2 from b)
     points = make(a=[[2.0, 0.0], [0.0, 1.0], [-3.0, 0.0]])
     value = run(Triplet(layers=ONE, by="label"), points, (), make_batch(3, [0, 0, 1]))
     assert value == pytest.approx(((1 + 2**0.5 - 2) + 1) / 2)

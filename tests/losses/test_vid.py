@@ -18,11 +18,11 @@ def prepared(make, random, loss, s, t):
 
 def by_hand(adapter, s, t):
     """(..., channels) of the student and of the teacher -> the value of each position."""
-    for place in (0, 2, 4):  # three maps, ReLU between
-        layer = adapter[0].mean[place]
-        weight, bias = (each.detach().numpy() for each in (layer.weight, layer.bias))
+    for position in (0, 2, 4):  # three maps, ReLU between
+        layer = adapter[0].mean[position]
+        weight, bias = (parameter.detach().numpy() for parameter in (layer.weight, layer.bias))
         s = s @ weight.reshape(len(weight), -1).T + bias
-        s = s if place == 4 else s.clip(0)
+        s = s if position == 4 else s.clip(0)
     variance = np.log1p(np.exp(adapter[0].raw.detach().numpy())) + 1e-5
     return 0.5 * (np.log(variance) + (t - s) ** 2 / variance).mean(-1)
 
@@ -32,8 +32,8 @@ def test_equals_the_gaussian_in_numpy(make, make_batch, random, shape):
     s, t = random.randn(4, 2, *shape), random.randn(4, 5, *shape)
     loss = Vid(layers=ONE)
     adapter = prepared(make, random, loss, s, t)
-    wanted = by_hand(adapter, np.moveaxis(s, 1, -1), np.moveaxis(t, 1, -1)).mean()
-    assert loss(make(a=s), (make(a=t),), make_batch(4), adapter).item() == pytest.approx(wanted)
+    expected = by_hand(adapter, np.moveaxis(s, 1, -1), np.moveaxis(t, 1, -1)).mean()
+    assert loss(make(a=s), (make(a=t),), make_batch(4), adapter).item() == pytest.approx(expected)
 
 
 def test_padding_does_not_count(make, make_batch, random):
@@ -51,10 +51,10 @@ def test_images_shrink_before_they_are_mapped(make, make_batch, random, larger):
     big = random.randn(2, 2 if larger == "student" else 5, 6, 6)
     small = np.moveaxis(big.reshape(2, -1, 3, 2, 3, 2).mean((3, 5)), 1, -1)
     loss = Vid(layers=ONE)
-    own, other = (big, t) if larger == "student" else (s, big)
-    adapter = prepared(make, random, loss, own, other)
+    s_sized, t_sized = (big, t) if larger == "student" else (s, big)
+    adapter = prepared(make, random, loss, s_sized, t_sized)
     hands = (small, np.moveaxis(t, 1, -1)) if larger == "student" else (np.moveaxis(s, 1, -1), small)
-    value = loss(make(a=own), (make(a=other),), make_batch(2), adapter).item()
+    value = loss(make(a=s_sized), (make(a=t_sized),), make_batch(2), adapter).item()
     assert value == pytest.approx(by_hand(adapter, *hands).mean())
 
 

@@ -154,7 +154,7 @@ stages:
     with pytest.raises(RecipeError, match=expected):
         plan.plan(recipe.load(tmp_path / "r.yaml"))
     (tmp_path / "r.yaml").write_text(text.replace('losses: [{type: hints, layers: ["1"]}]', "initialise: ['1']"))
-    with pytest.raises(RecipeError, match="initialise: takes layers of the first teacher, which has none to take"):
+    with pytest.raises(RecipeError, match="initialise: copies layers of the first teacher, which has none to copy"):
         plan.plan(recipe.load(tmp_path / "r.yaml"))
 
 
@@ -235,15 +235,15 @@ def test_a_teacher_is_a_name_or_a_list_of_them():
         ({"model": MODEL, "losses": [{"type": "soft_targets", "weight": 0.0}]}, "nothing would be learnt"),
         ({"model": MODEL, "losses": []}, "at least 1 item"),
         ({"model": MODEL, "losses": [{"type": "soft_targets", "temperature": 0.0}]}, "greater than 0"),
-        ({"model": MODEL, "teacher": ["a", "a"]}, "one stands twice"),
-        ({"model": MODEL, "teacher": ["a", "b"], "combine": {"type": "weighted", "weights": [0.0, 0.0]}}, "sum to nothing"),
+        ({"model": MODEL, "teacher": ["a", "a"]}, "one is named twice"),
+        ({"model": MODEL, "teacher": ["a", "b"], "combine": {"type": "weighted", "weights": [0.0, 0.0]}}, "weights sum to 0"),
         (
             {"model": MODEL, "teacher": ["a", "b"], "combine": {"type": "weighted", "weights": [1.0] * 3}},
             "2 teachers and 3 weights",
         ),
         ({"model": MODEL, "teacher": ["big"], "losses": [{"type": "dkd", "teacher": "bog"}]}, "did you mean 'big'"),
         ({"model": MODEL, "losses": [{"type": "cross_entropy", "teacher": "big"}]}, "learns from no teacher"),
-        ({}, "none is given"),
+        ({}, "neither is named"),
         ({"model": MODEL, "start": "a"}, "not both"),
         ({"model": MODEL, "losses": [{"type": "soft_targets", "temprature": 2.0}]}, "did you mean 'temperature'"),
     ],

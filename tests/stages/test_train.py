@@ -63,7 +63,7 @@ def test_a_loss_of_ones_own(toy, context_for):
     assert plain.digest != smooth.digest
 
 
-@pytest.mark.parametrize(("given", "word"), [({}, "none is given"), ({"model": MODEL, "start": "a"}, "not both")])
+@pytest.mark.parametrize(("given", "word"), [({}, "neither is named"), ({"model": MODEL, "start": "a"}, "not both")])
 def test_one_beginning(given, word):
     with pytest.raises(ValidationError, match=f"name a model .*{word}"):
         stage(**given)

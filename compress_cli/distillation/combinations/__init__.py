@@ -1,8 +1,9 @@
-"""Combinations: how what several teachers say becomes one answer."""
+"""Combinations: how a student learns from several teachers at once."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -11,7 +12,15 @@ from compress_cli.plugin import Plugin
 
 
 class Combination(Plugin):
-    """Shares of several teachers, at least two, in the outputs (logits) that the student learns from."""
+    """Shares of several teachers, at least two, in what the student learns.
+
+    By default the teachers' outputs (logits) are mixed into one teacher for losses on outputs, and losses on features
+    average over teachers.
+    """
+
+    weighs_losses: ClassVar[bool] = False
+    """Whether the shares multiply every teacher's own loss, sample by sample, on outputs and on features alike; the
+    teachers' outputs are then not mixed."""
 
     def fits(self, teachers: int) -> None:
         """ValueError where it is not for so many teachers."""
@@ -21,9 +30,10 @@ class Combination(Plugin):
         return nn.Identity()
 
     @abstractmethod
-    def shares(self, said: Tensor, batch: Batch, adapter: nn.Module) -> Tensor:
-        """Of what teachers say in one head, (teachers, N, size, ...): (teachers,) or (teachers, N), of sum 1 over teachers."""
+    def shares(self, logits: Tensor, batch: Batch, adapter: nn.Module) -> Tensor:
+        """The teachers' shares by their logits of one head, (teachers, N, classes, ...): (teachers,) or (teachers, N), with sum
+        1 over teachers."""
 
-    def loss(self, combined: Tensor, batch: Batch) -> Tensor | None:
-        """What its trainable part makes small, shape (), of a head (N, size, ...); None where nothing is trained."""
+    def loss(self, mixed: Tensor, batch: Batch) -> Tensor | None:
+        """The loss of the trainable part, shape (), for a mixed head (N, classes, ...); None where nothing is trained."""
         return None

@@ -1,41 +1,37 @@
-"""Whoever knows a sample better says more about it."""
+"""Every teacher's losses, weighed by its confidence in each sample."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from compress_cli.data.batch import Batch
 from compress_cli.distillation.combinations import Combination
-from compress_cli.errors import RecipeError
-from compress_cli.losses import chosen
+from compress_cli.distillation.combinations._confidence import By, confidences
 
 
 class Confidence(Combination):
-    """Weigh the teachers sample by sample (CA-MKD; Zhang et al. 2022, arXiv:2201.00007, equation 2).
+    """Weigh the losses of each teacher, sample by sample, by its confidence (CA-MKD; Zhang et al. 2022, arXiv:2201.00007).
 
-    The share of teacher k of K is (1 - exp(l_k) / sum_j exp(l_j)) / (K - 1), where l is its cross-entropy with the true
-    label, or, without labels, the entropy of its own probabilities. For heads (N, classes).
+    A loss is sum_k w_k * loss_k, averaged over samples, where loss_k compares the student with teacher k of K and (equation 2)
+    w_k = (1 - exp(l_k) / sum_j exp(l_j)) / (K - 1). l is the teacher's cross-entropy with the true label, or, without labels,
+    the entropy of its probabilities. Heads (N, classes).
+
+    All losses with a term for each sample take part: on outputs soft_targets, soft_cross_entropy, hard_labels, logit_mse,
+    multi_label_targets and dkd; on features hints, hidden_states, cls_token, first_token, attention_transfer and vid. Losses
+    that relate samples to each other (dist, rkd, pkt, crd, ...) have no such term: they name their `teacher`, or are refused.
+    Features are weighed by the teacher's own outputs, too, where the paper takes the cross-entropy of the student's projected
+    features under the teacher's classifier, which a table of stored outputs does not have.
     """
 
-    by: Literal["label", "entropy"] = Field("label", description="near the true label, or sure of itself: for unlabelled data")
-    target: str = Field("", description="the target that holds the labels, for by: label; default: the only one")
+    version: ClassVar[int] = 2
+    weighs_losses: ClassVar[bool] = True
 
-    def shares(self, said: Tensor, batch: Batch, adapter: nn.Module) -> Tensor:
-        if said.dim() != 3 or said.shape[2] == 1:
-            raise RecipeError("combine: confidence needs heads (N, classes) of two classes or more; give weights instead")
-        logs = functional.log_softmax(said, 2)  # (teachers, N, classes)
-        if self.by == "label":
-            if not batch.targets:
-                raise RecipeError(
-                    "combine: confidence by label needs the label of every sample; without labels set by: entropy"
-                )
-            labels = chosen(batch.targets, self.target, "target").long().expand(len(said), -1)
-            doubts = -logs.gather(2, labels[:, :, None])[:, :, 0]
-        else:
-            doubts = -(logs.exp() * logs).sum(2)
-        return (1 - torch.softmax(doubts, 0)) / (len(said) - 1)  # (teachers, N)
+    by: By = Field("label", description="by the true label, or by the entropy of the teacher's probabilities")
+    target: str = Field("", description="the target that holds the labels, for by: label; default: the only one")
+    head: str = Field("", description="the head that tells the confidence; default: that of the loss, or the only one")
+
+    def shares(self, logits: Tensor, batch: Batch, adapter: nn.Module) -> Tensor:
+        return confidences(logits, batch, self.by, self.target)

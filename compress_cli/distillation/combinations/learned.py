@@ -1,4 +1,4 @@
-"""The teachers' weights are learnt along."""
+"""Weights learnt with the student."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from compress_cli.losses.cross_entropy import CrossEntropy
 class Learned(Combination):
     """Learn the teachers' weights while the student learns (stacking; Wolpert 1992, doi:10.1016/S0893-6080(05)80023-1).
 
-    Weights are a softmax of one number a teacher, equal at first, and are trained to make the cross-entropy of the
-    combined teacher with the true labels small. That trains the weights alone: the student never moves its own aim.
+    The weights are a softmax of one number for each teacher, equal at first; training minimises the cross-entropy of the
+    mixed teacher with the true labels, whose gradient reaches the weights alone: the student never moves its own target.
     """
 
     target: str = Field("", description="the target that holds the labels; default: the only one")
@@ -23,12 +23,12 @@ class Learned(Combination):
     def adapter(self, teachers: int) -> nn.Module:
         return _Weights(teachers)
 
-    def shares(self, said: Tensor, batch: Batch, adapter: nn.Module) -> Tensor:
-        shares: Tensor = adapter(said)
+    def shares(self, logits: Tensor, batch: Batch, adapter: nn.Module) -> Tensor:
+        shares: Tensor = adapter(logits)
         return shares
 
-    def loss(self, combined: Tensor, batch: Batch) -> Tensor | None:
-        return CrossEntropy(target=self.target)(Outputs({"": combined}), (), batch, nn.Identity())
+    def loss(self, mixed: Tensor, batch: Batch) -> Tensor | None:
+        return CrossEntropy(target=self.target)(Outputs({"": mixed}, class_axes={"": 1}), (), batch, nn.Identity())
 
 
 class _Weights(nn.Module):
@@ -36,5 +36,5 @@ class _Weights(nn.Module):
         super().__init__()
         self.weights = nn.Parameter(torch.zeros(teachers))
 
-    def forward(self, said: Tensor) -> Tensor:
+    def forward(self, logits: Tensor) -> Tensor:
         return torch.softmax(self.weights, 0)

@@ -1,4 +1,4 @@
-"""Every teacher alike."""
+"""Equal weights."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ class Mean(Combination):
     """The mean of the teachers' outputs: of logits, the geometric mean of their probabilities (Hinton et al. 2015,
     arXiv:1503.02531, section 1)."""
 
-    def shares(self, said: Tensor, batch: Batch, adapter: nn.Module) -> Tensor:
-        return said.new_full((len(said),), 1 / len(said))
+    def shares(self, logits: Tensor, batch: Batch, adapter: nn.Module) -> Tensor:
+        return logits.new_full((len(logits),), 1 / len(logits))

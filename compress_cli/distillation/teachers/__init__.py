@@ -1,4 +1,4 @@
-"""Teachers: what a student learns from, opened from an artifact."""
+"""Teachers: models that a student learns from, opened from artifacts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from compress_cli.plugin import Plugin, find, names
 from compress_cli.store.artifact import Artifact
 
 Opened = Callable[[Batch], Outputs]
-"""A teacher at work: evaluation mode, no gradient, outputs on the batch's device."""
+"""A teacher that computes its outputs for a batch: evaluation mode, no gradient, on the batch's device."""
 
 
 class Teacher(Plugin):
-    """Opens the artifacts it takes."""
+    """Opens artifacts of the kinds that it takes."""
 
     takes: ClassVar[tuple[type[Artifact], ...]]
 
@@ -26,13 +26,13 @@ class Teacher(Plugin):
         """A callable that also observes `layers`; RecipeError where a layer is unknown or can't be observed."""
 
     def check(self, artifact: Artifact, index: np.ndarray) -> None:
-        """DataError where it can't answer for all of these samples; most answer for any."""
+        """DataError where it has no outputs for some of these samples; only tables lack any."""
 
 
 def teacher_for(artifact: Artifact) -> Teacher:
     """The teacher plugin that takes this kind of artifact."""
     for name in names(Teacher):
-        found = find(Teacher, name)
-        if issubclass(found, Teacher) and isinstance(artifact, found.takes):
-            return found()
+        teacher = find(Teacher, name)
+        if issubclass(teacher, Teacher) and isinstance(artifact, teacher.takes):
+            return teacher()
     raise TypeError(f"no teacher takes a {artifact.manifest.kind}")  # the plan lets none through

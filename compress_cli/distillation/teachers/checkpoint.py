@@ -1,4 +1,4 @@
-"""Teachers that PyTorch runs."""
+"""Checkpoints and quantised programs as teachers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Black boxes."""
+"""ONNX files as teachers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from compress_cli.store.artifact import Artifact, OnnxModel
 
 
 class OnnxTeacher(Teacher):
-    """Any ONNX file, run by ONNX Runtime on the CPU: its outputs are heads, and it shows no features.
+    """Any ONNX file, run by ONNX Runtime on the CPU: its outputs are heads, and it has no features.
 
-    One that insists on a number of samples gets it: the last of a batch are filled up with copies, which are dropped.
+    A file with a fixed batch size gets batches of that size: the last one is padded with copies, whose outputs are dropped.
     """
 
     takes: ClassVar[tuple[type[Artifact], ...]] = (OnnxModel,)
@@ -36,13 +36,13 @@ class OnnxTeacher(Teacher):
             missing = [name for name in session.inputs if name not in batch.inputs]
             if missing:
                 raise RecipeError(f"the teacher takes an input '{missing[0]}'; the dataset gives: {', '.join(batch.inputs)}")
-            given = Split({name: batch.inputs[name].cpu().numpy() for name in session.inputs}, {}, batch.index.cpu().numpy())
-            size = session.batch or len(given)
+            samples = Split({name: batch.inputs[name].cpu().numpy() for name in session.inputs}, {}, batch.index.cpu().numpy())
+            size = session.batch or len(samples)
             parts = [
-                session.run(measure.sample(session, given.take(np.s_[start : start + size]), size))
-                for start in range(0, len(given), size)
+                session.run(measure.sample(session, samples.take(np.s_[start : start + size]), size))
+                for start in range(0, len(samples), size)
             ]
-            heads = {name: np.concatenate([part[name] for part in parts])[: len(given)] for name in session.outputs}
-            return Outputs({name: torch.from_numpy(each).float().to(batch.index.device) for name, each in heads.items()})
+            heads = {name: np.concatenate([part[name] for part in parts])[: len(samples)] for name in session.outputs}
+            return Outputs({name: torch.from_numpy(values).float().to(batch.index.device) for name, values in heads.items()})
 
         return opened
