@@ -105,20 +105,20 @@ class Pictured(nn.Module):
     def __init__(self):
         super().__init__()
         self.one, self.norm = nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.two, self.after = nn.Conv2d(8, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
-        self.fc = nn.Linear(32, 4)
+        self.two, self.after = nn.Conv2d(8, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)
+        self.fc = nn.Linear(64, 4)
 
     def forward(self, x):
         return self.fc(torch.relu(self.after(self.two(torch.relu(self.norm(self.one(x)))))).mean((2, 3)))
 
 
 def trained(seed):
-    """A network, inputs and classes after some steps of training, so that the running statistics lag behind."""
+    """A network, inputs and classes after some steps of training."""
     torch.manual_seed(seed)
     body, inputs, filters = Pictured(), torch.randn(256, 2, 6, 6), torch.randn(4, 2, 3, 3)
     classes = nn.functional.conv2d(inputs, filters).relu().mean((2, 3)).argmax(1)
-    optimizer = torch.optim.SGD(body.parameters(), 0.2, momentum=0.9, weight_decay=1e-3)
-    for _ in range(60):
+    optimizer = torch.optim.SGD(body.parameters(), 0.05, momentum=0.9, weight_decay=1e-3)
+    for _ in range(20):
         optimizer.zero_grad()
         nn.functional.cross_entropy(body(inputs), classes).backward()
         optimizer.step()
@@ -131,14 +131,14 @@ def ranks(values):
 
 def test_taylor_ranks_channels_as_the_true_change_of_the_loss_does(one_thread):
     gains = []
-    for seed in range(4):
+    for seed in range(3):
         body, inputs, classes = trained(seed)
         loss = nn.functional.cross_entropy(body(inputs), classes)
         names, tensors = zip(*body.named_parameters(), strict=True)
         gradients = dict(zip(names, torch.autograd.grad(loss, tensors), strict=True))
         (group,) = (each for each in dependency_graph.build(body, (inputs[:2],)).groups if each.layer == "two")
         changes = []
-        for channel in range(32):
+        for channel in range(64):
             gated = copy.deepcopy(body)
             gated.after.weight.data[channel] = gated.after.bias.data[channel] = 0
             changes.append((nn.functional.cross_entropy(gated(inputs), classes) - loss).square().item())
@@ -149,7 +149,7 @@ def test_taylor_ranks_channels_as_the_true_change_of_the_loss_does(one_thread):
         )
         gains.append((by_gate, by_filter))
     means = np.mean(gains, 0)
-    assert means[0] > 0.6
+    assert means[0] > 0.9
     assert means[0] > means[1] + 0.1
 
 
