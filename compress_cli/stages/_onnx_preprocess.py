@@ -27,10 +27,11 @@ def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], wanted: P
     if kind not in FLOATS:
         dtype = onnx.TensorProto.DataType.Name(kind).lower()
         raise RecipeError(
-            f"preprocess: {path} takes {name} as {dtype}, and prepared pictures are real numbers; leave preprocess out, or export "
-            "the file with a float input"
+            f"preprocess: {path} takes {name} as {dtype}, and prepared pictures are real numbers; leave preprocess out, or "
+            "export the file with a float input"
         )
     _check_channels(wanted, shape[0])
+    _check_shape(port, shape, wanted, path)
     nodes = _Nodes(name, port)
     if wanted.size and shape[1:] != (wanted.size, wanted.size):
         _check_opset(model, path)
@@ -57,12 +58,25 @@ def _check_channels(wanted: Preprocess, channels: int) -> None:
             raise RecipeError(f"preprocess.{field}: has {len(values)} values for pictures of {channels} channels")
 
 
+def _check_shape(port: onnx.ValueInfoProto, shape: tuple[int, ...], wanted: Preprocess, path: Path) -> None:
+    """RecipeError where prepared pictures would have another shape than the file takes."""
+    prepared = (shape[0], wanted.size or shape[1], wanted.size or shape[2])
+    if wanted.layout == "nhwc":
+        prepared = (*prepared[1:], prepared[0])
+    taken = [axis.dim_value or None for axis in port.type.tensor_type.shape.dim[1:]]
+    if len(taken) != 3 or any(axis not in (None, size) for axis, size in zip(taken, prepared, strict=True)):
+        raise RecipeError(
+            f"preprocess: makes pictures of the shape {prepared}, and {path} takes {port.name} "
+            f"({', '.join(str(axis or '?') for axis in taken)}) for each sample; set size or layout"
+        )
+
+
 def _check_opset(model: onnx.ModelProto, path: Path) -> None:
     opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset < RESIZE:
         raise RecipeError(
             f"preprocess.size: {path} is of opset {opset}, whose Resize does not shrink pictures as picture libraries do; "
-            f"convert the file to opset {RESIZE} (onnx.version_converter.convert_version), or use a dataset of the size that it takes"
+            f"convert the file to opset {RESIZE} (onnx.version_converter.convert_version), or use data of its size"
         )
 
 

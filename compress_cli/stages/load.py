@@ -50,8 +50,8 @@ class Load(Stage):
     onnx: InputFile | None = Field(None, description="an ONNX file, instead of weights and model")
     preprocess: Preprocess | None = Field(
         None,
-        description="the preparation of raw pictures that an ONNX file expects outside its graph; it becomes part of the graph, so "
-        "that every later stage gives the file raw pictures: {scale: 0.00392157, mean: [0.485, 0.456, 0.406], std: [0.229, ...]}",
+        description="how raw pictures are prepared for an ONNX file, such as {scale: 0.0039216, mean: [0.485, 0.456, 0.406], "
+        "std: [0.229, 0.224, 0.225]}; it becomes part of the graph, and every later stage gives the file raw pictures",
     )
     expect: dict[str, float] = Field(
         {}, description="metrics that the model reaches on val, at least (at most, where less is better): {accuracy: 0.91}"

@@ -31,8 +31,8 @@ class Resnet(Model):
         "projection",
         description="where widths change: a 1 x 1 convolution (the paper's option B), or channels of zeros (option A). "
         "`padding` puts half of them before the old channels and half behind, as the widely used weights for CIFAR were "
-        "trained; `padding_behind` puts all behind. State dicts of the two look alike and give wrong answers in each other's place. "
-        "Without a projection channels can be cut inside the blocks only",
+        "trained; `padding_behind` puts all behind. State dicts of the two look alike, and each gives wrong answers in the "
+        "other form. Without a projection channels can be cut inside the blocks only",
     )
 
     @field_validator("depth")
