@@ -41,7 +41,7 @@ class Attack(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint,))}
-    shared: ClassVar[dict[str, int]] = {"training": loop.VERSION}
+    shared: ClassVar[dict[str, int]] = {"training": loop.VERSION, "measure": measure.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("test",)
     long: ClassVar[bool] = True
 

@@ -37,7 +37,7 @@ class Load(Stage):
 
     version: ClassVar[int] = 2
     consumes: ClassVar[dict[str, Role]] = {}
-    shared: ClassVar[dict[str, int]] = {"measure": measure.VERSION}
+    shared: ClassVar[dict[str, int]] = {"onnx_file": files.VERSION, "measure": measure.VERSION}
     seed_dependent: ClassVar[bool] = False
 
     weights: InputFile | None = Field(None, description="safetensors, or a state dict saved by torch.save")
