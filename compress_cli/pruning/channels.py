@@ -1,4 +1,4 @@
-"""Channels that are cut together, and what is left of the weights after a cut: tensors by name, no module is changed."""
+"""Groups of channels that are cut together, and the weights that remain after a cut: tensors by name, no module is changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-VERSION = 1
+VERSION = 2
 
 Role = Literal["makes", "reads", "scales", "other"]
 """What a tensor does for a channel: filters that make it, weights that read it, a normalisation's scale; or biases,
@@ -19,22 +19,49 @@ running statistics and bare parameters."""
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The slices of one tensor that go when channels go."""
+    """The slices of one tensor that are removed with the channels of a group."""
 
     name: str  # of the parameter or buffer, relative to the model's body
     role: Role
     tensor: Tensor
     axis: int
-    index: Tensor  # (channels, n) int64: positions on the axis that belong to each channel
+    index: Tensor  # (channels, n) int64: which of the layer's channels belong to each channel of the group
+    groups: int = 1  # of a grouped convolution whose `axis` counts the channels within one of its groups
+    normalises: str = ""  # of a normalisation's tensor: the layer whose output it takes, where nothing else takes that
+
+    @property
+    def layer(self) -> str:
+        """The name of the layer that holds the tensor."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def length(self) -> int:
+        """How many channels the layer has here, over all its groups."""
+        return self.tensor.shape[self.axis] * self.groups
+
+    def by_channel(self, tensor: Tensor) -> Tensor:
+        """A view of a tensor shaped as this one with the layer's channels as its first axis: (length, ...)."""
+        if self.groups == 1:
+            return tensor.movedim(self.axis, 0)
+        split = tensor.unflatten(0, (self.groups, -1))  # (out, in / groups, ...) -> (groups, out / groups, in / groups, ...)
+        rows: Tensor = split.transpose(1, 2).flatten(0, 1)
+        return rows
+
+    def as_stored(self, rows: Tensor) -> Tensor:
+        """The inverse of `by_channel`, also for fewer channels: each of the groups must have lost as many."""
+        if self.groups == 1:
+            return rows.movedim(0, self.axis)
+        stored: Tensor = rows.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+        return stored
 
     def of(self, tensor: Tensor) -> Tensor:
         """(channels, values): each channel's slices of a tensor shaped as this one (its gradient, say), flattened."""
-        rows = tensor.detach().movedim(self.axis, 0)[self.index]  # (channels, n, ...)
+        rows = self.by_channel(tensor.detach())[self.index]  # (channels, n, ...)
         return rows.reshape(len(self.index), -1)
 
     @property
     def values(self) -> Tensor:
-        """(channels, values): what each channel owns of this tensor."""
+        """(channels, values): each channel's slices of this tensor."""
         return self.of(self.tensor)
 
 
@@ -42,18 +69,23 @@ class Part:
 class Group:
     """Layers whose channels can only be cut together.
 
-    A channel of a grouped convolution stands for one channel in each of its groups: they are cut alike.
+    A channel of a grouped convolution represents channels in each of its groups: all groups lose the same number.
     """
 
     layer: str  # the model's first layer that makes all these channels
     channels: int
-    multiple: int  # channels of `layer` behind each channel here: the groups of a grouped convolution, else 1
+    multiple: int  # channels of `layer` behind each channel here: with grouped convolutions, at least one for each group
     parts: tuple[Part, ...]
+    fixed: int = 0  # channels of `layer` that always remain: no other group of a convolution could lose one with them
 
     @property
     def width(self) -> int:
         """Output channels of `layer`."""
-        return self.channels * self.multiple
+        return self.width_of(self.channels)
+
+    def width_of(self, kept: int) -> int:
+        """Output channels of `layer` when so many channels of the group are kept."""
+        return kept * self.multiple + self.fixed
 
     def playing(self, *roles: Role) -> list[Part]:
         """The parts in these roles."""
@@ -71,32 +103,34 @@ class DependencyGroups:
 def cut(body: nn.Module, groups: Iterable[Group], removed: Iterable[Tensor]) -> dict[str, Tensor]:
     """The body's state dict without the removed channels (per group: their numbers, int64)."""
     state = {name: tensor.detach() for name, tensor in body.state_dict().items()}
-    kept: dict[tuple[str, int], Tensor] = {}
-    for group, gone in zip(groups, removed, strict=True):
+    kept: dict[tuple[str, int], tuple[Part, Tensor]] = {}
+    for group, numbers in zip(groups, removed, strict=True):
         for part in group.parts:
-            length = part.tensor.shape[part.axis]
-            kept.setdefault((part.name, part.axis), torch.ones(length, dtype=torch.bool))[part.index[gone].flatten()] = False
-    for (name, axis), keep in kept.items():
-        state[name] = state[name].index_select(axis, keep.nonzero().flatten())
+            _, keep = kept.setdefault((part.name, part.axis), (part, torch.ones(part.length, dtype=torch.bool)))
+            keep[part.index[numbers].flatten()] = False
+    for part, keep in kept.values():
+        state[part.name] = part.as_stored(part.by_channel(state[part.name])[keep])
     return state
 
 
 def masked(body: nn.Module, groups: Iterable[Group], removed: Iterable[Tensor]) -> dict[str, Tensor]:
-    """The body's state dict with all that belongs to these channels set to zero: it computes what a cut one does."""
+    """The body's state dict with the removed channels' slices set to zero: it computes what the cut one computes."""
     state = {name: tensor.detach().clone() for name, tensor in body.state_dict().items()}
-    for group, gone in zip(groups, removed, strict=True):
+    for group, numbers in zip(groups, removed, strict=True):
         for part in group.parts:
-            state[part.name].movedim(part.axis, 0)[part.index[gone].flatten()] = 0
+            rows = part.by_channel(state[part.name]).clone()
+            rows[part.index[numbers].flatten()] = 0
+            state[part.name] = part.as_stored(rows)
     return state
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while: BatchNorm's statistics stay as they are."""
-    modes = [(each, each.training) for each in module.modules()]
+    modes = [(layer, layer.training) for layer in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        for each, mode in modes:
-            each.training = mode
+        for layer, mode in modes:
+            layer.training = mode

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from compress_cli.pruning.channels import Group, evaluating
+
+Counted = Literal["macs", "parameters"]
 
 
 class Cost:
@@ -29,7 +31,11 @@ class Cost:
         for number, group in enumerate(groups):
             for part in group.parts:
                 if part.name in self._shapes:
-                    self._loss.setdefault(part.name, []).append((part.axis, number, part.index.shape[1]))
+                    self._loss.setdefault(part.name, []).append((part.axis, number, part.index.shape[1] // part.groups))
+
+    def of(self, counted: Counted, kept: Sequence[int] | None = None) -> int:
+        """Multiply-accumulates or parameters when each group keeps so many channels; all of them by default."""
+        return self.macs(kept) if counted == "macs" else self.parameters(kept)
 
     def macs(self, kept: Sequence[int] | None = None) -> int:
         """Multiply-accumulates for one sample when each group keeps so many channels; all of them by default."""

@@ -7,7 +7,6 @@ arithmetic: nothing here knows a model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import gcd
 from typing import Literal
 
 CLOSE = 0.02  # a target counts as reached within 2%
@@ -23,8 +22,10 @@ WidthChoice = list[Kept]
 """For each group the numbers of channels it may keep, falling, beginning with all of them."""
 
 
-def choices(groups: Sequence[tuple[int, int]], round_to: int | Literal["auto"]) -> list[WidthChoice]:
-    """What groups of (channels, width of one) may keep; with `auto` several choices, to be tried in this order."""
+def choices(groups: Sequence[tuple[int, int, int]], round_to: int | Literal["auto"]) -> list[WidthChoice]:
+    """What groups of (channels, width of one, width that always remains) may keep.
+
+    With `auto` several choices, to be tried in this order."""
     if round_to == "auto":
         return [[_rounded(group, table, 2) for group in groups] for table in AUTO]
     return [[_rounded(group, (round_to,), 1) for group in groups]]
@@ -52,12 +53,16 @@ def affordable(target: float, cost: Callable[[Kept], int], choices: Sequence[Wid
     return min(found, key=lambda kept: abs(cost(kept) - target))
 
 
-def _rounded(group: tuple[int, int], multiples: Sequence[int], least: int) -> Kept:
-    """All channels, then the numbers that make the width a multiple of the first that goes `least` times into it."""
-    channels, each = group
-    multiple = next((number for number in multiples if number * least <= channels * each), channels * each)
-    step = multiple // gcd(multiple, each)
-    return [channels, *range((channels - 1) // step * step, 0, -step)]
+def _rounded(group: tuple[int, int, int], multiples: Sequence[int], least: int) -> Kept:
+    """All channels, then the numbers that make the width a multiple of the first which permits a narrower one.
+
+    It has to go `least` times into the full width."""
+    channels, step, fixed = group
+    for multiple in multiples:
+        narrower = [kept for kept in range(channels - 1, 0, -1) if (kept * step + fixed) % multiple == 0]
+        if narrower and multiple * least <= channels * step + fixed:
+            return [channels, *narrower]
+    return [channels]
 
 
 def _towards(target: float, cost: Callable[[Kept], int], permitted: WidthChoice) -> Kept:

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from compress_cli.context import Context
-from compress_cli.data.datasets import Dataset
+from compress_cli.data.datasets import Dataset, Split
 from compress_cli.data.signature import Head, Input, Signature
 from compress_cli.data.tasks.classification import Classification
 from compress_cli.errors import ArtifactError, RecipeError
@@ -33,13 +33,14 @@ MODEL = {"type": "mlp", "hidden": [6]}
 
 
 class Small(Dataset):
-    """Only a signature."""
+    """A signature, and no samples to check on."""
 
     def signature(self):
         return SIGNATURE
 
     def split(self, name):
-        raise AssertionError("loading needs no samples")
+        assert name == "val"
+        return Split({}, {}, np.empty(0, np.int64))
 
     def fingerprint(self):
         return "small"
@@ -235,13 +236,13 @@ def test_missing_and_strange_files(load, tmp_path):
         ({}, "give either 'weights' and their 'model', or 'onnx'"),
         ({"weights": "w.pt"}, "give either 'weights' and their 'model', or 'onnx'"),
         ({"model": MODEL}, "give either 'weights' and their 'model', or 'onnx'"),
-        ({"onnx": "m.onnx", "model": MODEL}, "'onnx' stands alone"),
-        ({"onnx": "m.onnx", "outputs": "o.npz"}, "'onnx' stands alone"),
-        ({"outputs": "o.npz", "model": MODEL}, "'outputs' stands alone"),
+        ({"onnx": "m.onnx", "model": MODEL}, "'onnx' excludes the others"),
+        ({"onnx": "m.onnx", "outputs": "o.npz"}, "'onnx' excludes the others"),
+        ({"outputs": "o.npz", "model": MODEL}, "'outputs' excludes the others"),
         ({"weights": "w.pt", "model": MODEL, "mean": [1.0]}, "'mean' and 'deviation' go together"),
         ({"weights": "w.pt", "model": MODEL, "mean": [1.0], "deviation": [0.0]}, "no deviation of 0"),
-        ({"outputs": "o.npz", "heads": ["logits"]}, "'outputs' stands alone: its arrays are called as the heads are"),
-        ({"onnx": "m.onnx", "heads": ["a", "b", "a"]}, "heads: 'a' stands twice"),
+        ({"outputs": "o.npz", "heads": ["logits"]}, "'outputs' takes no inputs, heads or expect"),
+        ({"onnx": "m.onnx", "heads": ["a", "b", "a"]}, "heads: 'a' is named twice"),
         ({"weight": "w.pt", "model": MODEL}, "there is no field 'weight'; did you mean 'weights'"),
     ],
 )

@@ -14,12 +14,14 @@ from compress_cli.data.datasets import Dataset, Split
 from compress_cli.data.signature import Head, Input, Signature
 from compress_cli.data.tasks.classification import Classification
 from compress_cli.errors import RecipeError, StageError
-from compress_cli.networks import restore
+from compress_cli.networks import narrowing, restore
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.networks.models.resnet import Resnet
+from compress_cli.networks.models.shufflenet_v1 import ShufflenetV1
+from compress_cli.networks.narrowing import Proof
 from compress_cli.pruning import channels, dependency_graph
-from compress_cli.stages import Stage, prune
+from compress_cli.stages import Stage, _importance, prune
 from compress_cli.stages.prune import Prune
 from compress_cli.store.artifact import Checkpoint, Draft
 
@@ -161,6 +163,41 @@ def test_widths_are_rounded(step):
     assert [kept for _, kept in facts["widths"].values()] == [8, 16, 32]
 
 
+@pytest.mark.parametrize("round_to", [8, "auto"])
+def test_a_shufflenet_is_cut(step, round_to):
+    """Between grouped convolutions channels go in units of nine, and the nearest multiple of 8 may be far."""
+    model = ShufflenetV1(widths=(240, 480, 960), blocks=(2, 1, 2))
+    _, pruned, facts, _ = step(model, ratio=0.5, round_to=round_to)
+    assert facts["widths"]["layer1.1.conv1"] == [60, 24]
+    assert facts["widths"]["layer3.1.conv1"] == [240, 96]
+    assert facts["macs"][1] < 0.7 * facts["macs"][0]
+    assert restore.checkpoint(pruned).network(IMAGES)["logits"].shape == (4, 10)
+
+
+def test_a_cut_that_goes_wrong_is_not_made(step, monkeypatch):
+    monkeypatch.setattr(Proof, "provable", lambda proof, groups: list(groups))
+    monkeypatch.setattr(Proof, "holds", lambda proof, groups, removed: False)
+    message = "does not compute what the model computes without these channels; name in 'ignore': layer1.0"
+    with pytest.raises(StageError, match=message):
+        step(Convnet(widths=(16,), convs=1), ratio=0.5)
+
+
+def test_a_criterion_sees_the_same_samples_wherever_they_lie(step, monkeypatch):
+    split = Noise.split
+
+    def turned(dataset, name):
+        whole = split(dataset, name)
+        return whole.take(np.arange(len(whole))[::-1])
+
+    monkeypatch.setattr(Noise, "split", turned)
+    monkeypatch.setattr(_importance, "BATCHES", 1)
+    _, few, _, _ = step(MODELS["convnet"], ratio=0.5, criterion="taylor")
+    monkeypatch.setattr(Noise, "split", split)
+    _, again, _, _ = step(MODELS["convnet"], ratio=0.5, criterion="taylor")
+    few, again = (restore.checkpoint(each).network.state_dict() for each in (few, again))
+    assert all(torch.equal(few[name], again[name]) for name in few)
+
+
 def test_layers_to_ignore_keep_their_shape(step):
     before, pruned, facts, _ = step(MODELS["convnet"], ratio=0.5, ignore=["layer2.0"])
     assert facts["whole"]["layer2.0"] == "'layer2.0' is in ignore"
@@ -219,7 +256,7 @@ def test_weights_that_are_not_numbers(step, monkeypatch, tmp_path):
         return restored
 
     monkeypatch.setattr(restore, "checkpoint", spoilt)
-    with pytest.raises(StageError, match="importance is not a number"):
+    with pytest.raises(StageError, match=r"the weights hold NaN or infinity \(such as layer1.0.weight\)"):
         step(MODELS["convnet"], ratio=0.5)
 
 
@@ -253,9 +290,9 @@ def test_settings_survive_dump_and_load():
 def test_a_cut_that_would_take_the_wrong_channels_is_not_made(lively):
     """Zero-padding shortcuts add channels whose place in the sum the dependency graph gets wrong across stages."""
     body = lively(Resnet(depth=8, widths=(4, 8, 16), shortcut="padding").build(SIGNATURE))
-    inputs = (torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
+    inputs = (torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)),)
     offered = {group.layer for group in dependency_graph.build(body, inputs).groups}
-    groups, whole = prune._cuttable(body, inputs, ())
+    groups, whole = prune.cuttable(body, inputs, (), Proof(body, inputs))
     refused = offered - {group.layer for group in groups}
     assert refused
     assert all("goes wrong" in whole[layer] for layer in refused)
@@ -263,5 +300,5 @@ def test_a_cut_that_would_take_the_wrong_channels_is_not_made(lively):
     silent = copy.deepcopy(body)
     silent.load_state_dict(channels.masked(body, groups, removed))
     expected = silent(*inputs)
-    prune._narrow(body, groups, removed)
+    narrowing.narrow(body, groups, removed)
     torch.testing.assert_close(body(*inputs), expected, rtol=1e-4, atol=1e-4)

@@ -120,7 +120,7 @@ def test_a_student_learns_from_stored_outputs(tmp_path, data):
     [
         ({"logits": np.zeros((200, 2))}, 3, "needs an array 'index' of the sample ids"),
         ({"index": np.arange(200)}, 3, "holds no outputs"),
-        ({"index": np.arange(200) // 2, "logits": np.zeros((200, 2))}, 3, "some ids stand twice"),
+        ({"index": np.arange(200) // 2, "logits": np.zeros((200, 2))}, 3, "some ids occur twice"),
         ({"index": np.arange(200), "logits": np.full((200, 2), np.nan)}, 3, "none NaN or infinite"),
         (
             {"index": np.arange(200), "logits": np.zeros((200, 3))},

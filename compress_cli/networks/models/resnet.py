@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 from torch import Tensor, nn
@@ -22,13 +22,17 @@ class Resnet(Model):
     last block, counted from 0: `layer3.2.sum` at depth 20 (three blocks a stage), `layer3.8.sum` at depth 56.
     """
 
+    version: ClassVar[int] = 2
+
     depth: int = Field(20, ge=8, description="layers with weights: 8, 14, 20, 32, 44, 56, 110")
     widths: Many[PositiveInt] = Field((16, 32, 64), min_length=3, max_length=3, description="channels of the three stages")
     stem: int | None = Field(None, ge=1, description="channels of the first convolution; as the first stage where not given")
-    shortcut: Literal["projection", "padding"] = Field(
+    shortcut: Literal["projection", "padding", "padding_behind"] = Field(
         "projection",
-        description="where widths change: a 1 x 1 convolution (the paper's option B), or zeros without weights (option A; then "
-        "channels can be cut inside the blocks only)",
+        description="where widths change: a 1 x 1 convolution (the paper's option B), or channels of zeros (option A). "
+        "`padding` puts half of them before the old channels and half behind, as the widely used weights for CIFAR were "
+        "trained; `padding_behind` puts all behind. State dicts of the two look alike, and each gives wrong answers in the "
+        "other form. Without a projection channels can be cut inside the blocks only",
     )
 
     @field_validator("depth")
@@ -41,8 +45,8 @@ class Resnet(Model):
 
     @model_validator(mode="after")
     def _room_for_padding(self) -> Resnet:
-        if self.shortcut == "padding" and list(self.channels) != sorted(self.channels):
-            raise ValueError(f"shortcut: 'padding' adds channels, so widths must not shrink (got {self.channels})")
+        if self.shortcut != "projection" and list(self.channels) != sorted(self.channels):
+            raise ValueError(f"shortcut: '{self.shortcut}' adds channels, so widths must not shrink (got {self.channels})")
         return self
 
     @property
@@ -59,13 +63,13 @@ class _Resnet(nn.Module):
     def __init__(self, channels: int, signature: Signature, settings: Resnet):
         super().__init__()
         stem, first, second, third = settings.channels
-        blocks, projection = (settings.depth - 2) // 6, settings.shortcut == "projection"
+        blocks, shortcut = (settings.depth - 2) // 6, settings.shortcut
         self.conv1 = nn.Conv2d(channels, stem, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(stem, first, blocks, 1, projection)
-        self.layer2 = _stage(first, second, blocks, 2, projection)
-        self.layer3 = _stage(second, third, blocks, 2, projection)
+        self.layer1 = _stage(stem, first, blocks, 1, shortcut)
+        self.layer2 = _stage(first, second, blocks, 2, shortcut)
+        self.layer3 = _stage(second, third, blocks, 2, shortcut)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = last_layer(third, signature, settings.type)
         he_normal(self)
@@ -79,7 +83,7 @@ class _Resnet(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, channels: int, width: int, stride: int, projection: bool):
+    def __init__(self, channels: int, width: int, stride: int, shortcut: str):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -89,11 +93,7 @@ class _Block(nn.Module):
         self.sum = Sum()
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != width:
-            self.shortcut = (
-                nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-                if projection
-                else _Padding(width - channels, stride)
-            )
+            self.shortcut = _shortcut(channels, width, stride, shortcut)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
@@ -102,16 +102,24 @@ class _Block(nn.Module):
 
 
 class _Padding(nn.Module):
-    """Every other pixel, and channels of zeros behind the old ones."""
+    """Every `stride`-th pixel, and channels of zeros before and behind the old ones."""
 
-    def __init__(self, more: int, stride: int):
+    def __init__(self, before: int, behind: int, stride: int):
         super().__init__()
-        self.more, self.stride = more, stride
+        self.before, self.behind, self.stride = before, behind, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+        return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.behind))
 
 
-def _stage(channels: int, width: int, blocks: int, stride: int, projection: bool) -> nn.Sequential:
-    first = _Block(channels, width, stride, projection)
-    return nn.Sequential(first, *(_Block(width, width, 1, projection) for _ in range(blocks - 1)))
+def _shortcut(channels: int, width: int, stride: int, kind: str) -> nn.Module:
+    """From one number of channels to another, in one of the forms that a recipe may name."""
+    if kind == "projection":
+        return nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+    before = (width - channels) // 2 if kind == "padding" else 0
+    return _Padding(before, width - channels - before, stride)
+
+
+def _stage(channels: int, width: int, blocks: int, stride: int, shortcut: str) -> nn.Sequential:
+    first = _Block(channels, width, stride, shortcut)
+    return nn.Sequential(first, *(_Block(width, width, 1, shortcut) for _ in range(blocks - 1)))

@@ -1,4 +1,4 @@
-"""How much the loss would change without a channel."""
+"""First-order change of the loss without a channel."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from compress_cli.pruning.criteria import Criterion
 
 
 class Taylor(Criterion):
-    """Squared first-order change of the loss when the weights that make a channel become zero, (sum of g * w)^2, averaged
-    over training batches (Molchanov et al. 2019, arXiv:1906.10771, the form with a gate)."""
+    """Squared first-order change of the loss when a channel is gated off, averaged over training batches (Molchanov et al.
+    2019, arXiv:1906.10771).
 
+    The gate multiplies the channel behind each layer that makes it and behind that layer's normalisation. Its gradient is
+    gamma * g_gamma + beta * g_beta behind a normalisation, else the sum of weight * gradient over the filter and its bias.
+    """
+
+    version: ClassVar[int] = 2
     gradients: ClassVar[bool] = True
 
     def __call__(self, group: Group, gradients: dict[str, Tensor]) -> Tensor:
-        makes = {part.name.rpartition(".")[0] for part in group.playing("makes")}
-        own = [part for part in group.parts if part.name in gradients and part.name.rpartition(".")[0] in makes]
-        terms = [(part.values * part.of(gradients[part.name])).sum(1) for part in own if part.role in ("makes", "other")]
-        return torch.stack(terms).sum(0).square()
+        makers = {part.layer for part in group.playing("makes")}
+        trained = [part for part in group.parts if part.name in gradients]
+        normalised = {part.normalises for part in trained} & makers
+        gated = [part for part in trained if part.normalises in normalised]
+        gated += [part for part in trained if part.layer in makers - normalised and part.role in ("makes", "other")]
+        return torch.stack([(part.values * part.of(gradients[part.name])).sum(1) for part in gated]).sum(0).square()

@@ -9,6 +9,7 @@ from compress_cli.deployment.exporters.onnx import Onnx
 from compress_cli.measurement import sessions
 from compress_cli.networks import restore
 from compress_cli.networks.models import Model
+from compress_cli.networks.narrowing import Proof
 from compress_cli.plugin import names
 from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 from compress_cli.stages import prune
@@ -80,7 +81,8 @@ def test_all_heads_start_alike(name):
 def test_a_network_of_several_heads_is_cut_and_exported_in_float_and_int8(name, lively, tmp_path):
     made = built(name, a=3, b=5)
     net, path = lively(made.network), tmp_path / "model.onnx"
-    groups, whole = prune._cuttable(net.body, prune._normalised(made), ())
+    inputs = tuple(torch.randn_like(each) for each in restore.example(net.signature))
+    groups, whole = prune.cuttable(net.body, inputs, (), Proof(net.body, inputs))
     assert groups
     assert sum(reason == "it makes an output of the model" for reason in whole.values()) == 2
     example = restore.example(net.signature)

@@ -15,7 +15,8 @@ from compress_cli.networks.models import Model, Shuffle
 SHUFFLED = [f"layer{stage}.0.{last}" for stage in (1, 2, 3) for last in ("short.1.0", "branch.2.0")]
 NARROW = {
     "resnet": {"type": "resnet", "depth": 8, "widths": [4, 8, 12], "stem": 6},
-    "resnet_padding": {"type": "resnet", "depth": 8, "widths": [4, 8, 12], "shortcut": "padding"},
+    "resnet_padding": {"type": "resnet", "depth": 8, "widths": [4, 8, 13], "shortcut": "padding"},
+    "resnet_padding_behind": {"type": "resnet", "depth": 8, "widths": [4, 8, 12], "shortcut": "padding_behind"},
     "wide_resnet": {"type": "wide_resnet", "depth": 10, "widths": [2, 4, 6], "stem": 6, "dropout": 0.1},
     "vgg": {"type": "vgg", "depth": 8, "widths": [4, 6, 8, 8, 8], "dropout": 0.1},
     "mobilenet_v2": {"type": "mobilenet_v2", "width": 0.125, "expansion": 2, "dropout": 0.1},

@@ -51,6 +51,19 @@ def test_the_stem_is_as_wide_as_the_first_stage_unless_said_otherwise(network):
     assert network({"type": "resnet", "depth": 8, "widths": [4, 6, 8], "stem": 5}).body.conv1.out_channels == 5
 
 
+@pytest.mark.parametrize(("form", "before"), [("padding", [8, 16]), ("padding_behind", [0, 0])])
+def test_zeros_lie_on_both_sides_as_in_published_weights_or_behind(form, before, network):
+    """The code that the widely used CIFAR weights come from pads planes // 4 on both sides."""
+    body = network({"type": "resnet", "depth": 8, "shortcut": form}).body
+    for stage, zeros in zip((body.layer2, body.layer3), before, strict=True):
+        planes = stage[0].conv1.out_channels
+        x = torch.rand(1, planes // 2, 8, 8) + 1
+        expected = torch.zeros(1, planes, 4, 4)
+        expected[:, zeros : zeros + planes // 2] = x[:, :, ::2, ::2]
+        assert zeros in (planes // 4, 0)
+        assert torch.equal(stage[0].shortcut(x), expected)
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
@@ -58,7 +71,8 @@ def test_the_stem_is_as_wide_as_the_first_stage_unless_said_otherwise(network):
         ({"widths": [16, 32, 0]}, "greater than 0"),
         ({"widths": [16, 32]}, "at least 3"),
         ({"stem": 0}, "greater than or equal to 1"),
-        ({"stem": 32, "shortcut": "padding"}, "must not shrink"),
+        ({"stem": 32, "shortcut": "padding"}, "'padding' adds channels, so widths must not shrink"),
+        ({"stem": 32, "shortcut": "padding_behind"}, "'padding_behind' adds channels, so widths must not shrink"),
     ],
 )
 def test_settings_that_make_no_network_are_refused(settings, complaint):

@@ -1,5 +1,7 @@
 """Every criterion against its formula, in NumPy, on weights taken straight from the layers."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -75,14 +77,80 @@ def test_batchnorm_scale_needs_one():
         BatchnormScale()(group, {})
 
 
-def test_taylor_is_the_squared_first_order_change_of_the_loss(model, group):
-    loss = model(torch.rand(2, 3, 2, 3)).square().sum()
-    loss.backward()
-    gradients = {name: each.grad for name, each in model.named_parameters()}
-    w, g = arrays(model), {name: each.numpy().astype(np.float64) for name, each in gradients.items()}
-    change = (w["one.weight"] * g["one.weight"]).sum((1, 2, 3)) + w["one.bias"] * g["one.bias"]
-    change += (w["two.weight"] * g["two.weight"]).sum((1, 2, 3)) + w["two.bias"] * g["two.bias"]
-    np.testing.assert_allclose(Taylor()(group, gradients).numpy(), change**2, rtol=1e-3)
+def test_taylor_is_the_squared_gradient_of_a_gate_behind_the_normalisation(model, group):
+    """The gate as a parameter of its own: behind `norm`, and behind `two`, which nothing normalises."""
+    gate, inputs = torch.ones(4, requires_grad=True), torch.rand(2, 3, 2, 3)
+
+    def forward():
+        x = torch.relu(model.norm(model.one(inputs)) * gate[:, None, None])
+        return model.fc((x + model.two(x) * gate[:, None, None]).flatten(1)).square().sum()
+
+    (expected,) = torch.autograd.grad(forward(), gate)
+    names, tensors = zip(*model.named_parameters(), strict=True)
+    gradients = dict(zip(names, torch.autograd.grad(forward(), tensors), strict=True))
+    torch.testing.assert_close(Taylor()(group, gradients), expected.square(), rtol=1e-4, atol=1e-6)
+
+
+def test_taylor_without_a_scale_takes_the_filter():
+    body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), nn.ReLU(), nn.Linear(4, 2)).eval()
+    (group,) = dependency_graph.build(body, (torch.rand(1, 3),)).groups
+    gradients = dict(body.named_parameters())  # any numbers
+    expected = body[0].weight.square().sum(1) + body[0].bias.square()
+    torch.testing.assert_close(Taylor()(group, gradients), expected.square())
+
+
+class Pictured(nn.Module):
+    """Two normalised convolutions, the second of which is cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm = nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.two, self.after = nn.Conv2d(8, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64)
+        self.fc = nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.after(self.two(torch.relu(self.norm(self.one(x)))))).mean((2, 3)))
+
+
+def trained(seed):
+    """A network, inputs and classes after some steps of training."""
+    torch.manual_seed(seed)
+    body, inputs, filters = Pictured(), torch.randn(256, 2, 6, 6), torch.randn(4, 2, 3, 3)
+    classes = nn.functional.conv2d(inputs, filters).relu().mean((2, 3)).argmax(1)
+    optimizer = torch.optim.SGD(body.parameters(), 0.05, momentum=0.9, weight_decay=1e-3)
+    for _ in range(20):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(body(inputs), classes).backward()
+        optimizer.step()
+    return body.eval(), inputs, classes
+
+
+def ranks(values):
+    return np.argsort(np.argsort(values)).astype(float)
+
+
+def test_taylor_ranks_channels_as_the_true_change_of_the_loss_does(one_thread):
+    gains = []
+    for seed in range(3):
+        body, inputs, classes = trained(seed)
+        loss = nn.functional.cross_entropy(body(inputs), classes)
+        names, tensors = zip(*body.named_parameters(), strict=True)
+        gradients = dict(zip(names, torch.autograd.grad(loss, tensors), strict=True))
+        (group,) = (each for each in dependency_graph.build(body, (inputs[:2],)).groups if each.layer == "two")
+        changes = []
+        for channel in range(64):
+            gated = copy.deepcopy(body)
+            gated.after.weight.data[channel] = gated.after.bias.data[channel] = 0
+            changes.append((nn.functional.cross_entropy(gated(inputs), classes) - loss).square().item())
+        of_filters = (body.two.weight * gradients["two.weight"]).sum((1, 2, 3)).square().detach().numpy()
+        by_gate, by_filter = (
+            np.corrcoef(ranks(np.array(changes)), ranks(score))[0, 1]
+            for score in (Taylor()(group, gradients).numpy(), of_filters)
+        )
+        gains.append((by_gate, by_filter))
+    means = np.mean(gains, 0)
+    assert means[0] > 0.9
+    assert means[0] > means[1] + 0.1
 
 
 def test_random_is_seeded_by_layer(group):

@@ -1,0 +1,154 @@
+"""Channels are cut out of a module, after a proof on copies that the cut removes nothing else."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress_cli.networks.edits.narrow import Narrow
+from compress_cli.pruning import channels
+from compress_cli.pruning.channels import Group, evaluating
+
+SHARES = (0.25, 0.5, 0.75)  # of a group's channels, which random patterns remove
+CUT_ERRORS = (RuntimeError, ValueError, LookupError, AssertionError)  # how a user's model complains about a wrong shape
+
+
+def narrow(body: nn.Module, groups: Sequence[Group], removed: Sequence[Tensor]) -> Narrow:
+    """Cut the body in place; returns the record of the cut."""
+    before = {name: tensor.shape for name, tensor in body.state_dict().items()}
+    after = channels.cut(body, groups, removed)
+    edit = Narrow(shapes={name: tuple(tensor.shape) for name, tensor in after.items() if tensor.shape != before[name]})
+    edit(body)
+    body.load_state_dict(after)
+    return edit
+
+
+class Proof:
+    """Compares what a cut body computes with what the whole body computes when the removed channels are masked.
+
+    Code that fixes a width (heads of attention) or reorders channels unseen (a shuffle made of reshapes) fails when it is
+    narrower, or computes something else. In double precision, where the body runs in it: a wrong channel changes the
+    outputs of a deep network by less than single precision rounds.
+    """
+
+    def __init__(self, body: nn.Module, inputs: tuple[Tensor, ...]):
+        self._body, self._inputs = body, inputs
+        self._exact, self._exact_inputs, self._tolerance = _comparable(body, inputs)
+
+    def provable(self, groups: Sequence[Group]) -> list[Group]:
+        """The groups that can be cut together, by several random patterns; all of them where that is possible."""
+        if self._survive(groups):
+            return list(groups)
+        proven: list[Group] = []
+        for group in groups:
+            if self._survive([*proven, group]):
+                proven.append(group)
+        return proven
+
+    def holds(self, groups: Sequence[Group], removed: Sequence[Tensor]) -> bool:
+        """Whether the body without these channels computes what it computes with them masked."""
+        if _cut_outputs(self._body, self._inputs, groups, removed) is None:
+            return False
+        outputs = _cut_outputs(self._exact, self._exact_inputs, groups, removed)
+        expected = _masked_outputs(self._exact, self._exact_inputs, groups, removed)
+        if outputs is None or _shapes(outputs) != _shapes(expected):
+            return False
+        return all(_close(outputs[head], expected[head], self._tolerance) for head in expected)
+
+    def _survive(self, groups: Sequence[Group]) -> bool:
+        return all(self.holds(groups, removed) for removed in _patterns(groups))
+
+
+def _patterns(groups: Sequence[Group]) -> list[list[Tensor]]:
+    """For each share the numbers of the channels that are removed from each group, drawn at random."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        [torch.randperm(group.channels, generator=generator)[: _some(share, group.channels)] for group in groups]
+        for share in SHARES
+    ]
+
+
+def _some(share: float, count: int) -> int:
+    return min(max(1, round(share * count)), count - 1)
+
+
+def _comparable(body: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...], float]:
+    """A copy of the body whose channels do not mix but in its weights, inputs for it, and the relative rounding error.
+
+    A model whose code makes tensors of single precision, or reads a normalisation's attributes, stays as it is there.
+    """
+    exact_inputs = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs)
+    for precise, replaced in ((True, True), (False, True), (True, False)):
+        exact = copy.deepcopy(body).double() if precise else copy.deepcopy(body)
+        if replaced:
+            _replace_normalisations(exact)
+        try:
+            _heads(exact, exact_inputs if precise else inputs)
+        except (*CUT_ERRORS, AttributeError, TypeError):
+            continue
+        return (exact, exact_inputs, 1e-7) if precise else (exact, inputs, 1e-4)
+    return copy.deepcopy(body), inputs, 1e-4
+
+
+class _Rescale(nn.Module):
+    """Stands for a normalisation over channels: bounded, with the same parameters, and each channel by itself."""
+
+    def __init__(self, norm: nn.LayerNorm | nn.GroupNorm):
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.channels_first = isinstance(norm, nn.GroupNorm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(x)
+        for parameter, apply in ((self.weight, torch.mul), (self.bias, torch.add)):
+            if parameter is not None:
+                shaped = parameter.reshape(-1, *(1 for _ in x.shape[2:])) if self.channels_first else parameter
+                x = apply(x, shaped)
+        return x
+
+
+def _replace_normalisations(body: nn.Module) -> None:
+    """Replace layers that normalise over channels: their statistics differ over fewer of them."""
+    norms = [(parent, name, module) for parent in body.modules() for name, module in parent.named_children()
+             if isinstance(module, nn.LayerNorm | nn.GroupNorm)]  # fmt: skip
+    for parent, name, norm in norms:
+        setattr(parent, name, _Rescale(norm))
+
+
+def _cut_outputs(
+    body: nn.Module, inputs: tuple[Tensor, ...], groups: Sequence[Group], removed: Sequence[Tensor]
+) -> dict[str, Tensor] | None:
+    """Head name -> (N, ...) of a cut copy; None where it does not run."""
+    narrower = copy.deepcopy(body)
+    narrow(narrower, groups, removed)
+    try:
+        return _heads(narrower, inputs)
+    except CUT_ERRORS:
+        return None
+
+
+def _masked_outputs(
+    body: nn.Module, inputs: tuple[Tensor, ...], groups: Sequence[Group], removed: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    silent = copy.deepcopy(body)
+    silent.load_state_dict(channels.masked(body, groups, removed))
+    return _heads(silent, inputs)
+
+
+def _heads(body: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    with torch.no_grad(), evaluating(body):
+        outputs = body(*inputs)
+    return outputs if isinstance(outputs, dict) else {"": outputs}
+
+
+def _shapes(heads: dict[str, Tensor]) -> dict[str, Any]:
+    return {name: tensor.shape for name, tensor in heads.items()}
+
+
+def _close(outputs: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Equal but for rounding, which grows with the size of the numbers."""
+    return bool((outputs - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-6))

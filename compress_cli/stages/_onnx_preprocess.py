@@ -1,0 +1,124 @@
+"""The preparation of pictures that an ONNX file from elsewhere expects, as the first nodes of its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from compress_cli.data.preprocess import Preprocess
+from compress_cli.errors import RecipeError
+
+FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
+RESIZE = 18  # the opset from which Resize knows the filter that picture libraries use
+
+
+def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], wanted: Preprocess, path: Path) -> None:
+    """Let the input `name` take raw pictures (N, channels, height, width) as float32, and prepare them inside the graph.
+
+    `shape` is that of a picture. RecipeError where the graph can't hold the preparation.
+    """
+    port = next(value for value in model.graph.input if value.name == name)
+    kind = port.type.tensor_type.elem_type
+    if kind not in FLOATS:
+        dtype = onnx.TensorProto.DataType.Name(kind).lower()
+        raise RecipeError(
+            f"preprocess: {path} takes {name} as {dtype}, and prepared pictures are real numbers; leave preprocess out, or "
+            "export the file with a float input"
+        )
+    _check_channels(wanted, shape[0])
+    _check_shape(port, shape, wanted, path)
+    nodes = _Nodes(name, port)
+    if wanted.size and shape[1:] != (wanted.size, wanted.size):
+        _check_opset(model, path)
+        # As picture libraries shrink and enlarge; values of bytes come out unrounded, within one grey level of theirs.
+        nodes.add("Resize", None, None, np.array([wanted.size] * 2), axes=[2, 3], antialias=1, mode="linear")
+    if wanted.colour == "bgr":
+        nodes.add("Gather", np.arange(shape[0])[::-1].copy(), axis=1)
+    mean, deviation = np.asarray(wanted.mean or (0.0,)) / wanted.scale, np.asarray(wanted.std or (1.0,))
+    if mean.any():
+        nodes.add("Sub", mean.astype(np.float32).reshape(-1, 1, 1))
+    factor = wanted.scale / deviation
+    if (factor != 1).any():
+        nodes.add("Mul", factor.astype(np.float32).reshape(-1, 1, 1))
+    if wanted.layout == "nhwc":
+        nodes.add("Transpose", perm=[0, 2, 3, 1])
+    if kind != onnx.TensorProto.FLOAT:
+        nodes.add("Cast", to=kind)
+    nodes.insert(model.graph, shape)
+
+
+def _check_channels(wanted: Preprocess, channels: int) -> None:
+    for field, values in (("mean", wanted.mean), ("std", wanted.std)):
+        if values and len(values) not in (1, channels):
+            raise RecipeError(f"preprocess.{field}: has {len(values)} values for pictures of {channels} channels")
+
+
+def _check_shape(port: onnx.ValueInfoProto, shape: tuple[int, ...], wanted: Preprocess, path: Path) -> None:
+    """RecipeError where prepared pictures would have another shape than the file takes."""
+    prepared = (shape[0], wanted.size or shape[1], wanted.size or shape[2])
+    if wanted.layout == "nhwc":
+        prepared = (*prepared[1:], prepared[0])
+    taken = [axis.dim_value or None for axis in port.type.tensor_type.shape.dim[1:]]
+    if len(taken) != 3 or any(axis not in (None, size) for axis, size in zip(taken, prepared, strict=True)):
+        raise RecipeError(
+            f"preprocess: makes pictures of the shape {prepared}, and {path} takes {port.name} "
+            f"({', '.join(str(axis or '?') for axis in taken)}) for each sample; set size or layout"
+        )
+
+
+def _check_opset(model: onnx.ModelProto, path: Path) -> None:
+    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset < RESIZE:
+        raise RecipeError(
+            f"preprocess.size: {path} is of opset {opset}, whose Resize does not shrink pictures as picture libraries do; "
+            f"convert the file to opset {RESIZE} (onnx.version_converter.convert_version), or use data of its size"
+        )
+
+
+class _Nodes:
+    """A chain of nodes from a raw input to the value that the graph took so far."""
+
+    def __init__(self, name: str, port: onnx.ValueInfoProto):
+        self._name, self._port = name, port
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+
+    def add(self, operator: str, *constants: np.ndarray | None, **attributes: Any) -> None:
+        """One more node; its first input is the node before, then come the constants (None: left out)."""
+        label = f"{self._name}_{operator.lower()}"
+        names = [f"{label}_{position}" if value is not None else "" for position, value in enumerate(constants)]
+        pairs = zip(names, constants, strict=True)
+        self._constants += [numpy_helper.from_array(value, name) for name, value in pairs if value is not None]
+        before = self._nodes[-1].output[0] if self._nodes else self._name
+        self._nodes.append(helper.make_node(operator, [before, *names], [f"{label}_output"], name=label, **attributes))
+
+    def insert(self, graph: onnx.GraphProto, shape: tuple[int, ...]) -> None:
+        """Put the chain before all other nodes; the input keeps its name and its first axis."""
+        if not self._nodes:
+            return
+        prepared = f"{self._name}_prepared"
+        self._nodes[-1].output[0] = prepared
+        for node in _all_nodes(graph):
+            node.input[:] = [prepared if value == self._name else value for value in node.input]
+        first = self._port.type.tensor_type.shape.dim[0]
+        batch = first.dim_param or (first.dim_value if first.HasField("dim_value") else None)
+        raw = helper.make_tensor_value_info(self._name, onnx.TensorProto.FLOAT, (batch, *shape))
+        self._port.CopyFrom(raw)
+        others = list(graph.node)
+        graph.ClearField("node")
+        graph.node.extend([*self._nodes, *others])
+        graph.initializer.extend(self._constants)
+
+
+def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of the bodies of its If, Loop and Scan nodes, which may read outer values."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                yield from _all_nodes(body)

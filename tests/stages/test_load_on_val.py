@@ -1,0 +1,249 @@
+"""Weights and files that fit by their names, and whether they do what they should on val."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from compress_cli.context import Context
+from compress_cli.data.datasets import Dataset, Split
+from compress_cli.data.preprocess import Preprocess
+from compress_cli.data.signature import Head, Input, Signature
+from compress_cli.data.tasks.classification import Classification
+from compress_cli.errors import DataError, RecipeError, StageError
+from compress_cli.measurement import measure, sessions
+from compress_cli.networks import restore
+from compress_cli.networks.models.resnet import Resnet
+from compress_cli.stages import Stage
+from compress_cli.store.artifact import read, write_manifest
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SIGNATURE = Signature(
+    inputs={"image": Input(shape=(3, 8, 8), mean=(128.0,) * 3, deviation=(60.0,) * 3)}, heads={"logits": Head(shape=(4,))}
+)
+PATTERNS = np.random.default_rng(7).integers(0, 200, (4, 3, 8, 8))
+
+
+class Patterns(Dataset):
+    """Four pictures under noise."""
+
+    val: bool = True
+
+    def signature(self):
+        return SIGNATURE
+
+    def split(self, name):
+        start, size = {"train": (0, 256), "val": (256, 200 if self.val else 0)}[name]
+        generator = np.random.default_rng(start)
+        labels = generator.integers(0, 4, size)
+        images = (PATTERNS[labels] + generator.integers(0, 56, (size, 3, 8, 8))).astype(np.uint8)
+        return Split({"image": images}, {"label": labels}, np.arange(start, start + size))
+
+    def fingerprint(self):
+        return "patterns"
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Settings -> the artifact that load makes, and the notes it logs."""
+
+    def _load(dataset=None, limit=None, **settings):
+        output = tmp_path / f"loaded{len(list(tmp_path.iterdir()))}"
+        output.mkdir()
+        notes = []
+        stage = Stage.model_validate({"type": "load", **settings}, context={"base": tmp_path})
+        context = Context(
+            inputs={}, output=output, dataset=dataset or Patterns(), task=Classification(), device="cpu", seed=0,
+            log=lambda progress: notes.append(progress.note), key="k", memory=tmp_path, limit=limit,
+        )  # fmt: skip
+        facts = stage.run(context)
+        write_manifest(output, stage.produces({}), "k", {}, facts, {}, {}, 0.0)
+        notes = [note for note in notes if note]
+        assert facts.get("notes", []) == notes
+        return read(output), notes
+
+    return _load
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Weights of the form with padding on both sides, trained until they are right; path and accuracy on val."""
+    torch.manual_seed(0)
+    restored = restore.build(Resnet(depth=8, widths=(8, 16, 32), shortcut="padding"), SIGNATURE, 0)
+    network, train = restored.network, Patterns().split("train")
+    images, labels = torch.from_numpy(train.inputs["image"]).float(), torch.from_numpy(train.targets["label"])
+    optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9)
+    for step in range(32):
+        rows = slice(step % 4 * 64, step % 4 * 64 + 64)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(images[rows])["logits"], labels[rows]).backward()
+        optimizer.step()
+    path = tmp_path_factory.mktemp("published") / "w.safetensors"
+    save_file(network.body.state_dict(), path)
+    val = Patterns().split("val")
+    with torch.no_grad():
+        chosen = network.eval()(torch.from_numpy(val.inputs["image"]).float())["logits"].argmax(1).numpy()
+    return path, float((chosen == val.targets["label"]).mean())
+
+
+def settings(path, form):
+    return {"weights": str(path), "model": {"type": "resnet", "depth": 8, "widths": [8, 16, 32], "shortcut": form}}
+
+
+def test_published_weights_keep_their_accuracy_in_their_form(load, published):
+    path, accuracy = published
+    assert accuracy > 0.95
+    _, notes = load(**settings(path, "padding"), expect={"accuracy": accuracy})
+    assert notes == []
+    assert load(**settings(path, "padding"))[1] == []
+
+
+def test_published_weights_in_the_other_form_are_caught(load, published):
+    path, accuracy = published
+    message = rf"these weights do not do what they should: on val accuracy 0\.\d+ where at least {accuracy:g} is expected"
+    with pytest.raises(StageError, match=message) as error:
+        load(**settings(path, "padding_behind"), expect={"accuracy": accuracy})
+    assert error.value.exit_code == 4
+
+
+def test_weights_that_do_hardly_better_than_guessing_are_noted(load, published, tmp_path):
+    state = {name: torch.zeros_like(tensor) for name, tensor in load_file(published[0]).items()}
+    save_file(state, tmp_path / "zero.safetensors")
+    _, notes = load(**settings(tmp_path / "zero.safetensors", "padding"))
+    (note,) = notes
+    assert note.startswith("the weights have accuracy 0.2")
+    assert "on val, where guessing has 0.25: if they should do better, they were trained with another normalisation" in note
+
+
+def test_another_normalisation_is_noted(load, published):
+    other = {"mean": [1e4] * 3, "deviation": [60.0] * 3}
+    _, notes = load(**settings(published[0], "padding"), **other)
+    assert len(notes) == 1
+
+
+def test_what_can_not_be_checked_is_refused_or_left_out(load, published):
+    path, _ = published
+    with pytest.raises(DataError, match="expect: the dataset has no val split to check on"):
+        load(Patterns(val=False), **settings(path, "padding"), expect={"accuracy": 0.9})
+    with pytest.raises(RecipeError, match="expect: the task 'classification' has no metric 'acuracy'; it has: accuracy"):
+        load(**settings(path, "padding"), expect={"acuracy": 0.9})
+    assert load(Patterns(val=False), **settings(path, "padding_behind"))[1] == []
+    assert load(**settings(path, "padding_behind"), limit=2, expect={"accuracy": 0.99})[1] == []  # a smoke run
+
+
+def matched_filters(path, wanted, kind=TensorProto.FLOAT, opset=20, pixels=8, resized=None, **settings):
+    """An ONNX file that is right only on prepared pictures: the distance to each prepared pattern."""
+    filters = wanted.apply(PATTERNS.astype(np.uint8) + np.uint8(28)).reshape(4, -1)
+    shape = ("batch", pixels, pixels, 3) if wanted.layout == "nhwc" else ("batch", 3, pixels, pixels)
+    nodes = [
+        helper.make_node("Cast", ["input"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["real"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "filters", "bias"], ["logits"]),
+    ]
+    weights = [
+        numpy_helper.from_array(np.ascontiguousarray(filters.T.astype(np.float32)), "filters"),
+        numpy_helper.from_array((-(filters**2).sum(1) / 2).astype(np.float32), "bias"),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("input", kind, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("batch", 4))], weights,
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    onnx.save_model(model, path, **settings)
+
+
+WANTED = {
+    "scaled": {"scale": 1 / 255, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+    "turned": {"mean": [104.0, 117.0, 123.0], "colour": "bgr", "layout": "nhwc"},
+    "one_number": {"scale": 0.5, "mean": [3.0], "std": [2.0]},
+    "larger": {"size": 20, "scale": 1 / 255},
+    "smaller": {"size": 5, "scale": 1 / 255},
+}
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_preprocessing_becomes_part_of_the_graph(load, tmp_path, name):
+    wanted = Preprocess.model_validate(WANTED[name])
+    matched_filters(tmp_path / "m.onnx", wanted, pixels=wanted.size or 8)
+    made, notes = load(onnx="m.onnx", inputs=["image"], preprocess=WANTED[name], expect={"accuracy": 0.99})
+    assert notes == []
+    session = sessions.open_session(made.file("model.onnx"), threads=1)
+    assert [(name, port.shape) for name, port in session.inputs.items()] == [("image", (None, 3, 8, 8))]
+    images = Patterns().split("val").inputs["image"][:5]
+    before = sessions.open_session(tmp_path / "m.onnx", threads=1).run({"input": wanted.apply(images)})["logits"]
+    grey_levels = 1 if wanted.size else 1e-3  # libraries round resized bytes to whole ones
+    pixels = wanted.apply(images[:1]).size
+    largest = np.abs(wanted.apply(PATTERNS.astype(np.uint8))).max()
+    np.testing.assert_allclose(
+        session.run({"image": images.astype(np.float32)})["logits"], before, rtol=1e-4,
+        atol=grey_levels * wanted.scale * largest * pixels,
+    )  # fmt: skip
+
+
+def test_half_precision_is_fed_in_its_type(load, tmp_path):
+    wanted = Preprocess.model_validate(WANTED["scaled"])
+    matched_filters(tmp_path / "m.onnx", wanted, kind=TensorProto.FLOAT16)
+    load(onnx="m.onnx", inputs=["image"], preprocess=WANTED["scaled"], expect={"accuracy": 0.99})
+
+
+def test_without_its_preprocessing_a_file_is_caught(load, tmp_path):
+    matched_filters(tmp_path / "m.onnx", Preprocess(mean=(128.0,), std=(60.0,), colour="bgr"))
+    with pytest.raises(StageError, match=r"do not do what they should: on val accuracy 0\.\d+ where at least 0.99"):
+        load(onnx="m.onnx", inputs=["image"], expect={"accuracy": 0.99})
+
+
+def test_weights_in_other_files_stay_with_a_prepared_graph(load, tmp_path):
+    wanted = Preprocess.model_validate(WANTED["scaled"])
+    external = {"save_as_external_data": True, "location": "m.data", "size_threshold": 0}
+    matched_filters(tmp_path / "m.onnx", wanted, **external)
+    made, _ = load(onnx="m.onnx", inputs=["image"], preprocess=WANTED["scaled"], expect={"accuracy": 0.99})
+    assert made.manifest.facts["merged"] == ["m.data"]
+    val = Patterns().split("val")
+    session = sessions.open_session(made.file("model.onnx"), threads=1)
+    found = measure.evaluate(session, val, Classification(), 64, lambda progress: None)
+    assert found.metrics["accuracy"].value > 0.99
+
+
+@pytest.mark.parametrize(
+    ("file", "wanted", "message"),
+    [
+        ({"kind": TensorProto.UINT8}, {"scale": 0.5}, "takes image as uint8, and prepared pictures are real numbers"),
+        ({"opset": 17}, {"size": 8, "scale": 0.5}, ""),
+        ({"opset": 17, "pixels": 5}, {"size": 5}, "is of opset 17, whose Resize does not shrink pictures as"),
+        ({}, {"size": 5}, r"makes pictures of the shape \(3, 5, 5\), and .* takes image \(3, 8, 8\) for each sample"),
+        ({}, {"layout": "nhwc"}, r"makes pictures of the shape \(8, 8, 3\), and .* takes image \(3, 8, 8\)"),
+        ({}, {"mean": [1.0, 2.0]}, "preprocess.mean: has 2 values for pictures of 3 channels"),
+    ],
+)
+def test_what_the_graph_can_not_hold_is_refused(load, tmp_path, file, wanted, message):
+    matched_filters(tmp_path / "m.onnx", Preprocess(size=file.get("pixels")), **file)
+    if not message:
+        load(onnx="m.onnx", inputs=["image"], preprocess=wanted)
+        return
+    with pytest.raises(RecipeError, match=message):
+        load(onnx="m.onnx", inputs=["image"], preprocess=wanted)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weights": "w.pt", "model": "lenet", "preprocess": {"scale": 0.5}}, "'preprocess' belongs to 'onnx'"),
+        ({"onnx": "m.onnx", "preprocess": {"std": [0.0]}}, "can't be 0|greater than 0"),
+        ({"onnx": "m.onnx", "preprocess": {"scal": 0.5}}, "there is no field 'scal'; did you mean 'scale'"),
+        ({"outputs": "o.npz", "expect": {"accuracy": 0.5}}, "'outputs' takes no inputs, heads or expect"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        Stage.model_validate({"type": "load", **settings})
+
+
+def test_settings_survive_dump_and_load():
+    settings = {"type": "load", "onnx": "m.onnx", "preprocess": WANTED["turned"], "expect": {"accuracy": 0.5}}
+    stage = Stage.model_validate(settings)
+    assert Stage.model_validate(json.loads(json.dumps(stage.model_dump(mode="json")))) == stage
