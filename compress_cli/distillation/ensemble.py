@@ -55,7 +55,7 @@ def score(opened: Opened, split: Split, task: Task, device: str) -> tuple[Task, 
             heads.setdefault(name, []).append(each.cpu().numpy())
     joined = {name: np.concatenate(each) for name, each in heads.items()}
     own = task.within(joined)
-    return (own, float(own.correct(joined, split.targets).mean())) if own else None
+    return (own, own.value(joined, split.targets)) if own else None
 
 
 @dataclass(frozen=True)

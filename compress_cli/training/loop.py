@@ -241,7 +241,7 @@ class _Loop:
         joined = {name: np.concatenate([each[name] for each in heads]) for name in heads[0]}
         if any(np.isnan(each).any() for each in joined.values()):
             raise self._broken(epoch, self.loader.steps, "an output on val is NaN")
-        return float(self.task.correct(joined, self.val.targets).mean())
+        return self.task.value(joined, self.val.targets)
 
     def _check(self, epoch: int) -> None:
         losses = self.state.losses

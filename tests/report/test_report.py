@@ -12,17 +12,18 @@ from rich.console import Console
 from compress_cli import report
 from compress_cli.errors import ArtifactError
 from compress_cli.measurement.latency import Latency, Speedup, verdict
-from compress_cli.measurement.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
+from compress_cli.measurement.measure import COMPARISON, MEASUREMENT, PREDICTIONS, RESAMPLED, Figures, Result, Timing
 from compress_cli.measurement.sessions import Options
 from compress_cli.onnx_graph.contents import Contents
 from compress_cli.report import figures, markdown, terminal
-from compress_cli.statistics.intervals import Estimate, bootstrap, wilson
+from compress_cli.statistics.intervals import Estimate, wilson
 from compress_cli.store import artifact
 from compress_cli.store.artifact import Comparison, Measurement, OnnxModel
 from compress_cli.store.record import ModelRecord, Record
 
 MACHINE = {"processor": "Test CPU", "cores": 2, "onnxruntime": "1"}
 SAMPLES = 1000
+BETTER = {"accuracy": "higher", "cross_entropy": "lower"}
 
 
 def write(store, key, kind, files):
@@ -46,15 +47,16 @@ def latency(milliseconds):
 class Made:
     """A run's folder and its store, row by row."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, score_of):
+        self.score_of = score_of
         self.folder, self.store, self.rows, self.variants = folder / "runs" / "r", folder / "runs" / ".store", [], []
         self.folder.mkdir(parents=True)
 
-    def add(self, name, right=None, size=1000, speedup=None, parameters=100, reason="", lacking="", **record):
+    def add(self, name, right=None, size=1000, speedup=None, parameters=100, reason="", lacking="", content="", **record):
         """`right`: (N,) right-or-wrong; speedup: (low, value, high) against a baseline of 1 ms; lacking: what the model has
         no head for, where `right` is empty."""
         key = f"{len(self.rows) + len(self.variants):064d}"
-        write(self.store, key, OnnxModel, {"model.onnx": "x"})
+        write(self.store, key, OnnxModel, {"model.onnx": content or key})
         measurement = comparison = None
         if right is not None:
             measurement = f"m{key}"
@@ -63,14 +65,16 @@ class Made:
                 gzip_bytes=size // 2, zstd_bytes=None, compressed_unknown="not installed", peak_activation_bytes=4000,
                 bytes_by_kind={"int8": parameters}, largest=[],
             )  # fmt: skip
-            metrics = {}
-            if not lacking:
-                metrics = {"accuracy": wilson(int(right.sum()), len(right)), "cross_entropy": bootstrap(1 - right)}
+            scores = {} if lacking else {"accuracy": self.score_of(right), "cross_entropy": self.score_of(1.0 - right)}
+            result = Result("accuracy", scores, BETTER if scores else {}, {}, np.arange(len(right)))
             written = Figures(
-                split="test", samples=SAMPLES, primary="accuracy", metrics=metrics, contents=contents, reason=lacking
-            )
-            arrays = {"index": np.arange(len(right)), "correct": right.astype(float)}
-            write(self.store, measurement, Measurement, {MEASUREMENT: written.model_dump_json(), PREDICTIONS: arrays})
+                split="test", samples=SAMPLES, primary="accuracy", metrics=result.metrics, better=result.better,
+                contents=contents, reason=lacking,
+            )  # fmt: skip
+            arrays = {"index": result.index, **({} if lacking else {"right.accuracy": right})}
+            resampled = {f"metric.{name}": score.resampled for name, score in scores.items()}
+            files = {MEASUREMENT: written.model_dump_json(), PREDICTIONS: arrays, **({RESAMPLED: resampled} if scores else {})}
+            write(self.store, measurement, Measurement, files)
         if speedup:
             comparison = f"c{key}"
             estimate = Estimate(low=speedup[0], value=speedup[1], high=speedup[2], samples=9)
@@ -119,8 +123,8 @@ def right(wrong, samples=SAMPLES):
 
 
 @pytest.fixture
-def made(tmp_path):
-    return Made(tmp_path).add("teacher", right(20), size=10_000)
+def made(tmp_path, score_of):
+    return Made(tmp_path, score_of).add("teacher", right(20), size=10_000)
 
 
 def test_figures_are_those_stored(made):
@@ -197,9 +201,9 @@ def test_what_was_not_measured_says_why(made):
         assert "odd: not measured: the format has no word for operator 'foo'" in text
 
 
-def test_names_can_not_break_the_table(tmp_path):
+def test_names_can_not_break_the_table(tmp_path, score_of):
     name = "a|b<script>&[x](y)\x1b[31m"
-    folder = Made(tmp_path).add(name, right(3)).record("r|<b>")
+    folder = Made(tmp_path, score_of).add(name, right(3)).record("r|<b>")
     text = markdown.render(report.collect(folder))
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {11}
@@ -215,8 +219,8 @@ def test_json_says_all_and_reads_back(made):
     assert json.loads(found.model_dump_json())["rows"][1]["metrics"]["cross_entropy"]["samples"] == SAMPLES
 
 
-def test_a_run_without_measurements_is_still_a_report(tmp_path):
-    found = report.collect(Made(tmp_path).add("only", reason="no exporter").record())
+def test_a_run_without_measurements_is_still_a_report(tmp_path, score_of):
+    found = report.collect(Made(tmp_path, score_of).add("only", reason="no exporter").record())
     assert "only" in shown(found)
     assert "only" in markdown.render(found)
 
@@ -271,10 +275,10 @@ def test_sizes(value, text):
     assert figures.size(value) == text
 
 
-def test_a_teacher_of_another_task_has_a_size_and_no_accuracy(tmp_path):
+def test_a_teacher_of_another_task_has_a_size_and_no_accuracy(tmp_path, score_of):
     """It is the baseline, too: sizes are held against its own, answers against nobody's, and the other teacher's gap counts."""
     nothing, reason = np.empty(0), "this model has no head 'shape', which the task is about (it has: colour)"
-    made = Made(tmp_path).add("colours", nothing, size=500, lacking=reason).add("shapes", right(20))
+    made = Made(tmp_path, score_of).add("colours", nothing, size=500, lacking=reason).add("shapes", right(20))
     made.add("also colours", nothing, size=500, lacking=reason)
     made.add("student", right(40), teachers=("colours", "shapes")).add(
         "control", right(60), variant_of="student", variant="control"
