@@ -218,15 +218,15 @@ def score_of():
 
     import numpy as np
 
-    from compress_cli.statistics.scores import Score, resamples
+    from compress_cli.statistics import scores
 
     @lru_cache(maxsize=4)
-    def weights(samples):
-        return np.stack([np.bincount(rows, minlength=samples) for rows in resamples(samples)]) / samples  # (draws, N)
+    def weights(samples, resamples):
+        return np.stack([np.bincount(rows, minlength=samples) for rows in scores.resamples(samples)]) / samples  # (draws, N)
 
     def _score(values):
-        right = values if values.dtype == bool else None
-        return Score(float(values.mean()), len(values), weights(len(values)) @ values.astype(np.float64), right)
+        resampled = weights(len(values), scores.RESAMPLES) @ values.astype(np.float64)
+        return scores.Score(float(values.mean()), len(values), resampled, values if values.dtype == bool else None)
 
     return _score
 

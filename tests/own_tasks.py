@@ -25,20 +25,14 @@ class Segmentation(Task):
         """(N, classes, classes) counts of (label, answer)."""
         scores, labels = only(heads), only(targets)  # (N, classes, places), (N, places)
         classes, answers = scores.shape[1], scores.argmax(axis=1)
-        return np.stack(
-            [
-                np.bincount(classes * a + b, minlength=classes**2).reshape(classes, -1)
-                for a, b in zip(labels, answers, strict=True)
-            ]
-        )
+        counts = [np.bincount(row, minlength=classes**2) for row in classes * labels + answers]
+        return np.stack(counts).reshape(-1, classes, classes)
 
     def combine(self, pieces):
         counts = pieces.sum(axis=0)
         right, union = np.diag(counts), counts.sum(axis=0) + counts.sum(axis=1) - np.diag(counts)
-        return {
-            "miou": float(np.mean(right[union > 0] / union[union > 0])),
-            "pixel_accuracy": float(right.sum() / counts.sum()),
-        }
+        shares = right[union > 0] / union[union > 0]
+        return {"miou": float(shares.mean()), "pixel_accuracy": float(right.sum() / counts.sum())}
 
 
 class Ranking(Task):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from compress_cli.statistics import scores
 from compress_cli.statistics.repeats import distilled, spread
 
 
@@ -38,9 +39,8 @@ def test_a_student_worse_than_its_control_was_hurt(right):
 
 
 def test_where_less_is_better_the_signs_turn_and_the_gap_does_not(score_of):
-    loss = {
-        name: score_of(np.random.default_rng(1).normal(mean, 0.1, 500)) for name, mean in (("t", 1.0), ("s", 1.5), ("c", 2.0))
-    }
+    means = {"t": 1.0, "s": 1.5, "c": 2.0}
+    loss = {name: score_of(np.random.default_rng(1).normal(mean, 0.1, 500)) for name, mean in means.items()}
     found = distilled("student", ("teacher", loss["t"]), {0: loss["s"]}, {0: loss["c"]}, "lower")
     assert found.verdict == "helped"
     assert found.gap_closed == pytest.approx(0.5, abs=0.02)
@@ -52,7 +52,8 @@ def test_no_gap_is_closed_where_the_teacher_is_no_better_than_the_control(right)
     assert (found.gap_closed, found.gaps_closed, found.verdict) == (None, None, "no difference shown")
 
 
-def test_seeds_that_disagree_widen_the_interval_as_student_says(right):
+def test_seeds_that_disagree_widen_the_interval_as_student_says(right, monkeypatch):
+    monkeypatch.setattr(scores, "RESAMPLES", 200)
     control = {seed: right(0.5, 10_000) for seed in range(3)}
     student = {seed: right(0.5 + gain, 10_000) for seed, gain in enumerate((0.0, 0.1, 0.2))}
     found = distilled("student", ("teacher", right(0.9, 10_000)), student, control, "higher")
@@ -62,8 +63,9 @@ def test_seeds_that_disagree_widen_the_interval_as_student_says(right):
     assert found.verdict == "no difference shown"
 
 
-def test_a_teacher_without_worth_is_rarely_said_to_help_or_hurt(right, score_of):
+def test_a_teacher_without_worth_is_rarely_said_to_help_or_hurt(right, score_of, monkeypatch):
     """Student and control are alike: seeds move them by 2 points, samples by chance. Nominally 5% are called either."""
+    monkeypatch.setattr(scores, "RESAMPLES", 500)
     random = np.random.default_rng(0)
     called = 0
     for _ in range(200):

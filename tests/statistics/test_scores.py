@@ -68,7 +68,7 @@ def test_the_error_of_a_number_is_worse_where_it_is_more(task):
 
 def test_the_interval_of_auc_holds_the_truth_as_often_as_it_says(task, monkeypatch):
     """Two models whose scores share noise; the true difference of their AUC is known from many samples."""
-    monkeypatch.setattr(scores, "RESAMPLES", 300)
+    monkeypatch.setattr(scores, "RESAMPLES", 200)
     random, ranking = np.random.default_rng(3), task("ranking")
 
     def pair(samples):
@@ -78,23 +78,22 @@ def test_the_interval_of_auc_holds_the_truth_as_often_as_it_says(task, monkeypat
     labels, models = pair(400_000)
     old, new = (roc_auc_score(labels, model) for model in models)
     held = narrower = 0
-    for _ in range(100):
+    for _ in range(60):
         labels, models = pair(150)
         before, after = (ranking.scores({"score": model}, {"label": labels})["auc"] for model in models)
         change = scores.change(before, after)
         held += change.low <= new - old <= change.high
         apart = np.hypot(*(score.estimate.high - score.estimate.low for score in (before, after)))
         narrower += change.high - change.low < apart
-    assert held >= 87  # at a true 95%, 86 of 100 or fewer come less than once in 1,000 times
-    assert narrower == 100  # the pairing counts
+    assert held >= 51  # at a true 95%, 50 of 60 or fewer come about once in 1,000 times
+    assert narrower == 60  # the pairing counts
 
 
 def test_classification_keeps_the_exact_statistics():
     random = np.random.default_rng(4)
     labels = random.integers(0, 10, 300)
-    models = [
-        2 * np.eye(10)[labels] * (random.random((300, 1)) < share) + random.normal(size=(300, 10)) for share in (0.9, 0.7)
-    ]
+    known = [random.random((300, 1)) < share for share in (0.9, 0.7)]
+    models = [2 * np.eye(10)[labels] * knows + random.normal(size=(300, 10)) for knows in known]
     before, after = (Classification().scores({"logits": model}, {"label": labels}) for model in models)
     right = [model.argmax(1) == labels for model in models]
     assert scores.change(before["accuracy"], after["accuracy"]) == paired_difference(*right)
