@@ -75,8 +75,8 @@ class Row(BaseModel):
 
     @property
     def title(self) -> str:
-        """The names of all stages that made the file."""
-        return ", ".join([*self.same_file, self.name])
+        """The names of all stages that made the file: `int8 = onnx`."""
+        return " = ".join([*self.same_file, self.name])
 
 
 class FindingsTable(BaseModel):

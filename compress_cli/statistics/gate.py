@@ -127,7 +127,7 @@ def sort_of(quantity: str) -> Sort:
     """What a quantity counts."""
     if quantity in SORTS:
         return SORTS[quantity]
-    return "share" if changed(quantity)[0].endswith("accuracy") else "number"
+    return "share" if changed(quantity)[0].removesuffix("_vs_baseline").endswith("accuracy") else "number"
 
 
 def changed(quantity: str) -> tuple[str, str]:
