@@ -111,7 +111,8 @@ def changed(report: Report, pictures: Mapping[int, bytes]) -> str:
     lost, gained = (write.samples(share) for share in (row.predictions.right_to_wrong, row.predictions.wrong_to_right))
     return (
         f"<h3>Inputs that went from right to wrong, or back: {text(row.title)}</h3><p>{lost} lost and {gained} gained of "
-        f"{row.predictions.samples} samples; {len(shown)} are shown, those first that {text(report.baseline)} was surest of.</p>"
+        f"{row.predictions.samples} samples; {len(shown)} are shown, first those of which {text(report.baseline)} was most "
+        "certain.</p>"
         f'<div class="pictures">{"".join(_picture(sample, pictures[sample.index]) for sample in shown)}</div>'
     )
 

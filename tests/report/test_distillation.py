@@ -33,7 +33,7 @@ def test_the_sentence(score_of, teacher, student, control, words):
         recipe="r", seed=0, baseline="big", primary="accuracy", better="higher", split="test", samples=1000,
         rows=[], machine={}, wall_time_s=1.0, distilled=[made],
     )  # fmt: skip
-    [(name, sentence)] = distillation.told(report)
+    [(name, sentence)] = distillation.sentences(report)
     assert name == "student"
     for each in words:
         assert each in sentence
