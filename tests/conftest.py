@@ -211,6 +211,26 @@ def context_for(tmp_path):
     return _context
 
 
+@pytest.fixture(scope="session")
+def score_of():
+    """`score_of(values)`: the Score of a metric that is the mean of these values (N,), or the share of those that are True."""
+    from functools import lru_cache
+
+    import numpy as np
+
+    from compress_cli.statistics import scores
+
+    @lru_cache(maxsize=4)
+    def weights(samples, resamples):
+        return np.stack([np.bincount(rows, minlength=samples) for rows in scores.resamples(samples)]) / samples  # (draws, N)
+
+    def _score(values):
+        resampled = weights(len(values), scores.RESAMPLES) @ values.astype(np.float64)
+        return scores.Score(float(values.mean()), len(values), resampled, values if values.dtype == bool else None)
+
+    return _score
+
+
 @pytest.fixture
 def one_thread():
     """Tiny networks lose by more threads, and lose much where the cores are busy."""

@@ -57,7 +57,7 @@ def score(opened: Opened, split: Split, task: Task, device: str) -> tuple[Task, 
             chunks.setdefault(name, []).append(values.cpu().numpy())
     heads = {name: np.concatenate(values) for name, values in chunks.items()}
     able = task.within(heads)
-    return (able, float(able.correct(heads, split.targets).mean())) if able else None
+    return (able, able.value(heads, split.targets)) if able else None
 
 
 @dataclass(frozen=True)

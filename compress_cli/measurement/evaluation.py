@@ -28,7 +28,8 @@ from compress_cli.onnx_graph.card import Card, chosen
 from compress_cli.onnx_graph.contents import Contents
 from compress_cli.progress import Log, Progress
 from compress_cli.settings import suggest
-from compress_cli.statistics.intervals import Estimate, mcnemar, paired_difference
+from compress_cli.statistics.intervals import Estimate
+from compress_cli.statistics.scores import Better, change_p, changes
 
 
 class Against(BaseModel):
@@ -47,6 +48,8 @@ class Against(BaseModel):
     """Of the primary metric on the same samples; None without data."""
     change_p: float | None
     """McNemar's p-value; None for a metric that is not right-or-wrong."""
+    secondary_changes: dict[str, Estimate]
+    """Of the other metrics that both files have, on the same samples."""
 
 
 class Evaluation(BaseModel):
@@ -68,6 +71,8 @@ class Evaluation(BaseModel):
     samples: int
     primary: str
     metrics: dict[str, Estimate]
+    better: dict[str, Better]
+    """Metric name -> which of its values are the good ones."""
     against: Against | None
 
 
@@ -116,6 +121,7 @@ def evaluate(model: Path, baseline: Path | None, asked: Asked, log: Log) -> Eval
         samples=len(part) if part else 0,
         primary=results[0].primary if results else judge.primary,
         metrics=results[0].metrics if results else {},
+        better=results[0].better if results else {},
         against=against,
     )
 
@@ -174,11 +180,9 @@ def _timed(
     if older is None:
         return latency.latency(session, feeds[0], asked.seconds), None, feeds[0]
     speedup = latency.compare(older, session, (feeds[1], feeds[0]), 2 * asked.seconds)
-    change = p = None
-    if results and results[0].primary == results[1].primary:
-        before, after = results[1].correct, results[0].correct
-        change = paired_difference(before, after)
-        p = mcnemar(before, after)
+    after, before = (each.scores for each in results) if results else ({}, {})
+    paired, primary = changes(before, after), results[0].primary if results else ""
+    change = paired.pop(primary, None)
     new, old = (held.contents(each.path) for each in opened)
     against = Against(
         baseline=str(older.path),
@@ -187,7 +191,8 @@ def _timed(
         compression_ratio=old.size_bytes / new.size_bytes,
         speedup=speedup,
         change=change,
-        change_p=p,
+        change_p=change_p(before[primary], after[primary]) if change else None,
+        secondary_changes=paired,
     )
     return speedup.model, against, feeds[0]
 

@@ -24,13 +24,16 @@ from compress_cli.onnx_graph.contents import Contents
 from compress_cli.progress import Log, Progress
 from compress_cli.settings import Settings
 from compress_cli.statistics.intervals import Estimate
+from compress_cli.statistics.scores import Better, Score
 from compress_cli.store.saves import Save, Saves
 
-VERSION = 1
+VERSION = 2
 MEASUREMENT, PREDICTIONS, COMPARISON = "measurement.json", "predictions.npz", "comparison.json"
-HEAD = "head."  # what names of heads begin with among the predictions
+RESAMPLED = "resampled.npz"
+HEAD, RIGHT, METRIC = "head.", "right.", "metric."
+"""What the names of stored arrays begin with: a head, the samples that are right by a metric, a metric on resamples."""
 PREDICTION_COMPARISON, PICTURES = "prediction_comparison.json", "pictures.npz"
-TELL_EVERY_S = 0.1
+REPORT_EVERY_S = 0.1
 
 
 class Figures(BaseModel):
@@ -43,6 +46,8 @@ class Figures(BaseModel):
     primary: str
     metrics: dict[str, Estimate]
     """Empty where the model does something else than the task asks for; `reason` then says what is missing."""
+    better: dict[str, Better]
+    """Metric name -> which of its values are the good ones."""
     contents: Contents
     reason: str = ""
 
@@ -75,24 +80,48 @@ class Result:
     """A model's answers on a split and what they are worth."""
 
     primary: str  # the metric that it goes by
-    metrics: dict[str, Estimate]
+    scores: dict[str, Score]  # metric name -> its value and what intervals and comparisons are made of
+    better: dict[str, Better]  # metric name -> which of its values are the good ones
     heads: dict[str, np.ndarray]  # output name -> (N, ...)
     index: np.ndarray  # (N,) sample ids
-    correct: np.ndarray  # (N,) each sample's share of the primary metric
+
+    @property
+    def metrics(self) -> dict[str, Estimate]:
+        return {name: score.estimate for name, score in self.scores.items()}
 
 
 def keep(path: Path, arrays: dict[str, np.ndarray], heads: dict[str, np.ndarray]) -> None:
     """Write predictions, each array under its name, those of heads as `head.<name>`."""
-    named: dict[str, Any] = {**arrays, **{f"{HEAD}{name}": each for name, each in heads.items()}}
+    named: dict[str, Any] = {**arrays, **{f"{HEAD}{name}": head for name, head in heads.items()}}
     np.savez_compressed(path, **named)
 
 
 def kept(path: Path, split: Split) -> dict[str, np.ndarray]:
     """The heads that were written for the samples of a split; ArtifactError where they are of others."""
-    held = read(path)
-    if not np.array_equal(held.get("index", np.empty(0)), split.index):
+    arrays = read(path)
+    if not np.array_equal(arrays.get("index", np.empty(0)), split.index):
         raise ArtifactError(f"{path}: was predicted on other samples than the dataset gives now")
-    return {name.removeprefix(HEAD): each for name, each in held.items() if name.startswith(HEAD)}
+    return {name.removeprefix(HEAD): array for name, array in arrays.items() if name.startswith(HEAD)}
+
+
+def keep_result(folder: Path, result: Result) -> None:
+    """Write predictions with what comparisons with other models need: right samples, and metrics on common resamples."""
+    right = {f"{RIGHT}{name}": score.right for name, score in result.scores.items() if score.right is not None}
+    keep(folder / PREDICTIONS, {"index": result.index, **right}, result.heads)
+    resampled: dict[str, Any] = {f"{METRIC}{name}": score.resampled for name, score in result.scores.items()}
+    if resampled:
+        np.savez_compressed(folder / RESAMPLED, **resampled)
+
+
+def kept_scores(predictions: Path, resampled: Path, metrics: dict[str, Estimate]) -> tuple[np.ndarray, dict[str, Score]]:
+    """Sample ids and scores of what `keep_result` wrote; no task is needed to compare them."""
+    arrays = read(predictions)
+    draws = read(resampled, tuple(f"{METRIC}{name}" for name in metrics)) if metrics else {}
+    scores = {
+        name: Score(metric.value, metric.samples, draws[f"{METRIC}{name}"], arrays.get(f"{RIGHT}{name}"))
+        for name, metric in metrics.items()
+    }
+    return arrays["index"], scores
 
 
 def evaluate(session: Session, split: Split, task: Task, batch: int, log: Log, saves: Saves | None = None) -> Result:
@@ -104,21 +133,22 @@ def lacking(task: Task, heads: Collection[str]) -> str:
     """Why a model with these heads can do nothing of a task; empty where it can."""
     if task.within(heads):
         return ""
-    about = " and ".join(f"'{getattr(each, 'head', '')}'" for each in task.parts.values())
-    return f"this model has no head {about}, which the task is about (it has: {', '.join(heads)})"
+    needed = " and ".join(f"'{getattr(part, 'head', '')}'" for part in task.parts.values())
+    return f"this model has no head {needed}, which the task is about (it has: {', '.join(heads)})"
 
 
 def judge(heads: dict[str, np.ndarray], split: Split, task: Task) -> Result:
     """What a model's answers on a split are worth; StageError where it has no head that the task is about."""
-    own = task.within(heads)
-    if own is None:
+    possible = task.within(heads)
+    if possible is None:
         raise StageError(lacking(task, heads))
-    correct = own.correct(heads, split.targets)
-    return Result(own.primary, own.evaluate(heads, split.targets), heads, split.index, correct)
+    scores = possible.scores(heads, split.targets)
+    better = {name: possible.metrics[name] for name in scores}
+    return Result(possible.primary, scores, better, heads, split.index)
 
 
 def predict(session: Session, split: Split, batch: int, log: Log, saves: Saves | None = None) -> dict[str, np.ndarray]:
-    """Output name -> (N, ...) over a whole split; goes on from `saves`, and leaves what it has there now and then.
+    """Output name -> (N, ...) over a whole split; continues from `saves`, and saves what it has from time to time.
 
     A file that insists on a number of samples gets it: the last batch is filled up with copies, which are dropped.
     ArtifactError where the file takes other inputs than the split gives, StageError where its outputs hold NaN.
@@ -129,24 +159,24 @@ def predict(session: Session, split: Split, batch: int, log: Log, saves: Saves |
     names = fitting(session, split)
     saves = saves or Saves()
     heads, done = _begun(saves, count, log)
-    told = time.perf_counter()
+    last_report = time.perf_counter()
     with stopping.held():
         for start in range(done, count, size):
             end = min(start + size, count)
             outputs = session.run(_feeds(session, names, split, slice(start, end)))
-            for name, each in outputs.items():
+            for name, output in outputs.items():
                 if start == 0:
-                    _check_output(session, name, each, size if session.batch else end)
-                    heads[name] = np.empty((count, *each.shape[1:]), each.dtype)
-                heads[name][start:end] = each[: end - start]
-            for part in split.inputs.values():
-                release(part)
-            if end == count or time.perf_counter() - told > TELL_EVERY_S:
-                told = time.perf_counter()
+                    _check_output(session, name, output, size if session.batch else end)
+                    heads[name] = np.empty((count, *output.shape[1:]), output.dtype)
+                heads[name][start:end] = output[: end - start]
+            for array in split.inputs.values():
+                release(array)
+            if end == count or time.perf_counter() - last_report > REPORT_EVERY_S:
+                last_report = time.perf_counter()
                 log(Progress("measure", end, count))
             saves.step(partial(_state, heads, end))
-    for name, each in heads.items():
-        _check_numbers(session, name, each)
+    for name, head in heads.items():
+        _check_numbers(session, name, head)
     return heads
 
 
@@ -167,12 +197,12 @@ def fitting(session: Session, split: Split) -> dict[str, str]:
     names = dict(zip(ports, arrays, strict=True)) if len(ports) == len(arrays) == 1 else {name: name for name in ports}
     fits = set(names.values()) <= set(arrays) and all(_fits(port, arrays[names[name]]) for name, port in ports.items())
     if not fits:
-        wanted = ", ".join(f"{name}: {port}" for name, port in ports.items())
+        taken = ", ".join(f"{name}: {port}" for name, port in ports.items())
         given = ", ".join(
-            f"{name}: {each.dtype} (N{''.join(f', {axis}' for axis in each.shape[1:])})" for name, each in arrays.items()
+            f"{name}: {array.dtype} (N{''.join(f', {axis}' for axis in array.shape[1:])})" for name, array in arrays.items()
         )
         raise ArtifactError(
-            f"{session.path}: the file takes other inputs than the data gives\n  file: {wanted}\n  data: {given}"
+            f"{session.path}: the file takes other inputs than the data gives\n  file: {taken}\n  data: {given}"
         )
     return names
 
@@ -180,7 +210,7 @@ def fitting(session: Session, split: Split) -> dict[str, str]:
 def _fits(port: Port, array: np.ndarray) -> bool:
     """Shapes agree in all but the first axis, and no value is lost but by rounding of real numbers."""
     same_axes = len(port.shape) == array.ndim and all(
-        axis in (None, there) for axis, there in zip(port.shape[1:], array.shape[1:], strict=True)
+        axis in (None, length) for axis, length in zip(port.shape[1:], array.shape[1:], strict=True)
     )
     target = np.dtype(port.dtype) if port.dtype in np.sctypeDict else None
     if target is None:
@@ -201,20 +231,20 @@ def _feeds(session: Session, names: dict[str, str], split: Split, rows: slice) -
 
 
 def _begun(saves: Saves, count: int, log: Log) -> tuple[dict[str, np.ndarray], int]:
-    """What an earlier try had predicted of so many samples, in arrays for all of them, and of how many."""
+    """What an earlier try had predicted, in arrays for all `count` samples, and for how many of them."""
     saved = saves.load()
     if saved is None:
         return {}, 0
     done, heads = saved.document["done"], {}
-    for name, each in saved.arrays.items():
-        heads[name] = np.empty((count, *each.shape[1:]), each.dtype)
-        heads[name][:done] = each
+    for name, array in saved.arrays.items():
+        heads[name] = np.empty((count, *array.shape[1:]), array.dtype)
+        heads[name][:done] = array
     log(Progress("measure", done, count, note=f"resumed at {saved.place}"))
     return heads, done
 
 
 def _state(heads: dict[str, np.ndarray], done: int) -> Save:
-    return Save({name: each[:done] for name, each in heads.items()}, {"done": done}, f"sample {done}")
+    return Save({name: head[:done] for name, head in heads.items()}, {"done": done}, f"sample {done}")
 
 
 def _check_output(session: Session, name: str, output: np.ndarray, batch: int) -> None:

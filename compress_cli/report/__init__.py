@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
 
 from compress_cli.measurement.latency import Latency
 from compress_cli.measurement.measure import Timing
@@ -13,9 +11,12 @@ from compress_cli.report import seeds, stored
 from compress_cli.report.document import FindingsTable as FindingsTable
 from compress_cli.report.document import Report as Report
 from compress_cli.report.document import Row as Row
+from compress_cli.report.document import once
 from compress_cli.report.stored import Stored
+from compress_cli.statistics import scores
 from compress_cli.statistics.findings import FINDINGS, Findings, Line
-from compress_cli.statistics.intervals import Estimate, judge_change, mcnemar, paired_difference
+from compress_cli.statistics.intervals import Estimate, judge_change
+from compress_cli.statistics.scores import Better
 from compress_cli.store.record import Record
 
 
@@ -24,22 +25,29 @@ def collect(directory: Path) -> Report:
     record = Record.read(directory)
     store = directory / record.store
     measured, others = ([stored.read(store, row) for row in rows] for rows in (record.rows, record.variants))
-    baseline = next((each for each in measured if each.record.name == record.baseline), None)
+    figures = [row.figures for row in measured if row.figures]
+    timings = [row.timing for row in measured if row.timing]
+    primary = record.primary or (figures[0].primary if figures else "")
+    baseline = next((row for row in measured if row.record.name == record.baseline), None)
     origins = _origins(measured)
-    figures = [each.figures for each in measured if each.figures]
-    timings = [each.timing for each in measured if each.timing]
+    rows = [_row(row, baseline, origins.get(row.record.name), timings, record.better) for row in measured]
     return Report(
         recipe=record.recipe,
         seed=record.seed,
         baseline=record.baseline,
-        primary=record.primary or (figures[0].primary if figures else ""),
+        primary=primary,
         better=record.better,
+        directions={name: better for document in figures for name, better in document.better.items()},
         split=figures[0].split if figures else "test",
         samples=figures[0].samples if figures else 0,
-        rows=[_row(each, baseline, origins.get(each.record.name), timings, record.better) for each in measured],
+        rows=rows,
         machine=timings[0].machine if timings else {},
         wall_time_s=record.wall_time_s,
-        findings=[*_by_task(record, measured), *_findings(store, record, measured)],
+        findings=[
+            *_by_task(record, once(rows)),
+            *_secondary(once(rows), (primary, *record.tasks)),
+            *_findings(store, record, measured),
+        ],
         spread=seeds.spreads(measured, others),
         distilled=list(seeds.distillations(measured, others, record)),
     )
@@ -47,68 +55,87 @@ def collect(directory: Path) -> Report:
 
 def _origins(measured: list[Stored]) -> dict[str, Stored]:
     """Row name -> the row it was made from."""
-    by_key = {each.record.key: each for each in reversed(measured)}
-    found = {each.record.name: [by_key[key] for key in each.sources if key in by_key] for each in measured}
-    return {name: sources[0] for name, sources in found.items() if sources}
+    by_key = {row.record.key: row for row in reversed(measured)}
+    sources = {row.record.name: [by_key[key] for key in row.sources if key in by_key] for row in measured}
+    return {name: rows[0] for name, rows in sources.items() if rows}
 
 
-def _by_task(record: Record, measured: list[Stored]) -> list[FindingsTable]:
+def _by_task(record: Record, rows: list[Row]) -> list[FindingsTable]:
     """How well each model does each task, where there are several."""
     if not record.tasks:
         return []
-    metrics = {each.record.name: each.figures.metrics if each.figures else {} for each in measured}
-    lines = [Line(name=name, cells=[own.get(task) for task in record.tasks]) for name, own in metrics.items()]
+    lines = [Line(name=row.title, cells=[row.metrics.get(task) for task in record.tasks]) for row in rows]
     about = "'-' where a model has no head for it. Changes in the table above are of the mean, between models that do all."
-    document = Findings(
-        title="Each task", about=about, side="ONNX Runtime", what="model", columns=list(record.tasks), lines=lines
-    )
-    return [FindingsTable(name="", stage="measure", model="", findings=document)]
+    return [_measured_table("Each task", about, list(record.tasks), lines)]
+
+
+def _secondary(rows: list[Row], shown: Sequence[str]) -> list[FindingsTable]:
+    """The metrics that no other table shows, with their changes."""
+    metrics = [name for name in dict.fromkeys(name for row in rows for name in row.metrics) if name not in shown]
+    if not metrics:
+        return []
+    changed = any(row.secondary_changes for row in rows)
+    columns = [column for name in metrics for column in (name, *([f"{name}_change"] if changed else []))]
+    lines = [
+        Line(
+            name=row.title,
+            cells=[
+                cell
+                for name in metrics
+                for cell in (row.metrics.get(name), *([row.secondary_changes.get(name)] if changed else []))
+            ],
+        )
+        for row in rows
+    ]
+    about = "With 95% intervals." + (" Changes are paired, against the baseline on the same samples." if changed else "")
+    return [_measured_table("Other metrics", about, columns, lines)]
+
+
+def _measured_table(title: str, about: str, columns: list[str], lines: list[Line]) -> FindingsTable:
+    document = Findings(title=title, about=about, side="ONNX Runtime", what="model", columns=columns, lines=lines)
+    return FindingsTable(name="", stage="measure", model="", findings=document)
 
 
 def _findings(store: Path, record: Record, measured: list[Stored]) -> list[FindingsTable]:
     """Tables that are for reading; what other stages use, such as a teacher's outputs, is not."""
-    names = {each.record.onnx: each.record.name for each in measured if each.record.onnx}
-    names |= {each.record.key: each.record.name for each in measured}
-    found = []
-    for each in record.tables:
-        made = stored.artifact_of(store, each.key)
-        if FINDINGS in made.manifest.files:
-            made.verify()
-            keys = [source.key for role in ("start", *made.manifest.inputs) for source in made.manifest.inputs.get(role, [])]
-            about = next((names[key] for key in keys if key in names), "")
-            document = stored.document(made, FINDINGS, Findings)
-            found.append(FindingsTable(name=each.name, stage=each.stage, model=about, findings=document))
-    return found
+    names = {row.record.onnx: row.record.name for row in measured if row.record.onnx}
+    names |= {row.record.key: row.record.name for row in measured}
+    tables = []
+    for table in record.tables:
+        source = stored.artifact_of(store, table.key)
+        if FINDINGS in source.manifest.files:
+            source.verify()
+            inputs = source.manifest.inputs
+            keys = [each.key for role in ("start", *inputs) for each in inputs.get(role, [])]
+            model = next((names[key] for key in keys if key in names), "")
+            document = stored.document(source, FINDINGS, Findings)
+            tables.append(FindingsTable(name=table.name, stage=table.stage, model=model, findings=document))
+    return tables
 
 
-def _row(
-    measured: Stored,
-    baseline: Stored | None,
-    origin: Stored | None,
-    timings: list[Timing],
-    better: Literal["higher", "lower"],
-) -> Row:
+def _row(measured: Stored, baseline: Stored | None, origin: Stored | None, timings: list[Timing], better: Better) -> Row:
     record, figures, timing = measured.record, measured.figures, measured.timing
-    noted = "; ".join(measured.made.manifest.facts.get("notes", ()))
+    speedup = timing.speedup if timing else None
+    notes = measured.made.manifest.facts.get("notes", ())
     row = Row(
         name=record.name,
         stage=record.stage,
         key=record.key,
+        file_sha256=measured.file,
         cached=record.cached,
         wall_time_s=measured.made.manifest.wall_time_s,
         latency=timing.latency if timing else None,
-        speedup=timing.speedup.speedup if timing and timing.speedup else None,
-        verdict=timing.speedup.verdict if timing and timing.speedup else None,
+        baseline_latency=speedup.baseline if speedup else None,
+        speedup=speedup.speedup if speedup else None,
+        verdict=speedup.verdict if speedup else None,
         reason=record.reason or (figures.reason if figures else ""),
-        note=noted,
+        note="; ".join(notes),
         predictions=measured.predictions,
         made_from=origin.record.name if origin else "",
+        gained=_change(origin, measured) if origin else None,
     )
-    if origin and figures and origin.figures:
-        row = row.model_copy(update={"gained": _difference(origin, measured)})
     if figures:
-        contents = figures.contents
-        row = row.model_copy(update={**dict(contents), "metrics": figures.metrics})
+        row = row.model_copy(update={**dict(figures.contents), "metrics": figures.metrics})
     if baseline is None:
         return row
     if baseline is measured:
@@ -116,34 +143,40 @@ def _row(
         return row.model_copy(update={"latency": alone or row.latency})
     if figures and baseline.figures:
         ratio = baseline.figures.contents.size_bytes / figures.contents.size_bytes
-        row = row.model_copy(update={"compression_ratio": ratio, **_change(baseline, measured, better)})
+        row = row.model_copy(update={"compression_ratio": ratio, **_changes(baseline, measured, better)})
         if not row.made_from:
             row = row.model_copy(update={"gained": row.change})
-    return row.model_copy(update={"note": "; ".join(filter(None, (noted, _note(row))))})
+    return row.model_copy(update={"note": "; ".join(filter(None, (*notes, _note(row))))})
 
 
 def _typical(timings: list[Latency]) -> Latency | None:
     """The baseline was timed once for every other model: the timing in the middle."""
-    ordered = sorted(timings, key=lambda each: each.p50_ms.value)
+    ordered = sorted(timings, key=lambda latency: latency.p50_ms.value)
     return ordered[len(ordered) // 2] if ordered else None
 
 
-def _change(baseline: Stored, measured: Stored, better: Literal["higher", "lower"]) -> dict[str, Estimate | float | str | None]:
-    """Of the primary metric, sample by sample; nothing where they were not measured on the same samples."""
-    change = _difference(baseline, measured)
-    if change is None:
+def _changes(baseline: Stored, measured: Stored, better: Better) -> dict[str, object]:
+    """Of every metric, paired; nothing where they were not measured on the same samples."""
+    if not baseline.compares_with(measured):
         return {}
-    p = mcnemar(baseline.correct, measured.correct)
-    return {"change": change, "change_p": p, "change_verdict": judge_change(change, p, better)}
+    paired = scores.changes(baseline.scores, measured.scores)
+    change = _change(baseline, measured)
+    if change is None:
+        return {"secondary_changes": paired}
+    primary = measured.figures.primary if measured.figures else ""
+    paired.pop(primary)
+    p = scores.change_p(baseline.scores[primary], measured.scores[primary])
+    verdict = judge_change(change, p, better)
+    return {"change": change, "change_p": p, "change_verdict": verdict, "secondary_changes": paired}
 
 
-def _difference(before: Stored, after: Stored) -> Estimate | None:
-    """Paired; None where they were not measured on the same samples, or do not do the same tasks."""
+def _change(before: Stored, after: Stored) -> Estimate | None:
+    """Of the primary metric; None where they were not measured on the same samples, or do not do the same tasks."""
     if not before.figures or not after.figures or before.figures.primary != after.figures.primary:
         return None
-    if not len(after.correct) or not np.array_equal(before.index, after.index):
+    if before.score is None or after.score is None or not before.compares_with(after):
         return None
-    return paired_difference(before.correct, after.correct)
+    return scores.change(before.score, after.score)
 
 
 def _note(row: Row) -> str:

@@ -1,4 +1,4 @@
-"""What seeds and controls tell, in words."""
+"""Sentences about seeds and controls."""
 
 from __future__ import annotations
 
@@ -6,48 +6,48 @@ from compress_cli.report import Report
 from compress_cli.report import figures as write
 from compress_cli.statistics.repeats import Distilled, Spread
 
-SAYS = {
+VERDICTS = {
     "helped": "the teacher helped",
     "hurt": "the teacher hurt",
     "no difference shown": "the teacher did not help, as far as these samples tell",
 }
 
 
-def told(report: Report) -> list[tuple[str, str]]:
+def sentences(report: Report) -> list[tuple[str, str]]:
     """Row name and sentence: what each teacher was worth, then how far figures spread over the seeds."""
     name = report.primary
     return [
-        *((each.row, _worth(name, each)) for each in report.distilled),
-        *((each.row, _spread(name, each)) for each in report.spread),
+        *((distilled.row, _worth(name, distilled)) for distilled in report.distilled),
+        *((spread.row, _spread(name, spread)) for spread in report.spread),
     ]
 
 
-def _worth(name: str, each: Distilled) -> str:
-    seeds = f"seeds {_list(each.seeds)}" if len(each.seeds) > 1 else "one seed, so the spread over seeds is not known"
-    change = f"{write.metric(name, each.difference.value, True)} {write.interval(name, each.difference, True)}"
-    said = f"{SAYS[each.verdict]}: {write.title(name)} {change} against the same training without it ({seeds}); "
-    if each.gap_closed is None:
-        return f"{said}gap closed: not defined, {_no_gap(each)}"
-    by_seed = (
-        f" ({', '.join(f'{gap:.2f}' for gap in each.gaps_closed)} by seed)" if each.gaps_closed and len(each.seeds) > 1 else ""
-    )
-    return f"{said}gap to '{each.teacher}' closed: {each.gap_closed:.2f}{by_seed}"
+def _worth(name: str, distilled: Distilled) -> str:
+    seeds = f"seeds {_list(distilled.seeds)}" if len(distilled.seeds) > 1 else "one seed, so the spread over seeds is not known"
+    change = " ".join(write.cell(name, distilled.difference, signed=True))
+    sentence = f"{VERDICTS[distilled.verdict]}: {write.title(name)} {change} against the same training without it ({seeds}); "
+    if distilled.gap_closed is None:
+        return f"{sentence}gap closed: not defined, {_no_gap(distilled)}"
+    by_seed = ""
+    if distilled.gaps_closed and len(distilled.seeds) > 1:
+        by_seed = f" ({', '.join(f'{gap:.2f}' for gap in distilled.gaps_closed)} by seed)"
+    return f"{sentence}gap to '{distilled.teacher}' closed: {distilled.gap_closed:.2f}{by_seed}"
 
 
-def _no_gap(each: Distilled) -> str:
+def _no_gap(distilled: Distilled) -> str:
     """Why there is nothing to close."""
-    if each.headroom is None:
+    if distilled.headroom is None:
         return "no teacher was measured on all that the student does"
-    if each.headroom.low <= 0 <= each.headroom.high:
+    if distilled.headroom.low <= 0 <= distilled.headroom.high:
         return "teacher and control differ by no more than their noise"
-    return f"the teacher '{each.teacher}' is itself worse than the control"
+    return f"the teacher '{distilled.teacher}' is itself worse than the control"
 
 
-def _spread(name: str, each: Spread) -> str:
-    values = ", ".join(write.metric(name, value) for value in each.values)
+def _spread(name: str, spread: Spread) -> str:
+    values = ", ".join(write.metric(name, value) for value in spread.values)
     return (
-        f"{write.title(name)} over seeds {_list(each.seeds)}: mean {write.metric(name, each.mean)}, "
-        f"standard deviation {write.spread(name, each.deviation)} ({values})"
+        f"{write.title(name)} over seeds {_list(spread.seeds)}: mean {write.metric(name, spread.mean)}, "
+        f"standard deviation {write.spread(name, spread.deviation)} ({values})"
     )
 
 

@@ -1,8 +1,6 @@
-"""The document of a report: rows, what was found on request, gates."""
+"""The document of a report: rows, tables of other stages, gates."""
 
 from __future__ import annotations
-
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -13,6 +11,7 @@ from compress_cli.statistics.gate import Judged
 from compress_cli.statistics.intervals import Change, Estimate
 from compress_cli.statistics.predictions import PredictionComparison
 from compress_cli.statistics.repeats import Distilled, Spread
+from compress_cli.statistics.scores import Better
 
 
 class Row(BaseModel):
@@ -21,8 +20,12 @@ class Row(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
+    same_file: list[str] = []
+    """Earlier stages that made the very same file, in a row that stands for all of them."""
     stage: str
     key: str
+    file_sha256: str = ""
+    """Of the ONNX file that was measured; empty where there is none."""
     cached: bool
     wall_time_s: float
     """Of the stage when it ran."""
@@ -49,26 +52,35 @@ class Row(BaseModel):
     metrics: dict[str, Estimate] = {}
     change: Estimate | None = None
     """Of the primary metric against the baseline, on the same samples."""
+    secondary_changes: dict[str, Estimate] = {}
+    """Of the other metrics, likewise."""
     change_p: float | None = None
     """McNemar's p-value of "right equally often"; None for a metric that is not right-or-wrong."""
     change_verdict: Change | None = None
-    """What that allows to say at 95%: by McNemar's test, or by the interval."""
+    """What can be said of it at 95%: by McNemar's test, or by the interval."""
     made_from: str = ""
     """The model that its stage started from, or was taught by; empty where it started afresh."""
     gained: Estimate | None = None
     """Of the primary metric against `made_from` (the baseline where that is empty), on the same samples."""
     predictions: PredictionComparison | None = None
-    """Its answers beside the baseline's; None for a task that names no classes."""
+    """Its answers compared with the baseline's; None for a task that names no classes."""
     latency: Latency | None = None
+    """Of this model and, where there is a speed-up, of the baseline in the same comparison."""
+    baseline_latency: Latency | None = None
     speedup: Estimate | None = None
     """Latency of the baseline / latency of this, a 99% interval."""
     verdict: Verdict | None = None
     note: str = ""
     reason: str = ""
 
+    @property
+    def title(self) -> str:
+        """The names of all stages that made the file: `int8 = onnx`."""
+        return " = ".join([*self.same_file, self.name])
+
 
 class FindingsTable(BaseModel):
-    """What a stage found out about a model on request."""
+    """A table that a stage made about a model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -88,8 +100,10 @@ class Report(BaseModel):
     seed: int
     baseline: str
     primary: str
-    better: Literal["higher", "lower"] = "higher"
+    better: Better = "higher"
     """Which way the primary metric is better."""
+    directions: dict[str, Better] = {}
+    """Metric name -> which way it is better."""
     split: str
     samples: int
     rows: list[Row]
@@ -104,16 +118,49 @@ class Report(BaseModel):
     distilled: list[Distilled] = []
     """Students that were trained without their teacher too."""
 
+    @property
+    def files(self) -> list[Row]:
+        """The rows, each file once."""
+        return once(self.rows)
+
+    def direction(self, metric: str) -> Better | None:
+        """Which way a metric is better; None for what is no metric of this run."""
+        return self.better if metric == self.primary else self.directions.get(metric)
+
+
+def once(rows: list[Row]) -> list[Row]:
+    """One row for each file: several stages that made the same one, such as a quantisation and its export, share a row."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.file_sha256 or row.name, []).append(row)
+    return [group[0] if len(group) == 1 else _joined(group) for group in groups.values()]
+
+
+def _joined(rows: list[Row]) -> Row:
+    """One row of several that are the same file: the last, with the origin of the first and the time of all."""
+    first, last = rows[0], rows[-1]
+    return last.model_copy(
+        update={
+            "same_file": [row.name for row in rows[:-1]],
+            "stage": ", ".join(dict.fromkeys(row.stage for row in rows)),
+            "cached": all(row.cached for row in rows),
+            "wall_time_s": sum(row.wall_time_s for row in rows),
+            "made_from": first.made_from,
+            "gained": first.gained,
+            "note": "; ".join(dict.fromkeys(row.note for row in rows if row.note)),
+        }
+    )
+
 
 def chain(report: Report) -> list[Row]:
     """The models between the baseline and the last one, both included, each made from the one before it.
 
-    Where the last one does not come from the baseline, its first ancestor stands beside the baseline.
+    Where the last one does not come from the baseline, the baseline comes before its first ancestor.
     """
-    rows = {row.name: row for row in report.rows}
-    if report.baseline not in rows:
+    models = {name: row for row in report.files for name in (row.name, *row.same_file)}
+    if report.baseline not in models:
         return []
-    found = [report.rows[-1]]
-    while found[0].name != report.baseline and found[0].made_from:
-        found.insert(0, rows[found[0].made_from])
-    return found if found[0].name == report.baseline else [rows[report.baseline], *found]
+    baseline, chained = models[report.baseline], [models[report.rows[-1].name]]
+    while chained[0] is not baseline and chained[0].made_from:
+        chained.insert(0, models[chained[0].made_from])
+    return chained if chained[0] is baseline else [baseline, *chained]

@@ -1,4 +1,4 @@
-"""What `compress eval` says of one file."""
+"""What `compress eval` and `compress compare` print."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from compress_cli.onnx_graph.contents import Contents
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 from compress_cli.report.table import Cell, Table
+from compress_cli.statistics.intervals import Estimate
 
 
 def show(evaluation: Evaluation, console: Console | None = None) -> None:
-    """Print it, one line a figure. Default: standard output."""
+    """Print one line for each figure. Default: standard output."""
     out = console or Console(highlight=False, markup=False, soft_wrap=True)
     contents, latency = evaluation.contents, evaluation.latency
-    stored = ", ".join(f"{write.count(each)} {kind}" for kind, each in contents.kinds.items())
+    stored = ", ".join(f"{write.count(count)} {kind}" for kind, count in contents.kinds.items())
     lines = {
         "parameters": f"{write.count(contents.parameters)} ({stored}){_zeros(contents)}" if stored else "none",
         "MACs": write.count(contents.macs) if contents.macs is not None else f"unknown: {contents.macs_unknown}",
@@ -41,7 +42,7 @@ def show(evaluation: Evaluation, console: Console | None = None) -> None:
     if evaluation.load:
         lines["under load"] = _under_load(evaluation.load)
     if evaluation.against:
-        lines |= _against(evaluation.against, evaluation.primary)
+        lines |= _against(evaluation.against, evaluation)
     if not evaluation.metrics:
         lines["accuracy"] = "not measured: the file does not say what data it is for; name it with --data"
     out.print(write.printable(evaluation.model))
@@ -54,23 +55,24 @@ def show(evaluation: Evaluation, console: Console | None = None) -> None:
 
 def compare(evaluation: Evaluation, console: Console | None = None) -> None:
     """Print the two files side by side, the older first, and what changed. Default: standard output."""
-    out, against, primary = console or Console(highlight=False, markup=False), evaluation.against, evaluation.primary
+    out, against = console or Console(highlight=False, markup=False), evaluation.against
     assert against is not None
     out.width = max(out.width, 100)
     table = Grid(box=None, pad_edge=False, header_style="bold")
     for heading in ("", "before", "after", "change"):
         table.add_column(heading, overflow="fold")
     both = (against.contents, evaluation.contents)
-    table.add_row("parameters", *(write.count(each.parameters) for each in both))
-    table.add_row("numbers", *(", ".join(each.kinds) or NOTHING for each in both))
-    table.add_row("MACs", *(write.count(each.macs) for each in both))
-    table.add_row("file", *(write.size(each.size_bytes) for each in both), f"{write.times(against.compression_ratio)} smaller")
-    for name, estimate in evaluation.metrics.items():
-        told = [f"{write.metric(name, each.value)} {write.interval(name, each)}" for each in (against.metrics[name], estimate)]
-        table.add_row(write.title(name), *told, *([_changed(against, primary)] if name == primary else []))
+    smaller = f"{write.times(against.compression_ratio)} smaller"
+    table.add_row("parameters", *(write.count(file.parameters) for file in both))
+    table.add_row("numbers", *(", ".join(file.kinds) or NOTHING for file in both))
+    table.add_row("MACs", *(write.count(file.macs) for file in both))
+    table.add_row("file", *(write.size(file.size_bytes) for file in both), smaller)
+    for name in dict.fromkeys((*evaluation.metrics, *against.metrics)):
+        figures = [" ".join(write.cell(name, metrics.get(name))) for metrics in (against.metrics, evaluation.metrics)]
+        table.add_row(write.title(name), *figures, _changed(name, evaluation))
     speedup, timed = against.speedup.speedup, (against.speedup.baseline, against.speedup.model)
-    said = f"{write.times(speedup.value)} faster [{speedup.low:.2f}, {speedup.high:.2f}]: {against.speedup.verdict}"
-    table.add_row("latency", *(write.milliseconds(each.p50_ms.value) for each in timed), said)
+    faster = f"{write.times(speedup.value)} faster [{speedup.low:.2f}, {speedup.high:.2f}]: {against.speedup.verdict}"
+    table.add_row("latency", *(write.milliseconds(latency.p50_ms.value) for latency in timed), faster)
     out.print(f"before: {write.printable(against.baseline)}", soft_wrap=True)
     out.print(f"after:  {write.printable(evaluation.model)}\n", soft_wrap=True)
     out.print(table)
@@ -94,7 +96,7 @@ def table(evaluation: Evaluation) -> Table:
     rows: list[list[Cell]] = []
     for model, held, metrics, timed in both:
         row: list[Cell] = [model, held.parameters, held.nonzero, held.macs, held.size_bytes, held.gzip_bytes]
-        row += [metrics[name].value for name in evaluation.metrics]
+        row += [metrics[name].value if name in metrics else None for name in evaluation.metrics]
         rows.append([*row, timed.p50_ms.value, timed.p90_ms, timed.p99_ms, timed.throughput_per_s])
     return Table(headings, rows)
 
@@ -106,11 +108,11 @@ def _zeros(contents: Contents) -> str:
 
 
 def _options(session: Options) -> str:
-    """What is not as usual."""
+    """Options that differ from the defaults."""
     plain = Options()
     changed = {name: value for name, value in session.model_dump().items() if value != getattr(plain, name)}
-    providers = [each.removesuffix("ExecutionProvider").lower() for each in changed.pop("providers", [])]
-    return "".join(f", {each}" for each in (*providers, *(f"{name} {value}" for name, value in changed.items())))
+    providers = [provider.removesuffix("ExecutionProvider").lower() for provider in changed.pop("providers", [])]
+    return "".join(f", {option}" for option in (*providers, *(f"{name} {value}" for name, value in changed.items())))
 
 
 def _under_load(load: Load) -> str:
@@ -134,25 +136,36 @@ def _profile(profile: Profile, out: Console) -> None:
         out.print(f"float island, {100 * island.share:.1f}%: {nodes} ({spent})")
 
 
-def _changed(against: Against, primary: str) -> str:
-    if against.change is None:
+def _changed(name: str, evaluation: Evaluation) -> str:
+    """Of a metric, signed, and whether it is certain."""
+    change = _change(name, evaluation)
+    if change is None:
         return ""
-    low, high = against.change.low, against.change.high
-    sure = "no certain change" if low <= 0 <= high else "higher" if low > 0 else "lower"
-    return f"{write.metric(primary, against.change.value, True)} {write.interval(primary, against.change, True)}: {sure}"
+    if change.low <= 0 <= change.high:
+        certain = "no certain change"
+    else:
+        certain = "better" if (change.low > 0) == (evaluation.better[name] == "higher") else "worse"
+    return f"{' '.join(write.cell(name, change, signed=True))}: {certain}"
 
 
-def _against(against: Against, primary: str) -> dict[str, str]:
-    speedup = against.speedup.speedup
+def _change(name: str, evaluation: Evaluation) -> Estimate | None:
+    against = evaluation.against
+    assert against is not None
+    return against.change if name == evaluation.primary else against.secondary_changes.get(name)
+
+
+def _against(against: Against, evaluation: Evaluation) -> dict[str, str]:
+    speedup, primary = against.speedup.speedup, evaluation.primary
     interval = f"[{speedup.low:.2f}, {speedup.high:.2f}]"
     lines = {
         "baseline": against.baseline,
         "smaller": write.times(against.compression_ratio),
-        "faster": f"{write.times(speedup.value)} {interval} at 99%: {against.speedup.verdict}",
+        "faster": f"{write.times(speedup.value)} {interval} at 99%: {against.speedup.verdict}, from "
+        f"{write.milliseconds(against.speedup.baseline.p50_ms.value)}",
     }
     if against.change:
-        change, p = against.change, against.change_p
-        chance = f"  (McNemar p = {p:.2g})" if p is not None else ""
-        value = write.metric(primary, change.value, True)
-        lines["change"] = f"{value} {write.interval(primary, change, True)} of {write.title(primary)}{chance}"
+        chance = f"  (McNemar p = {against.change_p:.2g})" if against.change_p is not None else ""
+        lines["change"] = f"{' '.join(write.cell(primary, against.change, signed=True))} of {write.title(primary)}{chance}"
+    for name, change in against.secondary_changes.items():
+        lines[f"change of {write.title(name)}"] = " ".join(write.cell(name, change, signed=True))
     return lines

@@ -5,12 +5,13 @@ from __future__ import annotations
 from compress_cli.onnx_graph.contents import Contents
 from compress_cli.report import FindingsTable, Report, Row
 from compress_cli.report.document import chain
-from compress_cli.statistics.gate import Judged, parse, sort_of
+from compress_cli.statistics.gate import CHANGES, Judged, parse, sort_of
 from compress_cli.statistics.intervals import Estimate
 from compress_cli.statistics.predictions import BINS, PredictionComparison
 
 NOTHING = "-"
 SPOKEN = {"sqnr_db": "SQNR, dB", "cka": "CKA"}
+SIGNED = ("_change", "_vs_baseline")
 
 
 def count(value: int | None) -> str:
@@ -39,11 +40,10 @@ def milliseconds(value: float | None) -> str:
 
 
 def metric(name: str, value: float, signed: bool = False) -> str:
-    """Shares in percent, everything else in its own unit."""
-    sign = "+" if value and (signed or name.endswith("_change")) else ""
-    if sort_of(name) == "share":
-        return f"{100 * value:{sign}.1f}"
-    return f"{value:{sign}.4g}"
+    """Shares in percent, everything else in its own unit; what rounds to 0 has no sign."""
+    sign = "+" if signed or name.endswith(SIGNED) else "-"
+    number = f"{100 * value:{sign}.1f}" if sort_of(name) == "share" else f"{value:{sign}.4g}"
+    return number if float(number) else number.lstrip("+-")
 
 
 def spread(name: str, value: float) -> str:
@@ -55,18 +55,31 @@ def interval(name: str, estimate: Estimate, signed: bool = False) -> str:
     return f"[{metric(name, estimate.low, signed)}, {metric(name, estimate.high, signed)}]"
 
 
-def cell(name: str, found: Estimate | float | None) -> tuple[str, str]:
+def cell(name: str, figure: Estimate | float | None, signed: bool = False) -> tuple[str, str]:
     """A figure, and its interval where it has one."""
-    if found is None:
+    if figure is None:
         return NOTHING, ""
-    if isinstance(found, Estimate):
-        return metric(name, found.value), interval(name, found)
-    return metric(name, found), ""
+    if isinstance(figure, Estimate):
+        return metric(name, figure.value, signed), interval(name, figure, signed)
+    return metric(name, figure, signed), ""
+
+
+def speedup(row: Row) -> tuple[str, str]:
+    """How many times as fast as the baseline, and the interval."""
+    return (times(row.speedup.value), f"[{row.speedup.low:.2f}, {row.speedup.high:.2f}]") if row.speedup else (NOTHING, "")
+
+
+def latency(row: Row) -> tuple[str, str]:
+    """The median and, where there is a speed-up, the baseline's in the same comparison: `vs 1.05 ms`."""
+    if row.latency is None:
+        return NOTHING, ""
+    baseline = f"vs {milliseconds(row.baseline_latency.p50_ms.value)}" if row.baseline_latency else ""
+    return milliseconds(row.latency.p50_ms.value), baseline
 
 
 def title(name: str) -> str:
     """A figure's name with its unit."""
-    spoken = name.startswith("baseline_") or name.endswith(("_change", "_drop"))
+    spoken = name.startswith("baseline_") or name.endswith((*CHANGES, "_vs_baseline"))
     words = SPOKEN.get(name, name.replace("_", " ") if spoken else name)
     return f"{words} %" if sort_of(name) == "share" else words
 
@@ -84,35 +97,33 @@ def verdict(row: Row) -> str:
     return f"{row.change_verdict}{chance}"
 
 
-def hurt(comparison: PredictionComparison) -> str:
-    """The class that lost most: `9: -12.5`."""
+def worst_class(comparison: PredictionComparison) -> str:
+    """The class whose accuracy fell most: `9: -12.5`."""
     first = comparison.classes[0]
     return f"{first.name}: {metric('accuracy_change', first.change.value)}" if first.change.value < 0 else NOTHING
 
 
 def prediction_headings(report: Report) -> list[str]:
-    return ["model", report.primary, "agrees %", "lost", "gained", "KL", "ECE %", "hurt most"]
+    return ["model", report.primary, "agrees %", "lost", "gained", "KL", "ECE %", "worst class"]
 
 
-def way(report: Report) -> str:
+def stage_by_stage(report: Report) -> str:
     """`accuracy, stage by stage: teacher 98.9, student -1.7 [-3.4, -0.5], int8 0.0 [-0.9, +0.9]`; empty for one model."""
     name, rows = report.primary, chain(report)
     gained = [row.gained for row in rows[1:]]
     if not gained or None in gained or name not in rows[0].metrics:
         return ""
-    told = [f"{rows[0].name} {metric(name, rows[0].metrics[name].value)}"]
-    for row, each in zip(rows[1:], gained, strict=True):
-        if each:
-            told.append(f"{row.name} {metric(name, each.value, True)} {interval(name, each, True)}")
-    return f"{title(name)}, stage by stage: {', '.join(told)}"
+    steps = [f"{rows[0].title} {metric(name, rows[0].metrics[name].value)}"]
+    steps += [f"{row.title} {' '.join(cell(name, change, signed=True))}" for row, change in zip(rows[1:], gained, strict=True)]
+    return f"{title(name)}, stage by stage: {', '.join(steps)}"
 
 
 def about_predictions(report: Report) -> str:
     """What the figures that compare predictions mean, in a sentence or two."""
     return (
-        f"Beside {report.baseline}, sample by sample. Agrees: both name the same class, right or wrong. Lost, gained: samples "
-        "that went from right to wrong, from wrong to right. KL: mean divergence from the baseline's probabilities, in nats. "
-        f"ECE: calibration error, {BINS} bins of equal width."
+        f"Compared with {report.baseline}, sample by sample. Agrees: both name the same class, right or wrong. Lost, gained: "
+        "samples that went from right to wrong, from wrong to right. KL: mean divergence from the baseline's probabilities, in "
+        f"nats. ECE: expected calibration error, {BINS} bins of equal width. Worst class: the one whose accuracy fell most."
     )
 
 
@@ -123,56 +134,58 @@ def numbers(row: Row) -> str:
 
 def conditions(report: Report) -> str:
     """On what, where and how it was measured, in one sentence."""
-    said = f"{report.samples} {report.split} samples; intervals of {report.primary or 'metrics'} hold with 95%"
+    sentence = f"{report.samples} {report.split} samples; intervals of {report.primary or 'metrics'} hold with 95%"
     timed = next((row.latency for row in report.rows if row.latency), None)
     if timed:
         machine = report.machine
         threads = f"{timed.threads} thread{'s' if timed.threads > 1 else ''}"
-        said += (
-            f", of speed-up with 99%. Latency of a batch of {timed.batch} with {threads}"
-            f" on {machine.get('processor')}, ONNX Runtime {machine.get('onnxruntime')}, each timed in turn with the baseline"
+        sentence += (
+            f", of speed-up with 99%. Latency: median for a batch of {timed.batch} with {threads} on "
+            f"{machine.get('processor')}, ONNX Runtime {machine.get('onnxruntime')}"
         )
-    return f"{said}."
+    if any(row.baseline_latency for row in report.rows):
+        sentence += "; each model was timed in turn with the baseline, whose median in that comparison follows 'vs'"
+    return f"{sentence}."
 
 
 def remarks(report: Report) -> list[tuple[str, str]]:
-    """Row name and what has to be said of it in words."""
-    found: list[tuple[str, str]] = []
-    for row in report.rows:
+    """Row name and remark: notes, and reasons for what could not be measured."""
+    pairs: list[tuple[str, str]] = []
+    for row in report.files:
         reasons = {"not measured": row.reason, "multiply-accumulates unknown": row.macs_unknown}
-        said = [row.note, *(f"{what}: {why}" for what, why in reasons.items() if why)]
-        found += [(row.name, each) for each in said if each]
-    return found
+        remarks = [row.note, *(f"{what}: {why}" for what, why in reasons.items() if why)]
+        pairs += [(row.title, remark) for remark in remarks if remark]
+    return pairs
 
 
 def gate(judged: Judged) -> str:
     """`accuracy_drop<=0.01 (int8): undecided: 0.004 [-0.002, 0.011]; needs about 210 more samples`"""
-    said = f"{judged.promise} ({judged.row}): {judged.outcome}"
+    sentence = f"{judged.promise} ({judged.row}): {judged.outcome}"
     if judged.value is None or judged.low is None or judged.high is None:
-        return f"{said}: {judged.reason}"
+        return f"{sentence}: {judged.reason}"
     quantity = parse(judged.promise).terms.quantity
     sort, timed = sort_of(quantity), quantity.startswith(("latency", "speedup"))
     unit = {"bytes": " bytes", "ms": " ms"}.get(sort, "")
     number = "{:,.0f}" if sort in ("bytes", "count") else "{:.4g}"
-    said += f": {number.format(judged.value)}{unit}"
+    sentence += f": {number.format(judged.value)}{unit}"
     if judged.low != judged.high:
-        said += f" [{number.format(judged.low)}, {number.format(judged.high)}]"
+        sentence += f" [{number.format(judged.low)}, {number.format(judged.high)}]"
     if judged.needs is not None:
-        said += f"; needs about {judged.needs:,} more {'rounds of timing' if timed else 'samples'}"
+        sentence += f"; needs about {judged.needs:,} more {'rounds of timing' if timed else 'samples'}"
     elif judged.outcome == "undecided":
-        said += "; it lies on the limit, which no number of samples would decide"
-    return f"{said} (which is let pass)" if judged.outcome == "undecided" and judged.passes else said
+        sentence += "; it lies on the limit, which no number of samples would decide"
+    return f"{sentence} (the gate lets it pass)" if judged.outcome == "undecided" and judged.passes else sentence
 
 
-def heading(found: FindingsTable) -> str:
+def heading(table: FindingsTable) -> str:
     """`onnx: robustness (stage 'robustness')`"""
-    title = found.findings.title
-    return f"{found.model}: {title[:1].lower()}{title[1:]} (stage '{found.name}')" if found.model else title
+    title = table.findings.title
+    return f"{table.model}: {title[:1].lower()}{title[1:]} (stage '{table.name}')" if table.model else title
 
 
 def printable(text: str) -> str:
     """Names come from files: no control characters reach the terminal."""
-    return "".join(each if each.isprintable() else "?" for each in text)
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _digits(value: float) -> str:
@@ -191,8 +204,8 @@ def _digits(value: float) -> str:
 def compressed(contents: Contents) -> str:
     """Bytes under gzip and zstd, and why one of them is not known."""
     known = {"gzip": contents.gzip_bytes, "zstd": contents.zstd_bytes}
-    told = [f"{size(each)} under {name}" for name, each in known.items() if each is not None]
-    return "; ".join([", ".join(told), contents.compressed_unknown]).strip("; ")
+    sizes = [f"{size(count)} under {name}" for name, count in known.items() if count is not None]
+    return "; ".join([", ".join(sizes), contents.compressed_unknown]).strip("; ")
 
 
 def activations(contents: Contents) -> str:

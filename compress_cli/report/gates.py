@@ -12,6 +12,7 @@ from compress_cli.settings import suggest
 from compress_cli.statistics import gate
 from compress_cli.statistics.gate import Gate, Judged
 from compress_cli.statistics.intervals import Estimate
+from compress_cli.statistics.scores import worse_by
 from compress_cli.store.record import Record
 
 PREDICTION_QUANTITIES = ("agreement", "churn", "right_to_wrong", "wrong_to_right", "worst_class_drop", "ece", "kl")
@@ -25,9 +26,9 @@ def collect(directory: Path, more: tuple[Gate, ...] = ()) -> Report:
     made = report.collect(directory)
     rows = [row.name for row in made.rows]
     metrics = list(dict.fromkeys(name for row in made.rows for name in row.metrics))
-    tables = [found.name for found in made.findings]
-    wrong = [(each, gate.impossible(each, rows, made.baseline, made.primary, metrics, tables)) for each in more]
-    complaints = [f"--gate '{each.promise}': {reason}" for each, reason in wrong if reason]
+    tables = [table.name for table in made.findings]
+    reasons = {promised: gate.impossible(promised, rows, made.baseline, made.primary, metrics, tables) for promised in more}
+    complaints = [f"--gate '{promised.promise}': {reason}" for promised, reason in reasons.items() if reason]
     if complaints:
         raise RecipeError("\n".join(complaints))
     gates = dict.fromkeys((*Record.read(directory).gates, *more))
@@ -36,26 +37,22 @@ def collect(directory: Path, more: tuple[Gate, ...] = ()) -> Report:
 
 def judge(made: Report, gates: tuple[Gate, ...]) -> list[Judged]:
     """A pure function of the report."""
-    last = made.rows[-1].name if made.rows else ""
-    judged = []
-    for each in gates:
-        name = each.terms.row or last
-        row = next((row for row in made.rows if row.name == name), None)
-        table = next((found.findings.figures() for found in made.findings if found.name == name), None)
-        if row is None and table is not None:
-            quantity = each.terms.quantity
-            judged.append(
-                gate.judge(each, name, table.get(quantity), f"it has no such figure; {suggest(quantity, list(table))}")
-            )
-        else:
-            judged.append(gate.judge(each, name, _figure(each.terms.quantity, row, made) if row else None, _why_not(each, row)))
-    return judged
+    return [_judged(promised, made) for promised in gates]
+
+
+def _judged(promised: Gate, made: Report) -> Judged:
+    name, quantity = promised.terms.row or (made.rows[-1].name if made.rows else ""), promised.terms.quantity
+    row = next((row for row in made.rows if row.name == name), None)
+    table = next((table.findings.figures() for table in made.findings if table.name == name), None)
+    if row is None and table is not None:
+        return gate.judge(promised, name, table.get(quantity), f"it has no such figure; {suggest(quantity, list(table))}")
+    return gate.judge(promised, name, _figure(quantity, row, made) if row else None, _why_not(promised, row))
 
 
 def decide(made: Report) -> None:
     """RecipeError for a gate on something that was not measured, GateError for one that does not pass."""
-    lines = [f"gate {write.gate(each)}" for each in made.gates if not each.passes]
-    if any(each.outcome == "not measured" for each in made.gates):
+    lines = [f"gate {write.gate(judged)}" for judged in made.gates if not judged.passes]
+    if any(judged.outcome == "not measured" for judged in made.gates):
         raise RecipeError("\n".join(lines))
     if lines:
         raise GateError("\n".join(lines))
@@ -65,10 +62,11 @@ def _figure(quantity: str, row: Row, made: Report) -> Estimate | float | None:
     """With its interval where it has one; None where it was not measured."""
     if quantity in row.metrics:
         return row.metrics[quantity]
-    if quantity == f"{made.primary}_change":
-        return row.change
-    if quantity == f"{made.primary}_drop":
-        return _negative(row.change)
+    metric, kind = gate.changed(quantity)
+    direction = made.direction(metric)
+    if kind and direction:
+        change = row.change if metric == made.primary else row.secondary_changes.get(metric)
+        return change if change is None or kind == "_change" else worse_by(change, direction)
     latency = row.latency
     known: dict[str, Estimate | float | None] = {
         "size_bytes": row.size_bytes,
@@ -87,36 +85,29 @@ def _figure(quantity: str, row: Row, made: Report) -> Estimate | float | None:
     if quantity in PREDICTION_QUANTITIES:
         return _predictions(quantity, row, made)
     counted = {"size_ratio": "size_bytes", "parameters_ratio": "parameters", "macs_ratio": "macs"}
-    baseline = next((each for each in made.rows if each.name == made.baseline), None)
+    baseline = next((other for other in made.rows if other.name == made.baseline), None)
     if baseline is None or quantity not in counted:
         return None
-    ours, theirs = (getattr(each, counted[quantity]) for each in (row, baseline))
+    ours, theirs = (getattr(model, counted[quantity]) for model in (row, baseline))
     return ours / theirs if ours is not None and theirs else None
 
 
 def _predictions(quantity: str, row: Row, made: Report) -> Estimate | None:
-    """The baseline is not compared with itself, but it is as badly calibrated as every other row says."""
+    """The baseline is not compared with itself; its own calibration error is in every comparison with it."""
     if quantity == "ece" and row.name == made.baseline:
-        return next((each.predictions.ece_baseline for each in made.rows if each.predictions), None)
-    found: Estimate | None = getattr(row.predictions, quantity) if row.predictions else None
-    return found
+        return next((other.predictions.ece_baseline for other in made.rows if other.predictions), None)
+    figure: Estimate | None = getattr(row.predictions, quantity) if row.predictions else None
+    return figure
 
 
-def _why_not(each: Gate, row: Row | None) -> str:
+def _why_not(promised: Gate, row: Row | None) -> str:
     if row is None:
         return "this run holds no such model"
     if row.reason:
         return row.reason
-    if each.terms.quantity in PREDICTION_QUANTITIES and row.predictions is None:
+    if promised.terms.quantity in PREDICTION_QUANTITIES and row.predictions is None:
         return "the task names no classes, or the model was not measured on the baseline's samples"
-    return row.macs_unknown if each.terms.quantity.startswith("macs") else "this run has no such figure of it"
-
-
-def _negative(change: Estimate | None) -> Estimate | None:
-    if change is None:
-        return None
-    value, low, high = (0.0 - each for each in (change.value, change.high, change.low))  # no minus zero
-    return Estimate(value=value, low=low, high=high, samples=change.samples)
+    return row.macs_unknown if promised.terms.quantity.startswith("macs") else "this run has no such figure of it"
 
 
 def _inverse(ratio: Estimate | None) -> Estimate | None:

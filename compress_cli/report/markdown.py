@@ -14,7 +14,7 @@ _MARKS = {True: "passed", False: "**failed**"}
 
 
 def render(report: Report) -> str:
-    """A heading, the table, what it was measured on, and what has to be said in words."""
+    """A heading, the tables, what they were measured on, and remarks."""
     primary = plain(write.title(report.primary)) or "metric"
     headings = ["model", "parameters", "numbers", "MACs", "file", "smaller", primary, "change", "latency", "faster"]
     lines = [
@@ -22,55 +22,55 @@ def render(report: Report) -> str:
         "",
         f"Seed {report.seed}, {report.wall_time_s:.0f} s; baseline: {plain(report.baseline)}.",
         "",
-        *table(headings, [_cells(row, report) for row in report.rows]),
+        *table(headings, [_cells(row, report) for row in report.files]),
         "",
         plain(write.conditions(report)),
     ]
     lines += _predictions(report)
-    for found in report.findings:
-        lines += _found(found)
-    remarks = [f"- {plain(name)}: {plain(remark)}" for name, remark in (*write.remarks(report), *distillation.told(report))]
-    gates = [_line([_MARKS[each.passes], plain(write.gate(each))]) for each in report.gates]
+    for findings in report.findings:
+        lines += _findings(findings)
+    remarks = [f"- {plain(name)}: {plain(text)}" for name, text in (*write.remarks(report), *distillation.sentences(report))]
+    gates = [_line([_MARKS[judged.passes], plain(write.gate(judged))]) for judged in report.gates]
     head = ["", _line(["", "gate"]), _line(["---", "---"])] if gates else []
     return "\n".join([*lines, *([""] if remarks else []), *remarks, *head, *gates]) + "\n"
 
 
 def _predictions(report: Report) -> list[str]:
-    """Each model's answers beside the baseline's."""
-    rows = [(row, row.predictions) for row in report.rows if row.predictions]
+    """Each model's answers compared with the baseline's."""
+    rows = [(row, row.predictions) for row in report.files if row.predictions]
     lines = [
         [
-            plain(row.name),
+            plain(row.title),
             plain(write.verdict(row) or NOTHING),
             _figure("agreement", comparison.agreement),
             write.samples(comparison.right_to_wrong),
             write.samples(comparison.wrong_to_right),
             _figure("kl", comparison.kl),
             _figure("ece", comparison.ece),
-            plain(write.hurt(comparison)),
+            plain(write.worst_class(comparison)),
         ]
         for row, comparison in rows
     ]
     if not lines:
         return []
-    way = write.way(report)
-    said = [plain(write.about_predictions(report)), *(["", plain(way)] if way else [])]
-    return ["", *table(write.prediction_headings(report), lines), "", *said]
+    steps = write.stage_by_stage(report)
+    about = [plain(write.about_predictions(report)), *(["", plain(steps)] if steps else [])]
+    return ["", *table(write.prediction_headings(report), lines), "", *about]
 
 
-def _found(found: FindingsTable) -> list[str]:
-    findings = found.findings
+def _findings(source: FindingsTable) -> list[str]:
+    findings = source.findings
     lines = [
         [plain(line.name), *(_figure(name, cell) for name, cell in zip(findings.columns, line.cells, strict=True))]
         for line in findings.lines
     ]
-    headings = [plain(each) for each in (findings.what, *map(write.title, findings.columns))]
-    said = plain(f"{findings.about} Run by {findings.side}.")
-    return ["", f"## {plain(write.heading(found))}", "", *table(headings, lines), "", said]
+    headings = [plain(heading) for heading in (findings.what, *map(write.title, findings.columns))]
+    about = plain(f"{findings.about} Run by {findings.side}.")
+    return ["", f"## {plain(write.heading(source))}", "", *table(headings, lines), "", about]
 
 
-def _figure(name: str, found: Estimate | float | None) -> str:
-    return " ".join(write.cell(name, found)).strip()
+def _figure(name: str, figure: Estimate | float | None, signed: bool = False) -> str:
+    return " ".join(write.cell(name, figure, signed)).strip()
 
 
 def table(headings: list[str], lines: list[list[str]]) -> list[str]:
@@ -78,25 +78,19 @@ def table(headings: list[str], lines: list[list[str]]) -> list[str]:
 
 
 def _cells(row: Row, report: Report) -> list[str]:
-    name, primary = report.primary, row.metrics.get(report.primary)
-    metric = f"{write.metric(name, primary.value)} {write.interval(name, primary)}" if primary else NOTHING
-    change = f"{write.metric(name, row.change.value, True)} {write.interval(name, row.change, True)}" if row.change else NOTHING
-    speed = (
-        f"{write.times(row.speedup.value)} [{row.speedup.low:.2f}, {row.speedup.high:.2f}], {row.verdict}"
-        if row.speedup
-        else NOTHING
-    )
+    name = report.primary
+    speedup = " ".join(write.speedup(row)).strip()
     return [
-        plain(row.name),
+        plain(row.title),
         write.count(row.parameters),
         plain(write.numbers(row)),
         write.count(row.macs),
         write.size(row.size_bytes),
         write.times(row.compression_ratio),
-        metric,
-        change,
-        write.milliseconds(row.latency.p50_ms.value if row.latency else None),
-        speed,
+        _figure(name, row.metrics.get(name)),
+        _figure(name, row.change, signed=True),
+        " ".join(write.latency(row)).strip(),
+        f"{speedup}, {row.verdict}" if row.verdict else speedup,
     ]
 
 

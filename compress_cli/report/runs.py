@@ -14,7 +14,7 @@ from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 
 Say = Callable[[Row, Report], tuple[str, str]]
-"""A figure of a row, and what stands beside it."""
+"""A figure of a row, and its interval or remark."""
 
 
 class Named(BaseModel):
@@ -45,45 +45,46 @@ def side_by_side(reports: Sequence[tuple[str, Report]]) -> Runs:
         for folder, report in reports
     ]
     machines = [report.machine for _, report in reports if report.machine]
-    return Runs(runs=named, same_machine=all(each == machines[0] for each in machines))
+    return Runs(runs=named, same_machine=all(machine == machines[0] for machine in machines))
 
 
 def show(runs: Runs, console: Console | None = None) -> None:
-    """Print a column a run. Default: standard output."""
+    """Print one column for each run. Default: standard output."""
     out = console or Console(highlight=False, markup=False)
     headings, lines = _grid(runs)
     out.width = max(out.width, 100, 26 + 24 * len(runs.runs))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for place, heading in enumerate(headings):
-        table.add_column(write.printable(heading), justify="right" if place > 1 else "left", overflow="fold", max_width=36)
+    for column, heading in enumerate(headings):
+        table.add_column(write.printable(heading), justify="right" if column > 1 else "left", overflow="fold", max_width=36)
     for line in lines:
         table.add_row(*(Text(write.printable(" ".join(filter(None, cell)))) for cell in line))
     out.print(table)
     out.print()
-    for said in _said(runs):
-        out.print(write.printable(said), style="dim")
+    for remark in _remarks(runs):
+        out.print(write.printable(remark), style="dim")
 
 
 def as_markdown(runs: Runs) -> str:
     """For a pull request."""
     headings, lines = _grid(runs)
     cells = [[markdown.plain(" ".join(filter(None, cell))) for cell in line] for line in lines]
-    table = markdown.table([markdown.plain(each) for each in headings], cells)
-    return "\n".join(["# Runs side by side", "", *table, "", *(markdown.plain(each) for each in _said(runs))]) + "\n"
+    table = markdown.table([markdown.plain(heading) for heading in headings], cells)
+    return "\n".join(["# Runs side by side", "", *table, "", *(markdown.plain(remark) for remark in _remarks(runs))]) + "\n"
 
 
 def as_html(runs: Runs) -> str:
     """A page that opens offline."""
     headings, lines = _grid(runs)
     cells = [[f"{html.text(value)} <small>{html.text(small)}</small>" for value, small in line] for line in lines]
-    said = "".join(f"<p>{html.text(each)}</p>" for each in _said(runs))
-    return html.document("Runs side by side", ["<h1>Runs side by side</h1>", said, html.table(headings, cells, words=2)])
+    remarks = "".join(f"<p>{html.text(remark)}</p>" for remark in _remarks(runs))
+    return html.document("Runs side by side", ["<h1>Runs side by side</h1>", remarks, html.table(headings, cells, words=2)])
 
 
 def _grid(runs: Runs) -> tuple[list[str], list[list[tuple[str, str]]]]:
     """Headings, and a line for each figure of each stage name; a run without that stage has `-` there."""
-    reports = [each.report for each in runs.runs]
-    names = list(dict.fromkeys(row.name for report in reports for row in report.rows))
+    reports = [run.report for run in runs.runs]
+    shown = {row.name for report in reports for row in report.files}  # a stage whose file a later one made, too, is left out
+    names = [name for name in dict.fromkeys(row.name for report in reports for row in report.rows) if name in shown]
     lines = [
         [("run", ""), ("baseline", ""), *((report.baseline, "") for report in reports)],
         [("", ""), ("seed", ""), *((str(report.seed), "") for report in reports)],
@@ -93,14 +94,20 @@ def _grid(runs: Runs) -> tuple[list[str], list[list[tuple[str, str]]]]:
         for number, (title, say) in enumerate(_figures(runs).items()):
             cells = [say(row, report) if row else (NOTHING, "") for row, report in zip(rows, reports, strict=True)]
             lines.append([(name if number == 0 else "", ""), (title, ""), *cells])
-    return ["stage", "", *(each.name for each in runs.runs)], lines
+    return ["stage", "", *(run.name for run in runs.runs)], lines
 
 
 def _figures(runs: Runs) -> dict[str, Say]:
-    primaries = dict.fromkeys(each.report.primary for each in runs.runs if each.report.primary)
-    found: dict[str, Say] = {write.title(name): _metric(name) for name in primaries}
-    found |= {"change": _change, "file": _file, "smaller": _smaller, "MACs": _macs, "faster": _faster}
-    return found | ({"latency": _latency} if runs.same_machine else {})
+    reports = [run.report for run in runs.runs]
+    primaries = dict.fromkeys(report.primary for report in reports if report.primary)
+    metrics = dict.fromkeys(name for report in reports for row in report.rows for name in row.metrics)
+    secondary = [name for name in metrics if name not in primaries]
+    figures: dict[str, Say] = {write.title(name): _metric(name) for name in primaries}
+    figures["change"] = _change
+    for name in secondary:
+        figures |= {write.title(name): _metric(name), write.title(f"{name}_change"): _secondary_change(name)}
+    figures |= {"file": _file, "smaller": _smaller, "MACs": _macs, "faster": _faster}
+    return figures | ({"latency": _latency} if runs.same_machine else {})
 
 
 def _metric(name: str) -> Say:
@@ -110,11 +117,16 @@ def _metric(name: str) -> Say:
     return say
 
 
+def _secondary_change(name: str) -> Say:
+    def say(row: Row, report: Report) -> tuple[str, str]:
+        return write.cell(name, row.secondary_changes.get(name), signed=True)
+
+    return say
+
+
 def _change(row: Row, report: Report) -> tuple[str, str]:
-    if row.change is None:
-        return NOTHING, ""
-    name = report.primary
-    return write.metric(name, row.change.value, True), f"{write.interval(name, row.change, True)} {row.change_verdict or ''}"
+    value, interval = write.cell(report.primary, row.change, signed=True)
+    return value, f"{interval} {row.change_verdict or ''}".strip()
 
 
 def _file(row: Row, report: Report) -> tuple[str, str]:
@@ -130,20 +142,19 @@ def _macs(row: Row, report: Report) -> tuple[str, str]:
 
 
 def _faster(row: Row, report: Report) -> tuple[str, str]:
-    if row.speedup is None:
-        return NOTHING, ""
-    return write.times(row.speedup.value), f"[{row.speedup.low:.2f}, {row.speedup.high:.2f}] {row.verdict}"
+    value, interval = write.speedup(row)
+    return value, f"{interval} {row.verdict or ''}".strip()
 
 
 def _latency(row: Row, report: Report) -> tuple[str, str]:
-    return write.milliseconds(row.latency.p50_ms.value if row.latency else None), ""
+    return write.latency(row)
 
 
-def _said(runs: Runs) -> list[str]:
-    said = [f"{each.name}: {write.conditions(each.report)}" for each in runs.runs]
+def _remarks(runs: Runs) -> list[str]:
+    remarks = [f"{run.name}: {write.conditions(run.report)}" for run in runs.runs]
     if not runs.same_machine:
-        said.append("Latencies were measured on different machines, so they don't stand side by side; each speed-up is of one.")
-    baselines = dict.fromkeys(each.report.baseline for each in runs.runs)
+        remarks.append("Latencies were measured on different machines, so they are left out; each speed-up is of one machine.")
+    baselines = dict.fromkeys(run.report.baseline for run in runs.runs)
     if len(baselines) > 1:
-        said.append("The runs have different baselines: changes, smaller and faster are each against its own.")
-    return said
+        remarks.append("The runs have different baselines: change, smaller and faster are each against the run's own.")
+    return remarks

@@ -9,10 +9,19 @@ from typing import TypeVar
 import numpy as np
 from pydantic import BaseModel, ValidationError
 
-from compress_cli.data import arrays
 from compress_cli.errors import ArtifactError
-from compress_cli.measurement.measure import COMPARISON, MEASUREMENT, PREDICTION_COMPARISON, PREDICTIONS, Figures, Timing
+from compress_cli.measurement.measure import (
+    COMPARISON,
+    MEASUREMENT,
+    PREDICTION_COMPARISON,
+    PREDICTIONS,
+    RESAMPLED,
+    Figures,
+    Timing,
+    kept_scores,
+)
 from compress_cli.statistics.predictions import PredictionComparison
+from compress_cli.statistics.scores import Score
 from compress_cli.store import artifact
 from compress_cli.store.artifact import Artifact
 from compress_cli.store.record import ModelRecord
@@ -30,7 +39,18 @@ class Stored:
     timing: Timing | None
     predictions: PredictionComparison | None
     index: np.ndarray  # (N,), empty where nothing was measured, or the model lacks the head that the task is about
-    correct: np.ndarray  # (N,)
+    scores: dict[str, Score]  # metric name -> score; empty there, too
+
+    file: str  # hash of the ONNX file that was measured; empty where there is none
+
+    @property
+    def score(self) -> Score | None:
+        """Of the primary metric."""
+        return self.scores.get(self.figures.primary) if self.figures else None
+
+    def compares_with(self, other: Stored) -> bool:
+        """Whether both were measured on the same samples."""
+        return bool(self.scores and other.scores) and np.array_equal(self.index, other.index)
 
     @property
     def sources(self) -> list[str]:
@@ -43,28 +63,37 @@ def read(store: Path, row: ModelRecord) -> Stored:
     """Of one row; ArtifactError where a part of it is missing, damaged or changed."""
     keys = (row.measurement, row.comparison, row.predictions)
     measurement, comparison, answers = (artifact_of(store, key) if key else None for key in keys)
-    index, correct = _predictions(measurement.file(PREDICTIONS)) if measurement else (np.empty(0), np.empty(0))
+    figures = document(measurement, MEASUREMENT, Figures) if measurement else None
+    compared = answers and PREDICTION_COMPARISON in answers.manifest.files
+    index, scores = _scores(measurement, figures) if measurement and figures else (np.empty(0), {})
     return Stored(
         record=row,
         made=artifact_of(store, row.key),
-        figures=document(measurement, MEASUREMENT, Figures) if measurement else None,
+        figures=figures,
         timing=document(comparison, COMPARISON, Timing) if comparison else None,
-        predictions=document(answers, PREDICTION_COMPARISON, PredictionComparison)
-        if answers and PREDICTION_COMPARISON in answers.manifest.files
-        else None,
+        predictions=document(answers, PREDICTION_COMPARISON, PredictionComparison) if answers and compared else None,
         index=index,
-        correct=correct,
+        scores=scores,
+        file=_hash(store, row),
     )
+
+
+def _hash(store: Path, row: ModelRecord) -> str:
+    """Of the ONNX file that a row was measured through."""
+    if row.onnx is None:
+        return ""
+    file = artifact_of(store, row.onnx).manifest.files.get("model.onnx")
+    return file.sha256 if file else ""
 
 
 def artifact_of(store: Path, key: str) -> Artifact:
     """What the store holds under a key, its files checked where figures are taken from them."""
-    found = artifact.read(store / key)
-    if found is None:
+    stored = artifact.read(store / key)
+    if stored is None:
         raise ArtifactError(f"{store / key}: the store no longer holds what this run made; run the recipe again")
-    if found.manifest.kind in ("Measurement", "Comparison"):
-        found.verify()
-    return found
+    if stored.manifest.kind in ("Measurement", "Comparison"):
+        stored.verify()
+    return stored
 
 
 def document(source: Artifact, name: str, kind: type[Document]) -> Document:
@@ -78,7 +107,7 @@ def document(source: Artifact, name: str, kind: type[Document]) -> Document:
         ) from None
 
 
-def _predictions(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Sample ids and each sample's share of the primary metric."""
-    found = arrays.read(path, ("index", "correct"))
-    return found["index"], found["correct"]
+def _scores(measurement: Artifact, figures: Figures) -> tuple[np.ndarray, dict[str, Score]]:
+    """Sample ids and the scores of every metric."""
+    resampled = measurement.file(RESAMPLED) if figures.metrics else Path()
+    return kept_scores(measurement.file(PREDICTIONS), resampled, figures.metrics)

@@ -45,13 +45,13 @@ def _normal(images: np.ndarray, index: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _blurred(images: np.ndarray, deviation: float, axis: int) -> np.ndarray:
-    """A Gaussian along one axis, cut at three deviations; the picture goes on mirrored."""
+    """A Gaussian along one axis, cut at three deviations; pictures are mirrored at their edges."""
     reach = min(max(1, math.ceil(3 * deviation)), images.shape[axis] - 1)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
     edges = [(0, 0)] * images.ndim
     edges[axis] = (reach, reach)
     wide = np.pad(images, edges, mode="reflect")
-    found = np.zeros_like(images)
-    for place, weight in enumerate(weights / weights.sum()):
-        found += np.float32(weight) * np.take(wide, np.arange(place, place + images.shape[axis]), axis=axis)
-    return found
+    blurred = np.zeros_like(images)
+    for offset, weight in enumerate(weights / weights.sum()):
+        blurred += np.float32(weight) * np.take(wide, np.arange(offset, offset + images.shape[axis]), axis=axis)
+    return blurred

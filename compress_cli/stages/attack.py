@@ -22,7 +22,8 @@ from compress_cli.progress import Progress
 from compress_cli.settings import Many
 from compress_cli.stages import Role, Stage
 from compress_cli.statistics.findings import Findings, Line
-from compress_cli.statistics.intervals import Estimate, paired_difference
+from compress_cli.statistics.intervals import Estimate
+from compress_cli.statistics.scores import change
 from compress_cli.store.artifact import Artifact, Checkpoint, Table
 from compress_cli.training import loop
 from compress_cli.training.objective import hard_losses
@@ -67,12 +68,12 @@ class Attack(Stage):
         tries: list[tuple[str, str, float]] = [("clean", "", 0.0)]
         tries += [(f"{kind} {each:g}", kind, each) for kind in ("fgsm", "pgd") for each in self.epsilons]
         lines: list[Line] = []
-        clean = np.empty(0)
         for done, (title, kind, epsilon) in enumerate(tries):
             found = measure.judge(self._heads(network, split, real, kind, epsilon, context), split, context.task)
-            clean = found.correct if not kind else clean
-            change = paired_difference(clean, found.correct) if kind else None
-            lines.append(Line(name=title, cells=[found.metrics[found.primary], change]))
+            score = found.scores[found.primary]
+            if not kind:
+                clean = score
+            lines.append(Line(name=title, cells=[score.estimate, change(clean, score) if kind else None]))
             context.log(Progress("attack", done + 1, len(tries)))
         Findings(
             title="Attacks",

@@ -45,16 +45,18 @@ class Measure(Stage):
         heads = measure.kept(context.inputs["predictions"][0].file(measure.PREDICTIONS), split)
         context.task.check(context.dataset.signature(), split.targets)
         reason = measure.lacking(context.task, heads)
-        nothing = measure.Result(context.task.primary, {}, {}, np.empty(0), np.empty(0))
+        nothing = measure.Result(context.task.primary, {}, {}, {}, np.empty(0))
         result = nothing if reason else measure.judge(heads, split, context.task)
+        metrics = result.metrics
         figures = measure.Figures(
             split=self.split,
             samples=len(split),
             primary=result.primary,
-            metrics=result.metrics,
+            metrics=metrics,
+            better=result.better,
             contents=contents.contents(context.inputs["start"][0].file("model.onnx")),
             reason=reason,
         )
         (context.output / measure.MEASUREMENT).write_text(figures.model_dump_json(indent=1) + "\n")
-        measure.keep(context.output / measure.PREDICTIONS, {"index": result.index, "correct": result.correct}, result.heads)
-        return {name: estimate.value for name, estimate in result.metrics.items()}
+        measure.keep_result(context.output, result)
+        return {name: estimate.value for name, estimate in metrics.items()}

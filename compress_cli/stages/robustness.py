@@ -1,8 +1,8 @@
-"""How a model bears worse pictures."""
+"""How much accuracy a model loses on disturbed pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -19,7 +19,8 @@ from compress_cli.settings import Many
 from compress_cli.stages import Role, Stage, _corruptions
 from compress_cli.stages._corruptions import Corruption, corrupted
 from compress_cli.statistics.findings import Findings, Line
-from compress_cli.statistics.intervals import Estimate, paired_difference
+from compress_cli.statistics.intervals import Estimate
+from compress_cli.statistics.scores import change
 from compress_cli.store.artifact import Artifact, OnnxModel, Table
 
 CHUNK = 1024  # pictures that are disturbed at once
@@ -55,30 +56,26 @@ class Robustness(Stage):
     def run(self, context: Context) -> dict[str, Any]:
         split = context.split("test", self.batch)
         opened = [
-            sessions.open_session(each.file("model.onnx"))
+            sessions.open_session(file.file("model.onnx"))
             for role in ("start", "baseline")
-            for each in context.inputs.get(role, ())
+            for file in context.inputs.get(role, ())
         ]
         picture = _picture(split, opened)
-        tries = [("clean", None), *((f"{kind} {each}", (kind, each)) for kind in self.kinds for each in self.severities)]
+        tries: list[tuple[Corruption, int] | None] = [None]  # undisturbed
+        tries += [(kind, severity) for kind in self.kinds for severity in self.severities]
         lines: list[Line] = []
-        clean = np.empty(0)
-        for done, (title, how) in enumerate(tries):
-
-            def worse(images: np.ndarray, index: np.ndarray, how: tuple[Corruption, int] | None = how) -> np.ndarray:
-                return corrupted(images, *how, index, context.seed) if how else images
-
-            found = [self._measured(session, split, picture, worse, context) for session in opened]
-            right = [each.correct for each in found]
-            clean = clean if how else right[0]
-            value, *baseline = [each.metrics[each.primary] for each in found]
-            cells: list[Estimate | float | None] = [value, paired_difference(clean, right[0]) if how else None]
+        for done, how in enumerate(tries):
+            results = [self._measured(session, split, picture, how, context) for session in opened]
+            primary = results[0].primary
+            model, *baseline = [result.scores[primary] for result in results]
+            if how is None:
+                clean = model
+            cells: list[Estimate | float | None] = [model.estimate, change(clean, model) if how else None]
             if baseline:
-                cells += [baseline[0], paired_difference(right[1], right[0])]
-            lines.append(Line(name=title, cells=cells))
+                cells += [baseline[0].estimate, change(baseline[0], model)]
+            lines.append(Line(name=f"{how[0]} {how[1]}" if how else "clean", cells=cells))
             context.log(Progress("robustness", done + 1, len(tries)))
-        name = found[0].primary
-        columns = [name, f"{name}_change", f"baseline_{name}", f"{name}_vs_baseline"][: len(lines[0].cells)]
+        columns = [primary, f"{primary}_change", f"baseline_{primary}", f"{primary}_vs_baseline"]
         Findings(
             title="Robustness",
             about=f"{len(split)} test pictures with noise, blur or little contrast in severities 1 to 5, as strong as in "
@@ -86,33 +83,31 @@ class Robustness(Stage):
             "against the baseline on the same disturbed ones.",
             side="ONNX Runtime",
             what="pictures",
-            columns=columns,
+            columns=columns[: len(cells)],
             lines=lines,
         ).write(context.output)
-        return {line.name: cell.value for line in lines if isinstance(cell := line.cells[0], Estimate)}
+        return {line.name: metric.value for line in lines if isinstance(metric := line.cells[0], Estimate)}
 
     def _measured(
-        self,
-        session: Session,
-        split: Split,
-        picture: str,
-        worse: Callable[[np.ndarray, np.ndarray], np.ndarray],
-        context: Context,
+        self, session: Session, split: Split, picture: str, how: tuple[Corruption, int] | None, context: Context
     ) -> measure.Result:
-        """What a file's answers are worth; the pictures are disturbed part by part."""
+        """How well a file does on the disturbed pictures, which are made part by part."""
         parts = []
         for start in range(0, len(split), CHUNK):
             part = split.take(np.s_[start : start + CHUNK])
-            inputs = {**part.inputs, picture: worse(part.inputs[picture], part.index)}
-            parts.append(measure.predict(session, Split(inputs, part.targets, part.index), self.batch, lambda progress: None))
+            images = part.inputs[picture]
+            if how:
+                images = corrupted(images, *how, part.index, context.seed)
+            disturbed = Split({**part.inputs, picture: images}, part.targets, part.index)
+            parts.append(measure.predict(session, disturbed, self.batch, lambda progress: None))
         heads = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return measure.judge(heads, split, context.task)
 
 
 def _picture(split: Split, opened: Sequence[Session]) -> str:
     """Name of the input of all these files that is a picture; RecipeError where there is none."""
-    taken = [set(measure.fitting(session, split).values()) for session in opened]
-    for name, each in split.inputs.items():
-        if each.dtype == np.uint8 and each.ndim == 4 and all(name in names for names in taken):
+    inputs = [set(measure.fitting(session, split).values()) for session in opened]
+    for name, array in split.inputs.items():
+        if array.dtype == np.uint8 and array.ndim == 4 and all(name in names for names in inputs):
             return name
-    raise RecipeError("robustness disturbs pictures of 8 bits, and there is none among the inputs that the model takes")
+    raise RecipeError("robustness disturbs pictures of 8 bits, and the model takes no such input")

@@ -23,7 +23,8 @@ from compress_cli.quantization import annotation
 from compress_cli.stages import Role, Stage
 from compress_cli.statistics.agreement import Agreement
 from compress_cli.statistics.findings import Findings, Line
-from compress_cli.statistics.intervals import Estimate, paired_difference
+from compress_cli.statistics.intervals import Estimate
+from compress_cli.statistics.scores import change
 from compress_cli.store.artifact import Artifact, Program, Table
 
 TOGETHER, REST, INTERPLAY = "all together", "other operators", "interplay"
@@ -65,8 +66,9 @@ class Sensitivity(Stage):
             lines: list[Line] = []
             for done, (name, nodes) in enumerate(layers.items()):
                 heads = _heads(runner, nodes, split, signature, self.batch)
-                change = paired_difference(before.correct, measure.judge(heads, split, context.task).correct)
-                lines.append(Line(name=name, cells=[change, _noise(unrounded, heads)]))
+                after = measure.judge(heads, split, context.task)
+                cost = change(before.scores[before.primary], after.scores[before.primary])
+                lines.append(Line(name=name, cells=[cost, _noise(unrounded, heads)]))
                 context.log(Progress("sensitivity", done + 1, len(layers)))
         alone = [_value(line) for line in lines if line.name != TOGETHER]
         lines.append(Line(name=INTERPLAY, cells=[_value(lines[-1]) - sum(alone), None]))

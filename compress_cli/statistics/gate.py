@@ -40,8 +40,11 @@ SORTS: dict[str, Sort] = {
     "kl": "number",
 }
 """Quantities that every run has. A `..._ratio` is this model's / the baseline's; `speedup` and `compression_ratio` are the
-baseline's / this model's. Beside them: the task's metrics, `..._drop` and `..._change` of its primary one, and the figures of
-a stage that makes a table (`robustness.noise_3_accuracy`)."""
+baseline's / this model's. Others are the task's metrics, each with `CHANGES`, and the figures of a stage that makes a table
+(`robustness.noise_3_accuracy`)."""
+CHANGES = ("_drop", "_worse", "_change")
+"""Of any metric against the baseline: `_drop` and `_worse` are how much worse it became, whichever way is better; `_change`
+is signed."""
 UNITS: dict[Sort, dict[str, float]] = {
     "bytes": {"": 1, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
     "ms": {"": 1, "us": 1e-3, "ms": 1, "s": 1e3},
@@ -49,7 +52,7 @@ UNITS: dict[Sort, dict[str, float]] = {
     "share": {"": 1, "%": 1e-2},
     "number": {"": 1},
 }
-AGAINST_BASELINE = ("_ratio", "_drop", "_change", "speedup", "agreement", "churn", "_to_wrong", "_to_right", "kl")
+AGAINST_BASELINE = ("_ratio", *CHANGES, "speedup", "agreement", "churn", "_to_wrong", "_to_right", "kl")
 PROMISE = re.compile(
     r"\s*(?:(?P<row>[^<>=\s]+)\.)?(?P<quantity>\w+)\s*(?P<sign><=|>=)\s*"
     r"(?P<number>[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>[A-Za-z%]*)\s*"
@@ -58,7 +61,7 @@ ROUNDING = 1e-12  # a difference of shares, such as 0.98 - 0.97, is off by less
 
 
 class Terms(NamedTuple):
-    """A promise taken apart."""
+    """The parts of a promise."""
 
     row: str  # empty: the last model of the run
     quantity: str
@@ -93,7 +96,7 @@ class Gate(Settings):
 
 
 class Judged(BaseModel):
-    """What came of a gate."""
+    """The outcome of a gate."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -124,18 +127,25 @@ def sort_of(quantity: str) -> Sort:
     """What a quantity counts."""
     if quantity in SORTS:
         return SORTS[quantity]
-    return "share" if quantity.removesuffix("_drop").removesuffix("_change").endswith("accuracy") else "number"
+    return "share" if changed(quantity)[0].removesuffix("_vs_baseline").endswith("accuracy") else "number"
+
+
+def changed(quantity: str) -> tuple[str, str]:
+    """The metric whose change a quantity is, and which of `CHANGES`: (`accuracy`, `_drop`); (quantity, "") for another."""
+    kind = next((end for end in CHANGES if quantity.endswith(end)), "")
+    return quantity.removesuffix(kind), kind
 
 
 def impossible(gate: Gate, rows: list[str], baseline: str, primary: str, metrics: list[str], tables: Sequence[str] = ()) -> str:
-    """Why a gate could never be judged on a run with these models and tables; empty where it can. What figures a table has
-    is known only when it is there."""
+    """Why a gate could never be judged on a run with these models and tables; empty where it can. Which figures a table has
+    is known only once it is made."""
     row, quantity = gate.terms.row or (rows[-1] if rows else ""), gate.terms.quantity
     if row in tables:
         return ""
     if row not in rows:
         return f"'{row}' is no model of this run; {suggest(row, [*rows, *tables])}" if rows else "this run makes no model"
-    known = [*SORTS, *metrics, *(f"{primary}{end}" for end in ("_drop", "_change") if primary)]
+    measured = dict.fromkeys(filter(None, (primary, *metrics)))
+    known = [*SORTS, *metrics, *(f"{metric}{kind}" for metric in measured for kind in CHANGES)]
     if quantity not in known:
         return f"there is no quantity '{quantity}'; {suggest(quantity, known)}"
     if row == baseline and quantity.endswith(AGAINST_BASELINE):
@@ -143,31 +153,31 @@ def impossible(gate: Gate, rows: list[str], baseline: str, primary: str, metrics
     return ""
 
 
-def judge(gate: Gate, row: str, found: Estimate | float | None, reason: str = "") -> Judged:
+def judge(gate: Gate, row: str, figure: Estimate | float | None, reason: str = "") -> Judged:
     """Met only where the whole interval keeps the promise, not met where all of it breaks it."""
-    if found is None:
+    if figure is None:
         return Judged(promise=gate.promise, row=row, outcome="not measured", passes=False, reason=reason)
-    value, low, high = (found.value, found.low, found.high) if isinstance(found, Estimate) else (found, found, found)
+    value, low, high = (figure.value, figure.low, figure.high) if isinstance(figure, Estimate) else (figure,) * 3
     limit, slack = gate.terms.limit, ROUNDING * max(1.0, abs(gate.terms.limit))
     worst, best = (high - limit, low - limit) if gate.terms.at_most else (limit - low, limit - high)
     outcome: Outcome = "met" if worst <= slack else "not met" if best > slack else "undecided"
-    needs = _needs(found, limit) if outcome == "undecided" and isinstance(found, Estimate) else None
+    needs = _needs(figure, limit) if outcome == "undecided" and isinstance(figure, Estimate) else None
     passes = outcome == "met" or (outcome == "undecided" and gate.undecided == "pass")
     return Judged(
         promise=gate.promise, row=row, outcome=outcome, passes=passes, value=value, low=low, high=high, needs=needs
     )  # fmt: skip
 
 
-def _needs(found: Estimate, limit: float) -> int | None:
+def _needs(figure: Estimate, limit: float) -> int | None:
     """More samples until the interval, which narrows with their square root, ends at the limit.
 
     With few samples the longer side of an interval near 0 or 1 is far longer than the other, with many both are alike: half of
     the whole tells more than the side that the limit is on.
     """
-    distance, half = abs(found.value - limit), (found.high - found.low) / 2
+    distance, half = abs(figure.value - limit), (figure.high - figure.low) / 2
     if distance < ROUNDING or not math.isfinite(half):
         return None
-    return max(1, math.ceil(found.samples * ((half / distance) ** 2 - 1)))
+    return max(1, math.ceil(figure.samples * ((half / distance) ** 2 - 1)))
 
 
 @lru_cache
@@ -182,7 +192,7 @@ def _terms(promise: str) -> Terms:
     quantity, unit = match["quantity"], match["unit"]
     sort = sort_of(quantity)
     if unit not in UNITS[sort]:
-        units = ", ".join(each for each in UNITS[sort] if each)
+        units = ", ".join(unit for unit in UNITS[sort] if unit)
         raise ValueError(f"{quantity} takes {f'one of the units {units}' if units else 'no unit'}, not '{unit}'")
     limit = float(match["number"]) * UNITS[sort][unit]
     if not math.isfinite(limit):

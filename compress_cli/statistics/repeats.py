@@ -1,4 +1,4 @@
-"""What repeating a stage with other seeds tells, and what a teacher was worth beside an undistilled control."""
+"""The spread of a metric over seeds, and what a teacher was worth against training without it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 import statistics
 from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from compress_cli.statistics.intervals import Estimate, bootstrap, paired_difference
+from compress_cli.statistics.intervals import Estimate
+from compress_cli.statistics.scores import Better, Score, change, mean
 
 T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.16, 2.145, 2.131, 2.12)
 """The 97.5% points of Student's t distribution with 1, 2, ... degrees of freedom; beyond them the last is a safe one."""
@@ -56,75 +56,75 @@ class Distilled(BaseModel):
 
 def spread(row: str, values: dict[int, float]) -> Spread:
     """Of a metric by seed; two seeds at least."""
-    found = list(values.values())
+    metrics = list(values.values())
     return Spread(
         row=row,
         seeds=list(values),
-        values=found,
-        mean=statistics.fmean(found),
-        deviation=statistics.stdev(found),
+        values=metrics,
+        mean=statistics.fmean(metrics),
+        deviation=statistics.stdev(metrics),
     )
 
 
 def distilled(
     row: str,
-    teacher: tuple[str, np.ndarray] | None,
-    student: dict[int, np.ndarray],
-    control: dict[int, np.ndarray],
-    better: Literal["higher", "lower"],
+    teacher: tuple[str, Score] | None,
+    student: dict[int, Score],
+    control: dict[int, Score],
+    better: Better,
 ) -> Distilled:
-    """What the teacher was worth, from each sample's share of the primary metric (N,), the same samples throughout.
+    """What the teacher was worth, from scores of the primary metric on the same samples throughout.
 
-    `student` and `control` are by seed, with the same seeds; the teacher is None where there is none that could be measured
-    on all that the student does.
+    `student` and `control` are by seed, with the same seeds; the teacher is None where none could be measured on all that
+    the student does.
     """
-    difference = _difference(list(student.values()), list(control.values()))
-    verdict = _verdict(difference, better)
+    students, controls = list(student.values()), list(control.values())
+    difference = _difference(students, controls)
     name, taught = teacher or ("", None)
-    headroom = None if taught is None else _difference([taught for _ in control], list(control.values()))
+    headroom = None if taught is None else _difference([taught for _ in controls], controls)
     gap, gaps = None, None
     if taught is not None and headroom is not None and _verdict(headroom, better) == "helped":
         gap = difference.value / headroom.value
-        gaps = _gaps(list(student.values()), taught, list(control.values()))
+        gaps = _gaps(students, taught, controls)
     return Distilled(
         row=row,
         teacher=name,
         headroom=headroom,
         seeds=list(student),
-        student=[float(each.mean()) for each in student.values()],
-        control=[float(each.mean()) for each in control.values()],
+        student=[score.value for score in students],
+        control=[score.value for score in controls],
         difference=difference,
         gap_closed=gap,
         gaps_closed=gaps,
-        verdict=verdict,
+        verdict=_verdict(difference, better),
     )
 
 
-def _verdict(difference: Estimate, better: Literal["higher", "lower"]) -> Worth:
+def _verdict(difference: Estimate, better: Better) -> Worth:
     """What a difference to the control says, where its interval leaves zero out."""
     if difference.low <= 0 <= difference.high:
         return "no difference shown"
     return "helped" if (difference.low > 0) == (better == "higher") else "hurt"
 
 
-def _gaps(student: list[np.ndarray], taught: np.ndarray, control: list[np.ndarray]) -> list[float] | None:
-    """None where the teacher is no better than a control to the last sample: a ratio to nothing."""
-    tops = [float((taught - each).mean()) for each in control]
-    gains = [float((own - each).mean()) for own, each in zip(student, control, strict=True)]
-    return [gain / top for gain, top in zip(gains, tops, strict=True)] if all(tops) else None
+def _gaps(student: list[Score], taught: Score, control: list[Score]) -> list[float] | None:
+    """None where the teacher is exactly as good as a control: a ratio to nothing."""
+    headrooms = [change(before, taught).value for before in control]
+    gains = [change(before, after).value for before, after in zip(control, student, strict=True)]
+    return [gain / room for gain, room in zip(gains, headrooms, strict=True)] if all(headrooms) else None
 
 
-def _difference(after: list[np.ndarray], before: list[np.ndarray]) -> Estimate:
-    """Mean of after - before over runs and samples, at 95%.
+def _difference(after: list[Score], before: list[Score]) -> Estimate:
+    """Mean of after - before over runs, at 95%.
 
     Samples and seeds are two sources of chance: the interval of the one, from the paired samples, and Student's of the
     other are added as independent errors are, by their squares.
     """
+    samples = change(mean(before), mean(after))
     if len(after) == 1:
-        return paired_difference(before[0], after[0])
-    runs = np.stack(after) - np.stack(before)  # (seeds, N)
-    samples = bootstrap(runs.mean(axis=0))
+        return samples
+    runs = [change(old, new).value for old, new in zip(before, after, strict=True)]
     count = len(runs)
-    seeds = T975[min(count - 1, len(T975)) - 1] * statistics.stdev(runs.mean(axis=1).tolist()) / math.sqrt(count)
+    seeds = T975[min(count - 1, len(T975)) - 1] * statistics.stdev(runs) / math.sqrt(count)
     low, high = (math.hypot(end - samples.value, seeds) for end in (samples.low, samples.high))
     return Estimate(value=samples.value, low=samples.value - low, high=samples.value + high, samples=samples.samples)

@@ -192,7 +192,7 @@ class _Loop:
         joined = {name: np.concatenate([heads[name] for heads in outputs]) for name in outputs[0]}
         if any(np.isnan(head).any() for head in joined.values()):
             raise self._broken(epoch, self.loader.steps, "an output on val is NaN")
-        return float(self.task.correct(joined, self.val.targets).mean())
+        return self.task.value(joined, self.val.targets)
 
     def _finish(self) -> None:
         """Leave the weights that count in the network, on the CPU, in evaluation mode."""

@@ -46,7 +46,7 @@ def test_metrics_are_those_of_numpy(digits_file, split):
     right = by_hand(split, weight, bias).argmax(1) == split.targets["label"]
     assert 0.85 < right.mean() < 1
     assert result.metrics["accuracy"].value == right.mean()
-    np.testing.assert_array_equal(result.correct, right)
+    np.testing.assert_array_equal(result.scores["accuracy"].right, right)
     np.testing.assert_array_equal(result.index, split.index)
 
 

@@ -34,13 +34,14 @@ def made(name="int8", **more):
         compression_ratio=4.0,
         metrics={"accuracy": estimate(0.95, 0.97, 0.98), "cross_entropy": estimate(0.1, 0.2, 0.3)},
         change=estimate(-0.02, -0.01, 0.005),
+        secondary_changes={"cross_entropy": estimate(0.01, 0.02, 0.04)},
         latency=latency,
         speedup=estimate(1.6, 2.0, 2.5),
         **more,
     )
     return Report(
         recipe="r", seed=0, baseline="teacher", primary="accuracy", split="test", samples=400, rows=[teacher, small],
-        machine={}, wall_time_s=1.0,
+        machine={}, wall_time_s=1.0, directions={"accuracy": "higher", "cross_entropy": "lower"},
     )  # fmt: skip
 
 
@@ -51,6 +52,10 @@ def made(name="int8", **more):
         ("cross_entropy<=1", 0.1, 0.2, 0.3),
         ("accuracy_drop<=0.02", -0.005, 0.01, 0.02),
         ("accuracy_change>=-0.02", -0.02, -0.01, 0.005),
+        ("accuracy_worse<=2%", -0.005, 0.01, 0.02),
+        ("cross_entropy_change<=0.04", 0.01, 0.02, 0.04),
+        ("cross_entropy_worse<=0.04", 0.01, 0.02, 0.04),
+        ("cross_entropy_drop<=0.04", 0.01, 0.02, 0.04),
         ("latency_ms<=2", 0.9, 1.0, 1.1),
         ("latency_p90_ms<=2", 1.5, 1.5, 1.5),
         ("latency_p99_ms<=2", 2.0, 2.0, 2.0),
@@ -76,6 +81,19 @@ def test_every_quantity_is_of_the_last_row_and_judged_on_its_safe_end(promise, l
 def test_a_named_row():
     (judged,) = gates.judge(made(), (gate.parse("teacher.size_bytes<=1kB"),))
     assert (judged.row, judged.value, judged.outcome) == ("teacher", 4000, "not met")
+
+
+@pytest.mark.parametrize("kind", ["drop", "worse"])
+def test_a_drop_is_worse_by_whichever_way_is_better(kind):
+    """An error that rose by 1.84 has dropped in no sense that a gate may mean."""
+    rose = estimate(1.5, 1.84, 2.1)
+    report = made().model_copy(
+        update={"primary": "mae", "better": "lower", "rows": [row("teacher"), row("int8", change=rose)], "directions": {}}
+    )
+    (judged,) = gates.judge(report, (gate.parse(f"mae_{kind}<=0.1"),))
+    assert (judged.outcome, judged.value, judged.low, judged.high) == ("not met", 1.84, 1.5, 2.1)
+    (signed,) = gates.judge(report, (gate.parse("mae_change<=0.1"),))
+    assert signed.outcome == "not met"
 
 
 def with_gates(report, *promises):

@@ -176,7 +176,7 @@ def test_the_waterfall_goes_from_the_baseline_to_the_last_model():
     report = made()
     assert [row.name for row in chain(report)] == ["teacher", "student", "int8"]
     text = page.render(report, behind(report))
-    plot = text[text.index("Where accuracy went") :].partition("</svg>")[0]
+    plot = text[text.index("accuracy %, stage by stage") :].partition("</svg>")[0]
     _, (first, wide), (second, wider) = bars(plot)  # the first is where it begins
     assert second + wider == pytest.approx(first, abs=2.5)  # to the left, from where the one above ends
     assert (wider - 2) / (wide - 2) == pytest.approx(1.0, abs=0.05)  # 12 - 8 and 16 - 12 samples more are wrong

@@ -4,125 +4,22 @@ import json
 import math
 import re
 import shutil
+from itertools import groupby
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from compress_cli import report
 from compress_cli.errors import ArtifactError
-from compress_cli.measurement.latency import Latency, Speedup, verdict
-from compress_cli.measurement.measure import COMPARISON, MEASUREMENT, PREDICTIONS, Figures, Timing
-from compress_cli.measurement.sessions import Options
-from compress_cli.onnx_graph.contents import Contents
-from compress_cli.report import figures, markdown, terminal
-from compress_cli.statistics.intervals import Estimate, bootstrap, wilson
-from compress_cli.store.artifact import Comparison, Draft, Measurement, OnnxModel
-from compress_cli.store.record import ModelRecord, Record
+from compress_cli.measurement.measure import MEASUREMENT, PREDICTIONS
+from compress_cli.report import figures, markdown
+from compress_cli.statistics.intervals import wilson
 
-MACHINE = {"processor": "Test CPU", "cores": 2, "onnxruntime": "1"}
 SAMPLES = 1000
+MACHINE = {"processor": "Test CPU", "cores": 2, "onnxruntime": "1"}
 
 
-def write(store, key, kind, files):
-    folder = store / key
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        if isinstance(content, dict):
-            np.savez(folder / name, **content)
-        else:
-            (folder / name).write_text(content)
-    Draft(kind, key, {"type": "x"}, wall_time_s=1.5).commit(folder)
-
-
-def latency(milliseconds):
-    middle = Estimate(value=milliseconds, low=milliseconds, high=milliseconds, samples=9)
-    return Latency(
-        batch=1, threads=2, runs=9, p50_ms=middle, p90_ms=milliseconds, p99_ms=milliseconds, throughput_per_s=1e3 / milliseconds
-    )
-
-
-class Made:
-    """A run's folder and its store, row by row."""
-
-    def __init__(self, folder):
-        self.folder, self.store, self.rows, self.variants = folder / "runs" / "r", folder / "runs" / ".store", [], []
-        self.folder.mkdir(parents=True)
-
-    def add(self, name, right=None, size=1000, speedup=None, parameters=100, reason="", lacking="", **record):
-        """`right`: (N,) right-or-wrong; speedup: (low, value, high) against a baseline of 1 ms; lacking: what the model has
-        no head for, where `right` is empty."""
-        key = f"{len(self.rows) + len(self.variants):064d}"
-        write(self.store, key, OnnxModel, {"model.onnx": "x"})
-        measurement = comparison = None
-        if right is not None:
-            measurement = f"m{key}"
-            contents = Contents(
-                parameters=parameters, kinds={"int8": parameters}, nonzero=parameters, macs=12_345_678, size_bytes=size,
-                gzip_bytes=size // 2, zstd_bytes=None, compressed_unknown="not installed", peak_activation_bytes=4000,
-                bytes_by_kind={"int8": parameters}, largest=[],
-            )  # fmt: skip
-            metrics = {}
-            if not lacking:
-                metrics = {"accuracy": wilson(int(right.sum()), len(right)), "cross_entropy": bootstrap(1 - right)}
-            written = Figures(
-                split="test", samples=SAMPLES, primary="accuracy", metrics=metrics, contents=contents, reason=lacking
-            )
-            arrays = {"index": np.arange(len(right)), "correct": right.astype(float)}
-            write(self.store, measurement, Measurement, {MEASUREMENT: written.model_dump_json(), PREDICTIONS: arrays})
-        if speedup:
-            comparison = f"c{key}"
-            estimate = Estimate(low=speedup[0], value=speedup[1], high=speedup[2], samples=9)
-            pair = Speedup(baseline=latency(1.0), model=latency(1 / speedup[1]), speedup=estimate, verdict=verdict(estimate))
-            write(
-                self.store,
-                comparison,
-                Comparison,
-                {
-                    COMPARISON: Timing(
-                        machine=MACHINE, session=Options(), latency=pair.model, load=None, speedup=pair
-                    ).model_dump_json()
-                },
-            )
-        row = ModelRecord(
-            name=name,
-            stage="x",
-            key=key,
-            cached=False,
-            onnx=key,
-            measurement=measurement,
-            comparison=comparison,
-            reason=reason,
-            seed=7,
-            **record,
-        )
-        (self.variants if row.variant else self.rows).append(row)
-        return self
-
-    def record(self, name="digits"):
-        Record(
-            recipe=name,
-            store="../.store",
-            seed=7,
-            baseline=self.rows[0].name,
-            better="higher",
-            rows=self.rows,
-            variants=self.variants,
-            wall_time_s=12.3,
-        ).write(self.folder)
-        return self.folder
-
-
-def right(wrong, samples=SAMPLES):
-    return np.arange(samples) >= wrong
-
-
-@pytest.fixture
-def made(tmp_path):
-    return Made(tmp_path).add("teacher", right(20), size=10_000)
-
-
-def test_figures_are_those_stored(made):
+def test_figures_are_those_stored(made, right):
     found = report.collect(made.add("small", right(30), 1000, (1.9, 2.0, 2.1), parameters=50).record())
     teacher, small = found.rows
     assert (found.recipe, found.seed, found.samples, found.primary, found.machine) == (
@@ -140,7 +37,7 @@ def test_figures_are_those_stored(made):
     assert found.rows[0].wall_time_s == 1.5
 
 
-def test_change_is_paired(made):
+def test_change_is_paired(made, right):
     # wrong on 20, then on those and 10 more: all 10 changes go one way
     small = report.collect(made.add("small", right(30), 1000, (1.9, 2.0, 2.1)).record()).rows[1]
     assert small.change.value == pytest.approx(-0.01)
@@ -150,7 +47,7 @@ def test_change_is_paired(made):
     assert small.change.high - small.change.low < 2 * 1.96 * apart
 
 
-def test_other_samples_are_not_compared(made):
+def test_other_samples_are_not_compared(made, right):
     assert report.collect(made.add("small", right(30, 900), 1000, (1.9, 2.0, 2.1)).record()).rows[1].change is None
 
 
@@ -165,7 +62,7 @@ def test_other_samples_are_not_compared(made):
         (20_000, (0.4, 0.5, 0.6), "neither smaller nor faster"),
     ],
 )
-def test_smaller_is_not_said_to_be_faster(made, size, speedup, note):
+def test_smaller_is_not_said_to_be_faster(made, size, speedup, note, right, shown):
     folder = made.add("small", right(30), size, speedup).record()
     found = report.collect(folder)
     assert found.rows[1].note == note
@@ -173,13 +70,7 @@ def test_smaller_is_not_said_to_be_faster(made, size, speedup, note):
         assert (f"small: {note}" in text) == bool(note)
 
 
-def shown(found, width=100):
-    console = Console(width=width, record=True, highlight=False, markup=False, file=open("/dev/null", "w"))  # noqa: SIM115
-    terminal.show(found, console)
-    return console.export_text()
-
-
-def test_the_terminal_shows_whole_figures_in_100_columns(made):
+def test_the_terminal_shows_whole_figures_in_100_columns(made, right, shown):
     made.add("a stage with a long name", right(30), 123_456_789, (10.91, 12.34, 14.99), parameters=1_234_567_890)
     text = shown(report.collect(made.record()))
     assert max(map(len, text.splitlines())) <= 100
@@ -189,33 +80,33 @@ def test_the_terminal_shows_whole_figures_in_100_columns(made):
     assert shown(report.collect(made.folder), 60).count("97.0") == 1  # a narrow window wraps, and cuts nothing
 
 
-def test_what_was_not_measured_says_why(made):
+def test_what_was_not_measured_says_why(made, shown):
     found = report.collect(made.add("odd", reason="the format has no word for operator 'foo'").record())
     assert found.rows[1].parameters is None
     for text in (markdown.render(found), shown(found)):
         assert "odd: not measured: the format has no word for operator 'foo'" in text
 
 
-def test_names_can_not_break_the_table(tmp_path):
+def test_names_can_not_break_the_table(empty_run, right, shown):
     name = "a|b<script>&[x](y)\x1b[31m"
-    folder = Made(tmp_path).add(name, right(3)).record("r|<b>")
+    folder = empty_run.add(name, right(3)).record("r|<b>")
     text = markdown.render(report.collect(folder))
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {11}
+    tables = [list(lines) for bars, lines in groupby(text.splitlines(), lambda line: line.startswith("|")) if bars]
+    assert [{len(re.findall(r"(?<!\\)\|", line)) for line in table} for table in tables] == [{11}, {3}]
     assert "<script>" not in text
     assert "<b>" not in text
     assert r"a\|b&lt;script&gt;&amp;\[x\](y)" in text
     assert "\x1b" not in shown(report.collect(folder))
 
 
-def test_json_says_all_and_reads_back(made):
+def test_json_says_all_and_reads_back(made, right):
     found = report.collect(made.add("small", right(30), 1000, (1.9, 2.0, 2.1)).record())
     assert report.Report.model_validate_json(found.model_dump_json()) == found
     assert json.loads(found.model_dump_json())["rows"][1]["metrics"]["cross_entropy"]["samples"] == SAMPLES
 
 
-def test_a_run_without_measurements_is_still_a_report(tmp_path):
-    found = report.collect(Made(tmp_path).add("only", reason="no exporter").record())
+def test_a_run_without_measurements_is_still_a_report(empty_run, shown):
+    found = report.collect(empty_run.add("only", reason="no exporter").record())
     assert "only" in shown(found)
     assert "only" in markdown.render(found)
 
@@ -250,7 +141,7 @@ def damaged(folder, store, how):
         ("missing", "is missing"),
     ],
 )
-def test_damage_is_refused(made, how, said):
+def test_damage_is_refused(made, how, said, right):
     folder = made.add("small", right(30), 1000, (1.9, 2.0, 2.1)).record()
     damaged(folder, made.store, how)
     with pytest.raises(ArtifactError, match=said):
@@ -270,10 +161,10 @@ def test_sizes(value, text):
     assert figures.size(value) == text
 
 
-def test_a_teacher_of_another_task_has_a_size_and_no_accuracy(tmp_path):
+def test_a_teacher_of_another_task_has_a_size_and_no_accuracy(empty_run, right, shown):
     """It is the baseline, too: sizes are held against its own, answers against nobody's, and the other teacher's gap counts."""
     nothing, reason = np.empty(0), "this model has no head 'shape', which the task is about (it has: colour)"
-    made = Made(tmp_path).add("colours", nothing, size=500, lacking=reason).add("shapes", right(20))
+    made = empty_run.add("colours", nothing, size=500, lacking=reason).add("shapes", right(20))
     made.add("also colours", nothing, size=500, lacking=reason)
     made.add("student", right(40), teachers=("colours", "shapes")).add(
         "control", right(60), variant_of="student", variant="control"

@@ -20,7 +20,7 @@ from compress_cli.measurement import measure, sessions
 from compress_cli.networks import restore
 from compress_cli.networks.models.resnet import Resnet
 from compress_cli.stages import Stage
-from compress_cli.store.artifact import read, write_manifest
+from compress_cli.store.artifact import Draft, read
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIGNATURE = Signature(
@@ -62,7 +62,7 @@ def load(tmp_path):
             log=lambda progress: notes.append(progress.note), key="k", memory=tmp_path, limit=limit,
         )  # fmt: skip
         facts = stage.run(context)
-        write_manifest(output, stage.produces({}), "k", {}, facts, {}, {}, 0.0)
+        Draft(stage.produces({}), "k", {}, facts).commit(output)
         notes = [note for note in notes if note]
         assert facts.get("notes", []) == notes
         return read(output), notes

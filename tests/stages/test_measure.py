@@ -103,7 +103,7 @@ def test_measurement(context, stored, digits_file, split):
     assert (found.contents.parameters, found.contents.macs, found.contents.size_bytes) == (650, 640, size)
     with np.load(context.output / PREDICTIONS, allow_pickle=False) as arrays:
         np.testing.assert_allclose(arrays["head.logits"], scores, atol=1e-4)
-        np.testing.assert_array_equal(arrays["correct"], right)
+        np.testing.assert_array_equal(arrays["right.accuracy"], right)
         np.testing.assert_array_equal(arrays["index"], samples.index)
 
 

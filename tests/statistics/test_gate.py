@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from compress_cli.errors import RecipeError
-from compress_cli.statistics.gate import Gate, impossible, judge, parse
+from compress_cli.statistics.gate import Gate, changed, impossible, judge, parse, sort_of
 from compress_cli.statistics.intervals import Estimate, wilson
 
 
@@ -36,6 +36,11 @@ def test_promises_are_understood(text, row, quantity, at_most, limit):
     terms = parse(text).terms
     assert (terms.row, terms.quantity, terms.at_most) == (row, quantity, at_most)
     assert terms.limit == pytest.approx(limit, rel=1e-12)
+
+
+def test_the_change_of_a_share_is_a_share():
+    assert [sort_of(f"top5_accuracy{end}") for end in ("_drop", "_worse", "_change", "_vs_baseline")] == ["share"] * 4
+    assert [changed(each) for each in ("mae_worse", "macs")] == [("mae", "_worse"), ("macs", "")]
 
 
 @pytest.mark.parametrize(
@@ -153,6 +158,9 @@ def test_exactly_one_outcome_and_needs_only_where_undecided(ends, limit, at_most
         ("top5_accuracy>=0.9", ["teacher", "int8"], ""),
         ("teacher.size_bytes<=1MB", ["teacher", "int8"], ""),
         ("acuracy_drop<=1", ["teacher", "int8"], "did you mean 'accuracy_drop'"),
+        ("top5_accuracy_worse<=1%", ["teacher", "int8"], ""),
+        ("top5_accuracy_change>=-1%", ["teacher", "int8"], ""),
+        ("teacher.top5_accuracy_worse<=1%", ["teacher", "int8"], "is the baseline itself"),
         ("cross_entropy_drop<=1", ["teacher", "int8"], "no quantity 'cross_entropy_drop'"),
         ("int9.size_bytes<=1MB", ["teacher", "int8"], "'int9' is no model of this run; did you mean 'int8'"),
         ("teacher.accuracy_drop<=0.01", ["teacher", "int8"], "is the baseline itself"),

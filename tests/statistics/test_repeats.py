@@ -3,13 +3,19 @@
 import numpy as np
 import pytest
 
+from compress_cli.statistics import scores
 from compress_cli.statistics.repeats import distilled, spread
 
 
-def right(share, samples=1000, seed=None):
-    """So many samples are right: the first ones, or any."""
-    values = np.arange(samples) < round(share * samples)
-    return (values if seed is None else np.random.default_rng(seed).permutation(values)).astype(float)
+@pytest.fixture
+def right(score_of):
+    """`right(share)`: so many samples are right, the first ones or, with a seed, any."""
+
+    def _right(share, samples=1000, seed=None):
+        values = np.arange(samples) < round(share * samples)
+        return score_of(values if seed is None else np.random.default_rng(seed).permutation(values))
+
+    return _right
 
 
 def test_spread_is_mean_and_sample_deviation():
@@ -18,7 +24,7 @@ def test_spread_is_mean_and_sample_deviation():
     assert found.seeds == [0, 3, 7]
 
 
-def test_gap_closed_is_the_share_of_the_way_from_control_to_teacher():
+def test_gap_closed_is_the_share_of_the_way_from_control_to_teacher(right):
     found = distilled("student", ("teacher", right(0.9)), {0: right(0.8)}, {0: right(0.6)}, "higher")
     assert found.gap_closed == pytest.approx((0.8 - 0.6) / (0.9 - 0.6))
     assert found.gaps_closed == [pytest.approx(2 / 3)]
@@ -26,26 +32,28 @@ def test_gap_closed_is_the_share_of_the_way_from_control_to_teacher():
     assert found.difference.value == pytest.approx(0.2)
 
 
-def test_a_student_worse_than_its_control_was_hurt():
+def test_a_student_worse_than_its_control_was_hurt(right):
     found = distilled("student", ("teacher", right(0.9)), {0: right(0.5)}, {0: right(0.6)}, "higher")
     assert found.verdict == "hurt"
     assert found.gap_closed == pytest.approx(-1 / 3)
 
 
-def test_where_less_is_better_the_signs_turn_and_the_gap_does_not():
-    loss = {name: np.random.default_rng(1).normal(mean, 0.1, 500) for name, mean in (("t", 1.0), ("s", 1.5), ("c", 2.0))}
+def test_where_less_is_better_the_signs_turn_and_the_gap_does_not(score_of):
+    means = {"t": 1.0, "s": 1.5, "c": 2.0}
+    loss = {name: score_of(np.random.default_rng(1).normal(mean, 0.1, 500)) for name, mean in means.items()}
     found = distilled("student", ("teacher", loss["t"]), {0: loss["s"]}, {0: loss["c"]}, "lower")
     assert found.verdict == "helped"
     assert found.gap_closed == pytest.approx(0.5, abs=0.02)
 
 
-def test_no_gap_is_closed_where_the_teacher_is_no_better_than_the_control():
+def test_no_gap_is_closed_where_the_teacher_is_no_better_than_the_control(right):
     teacher, control = right(0.8, seed=1), right(0.8, seed=2)
     found = distilled("student", ("teacher", teacher), {0: right(0.8, seed=3)}, {0: control}, "higher")
     assert (found.gap_closed, found.gaps_closed, found.verdict) == (None, None, "no difference shown")
 
 
-def test_seeds_that_disagree_widen_the_interval_as_student_says():
+def test_seeds_that_disagree_widen_the_interval_as_student_says(right, monkeypatch):
+    monkeypatch.setattr(scores, "RESAMPLES", 200)
     control = {seed: right(0.5, 10_000) for seed in range(3)}
     student = {seed: right(0.5 + gain, 10_000) for seed, gain in enumerate((0.0, 0.1, 0.2))}
     found = distilled("student", ("teacher", right(0.9, 10_000)), student, control, "higher")
@@ -55,23 +63,24 @@ def test_seeds_that_disagree_widen_the_interval_as_student_says():
     assert found.verdict == "no difference shown"
 
 
-def test_a_teacher_without_worth_is_rarely_said_to_help_or_hurt():
+def test_a_teacher_without_worth_is_rarely_said_to_help_or_hurt(right, score_of, monkeypatch):
     """Student and control are alike: seeds move them by 2 points, samples by chance. Nominally 5% are called either."""
+    monkeypatch.setattr(scores, "RESAMPLES", 500)
     random = np.random.default_rng(0)
     called = 0
     for _ in range(200):
-        runs = [(random.random(400) < 0.8 + random.normal(0, 0.02)).astype(float) for _ in range(6)]
+        runs = [score_of(random.random(400) < 0.8 + random.normal(0, 0.02)) for _ in range(6)]
         made = distilled("s", ("t", right(0.95, 400)), dict(enumerate(runs[:3])), dict(enumerate(runs[3:])), "higher")
         called += made.verdict != "no difference shown"
     assert called <= 20  # at a true 5%, more than 20 of 200 come once in 1,000 times
 
 
-def test_a_teacher_worse_than_the_control_leaves_no_gap():
+def test_a_teacher_worse_than_the_control_leaves_no_gap(right):
     found = distilled("student", ("teacher", right(0.5)), {0: right(0.6)}, {0: right(0.7)}, "higher")
     assert (found.gap_closed, found.gaps_closed, found.verdict) == (None, None, "hurt")
     assert found.headroom.high < 0
 
 
-def test_the_worth_of_a_teacher_that_was_not_measured_is_told_without_a_gap():
+def test_the_worth_of_a_teacher_that_was_not_measured_is_told_without_a_gap(right):
     found = distilled("student", None, {0: right(0.8)}, {0: right(0.6)}, "higher")
     assert (found.teacher, found.headroom, found.gap_closed, found.verdict) == ("", None, None, "helped")

@@ -145,14 +145,14 @@ def test_the_average_is_what_is_kept(toy, context_for):
 class Scripted(Classification):
     """Whose values on val are given in advance."""
 
-    values: ClassVar[list[float]] = []
+    script: ClassVar[list[float]] = []
 
-    def correct(self, heads, targets):
-        return np.full(len(targets["label"]), self.values.pop(0))
+    def combine(self, pieces):
+        return {"accuracy": self.script.pop(0)}
 
 
 class ScriptedDown(Scripted):
-    better: ClassVar = "lower"
+    metrics: ClassVar = {"accuracy": "lower"}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ class ScriptedDown(Scripted):
     ],
 )
 def test_the_epoch_that_counts(toy, context_for, monkeypatch, task, values, keep, val, expected):
-    monkeypatch.setattr(Scripted, "values", list(values))
+    monkeypatch.setattr(Scripted, "script", list(values))
     after, network = {}, None
 
     def log(progress):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -12,8 +12,8 @@ from compress_cli.data.signature import Signature
 from compress_cli.data.tasks import Task
 from compress_cli.errors import DataError, RecipeError, StageError
 from compress_cli.settings import suggest
-from compress_cli.statistics.intervals import Estimate, bootstrap, wilson
-from compress_cli.statistics.predictions import ScoredSamples
+from compress_cli.statistics.predictions import ScoredSamples, softmax
+from compress_cli.statistics.scores import Better
 
 TOP5_FROM = 11  # classes; the best five of ten say little
 
@@ -23,7 +23,7 @@ class Classification(Task):
 
     loss: ClassVar[str] = "cross_entropy"
     primary: ClassVar[str] = "accuracy"
-    metrics: ClassVar[tuple[str, ...]] = ("accuracy", "top5_accuracy", "cross_entropy")
+    metrics: ClassVar[dict[str, Better]] = {"accuracy": "higher", "top5_accuracy": "higher", "cross_entropy": "lower"}
 
     head: str = Field("", description="the model's output that holds the class scores; default: the only one")
     target: str = Field("", description="the dataset's target that holds the class numbers; default: the only one")
@@ -47,20 +47,35 @@ class Classification(Task):
                 f"(0 to {classes - 1}); {len(wrong)} of {len(labels)} labels are"
             )
 
-    def evaluate(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, Estimate]:
+    def pieces(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> np.ndarray:
+        """(N,) with one field a metric, whose mean over samples it is."""
         scores, labels = self._matched(heads, targets)
-        right = scores.argmax(axis=1) == labels
-        metrics = {"accuracy": wilson(int(right.sum()), len(right))}
+        metrics = {"accuracy": scores.argmax(axis=1) == labels}
         if scores.shape[1] >= TOP5_FROM:
-            own = np.take_along_axis(scores, labels[:, None], axis=1)
-            metrics["top5_accuracy"] = wilson(int(((scores > own).sum(axis=1) < 5).sum()), len(right))
-        return {**metrics, "cross_entropy": bootstrap(_cross_entropy(scores, labels))}
+            score = np.take_along_axis(scores, labels[:, None], axis=1)
+            metrics["top5_accuracy"] = (scores > score).sum(axis=1) < 5
+        metrics["cross_entropy"] = _cross_entropy(scores, labels)
+        pieces = np.empty(len(labels), [(name, values.dtype) for name, values in metrics.items()])
+        for name, values in metrics.items():
+            pieces[name] = values
+        return pieces
 
-    def correct(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> np.ndarray:
-        scores, labels = self._matched(heads, targets)
-        return np.asarray(scores.argmax(axis=1) == labels, np.float64)
+    def combine(self, pieces: np.ndarray) -> dict[str, float]:
+        return {name: float(pieces[name].mean()) for name in pieces.dtype.names or ()}
 
-    def answers(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> ScoredSamples:
+    def right(self, pieces: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: pieces[name] for name in pieces.dtype.names or () if pieces[name].dtype == bool}
+
+    def answer(self, heads: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """The number of the class with the highest score, and its softmax probability."""
+        scores = heads[_choice("head", self.head, heads)]
+        probabilities = softmax(scores)
+        return [
+            {"class": int(label), "probability": float(row[label])}
+            for label, row in zip(scores.argmax(axis=1), probabilities, strict=True)
+        ]
+
+    def scored_samples(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> ScoredSamples:
         return ScoredSamples(*self._matched(heads, targets))
 
     def classes(self, signature: Signature) -> tuple[str, ...]:
@@ -88,18 +103,19 @@ class Classification(Task):
 def _cross_entropy(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(N,): -log softmax(scores)[label], in nats."""
     shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
-    own = np.take_along_axis(shifted, labels[:, None], axis=1)[:, 0]
-    return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - own)
+    score = np.take_along_axis(shifted, labels[:, None], axis=1)[:, 0]
+    return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - score)
 
 
-def _choice(what: str, asked: str, there: Mapping[str, object]) -> str:
-    if asked in there:
-        return asked
-    if not asked and len(there) == 1:
-        return next(iter(there))
-    if asked and there:
-        raise RecipeError(f"task classification: there is no {what} '{asked}'; {suggest(asked, list(there))}")
-    raise RecipeError(f"task classification: name the {what} to evaluate (there is: {', '.join(there) or 'none'})")
+def _choice(what: str, name: str, choices: Mapping[str, object]) -> str:
+    """The named head or target, or the only one."""
+    if name in choices:
+        return name
+    if not name and len(choices) == 1:
+        return next(iter(choices))
+    if name and choices:
+        raise RecipeError(f"task classification: there is no {what} '{name}'; {suggest(name, list(choices))}")
+    raise RecipeError(f"task classification: name the {what} to evaluate (there is: {', '.join(choices) or 'none'})")
 
 
 def _describe(array: np.ndarray) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
 from compress_cli.data.signature import Signature
 from compress_cli.data.tasks import Task
-from compress_cli.statistics.intervals import Estimate
+from compress_cli.statistics.scores import Better
 
 PartName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
@@ -18,8 +18,8 @@ PartName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 class MultiTask(Task):
     """Several tasks of one model, each on a head of its own (Caruana 1997, Machine Learning 28:41).
 
-    What counts is the mean of their primary metrics; each task's own metrics stand beside it as `<name>_<metric>`. A model
-    that has the heads of some tasks only, such as the teacher of one, is trained and judged on these.
+    The primary metric is the mean of the tasks' primary metrics; each task's own metrics are called `<name>_<metric>`. A
+    model that has the heads of some tasks only, such as the teacher of one, is trained and judged on these.
     """
 
     tasks: dict[PartName, Task] = Field(
@@ -32,17 +32,13 @@ class MultiTask(Task):
     def _alike(self) -> MultiTask:
         if "mean" in self.tasks:
             raise ValueError("tasks: 'mean' is what their average is called; name the task otherwise")
-        if nested := [name for name, each in self.tasks.items() if isinstance(each, MultiTask)]:
+        if nested := [name for name, task in self.tasks.items() if isinstance(task, MultiTask)]:
             raise ValueError(f"tasks: '{nested[0]}' has several tasks itself; list them all here")
-        kinds = {each.primary: name for name, each in self.tasks.items()}
+        kinds = {task.primary: name for name, task in self.tasks.items()}
         if len(kinds) > 1:
             listed = ", ".join(f"{metric} of '{name}'" for metric, name in kinds.items())
             raise ValueError(f"tasks: their primary metrics can't be averaged: {listed}")
         return self
-
-    @property
-    def better(self) -> Literal["higher", "lower"]:
-        return self._first.better
 
     @property
     def primary(self) -> str:
@@ -50,44 +46,60 @@ class MultiTask(Task):
         return f"{name}_{self._first.primary}"
 
     @property
-    def metrics(self) -> tuple[str, ...]:
-        return (self.primary, *(f"{name}_{metric}" for name, each in self.tasks.items() for metric in each.metrics))
+    def metrics(self) -> dict[str, Better]:
+        parts = {f"{name}_{metric}": better for name, task in self.tasks.items() for metric, better in task.metrics.items()}
+        return {self.primary: self._first.better, **parts}
 
     @property
     def parts(self) -> dict[str, Task]:
         return dict(self.tasks)
 
     def within(self, heads: Collection[str]) -> Task | None:
-        able = {name: each for name, each in self.tasks.items() if each.within(heads)}
-        if len(able) in (0, len(self.tasks)):
-            return self if able else None
-        some = self.model_copy(update={"tasks": able})
+        possible = {name: task for name, task in self.tasks.items() if task.within(heads)}
+        if len(possible) in (0, len(self.tasks)):
+            return self if possible else None
+        some = self.model_copy(update={"tasks": possible})
         some._whole = False
         return some
 
     def chance(self, signature: Signature) -> float | None:
-        known = [each.chance(signature) for each in self.tasks.values()]
-        found = [each for each in known if each is not None]
-        return sum(found) / len(found) if len(found) == len(known) else None
+        chances = [task.chance(signature) for task in self.tasks.values()]
+        known = [chance for chance in chances if chance is not None]
+        return sum(known) / len(known) if len(known) == len(chances) else None
 
     def check(self, signature: Signature, targets: dict[str, np.ndarray]) -> None:
-        for each in self.tasks.values():
-            each.check(signature, targets)
+        for task in self.tasks.values():
+            task.check(signature, targets)
 
-    def evaluate(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> dict[str, Estimate]:
-        each = {name: each.evaluate(heads, targets) for name, each in self.tasks.items()}
-        mean = {self.primary: _mean([each[name][task.primary] for name, task in self.tasks.items()])}
-        return mean | {f"{name}_{metric}": found for name, own in each.items() for metric, found in own.items()}
+    def pieces(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> np.ndarray:
+        """(N,) with a field for each task, which holds that task's pieces."""
+        parts = {name: task.pieces(heads, targets) for name, task in self.tasks.items()}
+        samples = len(next(iter(parts.values())))
+        pieces = np.empty(samples, [(name, part.dtype, part.shape[1:]) for name, part in parts.items()])
+        for name, part in parts.items():
+            pieces[name] = part
+        return pieces
 
-    def correct(self, heads: dict[str, np.ndarray], targets: dict[str, np.ndarray]) -> np.ndarray:
-        return np.asarray(np.mean([each.correct(heads, targets) for each in self.tasks.values()], axis=0))
+    def combine(self, pieces: np.ndarray) -> dict[str, float]:
+        parts = {name: task.combined(pieces[name]) for name, task in self.tasks.items()}
+        mean = float(np.mean([parts[name][task.primary] for name, task in self.tasks.items()]))
+        metrics = {f"{name}_{metric}": value for name, part in parts.items() for metric, value in part.items()}
+        return {self.primary: mean, **metrics}
+
+    def right(self, pieces: np.ndarray) -> dict[str, np.ndarray]:
+        parts = {name: task.right(pieces[name]) for name, task in self.tasks.items()}
+        right = {f"{name}_{metric}": values for name, part in parts.items() for metric, values in part.items()}
+        primaries = [parts[name].get(task.primary) for name, task in self.tasks.items()]
+        known = [values for values in primaries if values is not None]
+        if len(known) == len(primaries) > 1:
+            right[self.primary] = np.stack(known, axis=1)
+        return right
+
+    def answer(self, heads: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        """Task name -> what that task says of the sample."""
+        parts = [task.answer(heads) for task in self.tasks.values()]
+        return [dict(zip(self.tasks, answers, strict=True)) for answers in zip(*parts, strict=True)]
 
     @property
     def _first(self) -> Task:
         return next(iter(self.tasks.values()))
-
-
-def _mean(found: list[Estimate]) -> Estimate:
-    """With the mean of the intervals' ends: right where the tasks fail on the same samples, wider than need be otherwise."""
-    value, low, high = (float(np.mean([getattr(each, end) for each in found])) for end in ("value", "low", "high"))
-    return Estimate(value=value, low=low, high=high, samples=found[0].samples)

@@ -8,6 +8,7 @@ from compress_cli.data.signature import Head, Input, Signature
 from compress_cli.data.tasks import Task
 from compress_cli.data.tasks.classification import Classification
 from compress_cli.errors import DataError, RecipeError, StageError
+from compress_cli.statistics.intervals import bootstrap, wilson
 
 TASK = Classification()
 
@@ -22,26 +23,40 @@ def drawn(samples=300, classes=20, seed=0):
 
 def test_metrics_agree_with_scikit_learn():
     heads, targets = drawn()
-    metrics = TASK.evaluate(heads, targets)
+    metrics = evaluated(heads, targets)
     scores, labels = heads["logits"].astype(np.float64), targets["label"]
     shares = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     assert metrics["accuracy"].value == (scores.argmax(1) == labels).mean()
     assert metrics["top5_accuracy"].value == pytest.approx(top_k_accuracy_score(labels, scores, k=5, labels=range(20)))
     assert metrics["cross_entropy"].value == pytest.approx(log_loss(labels, shares, labels=range(20)), rel=1e-5)
-    assert all(each.low <= each.value <= each.high and each.samples == 300 for each in metrics.values())
+    assert all(metric.low <= metric.value <= metric.high and metric.samples == 300 for metric in metrics.values())
 
 
 def test_ten_classes_have_no_top5():
-    assert set(TASK.evaluate(*drawn(classes=10))) == {"accuracy", "cross_entropy"}
+    assert set(evaluated(*drawn(classes=10))) == {"accuracy", "cross_entropy"}
 
 
-def test_correct_is_accuracy_sample_by_sample():
+def evaluated(heads, targets, task=TASK):
+    return {name: score.estimate for name, score in task.scores(heads, targets).items()}
+
+
+def test_intervals_are_wilsons_of_a_share_and_a_bootstrap_of_a_mean():
     heads, targets = drawn()
-    assert TASK.correct(heads, targets).mean() == TASK.evaluate(heads, targets)["accuracy"].value
+    pieces, metrics = TASK.pieces(heads, targets), evaluated(heads, targets)
+    assert metrics["accuracy"] == wilson(int(pieces["accuracy"].sum()), 300)
+    assert metrics["top5_accuracy"] == wilson(int(pieces["top5_accuracy"].sum()), 300)
+    assert metrics["cross_entropy"] == bootstrap(pieces["cross_entropy"].copy())
+    assert TASK.value(heads, targets) == metrics["accuracy"].value
+
+
+def test_an_answer_is_the_likeliest_class():
+    answers = TASK.answer({"logits": np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]))})
+    assert [answer["class"] for answer in answers] == [0, 2]
+    assert [answer["probability"] for answer in answers] == pytest.approx([0.5, 0.7])
 
 
 def test_large_and_masked_scores_do_not_overflow():
-    metrics = TASK.evaluate({"logits": np.array([[1e4, -np.inf], [0.0, 1e4]], np.float32)}, {"label": np.array([0, 1])})
+    metrics = evaluated({"logits": np.array([[1e4, -np.inf], [0.0, 1e4]], np.float32)}, {"label": np.array([0, 1])})
     assert (metrics["accuracy"].value, metrics["cross_entropy"].value) == (1, 0)
 
 
@@ -50,7 +65,7 @@ def test_no_accuracy_of_nan(wrong):
     heads, targets = drawn()
     heads["logits"][7, 3] = wrong
     with pytest.raises(StageError, match="head 'logits': NaN or infinite for 1 of 300"):
-        TASK.evaluate(heads, targets)
+        evaluated(heads, targets)
 
 
 def signature(classes=10):
@@ -79,22 +94,22 @@ def test_heads_and_targets_are_chosen_by_name():
     heads, targets = drawn()
     two = {**heads, "other": -heads["logits"]}
     with pytest.raises(RecipeError, match=r"name the head to evaluate \(there is: logits, other\)"):
-        TASK.evaluate(two, targets)
+        evaluated(two, targets)
     with pytest.raises(RecipeError, match="no head 'third'"):
-        Classification(head="third").evaluate(two, targets)
-    chosen = Classification(head="logits", target="label").evaluate(two, {**targets, "size": targets["label"]})
-    assert chosen == TASK.evaluate(heads, targets)
+        evaluated(two, targets, Classification(head="third"))
+    chosen = evaluated(two, {**targets, "size": targets["label"]}, Classification(head="logits", target="label"))
+    assert chosen == evaluated(heads, targets)
 
 
 @pytest.mark.parametrize("shape", [(300,), (300, 20, 2), (299, 20)])
 def test_scores_of_another_shape(shape):
     with pytest.raises(StageError, match=r"classification needs \(300, classes\)"):
-        TASK.evaluate({"logits": np.zeros(shape)}, drawn()[1])
+        evaluated({"logits": np.zeros(shape)}, drawn()[1])
 
 
 def test_a_head_with_fewer_classes_than_labels():
     with pytest.raises(DataError, match="has 3 classes"):
-        TASK.evaluate({"logits": np.zeros((300, 3))}, drawn()[1])
+        evaluated({"logits": np.zeros((300, 3))}, drawn()[1])
 
 
 def test_survives_dump_and_load():
