@@ -230,12 +230,10 @@ def _writable(directory: Path) -> None:
     """ArtifactError where the run's folder can't be made or written, or holds something else where a file belongs."""
     for name in FILES:
         for path in (directory / name, durable.partial_path(directory / name)):
-            if path.exists() and not path.is_file():
-                raise ArtifactError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}; move it elsewhere")
+            if os.path.lexists(path) and not path.is_file():
+                raise ArtifactError(f"{path}: is no file, where a file should be; move it elsewhere")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        if (directory / LOG).is_symlink():
-            (directory / LOG).unlink()
         (directory / LOG).touch()
     except OSError as error:
         raise ArtifactError(f"{directory}: can't be written ({error.strerror}); choose another folder with --output") from None

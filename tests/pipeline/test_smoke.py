@@ -1,9 +1,6 @@
-"""The smoke run: what it remembers for a resume, and what it leaves behind when it is killed."""
+"""The smoke run: what it remembers for a resume."""
 
 import json
-import os
-import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -54,18 +51,3 @@ def test_a_damaged_memory_counts_for_nothing(rehearse, tmp_path, damage):
     rehearse()
     (tmp_path / smoke.PASSED).write_text(damage)
     assert rehearse()[1]
-
-
-def test_folders_of_killed_smoke_runs_are_removed_and_those_in_use_stay(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    killed, fresh = tmp_path / f"{smoke.PREFIX}killed", tmp_path / f"{smoke.PREFIX}fresh"
-    for folder in (killed, fresh):
-        folder.mkdir()
-        (folder / "lock").touch()
-    os.utime(killed / "lock", (0, 0))
-    with smoke._folder() as used:
-        os.utime(used / "lock", (0, 0))
-        with smoke._folder():
-            assert used.is_dir()
-            assert {path.name for path in Path(tmp_path).iterdir()} >= {used.name, fresh.name}
-    assert [path.name for path in tmp_path.iterdir()] == [fresh.name]
