@@ -72,6 +72,9 @@ class Run:
         executor.device(self.plan.recipe.device)
         if self.plan.recipe.threads:
             torch.set_num_threads(self.plan.recipe.threads)
+        for step in self._linked():
+            if os.path.lexists(link := self.directory / step.name) and not link.is_symlink():
+                raise ArtifactError(f"{link}: is in the way of the link to stage '{step.name}'; move it elsewhere")
         _writable(self.directory)
 
     @contextmanager
@@ -204,15 +207,16 @@ class Run:
 
     def _link(self, finished: Step) -> None:
         """`runs/<recipe>/<stage name>` leads into the store; equal stages share one artifact."""
-        named = (*self.plan.stages, *self.plan.repeated, *(row.step for row in self.plan.variants))
-        for step in (step for step in named if step.key == finished.key):
+        for step in (step for step in self._linked() if step.key == finished.key):
             link, target = self.directory / step.name, self.artifacts[step.key].directory.resolve()
-            if os.path.lexists(link) and not link.is_symlink():
-                raise ArtifactError(f"{link}: is in the way of the link to stage '{step.name}'; move it elsewhere")
             fresh = self.directory / f".{step.name}.{os.getpid()}"
             fresh.unlink(missing_ok=True)
             fresh.symlink_to(os.path.relpath(target, self.directory.resolve()), target_is_directory=True)
             os.replace(fresh, link)
+
+    def _linked(self) -> list[Step]:
+        """The steps that get a link in the run's folder."""
+        return [*self.plan.stages, *self.plan.repeated, *(row.step for row in self.plan.variants)]
 
     def _kept(self) -> str:
         whole = [step.name for step in self.plan.stages if step.key in self.artifacts]
@@ -226,8 +230,8 @@ def _writable(directory: Path) -> None:
     """ArtifactError where the run's folder can't be made or written, or holds something else where a file belongs."""
     for name in FILES:
         for path in (directory / name, durable.partial_path(directory / name)):
-            if path.exists() and not path.is_file():
-                raise ArtifactError(f"{path}: is {'a folder' if path.is_dir() else 'no regular file'}; move it elsewhere")
+            if os.path.lexists(path) and not path.is_file():
+                raise ArtifactError(f"{path}: is no file, where a file should be; move it elsewhere")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / LOG).touch()

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -22,8 +18,6 @@ from compress_cli.store.artifact import Artifact, Comparison, Measurement, Predi
 
 BATCHES = 2
 PASSED = "smoke.json"  # in the run's folder until the run is done: what passed, so that a resume goes on at once
-PREFIX = "compress-smoke-"
-YOUNG_S = 60  # a lock that is younger may belong to a process that is just about to take it
 
 
 class Trial(BaseModel):
@@ -76,8 +70,8 @@ def smoke(plan: Plan, listener: Listener, present: dict[str, Artifact] | None = 
     what each step cost.
     """
     artifacts = dict(present or {})
-    with _folder() as folder:
-        return [_try(plan, step, artifacts, folder, listener) for step in _tried(plan, artifacts)]
+    with tempfile.TemporaryDirectory(prefix="compress-smoke-") as folder:
+        return [_try(plan, step, artifacts, Path(folder), listener) for step in _tried(plan, artifacts)]
 
 
 def _tried(plan: Plan, present: dict[str, Artifact]) -> list[Step]:
@@ -133,26 +127,3 @@ def _read(path: Path) -> Passed | None:
         return Passed.model_validate_json(path.read_bytes()) if path.is_file() else None
     except ValidationError:
         return None
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """A temporary folder, locked while it is in use; those that killed smoke runs left behind are removed first."""
-    root = Path(tempfile.gettempdir())
-    for abandoned in root.glob(f"{PREFIX}*/lock"):
-        _remove_idle(abandoned)
-    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder, (Path(folder) / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Path(folder)
-
-
-def _remove_idle(path: Path) -> None:
-    """Remove the folder of a lock that no process holds; that of another user stays."""
-    try:
-        with path.open("r+") as lock:
-            if time.time() - path.stat().st_mtime < YOUNG_S:
-                return
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path.parent, ignore_errors=True)
-    except OSError:
-        return

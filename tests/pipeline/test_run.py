@@ -26,6 +26,7 @@ stages:
 """
 
 
+SMOKE = "two batches through every stage first"
 CHANGED = RECIPE.replace("hidden: [8]", "hidden: [7]")
 
 
@@ -184,8 +185,11 @@ def test_a_stage_that_fails_keeps_what_was_made(run, monkeypatch):
     assert "stage 'student' failed: the loss is not a number in epoch 1, step 3" in outcome.err
     assert "kept: teacher" in outcome.err
     monkeypatch.setattr(Distill, "run", whole)
-    assert run(CHANGED)[0] == ["student", "export"]
+    ran, again = run(CHANGED)
+    assert ran == ["student", "export"]
     assert not Path("runs/r/student/half").exists()
+    assert (SMOKE in outcome.err, SMOKE in again.err) == (True, False)  # what passed is not tried again
+    assert not Path("runs/r/smoke.json").exists()
 
 
 def test_ctrl_c_says_what_is_kept(run, monkeypatch):
@@ -270,7 +274,7 @@ def test_a_report_judges_the_gates_of_its_run_and_more(run, compress):
     assert again.code == 5
     assert again.out.count("\ngate ") == 4
     asked = compress("report", "runs/r", "--gate", "student.acuracy>=1", "--json")
-    assert (asked.code, asked.out) == (2, "")
+    assert (asked.code, json.loads(asked.out)["error"]["code"]) == (2, 2)
     assert "did you mean 'accuracy'" in asked.err
     assert compress("report", "runs/r", "--junit", "none/gates.xml").code == 3
 
