@@ -59,7 +59,7 @@ def centre_corner(size: tuple[int, int], height: int, width: int) -> tuple[int, 
     return round((size[0] - width) / 2), round((size[1] - height) / 2)
 
 
-def found(folder: Path) -> list[Path]:
+def find(folder: Path) -> list[Path]:
     """Picture files anywhere under a folder, by name, without hidden ones and without folders linked from below its own.
 
     DataError where a folder can't be read, or where the folder is no folder of pictures: the search ends soon.

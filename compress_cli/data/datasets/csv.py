@@ -69,8 +69,8 @@ class Csv(Dataset):
         return fingerprint_of(self, None)  # the files are settings, and enter by content
 
     def _files(self) -> dict[SplitName, Path]:
-        given: dict[SplitName, Path | None] = {"train": self.train, "val": self.val, "test": self.test}
-        return {name: path for name, path in given.items() if path}
+        paths: dict[SplitName, Path | None] = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: path for name, path in paths.items() if path}
 
     def _digests(self) -> tuple[str, ...]:
         for name, path in self._files().items():
@@ -107,18 +107,18 @@ def _numbered(classes: int | tuple[str, ...], tables: dict[Path, _Table]) -> tup
     listed = classes if isinstance(classes, tuple) else ()
     if all(map(_is_number, words)) and not words <= set(listed):
         numbers = {path: np.array([int(label) for label in table.labels], np.int64) for path, table in tables.items()}
-        return numbers, class_numbers.names(classes, {f"{path}: column of labels": each for path, each in numbers.items()})
+        return numbers, class_numbers.names(classes, {f"{path}: column of labels": values for path, values in numbers.items()})
     names, first = listed or tuple(sorted(words)), next(iter(tables))
     if isinstance(classes, int) and len(names) != classes:
         raise DataError(f"{first}: names {len(names)} classes, not {classes}; list their names in 'classes'")
     if len(names) < 2:
         raise DataError(f"{first}: names one class, '{names[0]}'; a classifier needs at least two")
-    places = {name: number for number, name in enumerate(names)}
+    number_of = {name: number for number, name in enumerate(names)}
     for path, table in tables.items():
         for line, label in zip(table.lines, table.labels, strict=True):
-            if label not in places:
+            if label not in number_of:
                 raise DataError(f"{path}:{line}: '{label[:40]}' is none of the classes; {suggest(label, list(names))[:200]}")
-    return {path: np.array([places[label] for label in table.labels], np.int64) for path, table in tables.items()}, names
+    return {path: np.array([number_of[label] for label in table.labels], np.int64) for path, table in tables.items()}, names
 
 
 def _is_number(label: str) -> bool:

@@ -1,4 +1,4 @@
-"""Arrays of your own from NumPy's `.npz` files."""
+"""Named arrays from NumPy's `.npz` files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Npz(Dataset):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for field, names in (("inputs", self.inputs), ("targets", self.targets)):
-            twice = [name for place, name in enumerate(names) if name in names[:place]]
+            twice = [name for position, name in enumerate(names) if name in names[:position]]
             if twice:
                 raise ValueError(f"{field}: names '{twice[0]}' twice")
         if isinstance(self.classes, dict):
@@ -129,12 +129,13 @@ def _read(dataset: Npz, digests: tuple[str, ...]) -> _Contents:
     files = dataset._files()
     by_file = {name: arrays.read(path, dataset.inputs + dataset.targets, mapped=True) for name, path in files.items()}
     inputs: dict[SplitName, dict[str, np.ndarray]] = {
-        name: {array: _compact(files[name], array, held[array]) for array in dataset.inputs} for name, held in by_file.items()
+        name: {input_name: _compact(files[name], input_name, stored[input_name]) for input_name in dataset.inputs}
+        for name, stored in by_file.items()
     }
     targets: dict[SplitName, dict[str, np.ndarray]] = {name: {} for name in files}
     heads = {}
     for target in dataset.targets:
-        values = {name: _numbers(files[name], target, held[target]) for name, held in by_file.items()}
+        values = {name: _numbers(files[name], target, stored[target]) for name, stored in by_file.items()}
         named = {f"{files[name]}: array '{target}'": array for name, array in values.items()}
         head = _head(dataset._classes(target), named)
         alone = len(dataset.targets) == 1 and all(array.dtype.kind == "i" for array in values.values())
@@ -164,7 +165,7 @@ def _shared_out(dataset: Npz, parts: dict[SplitName, Part]) -> dict[SplitName, P
 
 
 def _head(classes: int | tuple[str, ...], values: dict[str, np.ndarray]) -> Head:
-    """The head that learns a target, whose arrays are given by the file that holds them."""
+    """The head that learns a target; `values` are its arrays by the file that holds them."""
     axes = {array.shape[1:] for array in values.values()}
     if len(axes) > 1 or len({array.dtype.kind for array in values.values()}) > 1:
         listed = "; ".join(f"{source} {array.dtype} {array.shape}" for source, array in values.items())
