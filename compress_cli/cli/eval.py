@@ -17,8 +17,9 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="a dataset: its name, a mapping as JSON or YAML ('{type: npz, train: my.npz}'), or just a .npz, a .csv or a "
-        "folder of pictures; default: what the file says",
+        help="a dataset: its name, a mapping as JSON or YAML ('{type: npz, train: my.npz}'), or a .npz, a .csv or a folder "
+        "of pictures, all of which is measured, or the folder of the data that the file was made with; default: what the "
+        "file says",
         show_default=False,
     ),
 ]
@@ -28,7 +29,8 @@ Prepare = Annotated[
     str,
     typer.Option(
         "--preprocess",
-        help="for a model from elsewhere: scale=1/255,mean=0.485:0.456:0.406,std=...,size=224,colour=bgr,layout=nhwc",
+        help="for a model from elsewhere: resize=256,crop=224 (or size=224, which stretches),scale=1/255,"
+        "mean=0.485:0.456:0.406,std=...,colour=bgr,layout=nhwc",
         show_default=False,
     ),
 ]

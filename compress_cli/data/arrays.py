@@ -1,4 +1,4 @@
-"""Arrays of the user's own, by name, from NumPy's `.npz` files."""
+"""Named arrays from NumPy's `.npz` files, read without trusting what the file claims."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from compress_cli.errors import DataError
 
 DAMAGED = (ValueError, EOFError, OSError, LookupError, NotImplementedError, RuntimeError, SyntaxError, TypeError,
            RecursionError, struct.error, zlib.error, zipfile.BadZipFile)  # fmt: skip
-"""What reading a damaged archive raises, an entry that is encrypted or packed in a way unknown here included."""
+"""Raised by reading a damaged archive, or an entry that is encrypted or compressed by an unknown method."""
 
 
 def read(path: Path, names: tuple[str, ...] | None = None, mapped: bool = False) -> dict[str, np.ndarray]:
-    """Arrays by name (default: all there are), which share their first axis, the samples.
+    """Arrays by name (default: all of the file), which share their first axis, the samples.
 
     Nothing is unpacked before the archive's directory and the array's own header agree on a size that fits in memory.
-    mapped: what `numpy.savez` stored stays in the file, which has to stay as it is meanwhile; what `savez_compressed` packed
-    is unpacked into memory all the same. Either way every byte is read once, against the archive's checksums.
+    mapped: arrays that `numpy.savez` stored stay in the file, which must not change while they are used; those that
+    `savez_compressed` packed are unpacked into memory. Either way every byte is checked once against the archive's checksums.
     DataError where the file or an array is missing or damaged, holds Python objects, or is of another length.
     """
     try:
@@ -35,14 +35,14 @@ def read(path: Path, names: tuple[str, ...] | None = None, mapped: bool = False)
             if raw.read(6) == b"\x93NUMPY":
                 raise DataError(f"{path}: holds one bare array; save arrays by name with numpy.savez")
         with zipfile.ZipFile(path) as archive:
-            held = {each.filename.removesuffix(".npy"): each for each in archive.infolist()}
-            lacking = [name for name in names or () if name not in held]
-            if lacking or not held:
-                wanted = f"array '{lacking[0]}'" if lacking else "arrays"
-                raise DataError(f"{path}: holds no {wanted} (it holds: {', '.join(held)[:200] or 'none'})")
-            chosen = {name: held[name] for name in (names if names is not None else held)}
-            stored = {name for name, each in chosen.items() if mapped and each.compress_type == zipfile.ZIP_STORED}
-            check_memory(path, sum(each.file_size for name, each in chosen.items() if name not in stored))
+            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            missing = [name for name in names or () if name not in entries]
+            if missing or not entries:
+                sought = f"array '{missing[0]}'" if missing else "arrays"
+                raise DataError(f"{path}: holds no {sought} (it holds: {', '.join(entries)[:200] or 'none'})")
+            chosen = {name: entries[name] for name in (names if names is not None else entries)}
+            stored = {name for name, entry in chosen.items() if mapped and entry.compress_type == zipfile.ZIP_STORED}
+            check_memory(path, sum(entry.file_size for name, entry in chosen.items() if name not in stored))
             arrays = {}
             for name, entry in chosen.items():
                 with archive.open(entry) as file:
@@ -54,9 +54,9 @@ def read(path: Path, names: tuple[str, ...] | None = None, mapped: bool = False)
         raise DataError(f"{path}: can't be read ({error.strerror})") from None
     except DAMAGED:
         raise DataError(f"{path}: is no .npz file, or is damaged; save plain arrays with numpy.savez") from None
-    if len({each.shape[:1] for each in arrays.values()}) > 1 or any(each.ndim == 0 for each in arrays.values()):
-        told = ", ".join(f"{name} {each.shape}" for name, each in arrays.items())
-        raise DataError(f"{path}: arrays should share their first axis, the samples: {told}")
+    if len({array.shape[:1] for array in arrays.values()}) > 1 or any(array.ndim == 0 for array in arrays.values()):
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise DataError(f"{path}: arrays should share their first axis, the samples: {shapes}")
     return arrays
 
 
@@ -68,12 +68,12 @@ def check_memory(path: Path, size_bytes: int) -> None:
 
 
 def release(array: np.ndarray) -> None:
-    """Take what was read of a mapped array out of memory: it is read again when it is wanted. Others stay as they are."""
-    held: object = array
-    while isinstance(held, np.ndarray):
-        held = held.base
-    if isinstance(held, mmap.mmap):
-        held.madvise(mmap.MADV_DONTNEED)
+    """Drop the pages of a mapped array from memory: the next access reads them again. Other arrays stay as they are."""
+    memory: object = array
+    while isinstance(memory, np.ndarray):
+        memory = memory.base
+    if isinstance(memory, mmap.mmap):
+        memory.madvise(mmap.MADV_DONTNEED)
 
 
 def _beginning(path: Path, entry: zipfile.ZipInfo) -> int:
@@ -114,7 +114,7 @@ def _array(file: IO[bytes], size: int, what: str, within: tuple[Path, int] | Non
 
 
 def _read(file: IO[bytes], promised: int, what: str, into: memoryview | None) -> None:
-    """All that is promised, and so against its checksum; DataError where there is less."""
+    """Read as many bytes as the header promises, which checks their checksum; DataError where the file ends before."""
     done = 0
     while done < promised:
         piece = file.read(min(promised - done, 1 << 20))

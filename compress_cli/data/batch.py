@@ -47,11 +47,12 @@ class Batch:
         return len(self.index) if self.labels is None else len(self.labels.rows)
 
     def labelled(self) -> Batch:
-        """The samples that have targets, alone."""
+        """Only the samples that have targets."""
         if self.labels is None:
             return self
         rows = self.labels.rows
-        return Batch({name: each[rows] for name, each in self.inputs.items()}, self.labels.targets, self.index[rows], self.view)
+        inputs = {name: tensor[rows] for name, tensor in self.inputs.items()}
+        return Batch(inputs, self.labels.targets, self.index[rows], self.view)
 
 
 @dataclass(frozen=True)
@@ -72,21 +73,21 @@ class Outputs:
 
 
 def sent(tensor: Tensor, device: str) -> Tensor:
-    """A tensor of the CPU on a device, which is not waited for: pinned memory is nobody else's before it was read."""
+    """A tensor of the CPU, copied to a device without waiting for it; its pinned memory is not reused before the copy ends."""
     return tensor if device == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def from_arrays(inputs: dict[str, np.ndarray], targets: dict[str, np.ndarray], index: np.ndarray) -> Batch:
     """A batch on the CPU; unsigned bytes (images in memory) become float32 in their raw range."""
     return Batch(
-        {name: _float(each) for name, each in inputs.items()},
-        {k: torch.from_numpy(v) for k, v in targets.items()},
+        {name: _float(array) for name, array in inputs.items()},
+        {name: torch.from_numpy(array) for name, array in targets.items()},
         torch.from_numpy(index),
     )
 
 
 def _placed(tensors: dict[str, Tensor], device: str) -> dict[str, Tensor]:
-    return {name: sent(each, device) for name, each in tensors.items()}
+    return {name: sent(tensor, device) for name, tensor in tensors.items()}
 
 
 def _float(array: np.ndarray) -> Tensor:

@@ -43,7 +43,8 @@ def read(path: Path, channels: int, height: int, width: int, resize: int | None 
         size = shorter_side(image.size, resize)
         if size[0] * size[1] > PIXELS:
             raise DataError(f"{path}: the picture is too long ({image.width} x {image.height}) to be resized to {resize}")
-        image = centre(image.convert(mode).resize(size, Image.Resampling.BILINEAR), height, width)
+        left, top = centre_corner(size, height, width)
+        image = image.convert(mode).resize(size, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
     pixels = np.asarray(image)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
@@ -53,13 +54,12 @@ def shorter_side(size: tuple[int, int], resize: int) -> tuple[int, int]:
     return resize * size[0] // min(size), resize * size[1] // min(size)
 
 
-def centre(image: Image.Image, height: int, width: int) -> Image.Image:
-    """The middle of a picture, as torchvision's CenterCrop rounds."""
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    return image.crop((left, top, left + width, top + height))
+def centre_corner(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """Left and top of the middle of a picture (width, height), as torchvision's CenterCrop rounds."""
+    return round((size[0] - width) / 2), round((size[1] - height) / 2)
 
 
-def found(folder: Path) -> list[Path]:
+def find(folder: Path) -> list[Path]:
     """Picture files anywhere under a folder, by name, without hidden ones and without folders linked from below its own.
 
     DataError where a folder can't be read, or where the folder is no folder of pictures: the search ends soon.

@@ -1,14 +1,14 @@
-"""Pictures as a model from elsewhere wants them: scaled, shifted, turned."""
+"""Pictures as a model from elsewhere takes them: resized, cut, scaled, shifted, in its order of channels and axes."""
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 import numpy as np
 from PIL import Image
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from compress_cli.data import arrays
+from compress_cli.data import arrays, pictures
 from compress_cli.data.datasets import Split
 from compress_cli.errors import RecipeError
 from compress_cli.settings import Many, Settings
@@ -17,86 +17,116 @@ from compress_cli.settings import Many, Settings
 class Preprocess(Settings):
     """What is done to pictures (N, channels, height, width), in the order of these fields."""
 
-    size: int | None = Field(None, ge=1, le=4096, description="pixels a side that pictures are resized to (bilinear)")
+    size: int | None = Field(None, ge=1, le=4096, description="pixels a side that pictures are stretched to (bilinear)")
+    resize: int | None = Field(None, ge=1, le=8192, description="pixels that the shorter side is resized to (bilinear)")
+    crop: int | None = Field(None, ge=1, le=4096, description="pixels a side that are cut out of the centre")
     colour: Literal["rgb", "bgr"] = Field("rgb", description="order of the channels")
     scale: float = Field(1.0, gt=0, description="factor of the raw values: 1/255 for bytes that become 0..1")
     mean: Many[float] = Field((), description="taken off each channel after scaling: 0.485:0.456:0.406")
     std: Many[float] = Field((), description="each channel is divided by it: 0.229:0.224:0.225")
     layout: Literal["nchw", "nhwc"] = Field("nchw", description="order of the axes")
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.size and (self.resize or self.crop):
+            raise ValueError("size: stretches pictures; leave it out with resize and crop")
+        if self.resize and self.crop and self.crop > self.resize:
+            raise ValueError(f"crop: can't be larger than resize (got {self.crop} and {self.resize})")
+        return self
+
+    def without_resizing(self) -> Preprocess:
+        """What is left to be done to pictures that have their size already."""
+        return self.model_copy(update={"size": None, "resize": None, "crop": None})
+
     def apply(self, images: np.ndarray) -> np.ndarray:
         """float32, in the layout. RecipeError where there are other channels than means."""
         if images.ndim != 4:
             raise RecipeError(f"--preprocess is for pictures (N, channels, height, width), not {images.shape}")
-        if self.size and images.shape[2:] != (self.size, self.size):
-            images = np.stack([_resized(each, self.size) for each in images])
+        images = self._sized(images)
         if self.colour == "bgr":
             images = images[:, ::-1]
         real = images.astype(np.float32) * np.float32(self.scale)
-        for values, of in ((self.mean, np.subtract), (self.std, np.divide)):
+        for values, change in ((self.mean, np.subtract), (self.std, np.divide)):
             if values and len(values) not in (1, real.shape[1]):
                 raise RecipeError(f"--preprocess: {len(values)} values for pictures of {real.shape[1]} channels")
             if values:
-                real = of(real, np.asarray(values, np.float32)[:, None, None])
+                real = change(real, np.asarray(values, np.float32)[:, None, None])
         return real if self.layout == "nchw" else np.ascontiguousarray(real.transpose(0, 2, 3, 1))
+
+    def _sized(self, images: np.ndarray) -> np.ndarray:
+        """Pictures stretched to `size`, or resized by their shorter side and cut; RecipeError where the cut is larger."""
+        height, width = images.shape[2:]
+        if self.size and (height, width) != (self.size, self.size):
+            return _resized(images, (self.size, self.size))
+        if self.resize and min(height, width) != self.resize:
+            images = _resized(images, pictures.shorter_side((width, height), self.resize))
+        if self.crop:
+            height, width = images.shape[2:]
+            if self.crop > min(height, width):
+                raise RecipeError(f"--preprocess crop: {self.crop} is more than pictures of {height} x {width} have")
+            left, top = pictures.centre_corner((width, height), self.crop, self.crop)
+            images = images[:, :, top : top + self.crop, left : left + self.crop]
+        return images
 
 
 def parse(text: str) -> Preprocess:
     """`scale=1/255,mean=0.485:0.456:0.406,layout=nhwc`; RecipeError says which part is wrong."""
-    given: dict[str, object] = {}
-    for part in filter(None, (each.strip() for each in text.split(","))):
+    settings: dict[str, object] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = part.partition("=")
         if not equals:
             raise RecipeError(f"--preprocess {part}: is not of the form name=value")
-        if name in given:
-            raise RecipeError(f"--preprocess {name}: is given twice")
-        given[name] = _value(name, value)
+        if name in settings:
+            raise RecipeError(f"--preprocess {name}: stands twice")
+        settings[name] = _value(name, value)
     try:
-        made = Preprocess.model_validate(given)
+        preprocess = Preprocess.model_validate(settings)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"][:1]))
-        raise RecipeError(f"--preprocess {place}: {first['msg'].replace('Input should be', 'must be')}") from None
-    if 0 in made.std:
+        field = "".join(f" {name}" for name in first["loc"][:1])
+        message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        raise RecipeError(f"--preprocess{field}: {message}") from None
+    if 0 in preprocess.std:
         raise RecipeError("--preprocess std: can't be 0; values are divided by it")
-    return made
+    return preprocess
 
 
-def prepared(split: Split, wanted: Preprocess) -> Split:
-    """The split with its pictures prepared when they are asked for: a batch at a time."""
+def prepared(split: Split, preprocess: Preprocess) -> Split:
+    """The split with its pictures preprocessed as they are read: a batch at a time."""
     inputs = {
-        name: cast(np.ndarray, _Prepared(each, wanted)) if each.ndim == 4 else each for name, each in split.inputs.items()
+        name: cast(np.ndarray, _Prepared(array, preprocess)) if array.ndim == 4 else array
+        for name, array in split.inputs.items()
     }
     return Split(inputs, split.targets, split.index)
 
 
 class _Prepared:
-    """Looks like the array of prepared pictures."""
+    """Has the shape and rows of an array of preprocessed pictures."""
 
-    def __init__(self, raw: np.ndarray, wanted: Preprocess):
-        self._raw, self._wanted = raw, wanted
-        first = wanted.apply(raw[:1])
+    def __init__(self, raw: np.ndarray, preprocess: Preprocess):
+        self._raw, self._preprocess = raw, preprocess
+        first = preprocess.apply(raw[:1])
         self.shape, self.dtype, self.ndim = (len(raw), *first.shape[1:]), first.dtype, first.ndim
 
     def __len__(self) -> int:
         return len(self._raw)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
-        made = self._wanted.apply(self._raw[rows])
+        prepared = self._preprocess.apply(self._raw[rows])
         arrays.release(self._raw)
-        return made
+        return prepared
 
 
 def _value(name: str, text: str) -> object:
     """Numbers for what takes them, with fractions; RecipeError otherwise."""
     try:
         match name:
-            case "size":
+            case "size" | "resize" | "crop":
                 return int(text)
             case "scale":
                 return _number(text)
             case "mean" | "std":
-                return [_number(each) for each in text.split(":")]
+                return [_number(number) for number in text.split(":")]
     except (ValueError, ZeroDivisionError):
         raise RecipeError(f"--preprocess {name}: '{text}' is no number") from None
     return text.lower()
@@ -107,7 +137,8 @@ def _number(text: str) -> float:
     return float(top) / float(bottom or 1)
 
 
-def _resized(image: np.ndarray, size: int) -> np.ndarray:
-    """One picture (channels, height, width), each channel by itself."""
-    planes = [Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR) for plane in image]
-    return np.stack([np.asarray(each) for each in planes])
+def _resized(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pictures (N, channels, height, width) of another (width, height), each channel by itself."""
+    planes = images.reshape(-1, *images.shape[2:])
+    resized = [np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR)) for plane in planes]
+    return np.stack(resized).reshape(*images.shape[:2], size[1], size[0])

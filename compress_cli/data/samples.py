@@ -1,4 +1,4 @@
-"""Some real samples: what ranges are measured on, and what a file is held against."""
+"""Real samples, drawn from a split: for calibration, and to compare a model with its exported file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compress_cli.randomness import order
 
 
 def drawn(split: Split, samples: int, seed: int) -> Split:
-    """Some samples of a split, chosen by seed and sample id: whatever order the split is in, the same ones."""
+    """Some samples of a split, chosen by seed and sample id, whatever the order of the split."""
     if len(split) == 0:
         raise StageError("the dataset has no samples to calibrate on or to check with: its train split is empty")
     return split.take(order(seed, 0, split.index)[:samples])
@@ -37,4 +37,4 @@ def tensors(part: Split, signature: Signature) -> tuple[Tensor, ...]:
 def answers(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, np.ndarray]:
     """Head name -> (N, ...)."""
     with torch.inference_mode():
-        return {name: each.numpy() for name, each in model(*inputs).items()}
+        return {name: head.numpy() for name, head in model(*inputs).items()}

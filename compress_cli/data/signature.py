@@ -44,7 +44,7 @@ class Head(BaseModel):
 
 
 class Signature(BaseModel):
-    """Everything a model has to know of the data it is built for; kept in every checkpoint."""
+    """What a model has to know of the data it is built for: its inputs and heads. Every checkpoint holds one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,14 +57,14 @@ class Signature(BaseModel):
         return {name: None if head.class_axis is None else head.class_axis + 1 for name, head in self.heads.items()}
 
     def narrowed(self, inputs: tuple[str, ...], heads: tuple[str, ...]) -> Signature:
-        """What a model takes and gives that has only these inputs and heads, in this order; all where none are named.
+        """The signature of a model with only these inputs and heads, in this order; all of them where none are named.
 
-        RecipeError for one that there is not.
+        RecipeError for a name that the dataset does not have.
         """
-        for what, wanted, there in (("inputs", inputs, self.inputs), ("heads", heads, self.heads)):
-            missing = [name for name in wanted if name not in there]
+        for field, names, known in (("inputs", inputs, self.inputs), ("heads", heads, self.heads)):
+            missing = [name for name in names if name not in known]
             if missing:
-                raise RecipeError(f"{what}: the dataset has no '{missing[0]}'; {suggest(missing[0], list(there))}")
+                raise RecipeError(f"{field}: the dataset has no '{missing[0]}'; {suggest(missing[0], list(known))}")
         return Signature(
             inputs={name: self.inputs[name] for name in inputs or self.inputs},
             heads={name: self.heads[name] for name in heads or self.heads},

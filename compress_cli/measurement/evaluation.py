@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from compress_cli.data import arrays, preprocess
+from compress_cli.data import preprocess
 from compress_cli.data.datasets import Dataset, Split, SplitName
-from compress_cli.data.datasets.csv import Csv
-from compress_cli.data.datasets.image_folder import ImageFolder
-from compress_cli.data.datasets.npz import Npz
+from compress_cli.data.preprocess import Preprocess
 from compress_cli.data.tasks import Task
 from compress_cli.document import setting
-from compress_cli.errors import RecipeError
-from compress_cli.measurement import clients, latency, measure, sessions
+from compress_cli.errors import ArtifactError, RecipeError
+from compress_cli.measurement import clients, latency, measure, named_data, sessions
 from compress_cli.measurement import profile as profiler
 from compress_cli.measurement.clients import Load
 from compress_cli.measurement.latency import Feeds, Latency, Speedup
@@ -26,7 +23,7 @@ from compress_cli.measurement.sessions import Options, Session
 from compress_cli.onnx_graph import contents as held
 from compress_cli.onnx_graph.card import Card, chosen
 from compress_cli.onnx_graph.contents import Contents
-from compress_cli.progress import Log, Progress
+from compress_cli.progress import Log
 from compress_cli.settings import suggest
 from compress_cli.statistics.intervals import Estimate
 from compress_cli.statistics.scores import Better, change_p, changes
@@ -96,10 +93,9 @@ class Asked:
 
 def evaluate(model: Path, baseline: Path | None, asked: Asked, log: Log) -> Evaluation:
     """All that is measured of a file, and of the baseline on the same samples."""
-    prepare = preprocess.parse(asked.preprocess) if asked.preprocess else None
     session = sessions.open_session(model, asked.threads, asked.options)
     older = sessions.open_session(baseline, asked.threads, asked.options) if baseline else None
-    dataset, judge = _about(session, asked, log)
+    dataset, prepare, judge = _about(session, asked, log)
     part = dataset.split(asked.split) if dataset else None
     if part is not None and dataset is not None:
         judge.check(dataset.signature(), part.targets)
@@ -126,47 +122,27 @@ def evaluate(model: Path, baseline: Path | None, asked: Asked, log: Log) -> Eval
     )
 
 
-def _about(session: Session, asked: Asked, log: Log) -> tuple[Dataset | None, Task]:
-    """Dataset and task: from the command line, or else from the file's own card."""
-    card = None if asked.data and asked.task else Card.from_metadata(session.metadata)
+def _about(session: Session, asked: Asked, log: Log) -> tuple[Dataset | None, Preprocess | None, Task]:
+    """Dataset, what is done to its pictures, and task: from the command line, or else from the file's own card."""
+    card = _card(session, asked)
+    prepare = preprocess.parse(asked.preprocess) if asked.preprocess else None
     named_task = asked.task or "classification"
     judge = chosen(Task, card.task) if card and not asked.task else setting(Task, named_task, "--task")  # type: ignore[type-abstract]
     assert isinstance(judge, Task)
     if asked.data:
-        return _named(session, asked), judge
-    if card is None:
-        return None, judge
-    named = chosen(Dataset, card.dataset)
-    assert isinstance(named, Dataset)
-    if named.fingerprint() != card.fingerprint:
-        note = f"the dataset {named.type} here is not the one the file was made with; its figures may differ"
-        log(Progress("measure", 0, 0, note=note))
-    return named, judge
+        data = named_data.named(named_data.Request(session, card, judge, asked.data, asked.split, prepare, log))
+        return data.dataset, data.preprocess, judge
+    return named_data.recorded(card, log) if card else None, prepare, judge
 
 
-def _named(session: Session, asked: Asked) -> Dataset:
-    """The dataset of `--data`: a plugin, or a path by what lies there, all of whose samples are the test split."""
-    path = Path(asked.data)
-    if path.suffix == ".csv" and "{" not in asked.data:
-        return Csv(train=path, test=path)
-    if path.suffix == ".npz" and "{" not in asked.data:
-        names = tuple(arrays.read(path, mapped=True))
-        inputs = tuple(name for name in names if name in session.inputs)
-        targets = tuple(name for name in names if name not in inputs)
-        if not inputs and "label" in names:
-            inputs, targets = tuple(name for name in names if name != "label"), ("label",)
-        return Npz(train=path, test=path, inputs=inputs, targets=targets if len(targets) == 1 else ("label",))
-    if "{" not in asked.data and path.is_dir():
-        shape = next(iter(session.inputs.values())).shape
-        wanted = preprocess.parse(asked.preprocess)
-        size, axes = wanted.size, shape[2:] if wanted.layout == "nchw" else shape[1:3]
-        sides = [axis for axis in axes if axis is not None] if len(shape) == 4 else []
-        if size is None and len(sides) != 2:
-            raise RecipeError(f"--data {path}: the file leaves the size of pictures open; say it by --preprocess size=224")
-        height, width = (size, size) if size else sides
-        channels: Literal[1, 3] = 1 if 1 in shape[1:] else 3
-        return ImageFolder(root=path, height=height, width=width, channels=channels)
-    return setting(Dataset, asked.data, "--data")  # type: ignore[type-abstract]
+def _card(session: Session, asked: Asked) -> Card | None:
+    """What the file says of itself; a damaged card does not matter where data and task are named."""
+    try:
+        return Card.from_metadata(session.metadata)
+    except ArtifactError:
+        if asked.data and asked.task:
+            return None
+        raise
 
 
 def _timed(

@@ -72,7 +72,7 @@ def _pictures(source: Path, session: Session) -> tuple[list[str], Split]:
     channels, height, width = port.shape[1:]
     if channels is None or height is None or width is None:
         raise ArtifactError(f"{session.path}: leaves the size of pictures open ({port}); give arrays in a .npz")
-    files = pictures.found(source) if source.is_dir() else [source]
+    files = pictures.find(source) if source.is_dir() else [source]
     if not files:
         raise DataError(f"{source}: holds no pictures ({', '.join(sorted(pictures.SUFFIXES))})")
     images = np.stack([pictures.read(path, channels, height, width) for path in files])

@@ -8,9 +8,10 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from compress_cli.errors import ArtifactError
+from compress_cli.errors import ArtifactError, DataError
 from compress_cli.identity import path_marks
 from compress_cli.plugin import Plugin, find
+from compress_cli.settings import ByContent, Location
 
 PREFIX = "compress."
 
@@ -18,13 +19,14 @@ PREFIX = "compress."
 class Card(BaseModel):
     """Kept in the metadata of an ONNX file, one entry a field, so that `compress eval model.onnx` needs no flags.
 
-    Read from a stranger's file it is only names and settings: nothing in it leads to a path or a download.
+    Read from a stranger's file it is only names and settings: nothing in it leads to a path or a download. Its files are
+    looked for where the user says that they lie, and nowhere else.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     task: dict[str, Any]  # the task plugin's settings, `type` included
-    dataset: dict[str, Any]  # the dataset plugin's settings without locations, `type` included
+    dataset: dict[str, Any]  # the dataset plugin's settings, `type` included, without folders, and files by their name alone
     fingerprint: str  # of the dataset
     classes: dict[str, tuple[str, ...]]  # head name -> class names, in order
     key: str  # of the step that exported it
@@ -45,18 +47,41 @@ class Card(BaseModel):
             raise ArtifactError("the file's metadata about its task and data is damaged; name them with --data") from None
 
 
-def chosen(contract: type[Plugin], settings: dict[str, Any]) -> Plugin:
-    """The plugin that a file's card names, without any path that it may name.
+def settings_of(dataset: Plugin) -> dict[str, Any]:
+    """The dataset's settings for a card: of its files only the names, of its folders nothing."""
+    settings = dataset.model_dump(mode="json")
+    for field, info in type(dataset).model_fields.items():
+        marks, value = path_marks(info), getattr(dataset, field)
+        if marks and isinstance(value, Path) and all(isinstance(mark, ByContent) for mark in marks):
+            settings[field] = value.name
+        elif marks and value is not None:
+            del settings[field]
+    return settings
 
-    ArtifactError where it can't be made here: it is not installed, or needs files that only the user can name.
+
+def reads_files(contract: type[Plugin], settings: dict[str, Any]) -> bool:
+    """Whether the plugin that a card names is installed here, and takes files or a folder that the user has to name."""
+    try:
+        cls = find(contract, str(settings.get("type")))
+    except ValueError:
+        return False
+    return any(path_marks(info) for info in cls.model_fields.values())
+
+
+def chosen(contract: type[Plugin], settings: dict[str, Any], folder: Path | None = None) -> Plugin:
+    """The plugin that a file's card names, without any path that it may name; its files and folders are in `folder`.
+
+    ArtifactError where it can't be made here: it is not installed, or needs files that only the user can name. DataError
+    where the folder lacks a file.
     """
     what = contract.__name__.lower()
     try:
         cls = find(contract, str(settings.get("type")))
-        known = {
-            field: info for field, info in cls.model_fields.items() if not path_marks(info) and not _holds_path(info.annotation)
-        }
-        return cls.model_validate_json(json.dumps({name: each for name, each in settings.items() if name in known}))
+        paths = {field for field, info in cls.model_fields.items() if path_marks(info) or _holds_path(info.annotation)}
+        known = {name: value for name, value in settings.items() if name in set(cls.model_fields) - paths}
+        if folder:
+            known |= _within(folder, cls, {name: value for name, value in settings.items() if name in paths})
+        return cls.model_validate(known)
     except ValueError as error:  # ValidationError and PydanticCustomError are both
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         at = ".".join(map(str, first["loc"]))
@@ -71,6 +96,21 @@ def chosen(contract: type[Plugin], settings: dict[str, Any]) -> Plugin:
             f"the file's metadata names a {what} that can't be opened from there ({reason}); name it with "
             f"--{'data' if what == 'dataset' else what}"
         ) from None
+
+
+def _within(folder: Path, cls: type[Plugin], names: dict[str, Any]) -> dict[str, str]:
+    """The files whose names a card holds, in this folder, and the folder for a setting that says where files lie."""
+    paths = {}
+    for field, info in cls.model_fields.items():
+        name, marks = names.get(field), path_marks(info)
+        if isinstance(name, str):
+            path = folder / name
+            if path.name != name or not path.is_file():
+                raise DataError(f"{folder}: has no file {name!r:.80}, which the file was made with as its '{field}' data")
+            paths[field] = str(path)
+        elif marks and all(isinstance(mark, Location) for mark in marks):
+            paths[field] = str(folder)
+    return paths
 
 
 def _holds_path(annotation: Any) -> bool:

@@ -13,16 +13,15 @@ from torch import nn
 
 from compress_cli.context import Context
 from compress_cli.data import samples
-from compress_cli.data.datasets import Dataset, Split
+from compress_cli.data.datasets import Split
 from compress_cli.data.signature import Signature
 from compress_cli.deployment.exporters import Exporter
 from compress_cli.deployment.exporters.onnx import Onnx
 from compress_cli.errors import StageError
-from compress_cli.identity import path_marks
 from compress_cli.measurement import measure, sessions
 from compress_cli.networks import restore
 from compress_cli.onnx_graph import files, storage
-from compress_cli.onnx_graph.card import Card
+from compress_cli.onnx_graph.card import Card, settings_of
 from compress_cli.progress import Progress
 from compress_cli.stages import Role, Stage
 from compress_cli.statistics.agreement import Agreement, compare
@@ -53,7 +52,7 @@ class Export(Stage):
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, Program, OnnxModel))}
     shared: ClassVar[dict[str, int]] = {"onnx_file": files.VERSION}
-    version: ClassVar[int] = 2  # a program's observers come back with the smallest scale that they were made with
+    version: ClassVar[int] = 3  # the card names the files that the dataset was read from
 
     start: str | None = Field(None, description="the stage whose model is written; default: the one before")
     exporter: Exporter = Field(Onnx(), description="how the file is made")
@@ -175,14 +174,8 @@ def _remedy(start: Artifact) -> str:
 def _card(context: Context) -> Card:
     return Card(
         task=context.task.model_dump(mode="json"),
-        dataset=_without_paths(context.dataset),
+        dataset=settings_of(context.dataset),
         fingerprint=context.dataset.fingerprint(),
         classes={name: head.classes for name, head in context.dataset.signature().heads.items() if head.classes},
         key=context.key,
     )
-
-
-def _without_paths(dataset: Dataset) -> dict[str, Any]:
-    """The dataset's settings, without where its files lie: a file must not lead anyone anywhere."""
-    paths = {name for name, info in type(dataset).model_fields.items() if path_marks(info)}
-    return {name: value for name, value in dataset.model_dump(mode="json").items() if name not in paths}

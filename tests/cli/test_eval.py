@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from compress_cli.data.datasets.digits import Digits
-from compress_cli.onnx_graph.card import Card
+from compress_cli.data.datasets.image_folder import ImageFolder
+from compress_cli.data.datasets.npz import Npz
+from compress_cli.onnx_graph.card import Card, settings_of
 from compress_cli.statistics.intervals import wilson
 
 
@@ -137,9 +139,9 @@ def test_cards_that_can_not_be_followed(compress, digits_file, metadata, code, s
             "takes other inputs than the data gives",
         ),
         (
-            ["model.onnx", "--data", "{type: npz, train: labels.npz, inputs: [image], classes: [a]}"],
+            ["model.onnx", "--data", "{type: npz, train: labels.npz, inputs: [image], classes: [a, b]}"],
             3,
-            "out of range for 1 class",
+            "out of range for 2 classes",
         ),
         (["nan.onnx", "--data", "digits"], 4, "output 'logits' is NaN"),
         (["seven.onnx", "--data", "digits"], 3, "has 7 classes"),
@@ -168,7 +170,7 @@ def test_bad_input(compress, digits_file, linear_file, tmp_path, monkeypatch, ar
         (4, np.zeros((4, 8, 8), int), "classification needs one class number a sample, not int64 (4, 8, 8)"),
         (4, np.array(["cat", "dog"] * 2), "array 'label' holds <U3; targets are whole or real numbers"),
         (4, np.zeros(4, complex), "array 'label' holds complex128"),
-        (4, np.arange(4) - 1, "label -1 at position 0 is out of range"),
+        (4, np.arange(4) - 1, "array 'label': label -1 in row 0 is out of range for 10 classes"),
     ],
 )
 def test_data_for_another_task(compress, linear_file, tmp_path, samples, labels, said):
@@ -206,6 +208,8 @@ def test_a_model_from_elsewhere_gets_pictures_as_it_wants_them(compress, linear_
         ("--preprocess", "scale=x", "'x' is no number"),
         ("--preprocess", "scale=1/0", "'1/0' is no number"),
         ("--preprocess", "std=0:1:1", "std: can't be 0"),
+        ("--preprocess", "resize=200,crop=224", "--preprocess: crop: can't be larger than resize"),
+        ("--preprocess", "size=8,resize=9", "--preprocess: size: stretches pictures"),
         ("--preprocess", "layout=nchv", "layout: must be 'nchw' or 'nhwc'"),
         ("--preprocess", "scale=1,scale=2", "given twice"),
         ("--providers", "cpu,cudaa", "has no provider 'cudaa'"),
@@ -238,7 +242,99 @@ def test_a_folder_of_pictures(compress, linear_file, tmp_path):
     weight = np.c_[-np.ones(48), np.ones(48)]
     path = linear_file(weight, [48 * 128, -48 * 128], shape=("n", 3, 4, 4))
     found = json.loads(compress("eval", path, "--data", "pictures", "--json").out)
-    assert (found["metrics"]["accuracy"]["value"], found["samples"]) == (1, 4)  # the fifth that is held out
+    assert (found["metrics"]["accuracy"]["value"], found["samples"]) == (1, 20)
+    (tmp_path / "pictures").rename(tmp_path / "test")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "test").rename(tmp_path / "parts" / "test")
+    found = json.loads(compress("eval", path, "--data", "parts", "--json").out)
+    assert (found["metrics"]["accuracy"]["value"], found["samples"], found["split"]) == (1, 20, "test")
+    outcome = compress("eval", path, "--data", "parts", "--split", "val")
+    assert (outcome.code, "parts: holds no folder val; measure on another by --split test" in outcome.err) == (3, True)
+
+
+def test_a_folder_of_some_classes_keeps_their_numbers(compress, linear_file, tmp_path):
+    """Pictures of two of three classes: by the names that the card lists they are right, and without names they are refused."""
+    for name, shade in (("dark", 10), ("light", 240)):
+        (tmp_path / "some" / name).mkdir(parents=True)
+        Image.fromarray(np.full((5, 5, 3), shade, np.uint8)).save(tmp_path / "some" / name / "0.png")
+    weight, bias = np.c_[np.zeros(48), -np.ones(48), np.ones(48)], [-(10**6), 48 * 128, -48 * 128]
+    metadata = card(classes={"logits": ("animal", "dark", "light")})
+    path = linear_file(weight, bias, shape=("n", 3, 4, 4), metadata=metadata)
+    found = json.loads(compress("eval", path, "--data", "some", "--json").out)
+    assert (found["metrics"]["accuracy"]["value"], found["samples"]) == (1, 2)
+    unnamed = linear_file(weight, bias, shape=("n", 3, 4, 4), name="unnamed.onnx")
+    outcome = compress("eval", unnamed, "--data", "some")
+    assert (outcome.code, outcome.out) == (3, "")
+    assert "some: has folders of 2 classes, and the file tells 3 apart" in outcome.err
+    named = (
+        "{type: image_folder, root: some, height: 4, width: 4, classes: [animal, dark, light], val_share: 0.0, test_share: 1.0}"
+    )
+    assert json.loads(compress("eval", unnamed, "--data", named, "--json").out)["metrics"]["accuracy"]["value"] == 1
+
+
+def test_the_shorter_side_and_the_centre_of_pictures(compress, linear_file, tmp_path):
+    """A bright centre between dark ends: cut out it is bright, squashed it is not."""
+    pixels = np.full((8, 24, 3), 10, np.uint8)
+    pixels[:, 8:16] = 240
+    for name in ("bright", "other"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+    Image.fromarray(pixels).save(tmp_path / "pictures" / "bright" / "0.png")
+    Image.fromarray(pixels // 24).save(tmp_path / "pictures" / "other" / "0.png")
+    np.savez(tmp_path / "p.npz", image=np.stack([pixels, pixels // 24]).transpose(0, 3, 1, 2), label=[0, 1])
+    path = linear_file(np.c_[np.ones(48), -np.ones(48)], [-48 * 128, 48 * 128], shape=("n", 3, 4, 4))
+    for data in ("pictures", "p.npz"):
+        for preprocess, accuracy in (("resize=8,crop=4", 1), ("size=4", 0.5)):
+            found = json.loads(compress("eval", path, "--data", data, "--preprocess", preprocess, "--json").out)
+            assert found["metrics"]["accuracy"]["value"] == accuracy
+
+
+def test_a_card_finds_its_files_in_the_folder_that_is_named(compress, digits_file, tmp_path):
+    test = Digits().split("test")
+    (tmp_path / "data").mkdir()
+    for file, rows in (("train.npz", slice(200, None)), ("test.npz", slice(200))):
+        np.savez(tmp_path / "data" / file, digit=test.inputs["image"][rows], kind=test.targets["label"][rows])
+    made_with = Npz(
+        train=tmp_path / "data" / "train.npz", test=tmp_path / "data" / "test.npz", inputs=("digit",), targets=("kind",)
+    )
+    settings = settings_of(made_with)
+    assert (settings["train"], settings["test"]) == ("train.npz", "test.npz")
+    assert str(tmp_path) not in json.dumps(settings)
+    path, weight, bias = digits_file(metadata=card(dataset=settings, fingerprint=made_with.fingerprint()))
+    outcome = compress("eval", path, "--data", "data", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    found = json.loads(outcome.out)
+    assert (found["metrics"]["accuracy"]["value"], found["samples"]) == (right(weight, bias)[:200].mean(), 200)
+    assert compress("eval", path).code == 3  # the card alone leads nowhere
+    np.savez(tmp_path / "data" / "test.npz", digit=test.inputs["image"][:50], kind=test.targets["label"][:50])
+    assert "is not the one the file was made with" in compress("eval", path, "--data", "data", "--json").err
+    (tmp_path / "data" / "test.npz").unlink()
+    outcome = compress("eval", path, "--data", "data")
+    assert (outcome.code, "data: has no file 'test.npz', which the file was made with" in outcome.err) == (3, True)
+
+
+@pytest.mark.parametrize("name", ["../secret.npz", "/etc/passwd", "..", "", "a/b.npz"])
+def test_a_card_reaches_no_file_outside_the_folder(compress, digits_file, tmp_path, name):
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "secret.npz", image=np.zeros((4, 1, 8, 8), np.uint8), label=np.arange(4))
+    settings = {"type": "npz", "train": name, "inputs": ["image"]}
+    outcome = compress("eval", digits_file(metadata=card(dataset=settings))[0], "--data", "data")
+    assert (outcome.code, outcome.out) == (3, "")
+    assert f"data: has no file {name!r}" in outcome.err
+
+
+def test_pictures_the_file_was_made_with_are_measured_on_their_test_split(compress, linear_file, tmp_path):
+    for name, shade in (("dark", 10), ("light", 240)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.fromarray(np.full((5, 5, 3), shade + number, np.uint8)).save(tmp_path / "pictures" / name / f"{number}.png")
+    made_with = ImageFolder(root=tmp_path / "pictures", height=4, width=4)
+    metadata = card(dataset=settings_of(made_with), fingerprint=made_with.fingerprint(), classes={"logits": ("dark", "light")})
+    path = linear_file(np.c_[-np.ones(48), np.ones(48)], [48 * 128, -48 * 128], shape=("n", 3, 4, 4), metadata=metadata)
+    outcome = compress("eval", path, "--data", "pictures", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert json.loads(outcome.out)["samples"] == 4
+    (tmp_path / "pictures" / "dark" / "0.png").unlink()  # other pictures: all of them are measured
+    assert json.loads(compress("eval", path, "--data", "pictures", "--json").out)["samples"] == 19
 
 
 def test_open_axes_need_their_shape(compress, linear_file):

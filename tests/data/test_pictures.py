@@ -82,7 +82,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(DataError, match=r"pipe\.png: is not a file"):
         pictures.read(tmp_path / "pipe.png", 3, 8, 8)
-    assert pictures.found(tmp_path) == []
+    assert pictures.find(tmp_path) == []
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 40), (40, 60), (57, 41), (33, 33)])
@@ -103,11 +103,11 @@ def test_a_folder_of_other_files_is_left_soon(tmp_path, monkeypatch):
     Image.new("L", (2, 2)).save(tmp_path / "x.png")
     for number in range(10):
         (tmp_path / f"{number}.txt").touch()
-    assert [path.name for path in pictures.found(tmp_path)] == ["x.png"]
+    assert [path.name for path in pictures.find(tmp_path)] == ["x.png"]
     for number in range(10, 15):
         (tmp_path / f"{number}.txt").touch()
     with pytest.raises(DataError, match="holds more than 10 files that are no pictures"):
-        pictures.found(tmp_path)
+        pictures.find(tmp_path)
 
 
 def test_a_folder_that_can_not_be_read_is_said(tmp_path, monkeypatch):
@@ -121,4 +121,4 @@ def test_a_folder_that_can_not_be_read_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", _closed)
     with pytest.raises(DataError, match=r"closed: can't be read \(Permission denied\)"):
-        pictures.found(tmp_path)
+        pictures.find(tmp_path)

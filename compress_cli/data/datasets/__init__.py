@@ -35,14 +35,14 @@ class Split:
     def take(self, rows: np.ndarray | slice) -> Split:
         """The samples at these positions."""
         return Split(
-            {name: each[rows] for name, each in self.inputs.items()},
-            {name: each[rows] for name, each in self.targets.items()},
+            {name: array[rows] for name, array in self.inputs.items()},
+            {name: array[rows] for name, array in self.targets.items()},
             self.index[rows],
         )
 
 
 class Dataset(Plugin):
-    """Data at hand. Its split's seed is a setting of its own, so that a recipe's seed never moves a test sample."""
+    """Samples in three splits. The split's seed is a setting of the dataset, so that a recipe's seed moves no test sample."""
 
     @abstractmethod
     def signature(self) -> Signature:
@@ -54,31 +54,31 @@ class Dataset(Plugin):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash of the content and of what the settings make of it; cheap, and never of a place on disk.
+        """A hash of the content and of the settings that read it; cheap, and without paths.
 
         DataError where the files are not at hand."""
 
 
 def fingerprint_of(dataset: Dataset, content: Any) -> str:
-    """The fingerprint of a dataset whose files hash to `content` (JSON-ready): content and settings, not places."""
+    """The fingerprint of a dataset whose files hash to `content` (JSON-ready): content and settings, without paths."""
     return hashlib.sha256(json.dumps([identity(dataset), content], sort_keys=True).encode()).hexdigest()
 
 
 def homes(root: Path | None, folder: str, *inside: str) -> tuple[Path, ...]:
-    """Where published files may lie: in `root`, or else in `folder` of what COMPRESS_DATA names; or `inside` of that.
+    """Folders that published files may lie in: `root`, or else `folder` in the one that COMPRESS_DATA names; then `inside` it.
 
-    None where neither is given.
+    None where neither is set.
     """
     data = os.environ.get("COMPRESS_DATA")
     home = root or (Path(data, folder) if data else None)
-    return (home, *(home / each for each in inside)) if home else ()
+    return (home, *(home / folder for folder in inside)) if home else ()
 
 
 def with_val(train: Split, test: Split, val: int, seed: int) -> dict[SplitName, Split]:
     """The published training and test sets, with so many training samples kept back as val, each class at its share."""
     share = val / len(train)
     rows = stratified(train.targets["label"], {"val": share, "train": 1 - share}, seed)
-    return {**{name: train.take(each) for name, each in rows.items()}, "test": test}
+    return {**{name: train.take(positions) for name, positions in rows.items()}, "test": test}
 
 
 def stratified(labels: np.ndarray, shares: dict[SplitName, float], seed: int) -> dict[SplitName, np.ndarray]:
@@ -89,7 +89,7 @@ def stratified(labels: np.ndarray, shares: dict[SplitName, float], seed: int) ->
     move from train to test because NumPy was upgraded.
     """
     random = np.random.RandomState(seed)
-    found: dict[SplitName, list[np.ndarray]] = {name: [] for name in shares}
+    parts: dict[SplitName, list[np.ndarray]] = {name: [] for name in shares}
     *firsts, last = shares
     taken, seen = dict.fromkeys(firsts, 0), 0
     for label in np.unique(labels):
@@ -98,10 +98,10 @@ def stratified(labels: np.ndarray, shares: dict[SplitName, float], seed: int) ->
         for name in firsts:
             count = min(round(shares[name] * seen) - taken[name], len(members))
             taken[name] += count
-            found[name].append(members[:count])
+            parts[name].append(members[:count])
             members = members[count:]
-        found[last].append(members)
-    return {name: np.sort(np.concatenate(parts)) if parts else np.array([], int) for name, parts in found.items()}
+        parts[last].append(members)
+    return {name: np.sort(np.concatenate(of_class)) if of_class else np.array([], int) for name, of_class in parts.items()}
 
 
 def channel_statistics(images: np.ndarray, rows: np.ndarray | slice = np.s_[:]) -> tuple[tuple[float, ...], tuple[float, ...]]:

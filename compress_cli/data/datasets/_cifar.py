@@ -25,16 +25,16 @@ class Archive:
     labels: int  # bytes before the pixels; the last one is the finest
     test_records: int = 10_000
 
-    def found(self, homes: tuple[Path, ...], dataset: str) -> tuple[Path, ...]:
+    def find(self, homes: tuple[Path, ...], dataset: str) -> tuple[Path, ...]:
         """The files for training, then that for testing, in the first of these folders that holds them all; DataError
         where none does."""
         names = (*self.train, self.test)
         for home in homes:
             if all((home / name).is_file() for name in names):
                 return tuple(home / name for name in names)
-        lacking = f"no {', '.join(names)} in {homes[0]}" if homes else "no data: COMPRESS_DATA is not set"
+        missing = f"no {', '.join(names)} in {homes[0]}" if homes else "no data: COMPRESS_DATA is not set"
         raise DataError(
-            f"dataset {dataset}: there is {lacking}; unpack {self.url} (md5 {self.md5}) and set the dataset's 'root' to its "
+            f"dataset {dataset}: there is {missing}; unpack {self.url} (md5 {self.md5}) and set the dataset's 'root' to its "
             f"{self.folder}/, or COMPRESS_DATA to the folder that holds {self.folder}/"
         )
 
@@ -51,10 +51,10 @@ class Archive:
 
 def _records(path: Path, count: int, labels: int) -> np.ndarray:
     """(count, labels + 3072) uint8."""
-    each = labels + int(np.prod(PIXELS))
-    if path.stat().st_size != count * each:
+    record = labels + int(np.prod(PIXELS))  # bytes
+    if path.stat().st_size != count * record:
         raise DataError(
-            f"{path}: has {path.stat().st_size} bytes where {count} pictures are {count * each}: it is damaged, or another "
+            f"{path}: has {path.stat().st_size} bytes where {count} pictures are {count * record}: it is damaged, or another "
             "file; unpack the archive again"
         )
-    return np.fromfile(path, np.uint8).reshape(count, each)
+    return np.fromfile(path, np.uint8).reshape(count, record)

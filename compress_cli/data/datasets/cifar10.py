@@ -21,7 +21,7 @@ ARCHIVE = Archive(
     url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
     md5="c32a1d4ab5d03f1284b67883e8d87530",
     folder="cifar-10-batches-bin",
-    train=tuple(f"data_batch_{place}.bin" for place in range(1, 6)),
+    train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
     test="test_batch.bin",
     records=10_000,
     labels=1,
@@ -55,7 +55,7 @@ class Cifar10(Dataset):
         return fingerprint_of(self, [file_digest(path) for path in self._files()])
 
     def _files(self) -> tuple[Path, ...]:
-        return ARCHIVE.found(homes(self.root, ARCHIVE.folder, ARCHIVE.folder), self.type)
+        return ARCHIVE.find(homes(self.root, ARCHIVE.folder, ARCHIVE.folder), self.type)
 
 
 @cache

@@ -64,7 +64,7 @@ class Cifar100(Dataset):
         return fingerprint_of(self, [file_digest(path) for path in self._files()])
 
     def _files(self) -> tuple[Path, ...]:
-        return ARCHIVE.found(homes(self.root, ARCHIVE.folder, ARCHIVE.folder), self.type)
+        return ARCHIVE.find(homes(self.root, ARCHIVE.folder, ARCHIVE.folder), self.type)
 
 
 @cache

@@ -62,7 +62,7 @@ def _arrays() -> tuple[np.ndarray, np.ndarray]:
     loaded = load_digits()
     images = np.round(loaded.images * (255 / 16)).astype(np.uint8)[:, None]
     labels = loaded.target.astype(np.int64)
-    found = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-    if found != CONTENT:
-        raise DataError(f"scikit-learn's digits are not those known here (sha256 {found[:12]}); install another scikit-learn")
+    digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    if digest != CONTENT:
+        raise DataError(f"scikit-learn's digits are not the expected ones (sha256 {digest[:12]}); install another scikit-learn")
     return images, labels

@@ -68,13 +68,13 @@ class FashionMnist(Dataset):
 
     def _files(self) -> tuple[Path, ...]:
         """The four files, checked against what is published; DataError where one is not at hand or differs."""
-        places = homes(self.root, "fashion-mnist", "FashionMNIST/raw")
-        found = []
+        folders = homes(self.root, "fashion-mnist", "FashionMNIST/raw")
+        files = []
         for name, digests in KNOWN.items():
-            candidates = [home / file for home in places for file in (f"{name}.gz", name)]
-            path = next((each for each in candidates if each.is_file()), None)
+            candidates = [folder / file for folder in folders for file in (f"{name}.gz", name)]
+            path = next((candidate for candidate in candidates if candidate.is_file()), None)
             if path is None:
-                where = f"not in {places[0]}" if places else "COMPRESS_DATA is not set"
+                where = f"not in {folders[0]}" if folders else "COMPRESS_DATA is not set"
                 raise DataError(
                     f"dataset fashion_mnist: {name}.gz is not at hand ({where}); get the four files from "
                     "https://github.com/zalandoresearch/fashion-mnist and set the dataset's 'root', or COMPRESS_DATA to the "
@@ -82,8 +82,8 @@ class FashionMnist(Dataset):
                 )
             if file_digest(path) not in digests:
                 raise DataError(f"{path}: is damaged, or not the published file (sha256 differs); fetch it again")
-            found.append(path)
-        return tuple(found)
+            files.append(path)
+        return tuple(files)
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -103,7 +103,7 @@ class ImageFolder(Dataset):
         if not folders:
             return {"train": self.root}
         for folder in _subfolders(self.root):
-            if folder.name not in folders and pictures.found(folder):
+            if folder.name not in folders and pictures.find(folder):
                 raise DataError(
                     f"{folder}: holds pictures, but {self.root} is divided into {', '.join(folders)}; splits are called train, "
                     "val and test, and classes can't be"
@@ -168,7 +168,7 @@ def _by_class(home: Path) -> Iterator[tuple[Path, list[Path]]]:
         if path.suffix.lower() in pictures.SUFFIXES and path.is_file() and not path.name.startswith("."):
             raise DataError(f"{path}: is in no folder of a class")
     for folder in _subfolders(home):
-        yield folder, pictures.found(folder)
+        yield folder, pictures.find(folder)
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -72,10 +72,10 @@ def apply(augment: tuple[Augmentation, ...], batch: Batch, numbers: Tensor) -> B
     for augmentation in augment:
         draws = numbers[:, first : first + augmentation.draws]
         first += augmentation.draws
-        images = {name: augmentation(each, draws) for name, each in inputs.items() if each.ndim == 4}
+        images = {name: augmentation(tensor, draws) for name, tensor in inputs.items() if tensor.ndim == 4}
         if augmentation.geometric:
-            planes = {name: each for name, each in inputs.items() if each.ndim == 3 and _is_spatial(each, sizes)}
-            inputs |= {name: augmentation(each[:, None], draws)[:, 0] for name, each in planes.items()}
+            planes = {name: plane for name, plane in inputs.items() if plane.ndim == 3 and _is_spatial(plane, sizes)}
+            inputs |= {name: augmentation(plane[:, None], draws)[:, 0] for name, plane in planes.items()}
             targets = _moved(augmentation, targets, draws, sizes)
             labels = labels and Labels(labels.rows, _moved(augmentation, labels.targets, draws[labels.rows], sizes))
         inputs |= images

@@ -48,7 +48,7 @@ def test_records_are_labels_then_three_planes(tmp_path):
 def test_a_file_of_another_length_is_refused(tmp_path, size):
     for name in ("one.bin", "two.bin", "three.bin"):
         (tmp_path / name).write_bytes(bytes(size))
-    files = SMALL.found((tmp_path,), "cifar")
+    files = SMALL.find((tmp_path,), "cifar")
     with pytest.raises(DataError, match=rf"one.bin: has {size} bytes where 2 pictures are 6148: .* unpack the archive again"):
         SMALL.read(files, "train")
 

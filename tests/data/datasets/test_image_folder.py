@@ -70,6 +70,7 @@ def test_the_fingerprint_knows_content_and_not_place(root, tmp_path):
         (lambda root: shutil.rmtree(root / "cat"), r"at least two classes \(it holds 1\)"),
         (lambda root: [each.unlink() for each in root.rglob("*.png")], "holds no pictures"),
         (lambda root: Image.new("RGB", (4, 4)).save(root / "stray.png"), "stray.png: is in no folder of a class"),
+        (lambda root: Image.new("L", (4, 4)).save(root / "cat" / "0.png", "EPS"), "cat/0.png: is not a picture"),
         (lambda root: (root / "cow").mkdir(), "cow: holds no pictures"),
         (lambda root: (root / "train").mkdir(), "cat: holds pictures, but .* is divided into train; splits are called"),
         (lambda root: (root / "cat" / "0.png").write_bytes(b"no picture"), "cat/0.png: is not a picture"),

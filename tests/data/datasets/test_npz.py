@@ -1,11 +1,16 @@
 """Arrays of the user's own."""
 
+import re
+
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from compress_cli.data.datasets import Dataset
 from compress_cli.data.datasets.npz import Npz
+from compress_cli.data.signature import Head
 from compress_cli.errors import DataError
+from compress_cli.settings import complaints
 
 
 def arrays(samples=100, seed=0):
@@ -121,3 +126,122 @@ def test_files_that_will_not_do(tmp_path, how, said):
 def test_from_a_recipe(train):
     made = Dataset.model_validate({"type": "npz", "train": "train.npz", "inputs": ["image"]}, context={"base": train.parent})
     assert made == Npz(train=train, inputs=("image",))
+
+
+def saved(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+ROWS = np.zeros((12, 3), np.float32)
+
+
+def dataset(tmp_path, label, **settings):
+    path = saved(tmp_path / "d.npz", row=ROWS[:1].repeat(len(label), 0), label=label)
+    return Npz(train=path, test=path, inputs=("row",), **settings)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, bool])
+def test_rows_of_0_and_1_are_labels_and_no_class_numbers(tmp_path, kind):
+    label = np.eye(5, dtype=kind)[np.arange(12) % 5]
+    data = dataset(tmp_path, label)
+    assert data.signature().heads == {"logits": Head(shape=(5,), class_axis=None)}
+    found = data.split("test").targets["label"]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, label)
+    named = dataset(tmp_path, label, classes=tuple("abcde"))
+    assert named.signature().heads["logits"] == Head(shape=(5,), class_axis=None, classes=tuple("abcde"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "settings", "head"),
+    [
+        ((12,), {}, Head(shape=(2,), classes=("0", "1"))),
+        ((12, 7), {"classes": 2}, Head(shape=(7, 2), class_axis=1, classes=("0", "1"))),
+        ((12, 7), {"classes": 9}, Head(shape=(7, 9), class_axis=1, classes=tuple("012345678"))),
+        ((12, 4, 6), {"classes": ("sky", "sea", "land")}, Head(shape=(3, 4, 6), classes=("sky", "sea", "land"))),
+    ],
+)
+def test_class_numbers_of_samples_positions_and_pixels(tmp_path, shape, settings, head):
+    label = np.arange(np.prod(shape)).reshape(shape) % 2
+    data = dataset(tmp_path, label, **settings)
+    assert data.signature().heads == {"logits": head}
+    np.testing.assert_array_equal(data.split("test").targets["label"], label)
+    assert data.split("test").targets["label"].dtype == np.int64
+
+
+def test_real_numbers_have_no_classes(tmp_path):
+    assert dataset(tmp_path, np.linspace(0, 1, 12)).signature().heads == {"label_output": Head(shape=(1,), class_axis=None)}
+    depth = dataset(tmp_path, np.zeros((12, 4, 6))).signature().heads
+    assert depth == {"label_output": Head(shape=(4, 6), class_axis=None)}
+
+
+def test_the_setting_counts_classes_and_not_the_labels_that_happen_to_occur(tmp_path):
+    assert dataset(tmp_path, np.arange(12) % 4, classes=10).signature().heads["logits"].size == 10
+    several = {"shape": 4, "colour": ("red", "green", "blue")}
+    path = saved(tmp_path / "s.npz", row=ROWS, shape=np.arange(12) % 2, colour=np.arange(12) % 2, size=np.arange(12) % 5)
+    heads = Npz(train=path, inputs=("row",), targets=("shape", "colour", "size"), classes=several).signature().heads
+    assert {name: head.size for name, head in heads.items()} == {"shape_output": 4, "colour_output": 3, "size_output": 5}
+    assert heads["colour_output"].classes == ("red", "green", "blue")
+
+
+@pytest.mark.parametrize("largest", [12, 255, 10**9, 2**62])
+def test_a_wrong_label_makes_no_classes(tmp_path, largest):
+    label = np.r_[np.arange(11) % 4, largest]
+    with pytest.raises(DataError, match=rf"d\.npz: array 'label': label {largest} in row 11 would make .*label 4 never occurs"):
+        dataset(tmp_path, label).signature()
+    with pytest.raises(DataError, match=rf"d\.npz: array 'label': label {largest} in row 11 is out of range for 4 classes"):
+        dataset(tmp_path, label, classes=4).split("train")
+
+
+def test_pixels_that_are_left_out_are_no_class(tmp_path):
+    label = np.where(np.arange(12 * 6).reshape(12, 2, 3) % 5 == 0, -100, np.arange(72).reshape(12, 2, 3) % 3)
+    assert dataset(tmp_path, label).signature().heads["logits"].size == 3
+    with pytest.raises(DataError, match="label -1 in row 0 is out of range"):
+        dataset(tmp_path, np.where(label == -100, -1, label), classes=3).signature()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"row": np.zeros(12, "datetime64[D]")}, r"array 'row' holds datetime64\[D\]; inputs are numbers: convert it first"),
+        ({"row": np.zeros((12, 2), "timedelta64[s]")}, "holds timedelta64"),
+        ({"row": np.array(["a"] * 12)}, "holds <U1"),
+        ({"row": np.zeros((12, 2), complex)}, "holds complex128"),
+        ({"label": np.zeros(12, "datetime64[D]")}, r"array 'label' holds datetime64\[D\]; targets are"),
+        ({"label": np.zeros(12, int)}, "all labels are 0, one class; set the dataset's 'classes'"),
+        ({"row": np.zeros((12, 3, 4, 0), np.uint8)}, r"array 'row' has shape \(12, 3, 4, 0\): its samples hold no values"),
+        ({"label": np.zeros((12, 0), int)}, r"array 'label' has shape \(12, 0\)"),
+        ({"label": np.full(12, 2**63, np.uint64)}, "which is no class number"),
+        ({"label": np.full(12, np.nan)}, "array 'label' holds NaN"),
+    ],
+)
+def test_arrays_that_are_no_samples(tmp_path, arrays, reason):
+    path = saved(tmp_path / "d.npz", **{"row": ROWS, "label": np.arange(12) % 3, **arrays})
+    with pytest.raises(DataError, match=reason):
+        Npz(train=path, inputs=("row",)).signature()
+
+
+def test_a_target_is_the_same_in_all_files(tmp_path):
+    train = saved(tmp_path / "train.npz", row=ROWS, label=np.arange(12) % 3)
+    test = saved(tmp_path / "test.npz", row=ROWS, label=np.linspace(0, 1, 12))
+    with pytest.raises(DataError, match=r"one type, and one shape .*train\.npz: array 'label' int64.*test\.npz"):
+        Npz(train=train, test=test, inputs=("row",)).signature()
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"classes": ["a", "b", "a"]}, "^classes: names 'a' twice$"),
+        ({"classes": ["a"]}, "names one class, 'a'; a classifier needs at least two"),
+        ({"classes": 1}, "classes: must be from 2 to 10000000 classes"),
+        ({"classes": [0, 1]}, "classes: must be how many classes there are, or a list of their names .in quotes"),
+        ({"targets": ["x", "y"], "classes": 3}, "classes: belong to one target, and there are 2"),
+        ({"targets": ["x", "y"], "classes": {"z": 3}}, "there is no target 'z'"),
+        ({"inputs": ["a", "a"]}, "inputs: names 'a' twice"),
+    ],
+)
+def test_slips_in_settings(settings, reason):
+    with pytest.raises(ValidationError) as error:
+        Dataset.model_validate({"type": "npz", "train": "d.npz", "inputs": ["row"], **settings})
+    assert re.search(reason, "; ".join(f"{'.'.join(map(str, loc))}: {text}" for loc, text in complaints(error.value)))

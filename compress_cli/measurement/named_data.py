@@ -1,0 +1,160 @@
+"""The data a file is measured on: what the command line names, or what the file's card does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from compress_cli.data import arrays
+from compress_cli.data.datasets import Dataset, SplitName
+from compress_cli.data.datasets.csv import Csv
+from compress_cli.data.datasets.image_folder import SPLITS, ImageFolder
+from compress_cli.data.datasets.npz import Npz
+from compress_cli.data.preprocess import Preprocess
+from compress_cli.data.tasks import Task
+from compress_cli.data.tasks.classification import Classification
+from compress_cli.document import setting
+from compress_cli.errors import DataError, RecipeError
+from compress_cli.measurement.sessions import Port, Session
+from compress_cli.onnx_graph.card import Card, chosen, reads_files
+from compress_cli.progress import Log, Progress
+
+
+@dataclass(frozen=True)
+class NamedData:
+    """A dataset, and what is still to be done to its pictures."""
+
+    dataset: Dataset
+    preprocess: Preprocess | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `--data`, `--split` and `--preprocess` say, of which file and for which task."""
+
+    session: Session
+    card: Card | None
+    task: Task
+    data: str
+    split: SplitName
+    preprocess: Preprocess | None
+    log: Log
+
+
+def named(request: Request) -> NamedData:
+    """The dataset of `--data`: a plugin, or a path by what lies there, all of whose samples are measured.
+
+    A folder may also be that of the data the file was made with, as its card tells; then its test split is measured.
+    """
+    path, mapping = Path(request.data), "{" in request.data
+    if path.is_dir() and not mapping:
+        return _of_folder(path, request)
+    if path.suffix == ".csv" and not mapping:
+        dataset: Dataset = Csv(train=path, test=path, classes=_classes(request))
+    elif path.suffix == ".npz" and not mapping:
+        dataset = _of_npz(path, request)
+    else:
+        dataset = setting(Dataset, request.data, "--data")  # type: ignore[type-abstract]
+    return NamedData(dataset, request.preprocess)
+
+
+def recorded(card: Card, log: Log, folder: Path | None = None) -> Dataset:
+    """The dataset that a file's card names, its files in `folder`; a note where it is not what the file was made with."""
+    dataset = chosen(Dataset, card.dataset, folder)
+    assert isinstance(dataset, Dataset)
+    if dataset.fingerprint() != card.fingerprint:
+        note = f"the dataset {dataset.type} here is not the one the file was made with; its figures may differ"
+        log(Progress("measure", 0, 0, note=note))
+    return dataset
+
+
+def _of_npz(path: Path, request: Request) -> Npz:
+    names = tuple(arrays.read(path, mapped=True))
+    inputs = tuple(name for name in names if name in request.session.inputs)
+    targets = tuple(name for name in names if name not in inputs)
+    if not inputs and "label" in names:
+        inputs, targets = tuple(name for name in names if name != "label"), ("label",)
+    targets = targets if len(targets) == 1 else ("label",)
+    return Npz(train=path, test=path, inputs=inputs, targets=targets, classes=_classes(request))
+
+
+def _of_folder(path: Path, request: Request) -> NamedData:
+    """The data that the file was made with, or pictures in one folder a class."""
+    card = request.card
+    if card and reads_files(Dataset, card.dataset):
+        if card.dataset.get("type") != "image_folder":
+            return NamedData(recorded(card, request.log, path), request.preprocess)
+        known = chosen(Dataset, card.dataset, path)
+        assert isinstance(known, Dataset)
+        if known.fingerprint() == card.fingerprint:
+            return NamedData(known, request.preprocess)
+    return _of_pictures(path, request)
+
+
+def _of_pictures(path: Path, request: Request) -> NamedData:
+    """All pictures of a folder, or of its split, in the size that the file takes."""
+    splits = [name for name in SPLITS if (path / name).is_dir()]
+    if splits and request.split not in splits:
+        raise DataError(f"{path}: holds no folder {request.split}; measure on another by --split {splits[0]}")
+    prepare = request.preprocess or Preprocess()
+    port = next(iter(request.session.inputs.values()))
+    height, width = _sides(path, port, prepare)
+    if prepare.crop and not prepare.resize:
+        raise RecipeError("--preprocess crop: pictures of a folder have many sizes; say resize too: resize=256,crop=224")
+    channels: Literal[1, 3] = 1 if 1 in port.shape[1:] else 3
+    dataset = ImageFolder(
+        root=path,
+        height=height,
+        width=width,
+        resize=prepare.resize,
+        channels=channels,
+        classes=_folder_classes(path, splits, request),
+        normalise=False,
+        val_share=0.0,
+        test_share=1.0,
+    )
+    return NamedData(dataset, prepare.without_resizing())
+
+
+def _sides(path: Path, port: Port, prepare: Preprocess) -> tuple[int, int]:
+    """Height and width of the pictures, by the preprocessing or by what the file takes."""
+    side = prepare.crop or prepare.size
+    if side:
+        return side, side
+    axes = port.shape[2:] if prepare.layout == "nchw" else port.shape[1:3]
+    sides = [axis for axis in axes if axis is not None] if len(port.shape) == 4 else []
+    if len(sides) != 2:
+        raise RecipeError(
+            f"--data {path}: the file leaves the size of pictures open; say it by --preprocess size=224, or resize=256,crop=224"
+        )
+    return sides[0], sides[1]
+
+
+def _folder_classes(path: Path, splits: list[SplitName], request: Request) -> tuple[str, ...] | None:
+    """Class names in the order of the file's outputs; None where the folders of the split measured say them.
+
+    DataError where those are not as many as the file's classes: their numbers would be guessed.
+    """
+    known = _classes(request)
+    if isinstance(known, tuple) and known:
+        return known
+    home = path / "train" if "train" in splits else path / request.split if splits else path
+    folders = tuple(sorted(folder.name for folder in home.iterdir() if folder.is_dir() and not folder.name.startswith(".")))
+    if isinstance(known, int) and len(folders) != known and len(folders) > 1:
+        raise DataError(
+            f"{home}: has folders of {len(folders)} classes, and the file tells {known} apart: which number each has is not "
+            f"known; list all classes: --data '{{type: image_folder, root: {path}, classes: classes.txt, ...}}'"
+        )
+    return folders if "train" in splits and len(folders) > 1 else None
+
+
+def _classes(request: Request) -> int | tuple[str, ...]:
+    """What the file tells apart: names by its card, or their number; an empty tuple where that is unknown."""
+    if not isinstance(request.task, Classification):
+        return ()
+    if request.card and len(request.card.classes) == 1:
+        return next(iter(request.card.classes.values()))
+    shapes = [port.shape for port in request.session.outputs.values()]
+    count = shapes[0][1] if len(shapes) == 1 and len(shapes[0]) == 2 else None
+    return count if count and count > 1 else ()
