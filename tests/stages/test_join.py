@@ -117,19 +117,19 @@ def test_every_loss_that_reads_labels_sees_the_labelled_alone(
     made, seen = loss(name, **settings), []
     formula = type(made).__call__
 
-    def spy(self, student, heard, batch, adapter):
-        seen.append((student, heard, batch, adapter))
-        return formula(self, student, heard, batch, adapter)
+    def spy(self, student, teachers, batch, adapter):
+        seen.append((student, teachers, batch, adapter))
+        return formula(self, student, teachers, batch, adapter)
 
     monkeypatch.setattr(type(made), "__call__", spy)
     context = context_for(toy(train=7), transfer=unlabelled(train=40), join=True)
     found, _ = fitted(context, (made, loss("soft_targets")), teacher, Convnet(widths=(4,), convs=1), accumulate=2)
     assert np.isfinite(found)
     labels = toy(train=7).split("train").targets["label"]
-    for student, heard, batch, _ in seen:
+    for student, teachers, batch, _ in seen:
         assert batch.targets["label"].tolist() == labels[batch.index.numpy()].tolist()
-        assert {len(each.heads["logits"]) for each in (student, *heard)} == {len(batch.index)}
-        assert {len(each) for own in (student, *heard) for each in own.features.values()} <= {len(batch.index)}
+        assert {len(outputs.heads["logits"]) for outputs in (student, *teachers)} == {len(batch.index)}
+        assert {len(values) for outputs in (student, *teachers) for values in outputs.features.values()} <= {len(batch.index)}
     assert sorted(i for _, _, batch, _ in seen for i in batch.index.tolist()) == list(range(7))
     if name == "crd":  # it remembers what it is shown, no more
         assert seen[0][3][0].student.shape[0] == 7
