@@ -137,6 +137,7 @@ def encoder():
 TOKENS = {
     "hidden_states": {"layers": ["embedding", {"student": "layers.0", "teacher": "layers.1"}], "mask": "attention_mask"},
     "cls_token": {"layers": ["layers.0"]},
+    "first_token": {"layers": ["layers.0"]},
 }
 SETTINGS = {
     "crd": {"layers": ["layer2"], "negatives": 32},
