@@ -137,6 +137,7 @@ def encoder():
 TOKENS = {
     "hidden_states": {"layers": ["embedding", {"student": "layers.0", "teacher": "layers.1"}], "mask": "attention_mask"},
     "cls_token": {"layers": ["layers.0"]},
+    "first_token": {"layers": ["layers.0"]},
 }
 SETTINGS = {
     "crd": {"layers": ["layer2"], "negatives": 32},
@@ -362,7 +363,7 @@ def test_a_table_teaches(free, toy, context_for, stored, on, monkeypatch, preten
         return fitted(context_for(toy(train=SAMPLES), device=where), losses, {"t": tables[1]}, augment=(Flip(),), views=2)
 
     waits = assert_alike(on, fit)
-    assert any(each.startswith("table.py") and "each[view][rows]" in each for each in waits) == (free == 1000)
+    assert any(line.startswith("table.py") and "column[view][rows]" in line for line in waits) == (free == 1000)
 
 
 def test_an_onnx_file_teaches(toy, context_for, linear_file, on):

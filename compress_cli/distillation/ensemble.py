@@ -75,10 +75,10 @@ class Ensemble:
     def outputs(self, batch: Batch, adapter: nn.Module) -> TeacherOutputs:
         """The teachers' outputs for a batch, without gradient."""
         with torch.no_grad():
-            outputs = {name: self._told(opened(batch)) for name, opened in self.teachers.items()}
+            outputs = {name: self._with_class_axes(opened(batch)) for name, opened in self.teachers.items()}
         return TeacherOutputs(outputs, self.combination, batch, adapter)
 
-    def _told(self, outputs: Outputs) -> Outputs:
+    def _with_class_axes(self, outputs: Outputs) -> Outputs:
         """The same outputs with the class axes that they do not tell: those of the head of that name, or of the only one."""
         if len(set(self.class_axes.values())) == 1:
             return with_class_axis(outputs, next(iter(self.class_axes.values())))
@@ -86,6 +86,7 @@ class Ensemble:
 
 
 NO_TEACHERS = Ensemble({})
+NAME_ONE = "name the teacher that each loss learns from in its field `teacher`"
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,20 @@ class TeacherOutputs:
         """The teachers' outputs with the weight of each sample, by the head that tells the confidence."""
         if not loss.weighs_samples:
             raise RecipeError(unweighable(self.combination, loss))
-        heads = self._heads(getattr(self.combination, "head", "") or getattr(loss, "head", "") or self._only_head())
-        if len(heads) == 1:
-            return (self.by_name[next(iter(heads))],)
+        head = getattr(loss, "head", "")  # losses on features have none
+        if not loss.teacher_layers():
+            teachers = self._heads(head or self._only_head())
+            if len(teachers) == 1:
+                return (self.by_name[next(iter(teachers))],)
+        telling = getattr(self.combination, "head", "") or head or self._only_head()
+        heads = self._heads(telling)
+        if len(heads) < len(self.by_name):
+            raise RecipeError(f"only {next(iter(heads))} has the head '{telling}', which is to tell the confidence; {NAME_ONE}")
         shares = self.combination.shares(torch.stack(list(heads.values())), self.batch, self.adapter).detach()
-        teachers = zip(self.by_name.values(), shares, strict=True)
-        return tuple(replace(teacher, weights=share.expand(len(self.batch.index))) for teacher, share in teachers)
+        return tuple(
+            replace(teacher, weights=share.expand(len(self.batch.index)))
+            for teacher, share in zip(self.by_name.values(), shares, strict=True)
+        )
 
     def _only_head(self) -> str:
         names = self._head_names()
@@ -167,17 +176,16 @@ class TeacherOutputs:
     def _heads(self, name: str) -> dict[str, Tensor]:
         """Teacher -> its head of that name, (N, classes, ...); RecipeError where they can't be combined."""
         heads = {teacher: values_of(outputs, name) for teacher, outputs in self.by_name.items() if name in outputs.heads}
-        remedy = "name the teacher that each loss learns from in its field `teacher`"
         shapes = {teacher: tuple(logits.shape[1:]) for teacher, logits in heads.items()}
         if not heads:
             raise RecipeError(f"no teacher has a head '{name}'; {suggest(name, self._head_names())}")
         if len(set(shapes.values())) > 1:
             listed = ", ".join(f"{' x '.join(map(str, shape))} from '{teacher}'" for teacher, shape in shapes.items())
             raise RecipeError(
-                f"the teachers give other numbers of values in the head '{name}' ({listed}) and can't be combined; {remedy}"
+                f"the teachers give other numbers of values in the head '{name}' ({listed}) and can't be combined; {NAME_ONE}"
             )
         if 1 < len(heads) < len(self.by_name):
-            raise RecipeError(f"only {' and '.join(heads)} have the head '{name}'; {remedy}")
+            raise RecipeError(f"only {' and '.join(heads)} have the head '{name}'; {NAME_ONE}")
         return heads
 
     def _mix(self, heads: dict[str, Tensor]) -> Tensor:

@@ -24,7 +24,8 @@ __all__ = [
 class Loss(Plugin):
     """What training minimises. The loop multiplies it by `weight * factor(epoch)`; the formula does not.
 
-    A loss on features has a field `layers: Layers`; its formula is summed over layers and averaged over teachers.
+    A loss on outputs compares the logits that `paired` gives it, whatever the layout of the heads. A loss on features has a
+    field `layers: Layers` and compares the features that `matched` gives it. `over_teachers` averages the terms of either.
     """
 
     needs_teacher: ClassVar[bool] = True

@@ -31,7 +31,7 @@ def chosen(tensors: dict[str, Tensor], name: str, what: str) -> Tensor:
     return tensors[chosen_name(tensors, name, what)]
 
 
-def several(teachers: tuple[Outputs, ...]) -> tuple[Outputs, ...]:
+def required(teachers: tuple[Outputs, ...]) -> tuple[Outputs, ...]:
     """The teachers; RecipeError where there are none."""
     if not teachers:
         raise RecipeError("this loss learns from a teacher, and the stage has none")

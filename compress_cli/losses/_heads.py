@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from compress_cli.data.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
-from compress_cli.losses._averages import chosen, chosen_name, several, unmasked
+from compress_cli.losses._averages import chosen, chosen_name, required, unmasked
 from compress_cli.losses._projection import per_sample
 
 
@@ -96,7 +96,7 @@ def paired(
     """
     head = chosen_name(student.heads, loss.head, "head")
     s = logits_of(student, head, loss.type) if classes else values_of(student, head)
-    located = [with_class_axis(teacher, student.class_axes.get(head, 1)) for teacher in several(teachers)]
+    located = [with_class_axis(teacher, student.class_axes.get(head, 1)) for teacher in required(teachers)]
     ts = [values_of(teacher, loss.head).detach().to(s.dtype) for teacher in located]
     for t in ts:
         if t.shape != s.shape:

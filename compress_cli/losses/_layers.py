@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from compress_cli.data.batch import Batch, Outputs
-from compress_cli.losses._averages import several, unmasked
+from compress_cli.losses._averages import required, unmasked
 from compress_cli.losses._projection import channel_axis
 from compress_cli.settings import Many, Settings
 
@@ -43,7 +43,7 @@ def matched(
     loop's fault: KeyError.
     """
     pairs = []
-    for teacher in several(teachers):
+    for teacher in required(teachers):
         for layer in layers:
             student_features = student.features[layer.student]
             teacher_features = teacher.features[layer.teacher].detach().to(student_features.dtype)

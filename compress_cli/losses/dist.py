@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compress_cli.data.batch import Batch, Outputs
+from compress_cli.errors import RecipeError
 from compress_cli.losses import Loss, paired, several_classes
 
 
@@ -16,7 +17,7 @@ class Dist(Loss):
 
     T^2 * (beta * inter + gamma * intra): 1 - Pearson's correlation of softmax(s/T) and softmax(t/T), over the classes of
     one sample (inter, averaged over samples and positions) and over the samples of one class (intra, averaged over
-    classes); averaged over teachers.
+    classes); averaged over teachers. Of two classes the correlation between classes is always 1 or -1 and has no gradient.
     """
 
     head: str = Field("", description="the head that is compared; default: the only one")
@@ -35,6 +36,8 @@ class Dist(Loss):
             functional.softmax(several_classes(logits, self.type) / self.temperature, 1)
             for logits in (student_logits, *teacher_logits)
         )
+        if p.shape[1] == 2 and not self.gamma:
+            raise RecipeError("the loss 'dist' with gamma: 0 needs three classes or more: of two, nothing could be learnt")
         terms = [self._relation(p, q, counts.flatten()[:, None]) for q in others]
         return torch.stack(terms).mean() * self.temperature**2
 

@@ -18,8 +18,8 @@ class Dkd(Loss):
     """Match the target class against the rest, and the rest among themselves (Zhao et al. 2022, arXiv:2203.08679).
 
     T^2 * (alpha * TCKD + beta * NCKD), where TCKD = KL of (p, 1 - p) for the true class and NCKD = KL of the other
-    classes' probabilities, made to sum to 1 without it. Averaged over samples, positions and teachers; a label of
-    -100 is left out. With alpha = 1 and beta = 1 - p of the teacher this would be `soft_targets`.
+    classes' probabilities, divided by their sum (0 where there is only one other class). Averaged over samples, positions and
+    teachers; a label of -100 is left out. With alpha = 1 and beta = 1 - p of the teacher this would be `soft_targets`.
     """
 
     weighs_samples: ClassVar[bool] = True
@@ -40,8 +40,11 @@ class Dkd(Loss):
 
     def __call__(self, student: Outputs, teacher: tuple[Outputs, ...], batch: Batch, adapter: nn.Module) -> Tensor:
         student_logits, teacher_logits, counts = paired(self, student, teacher, batch, standardise=self.standardise)
-        if student_logits.shape[1] == 1:
+        count = student_logits.shape[1]
+        if count == 1:
             raise RecipeError("the loss 'dkd' needs a head of two classes or more; this one gives 1 value")
+        if count == 2 and not self.alpha:
+            raise RecipeError("the loss 'dkd' with alpha: 0 needs three classes or more: of two, nothing could be learnt")
         classes = labels(batch, self.target, counts)
         counts, classes = counts * (classes != -100), classes.clamp(min=0)
         s = student_logits / self.temperature

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from compress_cli.data.batch import Batch, Outputs
 from compress_cli.errors import RecipeError
-from compress_cli.losses import Layers, Loss, matched
+from compress_cli.losses import Layers, Loss, matched, over_teachers
 from compress_cli.losses._projection import shrunk
 
 WIDEST = 512  # channels inside the fusion modules, at most (the paper's code)
@@ -27,7 +27,8 @@ class ReviewKd(Loss):
     1, 1/2, 1/4, 1/8; summed over levels, averaged over teachers.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
+    weighs_samples: ClassVar[bool] = True
 
     layers: Layers = Field(
         min_length=1, description="shallow to deep: layer names, positions such as -2, or {student: ..., teacher: ...}"
@@ -43,7 +44,7 @@ class ReviewKd(Loss):
             for review, pairs in zip(adapter, self._levels(student, teacher), strict=True)
             for fused, (_, image) in zip(review(pairs), pairs, strict=True)
         ]
-        return torch.stack(terms).sum() / len(teacher)
+        return over_teachers(terms, [torch.ones_like(term) for term in terms], teacher)
 
     def _levels(self, student: Outputs, teacher: tuple[Outputs, ...]) -> Iterator[list[tuple[Tensor, Tensor]]]:
         """For each teacher the (student, teacher) images, shallow to deep."""
@@ -105,13 +106,18 @@ class _Norm(nn.BatchNorm2d):
 
 
 def _context(student: Tensor, teacher: Tensor) -> Tensor:
-    """The hierarchical context loss of two images of one shape."""
-    terms, weights = [functional.mse_loss(student, teacher)], [1.0]
+    """The hierarchical context loss of images of one shape, for each sample: (N, C, H, W) each -> (N,)."""
+    terms, weights = [_squares(student, teacher)], [1.0]
     for grid in GRIDS:
         if grid < min(student.shape[2:]):
             weights.append(weights[-1] / 2)
-            terms.append(functional.mse_loss(shrunk(student, grid, grid), shrunk(teacher, grid, grid)) * weights[-1])
-    return torch.stack(terms).sum() / sum(weights)
+            terms.append(_squares(shrunk(student, grid, grid), shrunk(teacher, grid, grid)) * weights[-1])
+    return torch.stack(terms).sum(0) / sum(weights)
+
+
+def _squares(student: Tensor, teacher: Tensor) -> Tensor:
+    """The mean of squared differences of each sample, (N,)."""
+    return (student - teacher).square().flatten(1).mean(1)
 
 
 def _image(features: Tensor) -> Tensor:

@@ -122,3 +122,14 @@ def test_the_head_that_tells_the_confidence_is_named_where_there_are_several():
     assert [teacher.weights.tolist() for teacher in equal] == [[0.5] * 4] * 2
     unequal = outputs({"type": "confidence", "head": "y"}).for_loss(hints)
     assert (unequal[0].weights - unequal[1].weights).abs().min() > 0
+
+
+def test_a_head_of_one_teacher_tells_no_confidence_of_the_others():
+    teachers = {name: lambda batch, name=name: Outputs({name: torch.tensor(TEACHERS[0])}, {"a": FEATURES}) for name in "yz"}
+    ensemble = Ensemble(teachers, Combination.model_validate({"type": "confidence", "head": "y"}))
+    outputs = ensemble.outputs(Batch({}, {"label": torch.tensor(LABELS)}, torch.arange(4)), ensemble.adapter())
+    with pytest.raises(RecipeError, match="only y has the head 'y', which is to tell the confidence; name the teacher"):
+        outputs.for_loss(Loss.model_validate({"type": "hints", "layers": ["a"]}))
+    (alone,) = outputs.for_loss(Loss.model_validate({"type": "soft_targets", "head": "z"}))
+    assert alone.heads.keys() == {"z"}
+    assert alone.weights is None

@@ -189,3 +189,12 @@ def test_teachers_of_several_layouts_are_mixed_class_by_class():
     ensemble = Ensemble(teachers)
     (mixed,) = ensemble.outputs(Batch({}, {}, torch.arange(4)), ensemble.adapter()).for_loss(SoftTargets())
     np.testing.assert_allclose(values_of(mixed, "y").numpy(), 2 * np.moveaxis(t, axis, 1))
+
+
+@pytest.mark.parametrize(("name", "settings"), [("dist", {"gamma": 0.0}), ("dkd", {"alpha": 0.0})])
+def test_terms_that_have_no_gradient_for_two_classes_are_refused_alone(name, settings):
+    """The correlation of two classes is 1 or -1, and one other class has the probability 1."""
+    s, t = RANDOM.standard_normal((2, 4, 2))
+    with pytest.raises(RecipeError, match=f"'{name}' with .* needs three classes or more"):
+        value(name, s, 1, t, 1, np.zeros(4, np.int64), **settings)
+    assert value(name, s, 1, t, 1, np.zeros(4, np.int64)) > 0

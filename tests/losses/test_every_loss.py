@@ -32,7 +32,7 @@ OF_TEACHERS = {name for name in names(Loss) if find(Loss, name).needs_teacher}
 MASKED = {name for name in names(Loss) if "mask" in find(Loss, name).model_fields}
 ON_HEADS = {name for name in names(Loss) if not {"layers", "exits"} & find(Loss, name).model_fields.keys()}
 WEIGHING = {name for name in names(Loss) if find(Loss, name).weighs_samples}
-PER_SAMPLE = WEIGHING | {"cross_entropy", "self_distillation"}
+PER_SAMPLE = WEIGHING - {"review_kd"} | {"cross_entropy", "self_distillation"}  # review_kd normalises over the batch
 
 
 def changed(outputs, change):
@@ -230,7 +230,7 @@ def test_each_sample_of_a_teacher_counts_with_its_weight(name):
     torch.manual_seed(0)
     loss, student, teachers = example(name), outputs(name, 1), (outputs(name, 2), outputs(name, 3))
     weights = torch.rand(2, SAMPLES)
-    adapter = loss.adapter(student, teachers, 20)
+    adapter = loss.adapter(student, teachers, 20).eval()
     weighted = tuple(replace(teacher, weights=share) for teacher, share in zip(teachers, weights, strict=True))
     value = loss(student, weighted, batch(), adapter)
     parts = list(adapter) if isinstance(adapter, torch.nn.ModuleList) else [adapter, adapter]
@@ -244,7 +244,7 @@ def test_each_sample_of_a_teacher_counts_with_its_weight(name):
 
 
 def test_losses_that_relate_samples_to_each_other_do_not_weigh_them():
-    relating = {"dist", "rkd", "pkt", "similarity_preserving", "crd", "triplet", "contrastive", "review_kd"}
+    relating = {"dist", "rkd", "pkt", "similarity_preserving", "crd", "triplet", "contrastive"}
     assert relating == OF_TEACHERS - WEIGHING
 
 

@@ -38,7 +38,7 @@ def stage_of_train(training):
 
 
 def teacher(toy, folder, classes=3, seed=0, widths=(4,)):
-    """A checkpoint that says nonsense, loudly, so that who learnt from it is known."""
+    """A checkpoint with random and large outputs, so that a student that learnt from it is known."""
     folder.mkdir()
     restored = restore.build(Convnet(widths=widths, convs=1), toy(classes=classes).signature(), seed)
     with torch.no_grad():
@@ -47,35 +47,35 @@ def teacher(toy, folder, classes=3, seed=0, widths=(4,)):
     return Draft(Checkpoint, "t", {}).commit(folder)
 
 
-def said(made, toy):
+def logits_of(student, toy):
     images = torch.from_numpy(toy().split("test").inputs["image"]).float()
     with torch.no_grad():
-        return restore.checkpoint(made).network(images)["logits"]
+        return restore.checkpoint(student).network(images)["logits"]
 
 
 SOFT_ALONE = [{"type": "soft_targets", "temperature": 1.0}]
 
 
-def test_the_student_says_what_its_teacher_says(toy, context_for, tmp_path):
+def test_the_student_agrees_with_its_teacher(toy, context_for, tmp_path):
     master = teacher(toy, tmp_path / "t")
     longer = {**TRAINING, "epochs": 30, "keep": "last"}
     context = context_for(toy(train=300), inputs={"teacher": (master,)})
-    made = run(stage(model=MODEL, losses=SOFT_ALONE, training=longer), context)
-    agree = (said(made, toy).argmax(1) == said(master, toy).argmax(1)).float().mean()
+    student = run(stage(model=MODEL, losses=SOFT_ALONE, training=longer), context)
+    agree = (logits_of(student, toy).argmax(1) == logits_of(master, toy).argmax(1)).float().mean()
     labels = torch.from_numpy(toy().split("test").targets["label"])
-    right = (said(made, toy).argmax(1) == labels).float().mean()
+    right = (logits_of(student, toy).argmax(1) == labels).float().mean()
     assert agree > 0.6
     assert right < 0.3
-    assert restore.checkpoint(made).model.type == "mlp"
+    assert restore.checkpoint(student).model.type == "mlp"
 
 
 def test_every_teacher_counts(toy, context_for, tmp_path):
     one, other = teacher(toy, tmp_path / "1"), teacher(toy, tmp_path / "2", seed=1)
-    made = {
+    students = {
         len(names): run(stage(model=MODEL, losses=SOFT_ALONE, teacher=names), context_for(toy(), inputs={"teacher": sources}))
         for names, sources in ((["a"], (one,)), (["a", "b"], (one, other)))
     }
-    assert made[1].digest != made[2].digest
+    assert students[1].digest != students[2].digest
 
 
 def test_each_loss_may_name_its_teacher_and_its_layers(toy, context_for, tmp_path):
@@ -89,34 +89,36 @@ def test_each_loss_may_name_its_teacher_and_its_layers(toy, context_for, tmp_pat
     model = {"type": "convnet", "widths": [4], "convs": 1}
     one = stage(model=model, teacher=["small", "deep"], losses=losses)
     two = stage(model=model, teacher=["x", "y"], losses=renamed)
-    made = [run(each, context_for(toy(), inputs={"teacher": (small, deep)})) for each in (one, two)]
-    assert made[0].digest == made[1].digest
+    students = [run(distill, context_for(toy(), inputs={"teacher": (small, deep)})) for distill in (one, two)]
+    assert students[0].digest == students[1].digest
     assert one.depends() == two.depends() != stage(model=model, teacher=["y", "x"], losses=renamed).depends()
     swapped = stage(model=model, teacher=["deep", "small"], losses=losses)
     with pytest.raises(RecipeError, match="there is no layer 'layer2'"):
         run(swapped, context_for(toy(), inputs={"teacher": (small, deep)}))
 
 
-@pytest.mark.parametrize("combine", ["mean", {"type": "weighted", "weights": [1.0, 4.0]}, "confidence", "learned"])
+@pytest.mark.parametrize(
+    "combine", ["mean", {"type": "weighted", "weights": [1.0, 4.0]}, "confidence", "confidence_mixture", "learned"]
+)
 def test_teachers_are_combined(toy, context_for, tmp_path, combine):
-    """One of two teachers knows the answers, and the student learns more of it than from a fool alone."""
+    """One of two teachers is right, and the student becomes better than with the wrong one alone."""
     start = run(stage_of_train(TRAINING | {"epochs": 20}), context_for(toy(train=120)))
     fool = teacher(toy, tmp_path / "f")
     settings = {"model": MODEL, "losses": SOFT_ALONE, "training": {**TRAINING, "epochs": 10}}
     both = context_for(toy(train=120), inputs={"teacher": (fool, start)})
-    made = run(stage(**settings, teacher=["fool", "start"], combine=combine), both)
+    student = run(stage(**settings, teacher=["fool", "start"], combine=combine), both)
     again = run(stage(**settings, teacher=["fool", "start"], combine=combine), replace(both, output=context_for(toy()).output))
-    assert made.digest == again.digest
+    assert student.digest == again.digest
     alone = run(stage(**settings), context_for(toy(train=120), inputs={"teacher": (fool,)}))
     labels = torch.from_numpy(toy().split("test").targets["label"])
-    right = [(said(each, toy).argmax(1) == labels).float().mean() for each in (made, alone)]
+    right = [(logits_of(student, toy).argmax(1) == labels).float().mean() for student in (student, alone)]
     assert right[0] > right[1]
 
 
 def test_a_student_may_start_from_a_checkpoint(toy, context_for, tmp_path):
     master, start = teacher(toy, tmp_path / "t"), teacher(toy, tmp_path / "s", seed=1)
-    made = run(stage(start="s"), context_for(toy(), inputs={"teacher": (master,), "start": (start,)}))
-    assert restore.checkpoint(made).model == Convnet(widths=(4,), convs=1)
+    student = run(stage(start="s"), context_for(toy(), inputs={"teacher": (master,), "start": (start,)}))
+    assert restore.checkpoint(student).model == Convnet(widths=(4,), convs=1)
 
 
 def test_an_onnx_file_can_teach_but_shows_no_features(toy, context_for, tmp_path, monkeypatch):
@@ -133,9 +135,9 @@ def test_an_onnx_file_can_teach_but_shows_no_features(toy, context_for, tmp_path
     linear = Draft(OnnxModel, "o", {}).commit(tmp_path / "o")
     context = context_for(toy(train=200), inputs={"teacher": (linear,)})
     longer = {**TRAINING, "epochs": 30, "keep": "last"}
-    made = run(stage(model=MODEL, losses=SOFT_ALONE, training=longer), context)
+    student = run(stage(model=MODEL, losses=SOFT_ALONE, training=longer), context)
     images = torch.from_numpy(toy().split("test").inputs["image"]).float().flatten(1)
-    assert (said(made, toy).argmax(1) == (images @ torch.from_numpy(weight)).argmax(1)).float().mean() > 0.85
+    assert (logits_of(student, toy).argmax(1) == (images @ torch.from_numpy(weight)).argmax(1)).float().mean() > 0.85
     monkeypatch.setattr(SoftTargets, "teacher_layers", lambda self: ("layer1",))
     with pytest.raises(RecipeError, match="shows only its outputs"):
         stage(model=MODEL).run(context)
@@ -168,15 +170,16 @@ def test_a_teacher_worse_than_chance_is_named(toy, context_for, tmp_path):
         last.bias.copy_(last.bias.roll(1))
     (tmp_path / "w").mkdir()
     restore.save(turned, tmp_path / "w")
-    wrong, told = Draft(Checkpoint, "w", {}).commit(tmp_path / "w"), []
-    context = context_for(toy(), inputs={"teacher": (right, wrong)}, log=lambda progress: told.append(progress.note))
-    made = run(stage(model=MODEL, teacher=["right", "wrong"]), context)
-    (note,) = made.manifest.facts["notes"]
+
+    wrong, notes = Draft(Checkpoint, "w", {}).commit(tmp_path / "w"), []
+    context = context_for(toy(), inputs={"teacher": (right, wrong)}, log=lambda progress: notes.append(progress.note))
+    student = run(stage(model=MODEL, teacher=["right", "wrong"]), context)
+    (note,) = student.manifest.facts["notes"]
     assert "the teacher 'wrong' has accuracy 0" in note
     assert "on val, where guessing has 0.333" in note
-    assert note in told
-    made = run(stage(model=MODEL), context_for(toy(), inputs={"teacher": (right,)}))
-    assert "notes" not in made.manifest.facts
+    assert note in notes
+    student = run(stage(model=MODEL), context_for(toy(), inputs={"teacher": (right,)}))
+    assert "notes" not in student.manifest.facts
 
 
 def test_layers_start_from_the_teachers(toy, context_for, tmp_path):
@@ -185,10 +188,10 @@ def test_layers_start_from_the_teachers(toy, context_for, tmp_path):
     still = {**TRAINING, "epochs": 1, "optimizer": {"type": "sgd", "learning_rate": 1e-12}}
     model = {"type": "convnet", "widths": [4], "convs": 1}
     settings = {"model": model, "training": still, "initialise": ["layer1", {"student": "fc", "teacher": -1}]}
-    made = run(stage(**settings), context_for(toy(), inputs={"teacher": (master,)}))
-    own, theirs = (dict(restore.checkpoint(each).network.body.named_parameters()) for each in (made, master))
+    student = run(stage(**settings), context_for(toy(), inputs={"teacher": (master,)}))
+    ours, theirs = (dict(restore.checkpoint(model).network.body.named_parameters()) for model in (student, master))
     for name in ("layer1.0.weight", "fc.weight", "fc.bias"):
-        torch.testing.assert_close(own[name], theirs[name])
+        torch.testing.assert_close(ours[name], theirs[name])
     for layers, word in (
         (["layer9"], r"no layer 'layer9'; did you mean 'layer"),
         ([{"student": "fc", "teacher": "layer1"}], r"does not fit into 'fc': fc.weight is not there in the teacher"),
@@ -208,9 +211,13 @@ def test_generations_are_born_again_from_the_one_before(tmp_path):
     again = "  - {type: distill, name: %s, model: mlp, training: {epochs: 1}}\n"
     text = "dataset: digits\nstages:\n  - {type: train, name: first, model: mlp, training: {epochs: 1}}\n"
     (tmp_path / "r.yaml").write_text(text + again % "second" + again % "third")
-    made = plan.plan(recipe.load(tmp_path / "r.yaml"))
-    assert [[each.name for each in step.inputs.get("teacher", ())] for step in made.stages] == [[], ["first"], ["second"]]
-    assert len({step.key for step in made.stages}) == 3
+    planned = plan.plan(recipe.load(tmp_path / "r.yaml"))
+    assert [[source.name for source in step.inputs.get("teacher", ())] for step in planned.stages] == [
+        [],
+        ["first"],
+        ["second"],
+    ]
+    assert len({step.key for step in planned.stages}) == 3
 
 
 def test_class_counts_must_agree(toy, context_for, tmp_path):
@@ -230,7 +237,7 @@ def test_a_teacher_is_a_name_or_a_list_of_them():
 
 
 @pytest.mark.parametrize(
-    ("given", "word"),
+    ("settings", "word"),
     [
         ({"model": MODEL, "losses": [{"type": "soft_targets", "weight": 0.0}]}, "nothing would be learnt"),
         ({"model": MODEL, "losses": []}, "at least 1 item"),
@@ -248,6 +255,35 @@ def test_a_teacher_is_a_name_or_a_list_of_them():
         ({"model": MODEL, "losses": [{"type": "soft_targets", "temprature": 2.0}]}, "did you mean 'temperature'"),
     ],
 )
-def test_what_makes_no_sense_is_refused(given, word):
+def test_what_makes_no_sense_is_refused(settings, word):
     with pytest.raises(ValidationError, match=word):
-        stage(**given)
+        stage(**settings)
+
+
+def test_standardised_logits_of_two_classes_are_refused_at_the_first_batch(toy, context_for, tmp_path):
+    class TwoClasses(type(toy())):
+        def split(self, name):
+            split = super().split(name)
+            return replace(split, targets={"label": split.targets["label"] % 2})
+
+    context = context_for(TwoClasses(classes=2), inputs={"teacher": (teacher(toy, tmp_path / "t", classes=2),)})
+    with pytest.raises(RecipeError, match=r"the loss 'soft_targets' has standardise: true.*the head 'logits' has 2"):
+        stage(model=MODEL, losses=[{"type": "soft_targets", "standardise": True}]).run(context)
+
+
+def test_features_and_outputs_of_several_teachers_are_weighed_together(toy, context_for, tmp_path):
+    """A recipe of CA-MKD: both kinds of losses, in microbatches; the same bytes again, others than with equal weights."""
+    sources = tuple(teacher(toy, tmp_path / str(seed), seed=seed) for seed in (1, 2))
+    losses = [*SOFT_ALONE, {"type": "hints", "layers": ["layer1"]}, {"type": "cross_entropy"}]
+    settings = {"model": {"type": "convnet", "widths": [6], "convs": 1}, "teacher": ["a", "b"], "losses": losses}
+    combines = ("confidence", "confidence", "confidence_mixture", "mean")
+    students = [
+        run(
+            stage(**settings, combine=combine, training={**TRAINING, "accumulate": 2}),
+            context_for(toy(train=60), inputs={"teacher": sources}),
+        )
+        for combine in combines
+    ]
+    digests = [student.digest for student in students]
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3

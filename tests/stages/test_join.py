@@ -38,9 +38,9 @@ LAYERS = [{"student": "layer1", "teacher": "layer1"}]
 @pytest.fixture
 def unlabelled(toy):
     """`unlabelled(train=60)`: as the toy, other pictures under the same ids; its labels make no sense unless `labels`."""
-    made = type(toy())
+    toys = type(toy())
 
-    class Unlabelled(made):
+    class Unlabelled(toys):
         labels: int = 999
 
         def split(self, name):
@@ -68,10 +68,10 @@ def loss(name, **settings):
 def fitted(context, losses, master, model=None, **settings):
     """The mean loss of the first epoch (of `epochs`), and the network."""
     network = restore.build(model or Mlp(hidden=(8,)), context.dataset.signature(), context.seed).network
-    given = TrainingConfig(**{"epochs": 1, "batch": 8, "precision": "float32", "keep": "last", "optimizer": STILL, **settings})
-    layers = tuple(dict.fromkeys(layer for each in losses for layer in each.teacher_layers()))
+    config = TrainingConfig(**{"epochs": 1, "batch": 8, "precision": "float32", "keep": "last", "optimizer": STILL, **settings})
+    layers = tuple(dict.fromkeys(layer for loss in losses for layer in loss.teacher_layers()))
     teachers = Ensemble({"": teacher_for(master).open(master, layers, "cpu")})
-    facts = loop.fit(network, losses, given, context, teachers)
+    facts = loop.fit(network, losses, config, context, teachers)
     return facts["epochs"][0]["loss"], network
 
 
@@ -85,18 +85,18 @@ def test_labels_count_where_there_are_any_and_the_teacher_everywhere(toy, unlabe
     """By hand in float64; of batches of 8 out of 6 labelled samples and 60 others some have no label at all."""
     context = context_for(toy(train=6), transfer=unlabelled(train=60), join=True)
     soft, hard = loss("soft_targets", temperature=2.0, weight=0.9), loss("cross_entropy", weight=0.3)
-    found, network = fitted(context, (soft, hard), teacher, accumulate=accumulate)
+    value, network = fitted(context, (soft, hard), teacher, accumulate=accumulate)
     labels = dict(enumerate(toy(train=6).split("train").targets["label"]))
-    master, wanted, without = restore.checkpoint(teacher).network.eval(), [], 0
+    master, expected, without = restore.checkpoint(teacher).network.eval(), [], 0
     for part in batches(context):
         with torch.no_grad():
-            s, t = (each(part.inputs["image"])["logits"].double() for each in (network, master))
+            s, t = (model(part.inputs["image"])["logits"].double() for model in (network, master))
         kl = functional.kl_div((s / 2).log_softmax(1), (t / 2).softmax(1), reduction="none").sum(1)
-        own = [-s[n].log_softmax(0)[labels[i]].item() for n, i in enumerate(part.index.tolist()) if i >= 0]
-        without += not own
-        wanted.append(0.9 * 4 * kl.mean().item() + (0.3 * np.mean(own) if own else 0))
-    assert 0 < without < len(wanted) == 9
-    assert found == pytest.approx(np.mean(wanted), rel=1e-5)
+        entropies = [-s[n].log_softmax(0)[labels[i]].item() for n, i in enumerate(part.index.tolist()) if i >= 0]
+        without += not entropies
+        expected.append(0.9 * 4 * kl.mean().item() + (0.3 * np.mean(entropies) if entropies else 0))
+    assert 0 < without < len(expected) == 9
+    assert value == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -112,35 +112,35 @@ def test_labels_count_where_there_are_any_and_the_teacher_everywhere(toy, unlabe
 def test_every_loss_that_reads_labels_sees_the_labelled_alone(
     toy, unlabelled, context_for, teacher, name, settings, monkeypatch
 ):
-    """Each is shown exactly the labelled samples, with their own labels, and never an empty batch."""
-    made, seen = loss(name, **settings), []
-    formula = type(made).__call__
+    """Each gets exactly the labelled samples, with their labels, and never an empty batch."""
+    reading, seen = loss(name, **settings), []
+    formula = type(reading).__call__
 
-    def spy(self, student, heard, batch, adapter):
-        seen.append((student, heard, batch, adapter))
-        return formula(self, student, heard, batch, adapter)
+    def spy(self, student, teachers, batch, adapter):
+        seen.append((student, teachers, batch, adapter))
+        return formula(self, student, teachers, batch, adapter)
 
-    monkeypatch.setattr(type(made), "__call__", spy)
+    monkeypatch.setattr(type(reading), "__call__", spy)
     context = context_for(toy(train=7), transfer=unlabelled(train=40), join=True)
-    found, _ = fitted(context, (made, loss("soft_targets")), teacher, Convnet(widths=(4,), convs=1), accumulate=2)
-    assert np.isfinite(found)
+    value, _ = fitted(context, (reading, loss("soft_targets")), teacher, Convnet(widths=(4,), convs=1), accumulate=2)
+    assert np.isfinite(value)
     labels = toy(train=7).split("train").targets["label"]
-    for student, heard, batch, _ in seen:
+    for student, teachers, batch, _ in seen:
         assert batch.targets["label"].tolist() == labels[batch.index.numpy()].tolist()
-        assert {len(each.heads["logits"]) for each in (student, *heard)} == {len(batch.index)}
-        assert {len(each) for own in (student, *heard) for each in own.features.values()} <= {len(batch.index)}
+        assert {len(outputs.heads["logits"]) for outputs in (student, *teachers)} == {len(batch.index)}
+        assert {len(values) for outputs in (student, *teachers) for values in outputs.features.values()} <= {len(batch.index)}
     assert sorted(i for _, _, batch, _ in seen for i in batch.index.tolist()) == list(range(7))
     if name == "crd":  # it remembers what it is shown, no more
         assert seen[0][3][0].student.shape[0] == 7
 
 
 def test_a_memory_of_every_sample_keeps_them_apart(toy, unlabelled, context_for, teacher, monkeypatch):
-    """The ids 0 to 39 are in both datasets; each sample has a row of its own."""
-    made, adapters = loss("crd", layers=LAYERS, negatives=4, other="sample"), []
-    formula = type(made).__call__
-    monkeypatch.setattr(type(made), "__call__", lambda self, *given: adapters.append(given[-1]) or formula(self, *given))
+    """The ids 0 to 39 are in both datasets; each sample has one row to itself."""
+    crd, adapters = loss("crd", layers=LAYERS, negatives=4, other="sample"), []
+    formula = type(crd).__call__
+    monkeypatch.setattr(type(crd), "__call__", lambda self, *parts: adapters.append(parts[-1]) or formula(self, *parts))
     context = context_for(toy(train=40), transfer=unlabelled(train=60), join=True)
-    fitted(context, (made,), teacher, Convnet(widths=(4,), convs=1))
+    fitted(context, (crd,), teacher, Convnet(widths=(4,), convs=1))
     memory = adapters[-1][0]
     assert memory.ids.tolist() == list(range(-60, 40))
     assert sorted(memory.rows.tolist()) == list(range(100))
@@ -149,11 +149,11 @@ def test_a_memory_of_every_sample_keeps_them_apart(toy, unlabelled, context_for,
 def test_parts_of_a_batch_weigh_their_labels_as_the_whole(toy, unlabelled, context_for, teacher):
     """Labels fall unevenly over the parts; without BatchNorm the steps must be those of whole batches."""
     losses = (loss("soft_targets", weight=0.5), loss("cross_entropy", weight=5.0), loss("dkd", weight=0.5))
-    made = []
+    networks = []
     for accumulate in (1, 4):
         context = context_for(toy(train=9), transfer=unlabelled(train=40), join=True)
-        made.append(fitted(context, losses, teacher, epochs=3, accumulate=accumulate, optimizer=Sgd(learning_rate=0.01))[1])
-    for one, other in zip(*(each.parameters() for each in made), strict=True):
+        networks.append(fitted(context, losses, teacher, epochs=3, accumulate=accumulate, optimizer=Sgd(learning_rate=0.01))[1])
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
@@ -170,28 +170,28 @@ def written(stage, context, kind=Checkpoint):
 
 
 def test_labels_of_the_transfer_data_are_never_read(toy, unlabelled, context_for, teacher):
-    made = [
+    students = [
         written(distil(transfer=unlabelled(train=50, labels=labels)), context_for(toy(), inputs={"teacher": (teacher,)}))
         for labels in (999, -7, 1)
     ]
-    assert len({each.digest for each in made}) == 1
+    assert len({student.digest for student in students}) == 1
     alone = written(distil(transfer=unlabelled(train=1)), context_for(toy(), inputs={"teacher": (teacher,)}))
-    assert alone.digest != made[0].digest
+    assert alone.digest != students[0].digest
 
 
 @pytest.mark.parametrize("training", [{"augment": [{"type": "crop", "padding": 1}, "flip"], "views": 2}, {"accumulate": 3}])
 def test_a_student_of_the_table_is_the_student_of_the_teacher_byte_for_byte(toy, unlabelled, context_for, teacher, training):
     """Every picture in every view, in an order that changes with the epoch, under ids that both datasets use."""
     losses = ["soft_targets", "dkd", {"type": "hints", "layers": LAYERS}]
-    transfer, made = unlabelled(train=50), {}
+    transfer, students = unlabelled(train=50), {}
     for cached in (False, True):
         stage = distil(transfer=transfer, losses=losses, training=training, teacher_cache=cached)
         context = context_for(toy(), inputs={"teacher": (teacher,)})
         for role, needed in stage.needs().items():
             context.inputs[role] = (written(needed, context_for(toy(), inputs={"teacher": (teacher,)}), Table),)
             assert table.StoredOutputs(context.inputs[role][0]).ids.tolist() == list(range(-50, 40))
-        made[cached] = written(stage, context)
-    assert made[True].digest == made[False].digest
+        students[cached] = written(stage, context)
+    assert students[True].digest == students[False].digest
 
 
 def test_the_control_takes_as_many_steps_on_the_labelled_samples_alone(toy, unlabelled, context_for, teacher):
@@ -199,10 +199,10 @@ def test_the_control_takes_as_many_steps_on_the_labelled_samples_alone(toy, unla
     assert distil(transfer=unlabelled(train=75)).controls() == {}
     (control,) = stage.controls().values()
     steps = []
-    for each, inputs in ((stage, {"teacher": (teacher,)}), (control, {})):
-        told = []
-        facts = each.run(context_for(toy(), inputs=inputs, log=told.append))
-        ends = [(report.epoch, report.done, report.total) for report in told if report.epoch_ended]
+    for training, inputs in ((stage, {"teacher": (teacher,)}), (control, {})):
+        reports = []
+        facts = training.run(context_for(toy(), inputs=inputs, log=reports.append))
+        ends = [(report.epoch, report.done, report.total) for report in reports if report.epoch_ended]
         steps.append((ends, facts["planned_steps"]))
     assert steps[0] == steps[1] == ([(1, 8, 8), (2, 8, 8), (3, 8, 8)], 24)  # 40 + 75 samples in batches of 16
     assert identity(control)["as_long_as"]["transfer"]["train"] == 75
@@ -215,28 +215,28 @@ def test_the_control_takes_as_many_steps_on_the_labelled_samples_alone(toy, unla
 def test_recipes_without_it_keep_their_keys(toy, unlabelled):
     plain = Stage.model_validate({"type": "distill", "model": "mlp", "training": {"epochs": 1}, "teacher_cache": True})
     assert "join" not in identity(plain)
-    assert all("join" not in identity(each) for each in plain.needs().values())
+    assert all("join" not in identity(needed) for needed in plain.needs().values())
     assert "as_long_as" not in identity(Stage.model_validate({"type": "train", "model": "mlp", "training": {"epochs": 1}}))
     joined = distil(transfer=unlabelled(), teacher_cache=True)
     assert identity(joined)["join"] is identity(joined.needs()["table"])["join"] is True
 
 
 def test_a_smoke_run_takes_two_steps_of_both_and_knows_of_the_whole(toy, unlabelled, context_for, teacher):
-    stage, told = distil(transfer=unlabelled(train=75), teacher_cache=True, control=True), []
-    context = context_for(toy(), inputs={"teacher": (teacher,)}, limit=2, log=told.append)
+    stage, reports = distil(transfer=unlabelled(train=75), teacher_cache=True, control=True), []
+    context = context_for(toy(), inputs={"teacher": (teacher,)}, limit=2, log=reports.append)
     (needed,) = stage.needs().values()
     context.inputs["table"] = (written(needed, replace(context, output=context_for(toy()).output), Table),)
     facts = stage.run(context)
-    assert [(report.done, report.total) for report in told if report.epoch_ended] == [(2, 2)]
+    assert [(report.done, report.total) for report in reports if report.epoch_ended] == [(2, 2)]
     assert facts["planned_steps"] == 24
     assert stage.controls()["control"].run(context_for(toy(), limit=2))["planned_steps"] == 24
     seen = replace(context, transfer=stage.transfer, join=True)
     assert [len(seen.split("train", 16)), len(seen.unlabelled(16))] == [16, 16]
-    assert [len(each.split("val", 4)) for each in (seen, replace(seen, limit=None))] == [8, 12]
+    assert [len(context.split("val", 4)) for context in (seen, replace(seen, limit=None))] == [8, 12]
 
 
 @pytest.mark.parametrize(
-    ("given", "word"),
+    ("settings", "word"),
     [
         ({}, "there is nothing to join"),
         ({"transfer": "digits", "losses": ["cross_entropy"]}, "'cross_entropy' reads labels, and nothing would be learnt"),
@@ -245,9 +245,9 @@ def test_a_smoke_run_takes_two_steps_of_both_and_knows_of_the_whole(toy, unlabel
         ({"transfer": "digits", "join": False, "losses": ["dkd"]}, "its samples have no labels, and 'dkd' needs them"),
     ],
 )
-def test_what_makes_no_sense_is_refused(given, word):
+def test_what_makes_no_sense_is_refused(settings, word):
     with pytest.raises(ValidationError, match=word):
-        distil(**given)
+        distil(**settings)
 
 
 def test_data_that_can_not_be_joined_is_refused(toy, unlabelled, context_for, teacher):
@@ -267,22 +267,22 @@ def test_data_that_can_not_be_joined_is_refused(toy, unlabelled, context_for, te
 
 def test_teachers_mixed_by_the_label_need_every_label(toy, unlabelled, context_for, teacher):
     two = {"teacher": ["a", "b"], "transfer": unlabelled(train=50)}
-    made = {}
+    facts_of = {}
     for combine in ("confidence", {"type": "confidence", "by": "entropy"}, "learned"):
         stage, context = distil(**two, combine=combine), context_for(toy(train=9), inputs={"teacher": (teacher, teacher)})
         if combine == "confidence":
             with pytest.raises(RecipeError, match="needs the label of every sample; without labels set by: entropy"):
                 stage.run(context)
         else:
-            made[str(combine)] = stage.run(context)
-    assert all(np.isfinite(epoch["loss"]) for facts in made.values() for epoch in facts["epochs"])
+            facts_of[str(combine)] = stage.run(context)
+    assert all(np.isfinite(epoch["loss"]) for facts in facts_of.values() for epoch in facts["epochs"])
 
 
 RECIPE = """\
 dataset: {type: npz, train: few.npz, val: held.npz, test: held.npz, inputs: [row]}
 threads: 1
 stages:
-  - {type: load, name: teacher, outputs: said.npz}
+  - {type: load, name: teacher, outputs: stored.npz}
   - {type: distill, name: student, model: {type: mlp, hidden: [8]}, join: true, losses: [soft_targets, cross_entropy],
       transfer: {type: npz, train: more.npz, inputs: [row], targets: []}, TRAINING}
 """
@@ -302,7 +302,7 @@ def test_a_recipe_joins_stored_outputs_under_their_own_ids(tmp_path):
     np.savez(tmp_path / "more.npz", row=more)
     np.savez(tmp_path / "held.npz", row=held, label=held_labels)
     index = np.concatenate([np.arange(8), -1 - np.arange(150)])
-    said = {"index": index, "logits": 4.0 * np.eye(2)[np.concatenate([few_labels, more_labels])]}
+    stored = {"index": index, "logits": 4.0 * np.eye(2)[np.concatenate([few_labels, more_labels])]}
     (tmp_path / "r.yaml").write_text(RECIPE.replace("TRAINING", EPOCHS))
 
     class Silent:
@@ -311,15 +311,15 @@ def test_a_recipe_joins_stored_outputs_under_their_own_ids(tmp_path):
         def ended(self, step, cached, seconds, problem): ...
 
     def executed():
-        made = plan.plan(recipe.load(tmp_path / "r.yaml"))
-        run = Run(replace(made, rows=()), Store(tmp_path / "store"), tmp_path / "run", Silent())
+        planned = plan.plan(recipe.load(tmp_path / "r.yaml"))
+        run = Run(replace(planned, rows=()), Store(tmp_path / "store"), tmp_path / "run", Silent())
         run.execute()
-        return run.artifacts[made.stages[1].key]
+        return run.artifacts[planned.stages[1].key]
 
-    np.savez(tmp_path / "said.npz", **{name: each[:-1] for name, each in said.items()})
+    np.savez(tmp_path / "stored.npz", **{name: array[:-1] for name, array in stored.items()})
     with pytest.raises(DataError, match=r"lacks 1 of the 158 samples asked for \(the first ids: -150\)"):
         executed()
-    np.savez(tmp_path / "said.npz", **said)
+    np.savez(tmp_path / "stored.npz", **stored)
     student = executed()
     with torch.no_grad():
         answers = restore.checkpoint(student).network(torch.from_numpy(held))["logits"].argmax(1).numpy()

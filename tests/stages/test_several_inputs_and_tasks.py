@@ -37,24 +37,24 @@ def executed(tmp_path, things):
 
     def _executed(stages, measured=()):
         (tmp_path / "r.yaml").write_text(DATA + stages)
-        made = plan.plan(recipe.load(tmp_path / "r.yaml"))
-        rows = tuple(row for row in made.rows if row.step.name in measured)
-        run = Run(replace(made, rows=rows), Store(tmp_path / "store"), tmp_path / "run", Silent())
+        planned = plan.plan(recipe.load(tmp_path / "r.yaml"))
+        rows = tuple(row for row in planned.rows if row.step.name in measured)
+        run = Run(replace(planned, rows=rows), Store(tmp_path / "store"), tmp_path / "run", Silent())
         run.execute()
-        return {each.name: run.artifacts[each.key] for each in run.plan.steps if each.key in run.artifacts}, run, things
+        return {step.name: run.artifacts[step.key] for step in run.plan.steps if step.key in run.artifacts}, run, things
 
     return _executed
 
 
-def answers(made, *inputs):
-    network = restore.checkpoint(made).network
+def answers(checkpoint, *inputs):
+    network = restore.checkpoint(checkpoint).network
     with torch.no_grad():
-        return {name: each.argmax(1).numpy() for name, each in network(*map(torch.from_numpy, inputs)).items()}
+        return {name: logits.argmax(1).numpy() for name, logits in network(*map(torch.from_numpy, inputs)).items()}
 
 
 def test_a_teacher_of_pictures_teaches_a_student_of_depths(executed):
     """Cross-modal distillation (Gupta et al. 2016): the student never sees a picture or a label, and takes depths alone."""
-    made, run, arrays = executed(
+    artifacts, run, arrays = executed(
         f"""\
 stages:
   - {{type: train, name: seeing, model: {{type: mlp, hidden: [16]}}, inputs: [picture], heads: [shape_output],
@@ -65,16 +65,16 @@ stages:
 """,
         measured=("export",),
     )
-    assert restore.signature_of(made["seeing"]).inputs.keys() == {"picture"}
-    session = sessions.open_session(made["export"].file("model.onnx"))
+    assert restore.signature_of(artifacts["seeing"]).inputs.keys() == {"picture"}
+    session = sessions.open_session(artifacts["export"].file("model.onnx"))
     assert list(session.inputs) == ["depth"]
-    assert (answers(made["feeling"], arrays["depth"])["shape_output"] == arrays["shape"]).mean() > 0.9
-    assert made["export.measurement"].manifest.facts["accuracy"] > 0.9
+    assert (answers(artifacts["feeling"], arrays["depth"])["shape_output"] == arrays["shape"]).mean() > 0.9
+    assert artifacts["export.measurement"].manifest.facts["accuracy"] > 0.9
     assert not run.problems
 
 
 def test_a_student_of_two_heads_learns_each_task_of_another_teacher(executed):
-    made, run, arrays = executed(
+    artifacts, run, arrays = executed(
         f"""\
 stages:
   - {{type: train, name: shapes, model: {{type: mlp, hidden: [16]}}, inputs: [picture], heads: [shape_output],
@@ -87,26 +87,26 @@ stages:
 """,
         measured=("colours", "both"),
     )
-    found = answers(made["both"], arrays["picture"].astype(np.float32))
-    assert (found["shape_output"] == arrays["shape"]).mean() > 0.9
-    assert (found["colour_output"] == arrays["colour"]).mean() > 0.9
-    assert set(sessions.open_session(made["both.onnx"].file("model.onnx")).outputs) == {"shape_output", "colour_output"}
+    classes = answers(artifacts["both"], arrays["picture"].astype(np.float32))
+    assert (classes["shape_output"] == arrays["shape"]).mean() > 0.9
+    assert (classes["colour_output"] == arrays["colour"]).mean() > 0.9
+    assert set(sessions.open_session(artifacts["both.onnx"].file("model.onnx")).outputs) == {"shape_output", "colour_output"}
     assert not run.problems
-    figures = json.loads(made["colours.measurement"].file("measurement.json").read_text())
+    figures = json.loads(artifacts["colours.measurement"].file("measurement.json").read_text())
     assert figures["metrics"] == {}
     assert figures["reason"] == "this model has no head 'shape_output', which the task is about (it has: colour_output)"
     assert figures["contents"]["parameters"] == 2 * 6 * 6 * 16 + 16 + 16 * 2 + 2
-    assert artifact.read(made["colours"].directory).manifest.facts["epochs"][-1]["accuracy"] > 0.8
+    assert artifact.read(artifacts["colours"].directory).manifest.facts["epochs"][-1]["accuracy"] > 0.8
 
 
 def test_existing_weights_of_one_task_each_teach_a_student_of_both(executed, things, tmp_path):
     """Linear models of one input and one head each, which were trained on raw values, and never together."""
-    for name, given in (("shape", "depth"), ("colour", "picture")):
-        rows = np.c_[things[given].reshape(300, -1).astype(np.float64), np.ones(300)]
+    for name, source in (("shape", "depth"), ("colour", "picture")):
+        rows = np.c_[things[source].reshape(300, -1).astype(np.float64), np.ones(300)]
         solved = np.linalg.lstsq(rows, 8 * np.eye(3)[things[name]] - 4, rcond=1e-6)[0][:, : things[name].max() + 1]
-        weight, bias = (torch.from_numpy(each.astype(np.float32)) for each in (solved[:-1], solved[-1]))
+        weight, bias = (torch.from_numpy(part.astype(np.float32)) for part in (solved[:-1], solved[-1]))
         save_file({"1.weight": weight.T.contiguous(), "1.bias": bias}, tmp_path / f"{name}.safetensors")
-    made, _, arrays = executed(
+    artifacts, _, arrays = executed(
         f"""\
 stages:
   - {{type: load, name: shapes, weights: shape.safetensors, model: {{type: mlp, hidden: []}}, inputs: [depth],
@@ -121,9 +121,9 @@ stages:
       losses: [{{type: soft_targets, head: shape_output}}, {{type: soft_targets, head: colour_output}}]}}
 """
     )
-    assert (answers(made["shapes"], arrays["depth"])["shape_output"] == arrays["shape"]).mean() == 1
+    assert (answers(artifacts["shapes"], arrays["depth"])["shape_output"] == arrays["shape"]).mean() == 1
     for stage in ("both", "prune"):
-        found = answers(made[stage], arrays["picture"].astype(np.float32))
-        assert (found["shape_output"] == arrays["shape"]).mean() > 0.9
-        assert (found["colour_output"] == arrays["colour"]).mean() > 0.9
-    assert restore.checkpoint(made["prune"]).network.body[1].out_features == 8
+        classes = answers(artifacts[stage], arrays["picture"].astype(np.float32))
+        assert (classes["shape_output"] == arrays["shape"]).mean() > 0.9
+        assert (classes["colour_output"] == arrays["colour"]).mean() > 0.9
+    assert restore.checkpoint(artifacts["prune"]).network.body[1].out_features == 8

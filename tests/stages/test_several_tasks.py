@@ -1,4 +1,4 @@
-"""A run of several tasks: teachers of one each, a student of all, and a report that tells them apart."""
+"""A run of several tasks: teachers of one each, a student of all, and a report that keeps them separate."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_every_model_is_judged_on_what_it_does(compress, things):
     assert {name for name in rows["colours"]["metrics"] if "accuracy" in name} == {"colour_accuracy"}
     assert rows["shapes"]["change"] is None  # one task against the mean of two is no comparison
     for name in ("both", "prune"):
-        metrics = {metric: each["value"] for metric, each in rows[name]["metrics"].items()}
+        metrics = {metric: estimate["value"] for metric, estimate in rows[name]["metrics"].items()}
         assert metrics["mean_accuracy"] == pytest.approx((metrics["shape_accuracy"] + metrics["colour_accuracy"]) / 2)
         assert metrics["mean_accuracy"] > 0.8
     assert rows["prune"]["change"]["samples"] == report["samples"]

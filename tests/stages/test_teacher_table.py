@@ -52,8 +52,8 @@ def teacher(toy, tmp_path, lively):
 
 
 @pytest.fixture
-def kept(toy, context_for, teacher):
-    """`kept(views=2)`: the table of the teacher over 64 samples."""
+def stored(toy, context_for, teacher):
+    """`stored(views=2)`: the table of the teacher over 64 samples."""
 
     def _kept(**settings):
         stage = Stage.model_validate({"type": "teacher_table", **settings})
@@ -66,20 +66,20 @@ def kept(toy, context_for, teacher):
 def test_a_student_of_the_table_is_the_student_of_the_teacher_byte_for_byte(toy, context_for, teacher, training):
     """Batches are shuffled in every epoch, and a sample comes in every view: heads and features must be those of both."""
     settings = {"type": "distill", "model": {"type": "convnet", "widths": [4], "convs": 1}, "losses": LOSSES}
-    made = {}
+    artifacts = {}
     for cached in (False, True):
         stage = Stage.model_validate({**settings, "training": {**TRAINING, **training}, "teacher_cache": cached})
         context = context_for(toy(train=64), inputs={"teacher": (teacher,)})
         for role, needed in stage.needs().items():
-            made[role] = written(needed, context_for(toy(train=64), inputs={"teacher": (teacher,)}), Table)
-            context.inputs[role] = (made[role],)
-        made[cached] = written(stage, context, Checkpoint)
-    assert made["table"].digest
-    assert made[True].digest == made[False].digest
+            artifacts[role] = written(needed, context_for(toy(train=64), inputs={"teacher": (teacher,)}), Table)
+            context.inputs[role] = (artifacts[role],)
+        artifacts[cached] = written(stage, context, Checkpoint)
+    assert artifacts["table"].digest
+    assert artifacts[True].digest == artifacts[False].digest
 
 
-def test_it_holds_what_the_network_says_of_each_sample_in_each_view(toy, kept, teacher):
-    read = table.StoredOutputs(kept(views=2, augment=AUGMENT, layers=["layer2"]))
+def test_it_holds_the_networks_outputs_for_each_sample_in_each_view(toy, stored, teacher):
+    read = table.StoredOutputs(stored(views=2, augment=AUGMENT, layers=["layer2"]))
     network = restore.checkpoint(teacher).network
     split = toy(train=64).split("train")
     assert read.ids.tolist() == split.index.tolist()
@@ -115,42 +115,44 @@ def test_samples_are_found_by_id_whatever_their_order(toy, context_for, teacher)
     shuffled = np.random.default_rng(0).permutation(64)
     dataset = toy(train=64)
     turned = type("Turned", (type(dataset),), {"split": lambda self, name: dataset.split(name).take(shuffled)})(train=64)
-    made = written(Stage.model_validate("teacher_table"), context_for(turned, inputs={"teacher": (teacher,)}), Table)
+    table_artifact = written(Stage.model_validate("teacher_table"), context_for(turned, inputs={"teacher": (teacher,)}), Table)
     split = dataset.split("train")
     batch = Batch({"image": torch.from_numpy(split.inputs["image"][5:25]).float()}, {}, torch.from_numpy(split.index[5:25]))
-    said = [teacher_for(each).open(each, (), "cpu")(batch).heads["logits"] for each in (made, teacher)]
-    torch.testing.assert_close(*said)
+    logits = [teacher_for(source).open(source, (), "cpu")(batch).heads["logits"] for source in (table_artifact, teacher)]
+    torch.testing.assert_close(*logits)
 
 
-def test_it_says_what_it_takes_before_it_is_written(toy, context_for, teacher):
-    told = []
+def test_it_reports_its_size_before_it_is_written(toy, context_for, teacher):
+    notes = []
 
     def log(progress):
         if progress.note:
-            told.append((progress.note, [each.name for each in context.output.iterdir()]))
+            notes.append((progress.note, [path.name for path in context.output.iterdir()]))
 
     context = context_for(toy(train=64), inputs={"teacher": (teacher,)}, log=log)
     stage = Stage.model_validate({"type": "teacher_table", "views": 2, "augment": AUGMENT})
-    made = written(stage, context, Table)
-    size = made.manifest.facts["planned_bytes"]
+    table_artifact = written(stage, context, Table)
+    size = table_artifact.manifest.facts["planned_bytes"]
     assert size == 2 * 64 * 3 * 4 + 2 * 8 * 64
-    assert told == [(f"the table of 64 samples in 2 views takes {size / 1e3:.1f} kB on disk", [])]
-    assert size <= sum(each.bytes for each in made.manifest.files.values()) < size + 1500  # names and shapes
+    assert notes == [(f"the table of 64 samples in 2 views takes {size / 1e3:.1f} kB on disk", [])]
+    assert size <= sum(file.bytes for file in table_artifact.manifest.files.values()) < size + 1500  # names and shapes
 
 
 def test_a_smoke_run_computes_two_chunks_and_knows_what_the_whole_takes(toy, context_for, teacher):
     dataset = toy(train=1000)
-    made = written(Stage.model_validate("teacher_table"), context_for(dataset, inputs={"teacher": (teacher,)}, limit=2), Table)
-    assert table.StoredOutputs(made).arrays["heads", "logits"].shape == (1, 512, 3)
-    assert made.manifest.facts["planned_bytes"] == 1000 * (3 * 4 + 16)
-    assert made.manifest.facts["planned_steps"] == 4
-    teacher_for(made).check(made, dataset.split("train").index)  # of all samples something is said
+    table_artifact = written(
+        Stage.model_validate("teacher_table"), context_for(dataset, inputs={"teacher": (teacher,)}, limit=2), Table
+    )
+    assert table.StoredOutputs(table_artifact).arrays["heads", "logits"].shape == (1, 512, 3)
+    assert table_artifact.manifest.facts["planned_bytes"] == 1000 * (3 * 4 + 16)
+    assert table_artifact.manifest.facts["planned_steps"] == 4
+    teacher_for(table_artifact).check(table_artifact, dataset.split("train").index)  # the table has outputs for all samples
 
 
-def test_samples_it_lacks_are_counted_and_named(toy, kept):
-    made = kept()
+def test_samples_it_lacks_are_counted_and_named(toy, stored):
+    table_artifact = stored()
     with pytest.raises(DataError, match=r"lacks 3 of the 67 samples .* \(the first ids: 64, 65, 66\)"):
-        teacher_for(made).check(made, toy(train=67).split("train").index)
+        teacher_for(table_artifact).check(table_artifact, toy(train=67).split("train").index)
 
 
 def test_augmenting_anew_every_epoch_can_not_be_kept():
@@ -178,8 +180,8 @@ stages:
 def tables(tmp_path, *overrides, text=RECIPE, name="r"):
     path = tmp_path / f"{name}.yaml"
     path.write_text(text)
-    made = plan.plan(recipe.load(path, overrides))
-    return {step.key for step in made.steps if step.kind is Table}
+    planned = plan.plan(recipe.load(path, overrides))
+    return {step.key for step in planned.steps if step.kind is Table}
 
 
 def test_who_asks_the_same_shares_a_table(tmp_path):
@@ -189,14 +191,16 @@ def test_who_asks_the_same_shares_a_table(tmp_path):
         "stages.student.training.epochs=9", "stages.student.model=lenet", "stages.student.losses=[soft_cross_entropy]",
         "stages.student.seeds=[0, 1, 2]", "stages.student.training.views=4", "stages.student.training.batch=64",
     )  # fmt: skip
-    assert {each: tables(tmp_path, each) for each in same} == {each: {one} for each in same}
+    assert {override: tables(tmp_path, override) for override in same} == {override: {one} for override in same}
     both = tables(tmp_path, "stages.student.teacher=[wide, teacher]")
     assert len(both) == 2
     assert one in both
     features = "stages.student.losses=[{type: hints, layers: [fc1]}]"
     augmented = ("stages.student.training.augment=[flip]", "stages.student.training.views=2")
     more = (*augmented[:1], "stages.student.training.views=3")
-    others = [tables(tmp_path, *each) for each in ((features,), augmented, more, ("stages.teacher.training.epochs=2",))]
+    others = [
+        tables(tmp_path, *overrides) for overrides in ((features,), augmented, more, ("stages.teacher.training.epochs=2",))
+    ]
     assert len(set.union({one}, *others)) == 5
 
 
@@ -219,9 +223,9 @@ class Silent:
 def test_a_run_makes_it_once_and_another_recipe_reads_it(tmp_path):
     def execute(name, *overrides):
         (tmp_path / f"{name}.yaml").write_text(RECIPE)
-        made = plan.plan(recipe.load(tmp_path / f"{name}.yaml", overrides))
+        planned = plan.plan(recipe.load(tmp_path / f"{name}.yaml", overrides))
         listener = Silent()
-        Run(replace(made, rows=()), Store(tmp_path / "store"), tmp_path / name, listener).execute()
+        Run(replace(planned, rows=()), Store(tmp_path / "store"), tmp_path / name, listener).execute()
         return listener
 
     first = execute("one")
@@ -241,13 +245,13 @@ def test_a_teacher_that_fails_fails_the_run(tmp_path, monkeypatch):
     asks = TeacherTable.run
     monkeypatch.setattr(TeacherTable, "run", fails)
     (tmp_path / "r.yaml").write_text(RECIPE)
-    made = plan.plan(recipe.load(tmp_path / "r.yaml"))
+    planned = plan.plan(recipe.load(tmp_path / "r.yaml"))
     with pytest.raises(StageError, match=r"'student.teacher_table' failed: it fell silent"):
-        Run(replace(made, rows=()), Store(tmp_path / "store"), tmp_path / "run", Silent()).execute()
+        Run(replace(planned, rows=()), Store(tmp_path / "store"), tmp_path / "run", Silent()).execute()
 
 
 def test_an_interrupted_table_goes_on_where_it_was_saved(toy, context_for, teacher, tmp_path, monkeypatch):
-    """Stopped after every number of chunks there is, in either view, and left with the bytes of one that was not."""
+    """Stopped after every number of chunks, in either view, it ends with the same bytes as without a stop."""
     monkeypatch.setattr(teacher_table, "CHUNK", 16)
     stage = Stage.model_validate({"type": "teacher_table", "views": 2, "augment": AUGMENT, "layers": ["layer2"]})
     whole = written(stage, context_for(toy(train=60), inputs={"teacher": (teacher,)}), Table)

@@ -25,17 +25,17 @@ def stage(**settings):
     return Stage.model_validate({"type": "train", "training": TRAINING, **settings})
 
 
-def weights(made):
-    return restore.checkpoint(made).network.state_dict()
+def weights(checkpoint):
+    return restore.checkpoint(checkpoint).network.state_dict()
 
 
 def test_it_makes_a_checkpoint_with_its_curve(toy, context_for):
-    made = run(stage(model=MODEL), context_for(toy()))
-    assert isinstance(made, Checkpoint)
-    assert [each["epoch"] for each in made.manifest.facts["epochs"]] == [1, 2]
-    network = restore.checkpoint(made).network
+    checkpoint = run(stage(model=MODEL), context_for(toy()))
+    assert isinstance(checkpoint, Checkpoint)
+    assert [epoch["epoch"] for epoch in checkpoint.manifest.facts["epochs"]] == [1, 2]
+    network = restore.checkpoint(checkpoint).network
     assert network.signature == toy().signature()
-    untrained = restore.build(restore.checkpoint(made).model, network.signature, 0).network
+    untrained = restore.build(restore.checkpoint(checkpoint).model, network.signature, 0).network
     assert not torch.equal(network.body.fc.weight, untrained.body.fc.weight)
 
 
@@ -49,7 +49,7 @@ def test_start_goes_on_from_a_checkpoint(toy, context_for):
     still = {**TRAINING, "optimizer": {"type": "sgd", "learning_rate": 1e-12}, "keep": "last"}
     second = run(stage(start="train", training=still), context_for(toy(), inputs={"start": (first,)}))
     old, new = weights(first), weights(second)
-    for name in (each for each in old if "running" not in each and "tracked" not in each):
+    for name in (name for name in old if "running" not in name and "tracked" not in name):
         torch.testing.assert_close(new[name], old[name], rtol=0, atol=1e-8)
     with pytest.raises(RecipeError, match=r"are {'logits': 3}, and the dataset asks for {'logits': 4}"):
         run(stage(start="train"), context_for(toy(classes=4), inputs={"start": (first,)}))
@@ -63,10 +63,10 @@ def test_a_loss_of_ones_own(toy, context_for):
     assert plain.digest != smooth.digest
 
 
-@pytest.mark.parametrize(("given", "word"), [({}, "neither is named"), ({"model": MODEL, "start": "a"}, "not both")])
-def test_one_beginning(given, word):
+@pytest.mark.parametrize(("settings", "word"), [({}, "neither is named"), ({"model": MODEL, "start": "a"}, "not both")])
+def test_one_beginning(settings, word):
     with pytest.raises(ValidationError, match=f"name a model .*{word}"):
-        stage(**given)
+        stage(**settings)
 
 
 def test_a_misspelt_training_field_is_answered():

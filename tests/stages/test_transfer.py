@@ -1,4 +1,4 @@
-"""Samples without labels, and what a teacher said of samples: both from files of the user's own."""
+"""Samples without labels, and stored outputs of a teacher: both from the user's files."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ STORED = f"""\
 dataset: {{type: npz, train: data.npz, inputs: [row]}}
 threads: 1
 stages:
-  - {{type: load, name: teacher, outputs: said.npz}}
+  - {{type: load, name: teacher, outputs: stored.npz}}
   - {{type: distill, name: student, model: {{type: mlp, hidden: [8]}}, losses: [LOSS], {TRAINING}}}
 """
 
@@ -54,31 +54,31 @@ def data(tmp_path):
 
 def executed(tmp_path, text, *overrides):
     (tmp_path / "r.yaml").write_text(text)
-    made = plan.plan(recipe.load(tmp_path / "r.yaml", overrides))
-    run = Run(replace(made, rows=()), Store(tmp_path / "store"), tmp_path / "run", Silent())
+    planned = plan.plan(recipe.load(tmp_path / "r.yaml", overrides))
+    run = Run(replace(planned, rows=()), Store(tmp_path / "store"), tmp_path / "run", Silent())
     run.execute()
-    return {step.name: run.artifacts[step.key] for step in made.steps if step.key in run.artifacts}
+    return {step.name: run.artifacts[step.key] for step in planned.steps if step.key in run.artifacts}
 
 
-def right(made, rows, labels):
+def right(checkpoint, rows, labels):
     import torch
 
     with torch.no_grad():
-        return (restore.checkpoint(made).network(torch.from_numpy(rows))["logits"].argmax(1).numpy() == labels).mean()
+        return (restore.checkpoint(checkpoint).network(torch.from_numpy(rows))["logits"].argmax(1).numpy() == labels).mean()
 
 
 @pytest.mark.parametrize(("loss", "cached"), [("soft_targets", "false"), ("hard_labels", "true")])
 def test_a_student_learns_from_unlabelled_samples(tmp_path, data, loss, cached):
     row, label, _ = data
-    made = executed(tmp_path, RECIPE.replace("LOSS", loss), f"stages.student.teacher_cache={cached}")
-    assert right(made["student"], row, label) > 0.9
+    artifacts = executed(tmp_path, RECIPE.replace("LOSS", loss), f"stages.student.teacher_cache={cached}")
+    assert right(artifacts["student"], row, label) > 0.9
     if cached == "true":
-        assert table.StoredOutputs(made["student.table"]).ids.tolist() == list(range(160))
+        assert table.StoredOutputs(artifacts["student.table"]).ids.tolist() == list(range(160))
 
 
 def test_samples_without_labels_are_all_for_training(tmp_path, data):
     dataset = Npz(train=tmp_path / "more.npz", inputs=("row",), targets=())
-    assert [len(dataset.split(each)) for each in ("train", "val", "test")] == [160, 0, 0]
+    assert [len(dataset.split(name)) for name in ("train", "val", "test")] == [160, 0, 0]
     assert dataset.split("train").targets == {}
     assert dataset.signature().heads == {}
 
@@ -106,17 +106,17 @@ def test_what_can_not_be_learnt_without_labels_is_refused(tmp_path, data):
 
 
 def test_a_student_learns_from_stored_outputs(tmp_path, data):
-    """Of a teacher that no longer is: rows in any order, found by their ids, the positions in the data's file."""
+    """Of a teacher that no longer exists: rows in any order, found by their ids, the positions in the data's file."""
     row, label, _ = data
     order = np.random.default_rng(1).permutation(200)
     logits = 4 * np.eye(2, dtype=np.float64)[1 - label]  # it calls every class the other
-    np.savez(tmp_path / "said.npz", index=order, logits=logits[order])
-    made = executed(tmp_path, STORED.replace("LOSS", "soft_targets"))
-    assert right(made["student"], row, 1 - label) > 0.9
+    np.savez(tmp_path / "stored.npz", index=order, logits=logits[order])
+    artifacts = executed(tmp_path, STORED.replace("LOSS", "soft_targets"))
+    assert right(artifacts["student"], row, 1 - label) > 0.9
 
 
 @pytest.mark.parametrize(
-    ("said", "code", "message"),
+    ("arrays", "code", "message"),
     [
         ({"logits": np.zeros((200, 2))}, 3, "needs an array 'index' of the sample ids"),
         ({"index": np.arange(200)}, 3, "holds no outputs"),
@@ -130,12 +130,12 @@ def test_a_student_learns_from_stored_outputs(tmp_path, data):
         (
             {"index": np.arange(90, 200), "logits": np.zeros((110, 2))},
             3,
-            ": stages[1]: said.npz: the table of stored outputs ",
+            ": stages[1]: stored.npz: the table of stored outputs ",
         ),
     ],
 )
-def test_outputs_that_will_not_do(tmp_path, data, capfd, monkeypatch, said, code, message):
-    np.savez(tmp_path / "said.npz", **said)
+def test_outputs_that_will_not_do(tmp_path, data, capfd, monkeypatch, arrays, code, message):
+    np.savez(tmp_path / "stored.npz", **arrays)
     (tmp_path / "r.yaml").write_text(STORED.replace("LOSS", "soft_targets"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
@@ -146,6 +146,6 @@ def test_outputs_that_will_not_do(tmp_path, data, capfd, monkeypatch, said, code
 
 
 def test_a_loss_on_features_of_a_table_is_refused(tmp_path, data):
-    np.savez(tmp_path / "said.npz", index=np.arange(200), logits=np.zeros((200, 2)))
+    np.savez(tmp_path / "stored.npz", index=np.arange(200), logits=np.zeros((200, 2)))
     with pytest.raises(RecipeError, match=r"r.yaml:5: stages\[1\]: a loss asks for .* layer '1', but .* holds no layers"):
         executed(tmp_path, STORED.replace("LOSS", '{type: hints, layers: ["1"]}'))

@@ -20,8 +20,9 @@ class Confidence(Combination):
     the entropy of its probabilities. Heads (N, classes).
 
     All losses with a term for each sample take part: on outputs soft_targets, soft_cross_entropy, hard_labels, logit_mse,
-    multi_label_targets and dkd; on features hints, hidden_states, cls_token, first_token, attention_transfer and vid. Losses
-    that relate samples to each other (dist, rkd, pkt, crd, ...) have no such term: they name their `teacher`, or are refused.
+    multi_label_targets and dkd; on features hints, hidden_states, cls_token, first_token, attention_transfer, vid and
+    review_kd. Losses that relate samples to each other (dist, rkd, pkt, crd, ...) have none: they name their `teacher`, or
+    are refused.
     Features are weighed by the teacher's own outputs, too, where the paper takes the cross-entropy of the student's projected
     features under the teacher's classifier, which a table of stored outputs does not have.
     """
