@@ -32,7 +32,7 @@ class ShufflenetV1(Model):
     @model_validator(mode="after")
     def _whole_groups(self) -> ShufflenetV1:
         channels = (self.stem, *self.widths)
-        if odd := [each for each in channels if each % self.groups]:
+        if odd := [width for width in channels if width % self.groups]:
             raise ValueError(f"widths and stem must be multiples of groups ({self.groups}); {odd[0]} is not")
         for before, after in zip(channels, self.widths, strict=False):
             least = before + 4 * self.groups
@@ -46,11 +46,11 @@ class ShufflenetV1(Model):
         layers["conv1"] = nn.Conv2d(channels, self.stem, 1, bias=False)
         layers |= {"bn1": nn.BatchNorm2d(self.stem), "relu": nn.ReLU(inplace=True)}
         before = self.stem
-        for place, (after, blocks) in enumerate(zip(self.widths, self.blocks, strict=True), 1):
+        for stage, (after, blocks) in enumerate(zip(self.widths, self.blocks, strict=True), 1):
             # The stem has too few channels for its first convolution to be grouped (section 3.2 of the paper).
-            first = _Block(before, after - before, 2, 1 if place == 1 else self.groups, self.groups)
+            first = _Block(before, after - before, 2, 1 if stage == 1 else self.groups, self.groups)
             rest = (_Block(after, after, 1, self.groups, self.groups) for _ in range(blocks - 1))
-            layers[f"layer{place}"] = nn.Sequential(first, *rest)
+            layers[f"layer{stage}"] = nn.Sequential(first, *rest)
             before = after
         layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
         layers["fc"] = last_layer(before, signature, self.type)
