@@ -17,7 +17,7 @@ FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
 RESIZE = 18  # the opset from which Resize knows the filter that picture libraries use
 
 
-def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], wanted: Preprocess, path: Path) -> None:
+def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], preprocess: Preprocess, path: Path) -> None:
     """Let the input `name` take raw pictures (N, channels, height, width) as float32, and prepare them inside the graph.
 
     `shape` is that of a picture. RecipeError where the graph can't hold the preparation.
@@ -30,38 +30,38 @@ def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], wanted: P
             f"preprocess: {path} takes {name} as {dtype}, and prepared pictures are real numbers; leave preprocess out, or "
             "export the file with a float input"
         )
-    _check_channels(wanted, shape[0])
-    _check_shape(port, shape, wanted, path)
+    _check_channels(preprocess, shape[0])
+    _check_shape(port, shape, preprocess, path)
     nodes = _Nodes(name, port)
-    if wanted.size and shape[1:] != (wanted.size, wanted.size):
+    if preprocess.size and shape[1:] != (preprocess.size, preprocess.size):
         _check_opset(model, path)
         # As picture libraries shrink and enlarge; values of bytes come out unrounded, within one grey level of theirs.
-        nodes.add("Resize", None, None, np.array([wanted.size] * 2), axes=[2, 3], antialias=1, mode="linear")
-    if wanted.colour == "bgr":
+        nodes.add("Resize", None, None, np.array([preprocess.size] * 2), axes=[2, 3], antialias=1, mode="linear")
+    if preprocess.colour == "bgr":
         nodes.add("Gather", np.arange(shape[0])[::-1].copy(), axis=1)
-    mean, deviation = np.asarray(wanted.mean or (0.0,)) / wanted.scale, np.asarray(wanted.std or (1.0,))
+    mean, deviation = np.asarray(preprocess.mean or (0.0,)) / preprocess.scale, np.asarray(preprocess.std or (1.0,))
     if mean.any():
         nodes.add("Sub", mean.astype(np.float32).reshape(-1, 1, 1))
-    factor = wanted.scale / deviation
+    factor = preprocess.scale / deviation
     if (factor != 1).any():
         nodes.add("Mul", factor.astype(np.float32).reshape(-1, 1, 1))
-    if wanted.layout == "nhwc":
+    if preprocess.layout == "nhwc":
         nodes.add("Transpose", perm=[0, 2, 3, 1])
     if kind != onnx.TensorProto.FLOAT:
         nodes.add("Cast", to=kind)
     nodes.insert(model.graph, shape)
 
 
-def _check_channels(wanted: Preprocess, channels: int) -> None:
-    for field, values in (("mean", wanted.mean), ("std", wanted.std)):
+def _check_channels(preprocess: Preprocess, channels: int) -> None:
+    for field, values in (("mean", preprocess.mean), ("std", preprocess.std)):
         if values and len(values) not in (1, channels):
             raise RecipeError(f"preprocess.{field}: has {len(values)} values for pictures of {channels} channels")
 
 
-def _check_shape(port: onnx.ValueInfoProto, shape: tuple[int, ...], wanted: Preprocess, path: Path) -> None:
+def _check_shape(port: onnx.ValueInfoProto, shape: tuple[int, ...], preprocess: Preprocess, path: Path) -> None:
     """RecipeError where prepared pictures would have another shape than the file takes."""
-    prepared = (shape[0], wanted.size or shape[1], wanted.size or shape[2])
-    if wanted.layout == "nhwc":
+    prepared = (shape[0], preprocess.size or shape[1], preprocess.size or shape[2])
+    if preprocess.layout == "nhwc":
         prepared = (*prepared[1:], prepared[0])
     taken = [axis.dim_value or None for axis in port.type.tensor_type.shape.dim[1:]]
     if len(taken) != 3 or any(axis not in (None, size) for axis, size in zip(taken, prepared, strict=True)):

@@ -20,8 +20,8 @@ class ShufflenetV1(Model):
     other `groups` are 144, 200, 272 and 384 at 1, 2, 4 and 8, doubled from stage to stage.
 
     Layers for features: `conv1`, `layer1` to `layer3`, `avgpool`, `fc`; a stage before its last activation is the `join`
-    of its last block, counted from 0: `layer3.3.join`. Cut no channels in `layer1.1` and the blocks after it: they lie between
-    grouped convolutions, and which of them hang together is not followed through a shuffle.
+    of its last block, counted from 0: `layer3.3.join`. Channels can be cut inside the blocks, between their grouped
+    convolutions in units of groups x groups, where widths leave room for units; those that blocks pass on can't be cut.
     """
 
     widths: Many[PositiveInt] = Field((240, 480, 960), min_length=3, max_length=3, description="channels of the three stages")
