@@ -19,7 +19,7 @@ from compress_cli.errors import DataError, RecipeError, StageError
 from compress_cli.measurement import measure, sessions
 from compress_cli.networks import restore
 from compress_cli.networks.models.resnet import Resnet
-from compress_cli.stages import Stage
+from compress_cli.stages import Stage, _onnx_preprocess
 from compress_cli.store.artifact import read, write_manifest
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -165,18 +165,24 @@ WANTED = {
     "smaller": {"size": 5, "scale": 1 / 255},
 }
 
+if "crop" in Preprocess.model_fields:
+    WANTED |= {
+        "resized": {"resize": 12, "crop": 9, "scale": 1 / 255},
+        "cropped": {"crop": 5, "colour": "bgr", "layout": "nhwc"},
+    }
+
 
 @pytest.mark.parametrize("name", WANTED)
 def test_preprocessing_becomes_part_of_the_graph(load, tmp_path, name):
     prepare = Preprocess.model_validate(WANTED[name])
-    matched_filters(tmp_path / "m.onnx", prepare, pixels=prepare.size or 8)
+    matched_filters(tmp_path / "m.onnx", prepare, pixels=prepare.apply(np.zeros((1, 3, 8, 8), np.uint8)).shape[2])
     loaded, notes = load(onnx="m.onnx", inputs=["image"], preprocess=WANTED[name], expect={"accuracy": 0.99})
     assert notes == []
     session = sessions.open_session(loaded.file("model.onnx"), threads=1)
     assert [(name, port.shape) for name, port in session.inputs.items()] == [("image", (None, 3, 8, 8))]
     images = Patterns().split("val").inputs["image"][:5]
     before = sessions.open_session(tmp_path / "m.onnx", threads=1).run({"input": prepare.apply(images)})["logits"]
-    grey_levels = 1 if prepare.size else 1e-3  # libraries round resized bytes to whole ones
+    grey_levels = 1 if name in ("larger", "smaller", "resized") else 1e-3  # libraries round resized bytes to whole ones
     pixels = prepare.apply(images[:1]).size
     largest = np.abs(prepare.apply(PATTERNS.astype(np.uint8))).max()
     np.testing.assert_allclose(
@@ -227,6 +233,20 @@ def test_what_the_graph_can_not_hold_is_refused(load, tmp_path, file, prepare, m
         return
     with pytest.raises(RecipeError, match=message):
         load(onnx="m.onnx", inputs=["image"], preprocess=prepare)
+
+
+class Turned(Preprocess):
+    """With a setting that is not known here."""
+
+    degrees: float = 0.0
+
+
+def test_a_setting_that_no_node_stands_for_is_refused(tmp_path):
+    matched_filters(tmp_path / "m.onnx", Preprocess())
+    model = onnx.load(tmp_path / "m.onnx")
+    _onnx_preprocess.prepend(model, "input", (3, 8, 8), Turned(), tmp_path)
+    with pytest.raises(RecipeError, match=r"preprocess\.degrees: can't become part of an ONNX graph"):
+        _onnx_preprocess.prepend(model, "input", (3, 8, 8), Turned(degrees=90.0), tmp_path)
 
 
 @pytest.mark.parametrize(
