@@ -1,4 +1,4 @@
-"""What is observed inside a network: the outputs of named layers, without the network knowing."""
+"""Features: the outputs of named layers of a network, observed without a change of the network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compress_cli.errors import RecipeError
 
 VERSION = 1  # raise it when the same layer name gives other features
 
-_BODY = "body"  # where a network keeps the model whose layers recipes name; around it stands the normalisation
+_BODY = "body"  # the part of a network whose layers recipes name; the normalisation is outside
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def _attach_hooks(network: nn.Module, names: dict[str, str], seen: dict[str, Ten
 
 
 class _Recorder(nn.Module):
-    """Stands in a graph behind a layer's last node."""
+    """Records the output of a layer's last node in a graph."""
 
     def __init__(self, layer: str, seen: dict[str, Tensor]):
         super().__init__()
@@ -111,9 +111,9 @@ def _attach_nodes(network: nn.Module, names: dict[str, str], seen: dict[str, Ten
     """Module hooks never fire in an exported graph: call a recorder right after the layer's last node."""
     assert isinstance(network, GraphModule)
     added: list[tuple[Node, str]] = []
-    for place, (layer, name) in enumerate(names.items()):
+    for number, (layer, name) in enumerate(names.items()):
         last = [node for node in network.graph.nodes if name in _origins(node)][-1]
-        target = f"_observed_{place}"
+        target = f"_observed_{number}"
         network.add_submodule(target, _Recorder(layer, seen))
         with network.graph.inserting_after(last):
             added.append((network.graph.call_module(target, (last,)), target))

@@ -38,26 +38,30 @@ class Proof:
     def __init__(self, body: nn.Module, inputs: tuple[Tensor, ...]):
         self._body, self._inputs = body, inputs
         self._exact, self._exact_inputs, self._tolerance = _comparable(body, inputs)
+        self._replaced = any(isinstance(module, _Rescale) for module in self._exact.modules())
 
     def provable(self, groups: Sequence[Group]) -> list[Group]:
         """The groups that can be cut together, by several random patterns; all of them where that is possible."""
-        if self._survive(groups):
-            return list(groups)
-        proven: list[Group] = []
-        for group in groups:
-            if self._survive([*proven, group]):
-                proven.append(group)
-        return proven
+        return self._extended([], list(groups))
 
     def holds(self, groups: Sequence[Group], removed: Sequence[Tensor]) -> bool:
         """Whether the body without these channels computes what it computes with them masked."""
-        if _cut_outputs(self._body, self._inputs, groups, removed) is None:
+        if self._replaced and _cut_outputs(self._body, self._inputs, groups, removed) is None:
             return False
         outputs = _cut_outputs(self._exact, self._exact_inputs, groups, removed)
         expected = _masked_outputs(self._exact, self._exact_inputs, groups, removed)
         if outputs is None or _shapes(outputs) != _shapes(expected):
             return False
         return all(_close(outputs[head], expected[head], self._tolerance) for head in expected)
+
+    def _extended(self, proven: list[Group], groups: list[Group]) -> list[Group]:
+        """Proven groups with those of the others that can be cut together with them, found by halving."""
+        if self._survive([*proven, *groups]):
+            return [*proven, *groups]
+        if len(groups) < 2:
+            return proven
+        half = len(groups) // 2
+        return self._extended(self._extended(proven, groups[:half]), groups[half:])
 
     def _survive(self, groups: Sequence[Group]) -> bool:
         return all(self.holds(groups, removed) for removed in _patterns(groups))

@@ -76,7 +76,7 @@ def checkpoint(artifact: Artifact) -> Restored:
     try:
         model = Model.model_validate(document["model"])
         signature = Signature.model_validate(document["signature"])
-        edits = tuple(Edit.model_validate(each) for each in document["edits"])
+        edits = tuple(Edit.model_validate(edit) for edit in document["edits"])
     except (KeyError, TypeError, ValidationError) as error:
         raise ArtifactError(f"{path}: does not describe a model that is known here ({_first(error)})") from None
     with torch.random.fork_rng(devices=[]):
@@ -90,31 +90,34 @@ def checkpoint(artifact: Artifact) -> Restored:
 def copy_layers(source: Network, target: Network, layers: Iterable[tuple[str, str]]) -> int:
     """Copy the weights of layers of one network into another's, pairs of (from, to); returns how many tensors were copied.
 
-    With all that lies within them, statistics of normalisation too. RecipeError where there is no such layer, where names or
+    Includes the layers inside them and statistics of normalisation. RecipeError where there is no such layer, where names or
     shapes of its weights differ, or where one layer would start from two.
     """
-    copied, begun = 0, set[str]()
-    for theirs, own in layers:
-        given = source.body.get_submodule(features.layer_called(source, theirs)).state_dict()
-        called = features.layer_called(target, own)
-        if called in begun:
-            raise RecipeError(f"initialise: the layer '{own}' would start from two layers; leave one of them out")
-        begun.add(called)
-        layer = target.body.get_submodule(called)
-        there = layer.state_dict()
-        shapes = [{name: tuple(each.shape) for name, each in state.items()} for state in (given, there)]
-        wrong = [name for name in {**there, **given} if shapes[0].get(name) != shapes[1].get(name)]
-        if wrong:
-            name = f"{own}.{wrong[0]}"
-            raise RecipeError(
-                f"the layer '{theirs}' does not fit into '{own}': {name} is {shapes[0].get(wrong[0], 'not there')} in the "
-                f"teacher and {shapes[1].get(wrong[0], 'not there')} in the student"
-            )
-        if not given:
-            raise RecipeError(f"the layer '{theirs}' has no weights to start from")
-        layer.load_state_dict(given)
-        copied += len(given)
+    copied, targets = 0, set[str]()
+    for source_layer, target_layer in layers:
+        weights = source.body.get_submodule(features.layer_called(source, source_layer)).state_dict()
+        name = features.layer_called(target, target_layer)
+        if name in targets:
+            raise RecipeError(f"initialise: the layer '{target_layer}' would start from two layers; leave one of them out")
+        targets.add(name)
+        layer = target.body.get_submodule(name)
+        _check_fit(source_layer, weights, target_layer, layer.state_dict())
+        layer.load_state_dict(weights)
+        copied += len(weights)
     return copied
+
+
+def _check_fit(source_layer: str, weights: dict[str, Tensor], target_layer: str, state: dict[str, Tensor]) -> None:
+    """RecipeError where the weights of one layer can't become those of another."""
+    theirs, ours = ({name: tuple(tensor.shape) for name, tensor in layer.items()} for layer in (weights, state))
+    wrong = [name for name in {**ours, **theirs} if theirs.get(name) != ours.get(name)]
+    if wrong:
+        raise RecipeError(
+            f"the layer '{source_layer}' does not fit into '{target_layer}': {target_layer}.{wrong[0]} is "
+            f"{theirs.get(wrong[0], 'not there')} in the teacher and {ours.get(wrong[0], 'not there')} in the student"
+        )
+    if not weights:
+        raise RecipeError(f"the layer '{source_layer}' has no weights to start from")
 
 
 def save_program(restored: Restored, quantizer: Quantizer, prepared: nn.Module, output: Path) -> None:
@@ -144,12 +147,12 @@ def prepared(artifact: Artifact) -> tuple[Quantizer, nn.Module]:
 
 
 def runnable(artifact: Artifact) -> nn.Module:
-    """What runs in PyTorch: a Checkpoint's network or a Program's graph."""
+    """The module of an artifact: a Checkpoint's network or a Program's graph."""
     return program(artifact) if isinstance(artifact, Program) else checkpoint(artifact).network
 
 
 def signature_of(artifact: Artifact) -> Signature:
-    """What the model of a Checkpoint or Program takes and gives."""
+    """The inputs and heads of the model in a Checkpoint or Program."""
     assert isinstance(artifact, Checkpoint | Program), artifact.manifest.kind
     path = artifact.file(ARCHITECTURE)
     try:
@@ -160,24 +163,24 @@ def signature_of(artifact: Artifact) -> Signature:
 
 def example(signature: Signature, samples: int = 2) -> tuple[Tensor, ...]:
     """Inputs of the right shapes and types, in order: something to trace with."""
-    return tuple(_fill(each, samples) for each in signature.inputs.values())
+    return tuple(_fill(spec, samples) for spec in signature.inputs.values())
 
 
 def load(module: nn.Module, weights: dict[str, Tensor], path: Path, remedy: str = "") -> None:
     """Strictly load a state dict; ArtifactError names the first keys that are missing, unknown or of another shape, and
     the remedy."""
-    own = module.state_dict()
-    missing = [name for name in own if name not in weights]
-    unknown = [name for name in weights if name not in own]
+    state = module.state_dict()
+    missing = [name for name in state if name not in weights]
+    unknown = [name for name in weights if name not in state]
     wrong = [
-        f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
+        f"{name} {tuple(weights[name].shape)} instead of {tuple(state[name].shape)}"
+        for name in state
+        if name in weights and weights[name].shape != state[name].shape
     ]
     reasons = [
-        f"{len(found)} {what} (such as {', '.join(found[:3])})"
-        for what, found in (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
-        if found
+        f"{len(names)} {problem} (such as {', '.join(names[:3])})"
+        for problem, names in (("missing", missing), ("unknown", unknown), ("of another shape", wrong))
+        if names
     ]
     if reasons:
         raise ArtifactError(f"{path}: the weights do not fit the architecture: {'; '.join(reasons)}{remedy}")
@@ -189,9 +192,9 @@ def put(module: nn.Module, weights: dict[str, Tensor]) -> None:
 
     Without the versions that a live state dict carries, torchao's observers take it for an old one and reset their `eps`.
     """
-    own = module.state_dict()
-    own.update(weights)
-    module.load_state_dict(own)
+    state = module.state_dict()
+    state.update(weights)
+    module.load_state_dict(state)
 
 
 def _prove(network: Network, name: str) -> None:
@@ -199,17 +202,17 @@ def _prove(network: Network, name: str) -> None:
     signature = network.signature
     try:
         with torch.no_grad():
-            given = network(*example(signature))
+            heads = network(*example(signature))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if place(error):
             raise  # from a plugin's own line, which says more
-        shapes = {key: each.shape for key, each in signature.inputs.items()}
+        shapes = {key: spec.shape for key, spec in signature.inputs.items()}
         raise StageError(f"the model '{name}' can't take the inputs {shapes}: {_first(error)}") from error
     expected = {head: described.shape for head, described in signature.heads.items()}
-    strange = [head for head, values in given.items() if not isinstance(values, Tensor)]
+    strange = [head for head, values in heads.items() if not isinstance(values, Tensor)]
     if strange:
-        raise StageError(f"the model '{name}' gives a {type(given[strange[0]]).__name__} as head '{strange[0]}', not a tensor")
-    shapes = {head: tuple(values.shape[1:]) for head, values in given.items()}
+        raise StageError(f"the model '{name}' gives a {type(heads[strange[0]]).__name__} as head '{strange[0]}', not a tensor")
+    shapes = {head: tuple(values.shape[1:]) for head, values in heads.items()}
     if shapes.keys() != expected.keys() or not all(_fits(shapes[head], expected[head]) for head in expected):
         raise StageError(
             f"the model '{name}' gives heads {_shapes(shapes)}, and the data asks for {_shapes(expected)}, per sample"
@@ -234,8 +237,8 @@ def _fill(spec: Input, samples: int) -> Tensor:
 
 
 def _write(state: dict[str, Tensor], path: Path) -> None:
-    """safetensors refuses tensors that are not contiguous or share memory: every tensor gets its own."""
-    tensors = {name: each.detach().cpu().clone(memory_format=torch.contiguous_format) for name, each in state.items()}
+    """safetensors refuses tensors that are not contiguous or share memory: every tensor is copied."""
+    tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     save_file(tensors, path)
 
 

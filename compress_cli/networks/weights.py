@@ -81,11 +81,11 @@ def _check_archive(path: Path) -> None:
     """torch.save packs no weights (TorchScript its code): an archive that grows a lot when it is unpacked is of neither."""
     try:
         with zipfile.ZipFile(path) as archive:
-            size = sum(each.file_size for each in archive.infolist())
+            size = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ArtifactError(f"{path}: is a damaged archive ({error})") from None
     if size > GROWTH * path.stat().st_size:
-        raise ArtifactError(f"{path}: would unpack to {size} bytes, more than it has: torch writes no such file")
+        raise ArtifactError(f"{path}: would unpack to {size} bytes, far more than it has: torch writes no such file")
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
@@ -94,19 +94,19 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     state = content[wrapped[0]] if wrapped else content
     if not isinstance(state, dict) or not state:
         raise ArtifactError(f"{path}: holds a {type(state).__name__}, not a state dict (names and tensors)")
-    other = [f"{name} ({type(each).__name__})" for name, each in state.items() if not isinstance(each, Tensor)]
+    other = [f"{name} ({type(value).__name__})" for name, value in state.items() if not isinstance(value, Tensor)]
     if other:
         raise ArtifactError(
-            f"{path}: a state dict holds tensors only; here are {len(other)} other things (such as {', '.join(other[:3])})"
+            f"{path}: a state dict holds tensors only; this file has {len(other)} other things (such as {', '.join(other[:3])})"
         )
     grown = [
         name
-        for name, each in state.items()
-        if each.layout is not torch.strided or each.nbytes > each.untyped_storage().nbytes()
+        for name, tensor in state.items()
+        if tensor.layout is not torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes()
     ]
     if grown:
         raise ArtifactError(f"{path}: tensors stand for more values than the file holds (such as {', '.join(grown[:3])})")
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): each for name, each in state.items()}
-    return {name: each.detach() for name, each in state.items()}
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return {name: tensor.detach() for name, tensor in state.items()}

@@ -1,4 +1,4 @@
-"""What a model costs, and what it would cost with fewer channels."""
+"""The cost of a model, and its cost with fewer channels."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class Cost:
     """Multiply-accumulates and parameters of a model, as a function of how many channels each group keeps.
 
     Convolutions and linear layers count, at batch 1 and the traced input's size; products of two activations
-    (attention) do not change with what is cut here and are left out.
+    (attention) are left out.
     """
 
     def __init__(self, body: nn.Module, inputs: tuple[Tensor, ...], groups: Sequence[Group] = ()):
         self._full = [group.channels for group in groups]
         self._shapes = {name: tuple(tensor.shape) for name, tensor in body.named_parameters(remove_duplicate=False)}
-        self._own = [name for name, _ in body.named_parameters()]  # a tensor that two layers share counts once
+        self._trained = [name for name, _ in body.named_parameters()]  # a tensor that two layers share counts once
         self._positions = _positions(body, inputs)
-        self._loss: dict[str, list[tuple[int, int, int]]] = {}  # tensor -> (axis, group, positions per channel)
+        self._cuts: dict[str, list[tuple[int, int, int]]] = {}  # tensor -> (axis, group, positions per channel)
         for number, group in enumerate(groups):
             for part in group.parts:
                 if part.name in self._shapes:
-                    self._loss.setdefault(part.name, []).append((part.axis, number, part.index.shape[1] // part.groups))
+                    self._cuts.setdefault(part.name, []).append((part.axis, number, part.index.shape[1] // part.groups))
 
     def of(self, counted: Counted, kept: Sequence[int] | None = None) -> int:
         """Multiply-accumulates or parameters when each group keeps so many channels; all of them by default."""
@@ -47,12 +47,12 @@ class Cost:
 
     def parameters(self, kept: Sequence[int] | None = None) -> int:
         """Trainable values, of every kind, when each group keeps so many channels."""
-        return sum(self._size(name, kept or self._full) for name in self._own)
+        return sum(self._size(name, kept or self._full) for name in self._trained)
 
     def _size(self, name: str, kept: Sequence[int]) -> int:
         shape = list(self._shapes[name])
-        for axis, group, each in self._loss.get(name, ()):
-            shape[axis] -= each * (self._full[group] - kept[group])
+        for axis, group, positions in self._cuts.get(name, ()):
+            shape[axis] -= positions * (self._full[group] - kept[group])
         return prod(shape)
 
 
@@ -60,13 +60,13 @@ def _positions(body: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, int]:
     """Weight name -> how often one sample multiplies by each of its values."""
     counts: dict[str, int] = {}
 
-    def count(name: str, module: nn.Module, taken: tuple[Any, ...], given: Tensor) -> None:
+    def count(name: str, module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
         if isinstance(module, nn.Linear):
-            places = given.numel() // given.shape[-1]
+            positions = output.numel() // output.shape[-1]
         else:
-            counted = taken[0] if getattr(module, "transposed", False) else given  # (N, C, ...)
-            places = counted.numel() // counted.shape[1]
-        counts[name] = counts.get(name, 0) + places // given.shape[0]
+            counted = arguments[0] if getattr(module, "transposed", False) else output  # (N, C, ...)
+            positions = counted.numel() // counted.shape[1]
+        counts[name] = counts.get(name, 0) + positions // output.shape[0]
 
     hooks = [
         module.register_forward_hook(partial(count, f"{name}.weight".lstrip(".")))

@@ -118,7 +118,7 @@ def _traceable_shuffles(body: nn.Module) -> Iterator[dict[nn.Module, list[int]]]
 
 def _map_positions(node: Any, order: list[int]) -> None:
     """Tell torch-pruning's graph at which position of a shuffle's output each channel of its input comes out."""
-    position = {channel: place for place, channel in enumerate(order)}
+    position = {channel: output for output, channel in enumerate(order)}
     (before,) = node.inputs
     for source, target, mapping in ((before, node, position), (node, before, dict(enumerate(order)))):
         for edge in source.dependencies:

@@ -20,7 +20,7 @@ class Grouped:
     positions: tuple[tuple[int, int], ...]  # (position in the layer, channel)
     groups: int
 
-    def place(self, position: int) -> int:
+    def place_in_group(self, position: int) -> int:
         """The position within its group."""
         return position % (len(self.positions) // self.groups)
 
@@ -36,7 +36,7 @@ class Shuffled(Grouped):
     A narrower shuffle deals out the same order only if its input's groups lost the same places.
     """
 
-    def place(self, position: int) -> int:
+    def place_in_group(self, position: int) -> int:
         """The position within its group of the shuffle's input."""
         return position // self.groups
 
@@ -72,7 +72,7 @@ def units(channels: int, layers: Sequence[Grouped]) -> Units | str:
 
 
 def _numbered(channels: int, unit_list: list[list[int]]) -> Units:
-    number = {channel: place for place, unit in enumerate(unit_list) for channel in unit}
+    number = {channel: position for position, unit in enumerate(unit_list) for channel in unit}
     return Units(tuple(number.get(channel) for channel in range(channels)), len(unit_list))
 
 
@@ -83,7 +83,7 @@ def _aligned(channels: int, layers: Sequence[Grouped]) -> list[list[int]]:
         first: dict[int, int] = {}  # place within a group -> the first channel at that place
         for position, channel in layer.positions:
             joined = owner[channel]
-            kept = owner[first.setdefault(layer.place(position), channel)]
+            kept = owner[first.setdefault(layer.place_in_group(position), channel)]
             owner = [kept if unit == joined else unit for unit in owner]
     return [[channel for channel in range(channels) if owner[channel] == unit] for unit in dict.fromkeys(owner)]
 
@@ -101,7 +101,7 @@ def _balanced(sets: list[list[int]], layers: Sequence[Grouped]) -> list[list[int
         groups = [{group_of[channel] for channel in channels} for group_of in groups_of]
         if all(len(numbers) == 1 for numbers in groups):
             inside.setdefault(tuple(next(iter(numbers)) for numbers in groups), []).append(channels)
-    hits = [[key[place] for key in inside] for place in range(len(layers))]
+    hits = [[key[number] for key in inside] for number in range(len(layers))]
     even = all(len({hit.count(group) for group in range(layer.groups)}) == 1 for hit, layer in zip(hits, layers, strict=True))
     if not even or len({len(channels) for channels in sets}) > 1:
         return []

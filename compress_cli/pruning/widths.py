@@ -1,6 +1,6 @@
-"""How narrow layers become: rounding that the hardware likes, and the search for widths that cost a given amount.
+"""How narrow layers become: rounding that suits the hardware, and the search for widths of a certain cost.
 
-A group of layers that are cut together has a number of channels; `kept` says, group by group, how many stay. Pure
+A group of layers that are cut together has a number of channels; `kept` holds, group by group, how many remain. Pure
 arithmetic: nothing here knows a model.
 """
 
@@ -19,7 +19,7 @@ much as the next multiple, or more."""
 
 Kept = list[int]
 WidthChoice = list[Kept]
-"""For each group the numbers of channels it may keep, falling, beginning with all of them."""
+"""For each group the numbers of channels that it may keep, from all of them downward."""
 
 
 def choices(groups: Sequence[tuple[int, int, int]], round_to: int | Literal["auto"]) -> list[WidthChoice]:
@@ -45,12 +45,12 @@ def nearest(share: float, choices: Sequence[WidthChoice]) -> Kept:
 
 def affordable(target: float, cost: Callable[[Kept], int], choices: Sequence[WidthChoice]) -> Kept:
     """The first choice's widths whose cost comes within 2% of the target; where none does, the nearest of all."""
-    found = []
+    candidates = []
     for permitted in choices:
-        found.append(_towards(target, cost, permitted))
-        if abs(cost(found[-1]) - target) <= CLOSE * target:
-            return found[-1]
-    return min(found, key=lambda kept: abs(cost(kept) - target))
+        candidates.append(_towards(target, cost, permitted))
+        if abs(cost(candidates[-1]) - target) <= CLOSE * target:
+            return candidates[-1]
+    return min(candidates, key=lambda kept: abs(cost(kept) - target))
 
 
 def _rounded(group: tuple[int, int, int], multiples: Sequence[int], least: int) -> Kept:
@@ -77,11 +77,11 @@ def _towards(target: float, cost: Callable[[Kept], int], permitted: WidthChoice)
         low, high = (middle, high) if cost(shared(middle)) < target else (low, middle)
     kept = shared(high)
     while cost(kept) > target * (1 + CLOSE / 2):
-        order = sorted(range(len(kept)), key=lambda place: -kept[place] / permitted[place][0])
-        steps = [step for place in order if (step := _narrower(kept, permitted, place))]
+        order = sorted(range(len(kept)), key=lambda group: -kept[group] / permitted[group][0])
+        steps = [step for group in order if (step := _narrower(kept, permitted, group))]
         closer = next((step for step in steps if cost(step) >= target), None)
         if closer is None:
-            return _exchanged(min([kept, *steps], key=lambda each: abs(cost(each) - target)), target, cost, permitted)
+            return _exchanged(min([kept, *steps], key=lambda step: abs(cost(step) - target)), target, cost, permitted)
         kept = closer
     return kept
 
@@ -89,23 +89,23 @@ def _towards(target: float, cost: Callable[[Kept], int], permitted: WidthChoice)
 def _exchanged(kept: Kept, target: float, cost: Callable[[Kept], int], permitted: WidthChoice) -> Kept:
     """While that comes nearer to the target, and until it is reached: one group a step wider, another one narrower."""
     while (distance := abs(cost(kept) - target)) > CLOSE * target:
-        places = range(len(kept))
-        wider = [kept, *(step for place in places if (step := _wider(kept, permitted, place)))]
-        moves = [step for each in wider for place in places if (step := _narrower(each, permitted, place))]
-        nearest = min([*wider, *moves], key=lambda each: abs(cost(each) - target))
+        groups = range(len(kept))
+        wider = [kept, *(step for group in groups if (step := _wider(kept, permitted, group)))]
+        moves = [step for start in wider for group in groups if (step := _narrower(start, permitted, group))]
+        nearest = min([*wider, *moves], key=lambda step: abs(cost(step) - target))
         if abs(cost(nearest) - target) >= distance:
             break
         kept = nearest
     return kept
 
 
-def _narrower(kept: Kept, permitted: WidthChoice, place: int) -> Kept | None:
+def _narrower(kept: Kept, permitted: WidthChoice, group: int) -> Kept | None:
     """The same, but one group by one step narrower; None where it is at its narrowest."""
-    lower = [count for count in permitted[place] if count < kept[place]]
-    return [*kept[:place], lower[0], *kept[place + 1 :]] if lower else None
+    lower = [count for count in permitted[group] if count < kept[group]]
+    return [*kept[:group], lower[0], *kept[group + 1 :]] if lower else None
 
 
-def _wider(kept: Kept, permitted: WidthChoice, place: int) -> Kept | None:
+def _wider(kept: Kept, permitted: WidthChoice, group: int) -> Kept | None:
     """The same, but one group by one step wider; None where it has all its channels."""
-    higher = [count for count in permitted[place] if count > kept[place]]
-    return [*kept[:place], higher[-1], *kept[place + 1 :]] if higher else None
+    higher = [count for count in permitted[group] if count > kept[group]]
+    return [*kept[:group], higher[-1], *kept[group + 1 :]] if higher else None

@@ -14,10 +14,11 @@ from compress_cli.data.preprocess import Preprocess
 from compress_cli.errors import RecipeError
 
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
+GEOMETRY, VALUES = ("size", "resize", "crop"), ("colour", "scale", "mean", "std", "layout")
 RESIZE = 18  # the opset from which Resize knows the filter that picture libraries use
 
 
-def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], wanted: Preprocess, path: Path) -> None:
+def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], preprocess: Preprocess, path: Path) -> None:
     """Let the input `name` take raw pictures (N, channels, height, width) as float32, and prepare them inside the graph.
 
     `shape` is that of a picture. RecipeError where the graph can't hold the preparation.
@@ -30,44 +31,66 @@ def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], wanted: P
             f"preprocess: {path} takes {name} as {dtype}, and prepared pictures are real numbers; leave preprocess out, or "
             "export the file with a float input"
         )
-    _check_channels(wanted, shape[0])
-    _check_shape(port, shape, wanted, path)
+    _check_fields(preprocess)
+    _check_channels(preprocess, shape[0])
+    _check_shape(port, _output_shape(preprocess, shape), path)
     nodes = _Nodes(name, port)
-    if wanted.size and shape[1:] != (wanted.size, wanted.size):
+    resized, corner, cut = _geometry(preprocess, shape)
+    if resized != shape[1:]:
         _check_opset(model, path)
         # As picture libraries shrink and enlarge; values of bytes come out unrounded, within one grey level of theirs.
-        nodes.add("Resize", None, None, np.array([wanted.size] * 2), axes=[2, 3], antialias=1, mode="linear")
-    if wanted.colour == "bgr":
+        nodes.add("Resize", None, None, np.array(resized), axes=[2, 3], antialias=1, mode="linear")
+    if cut != resized:
+        nodes.add("Slice", np.array(corner), np.array(corner) + cut, np.array([2, 3]))
+    if preprocess.colour == "bgr":
         nodes.add("Gather", np.arange(shape[0])[::-1].copy(), axis=1)
-    mean, deviation = np.asarray(wanted.mean or (0.0,)) / wanted.scale, np.asarray(wanted.std or (1.0,))
+    mean, deviation = np.asarray(preprocess.mean or (0.0,)) / preprocess.scale, np.asarray(preprocess.std or (1.0,))
     if mean.any():
         nodes.add("Sub", mean.astype(np.float32).reshape(-1, 1, 1))
-    factor = wanted.scale / deviation
+    factor = preprocess.scale / deviation
     if (factor != 1).any():
         nodes.add("Mul", factor.astype(np.float32).reshape(-1, 1, 1))
-    if wanted.layout == "nhwc":
+    if preprocess.layout == "nhwc":
         nodes.add("Transpose", perm=[0, 2, 3, 1])
     if kind != onnx.TensorProto.FLOAT:
         nodes.add("Cast", to=kind)
     nodes.insert(model.graph, shape)
 
 
-def _check_channels(wanted: Preprocess, channels: int) -> None:
-    for field, values in (("mean", wanted.mean), ("std", wanted.std)):
+def _check_fields(preprocess: Preprocess) -> None:
+    """RecipeError for a setting that no node here stands for."""
+    for name, field in type(preprocess).model_fields.items():
+        if name not in (*GEOMETRY, *VALUES) and getattr(preprocess, name) != field.default:
+            raise RecipeError(f"preprocess.{name}: can't become part of an ONNX graph; prepare the dataset instead")
+
+
+def _geometry(preprocess: Preprocess, shape: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """(height, width) that pictures are resized to, (top, left) of what is cut out of them, (height, width) of that."""
+    plain = preprocess.model_copy(update={name: type(preprocess).model_fields[name].default for name in VALUES})
+    height, width = plain.model_copy(update={"crop": None}).apply(np.zeros((1, *shape), np.uint8)).shape[2:]
+    rows, columns = np.indices((height, width), np.float32)  # each pixel's place
+    cut = plain.model_copy(update={"size": None, "resize": None}).apply(np.stack([rows, columns])[None])
+    top, left = cut[0, :, 0, 0].astype(int)
+    return (height, width), (int(top), int(left)), (cut.shape[2], cut.shape[3])
+
+
+def _output_shape(preprocess: Preprocess, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return preprocess.apply(np.zeros((1, *shape), np.uint8)).shape[1:]
+
+
+def _check_channels(preprocess: Preprocess, channels: int) -> None:
+    for field, values in (("mean", preprocess.mean), ("std", preprocess.std)):
         if values and len(values) not in (1, channels):
             raise RecipeError(f"preprocess.{field}: has {len(values)} values for pictures of {channels} channels")
 
 
-def _check_shape(port: onnx.ValueInfoProto, shape: tuple[int, ...], wanted: Preprocess, path: Path) -> None:
+def _check_shape(port: onnx.ValueInfoProto, prepared: tuple[int, ...], path: Path) -> None:
     """RecipeError where prepared pictures would have another shape than the file takes."""
-    prepared = (shape[0], wanted.size or shape[1], wanted.size or shape[2])
-    if wanted.layout == "nhwc":
-        prepared = (*prepared[1:], prepared[0])
     taken = [axis.dim_value or None for axis in port.type.tensor_type.shape.dim[1:]]
     if len(taken) != 3 or any(axis not in (None, size) for axis, size in zip(taken, prepared, strict=True)):
         raise RecipeError(
             f"preprocess: makes pictures of the shape {prepared}, and {path} takes {port.name} "
-            f"({', '.join(str(axis or '?') for axis in taken)}) for each sample; set size or layout"
+            f"({', '.join(str(axis or '?') for axis in taken)}) for each sample; set size, crop or layout"
         )
 
 

@@ -185,7 +185,7 @@ def _read_onnx(path: Path) -> tuple[onnx.ModelProto, list[str]]:
     return model, external
 
 
-def _prepare_inputs(model: onnx.ModelProto, wanted: Preprocess, signature: Signature, path: Path) -> None:
+def _prepare_inputs(model: onnx.ModelProto, preprocess: Preprocess, signature: Signature, path: Path) -> None:
     """Put the preparation of pictures into the graph; RecipeError where the file takes none."""
     pictures = [
         port.name for port in model.graph.input if port.name in signature.inputs and len(signature.inputs[port.name].shape) == 3
@@ -196,7 +196,7 @@ def _prepare_inputs(model: onnx.ModelProto, wanted: Preprocess, signature: Signa
             f"preprocess: {path} takes no pictures of the dataset, which gives {listed}; name in `inputs` what the file takes"
         )
     for name in pictures:
-        _onnx_preprocess.prepend(model, name, signature.inputs[name].shape, wanted, path)
+        _onnx_preprocess.prepend(model, name, signature.inputs[name].shape, preprocess, path)
 
 
 def _take_outputs(path: Path, target: Path) -> dict[str, Any]:

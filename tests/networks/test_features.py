@@ -63,8 +63,10 @@ def test_a_layer_may_be_named_by_its_position_among_the_outermost(network, expor
     for layer, name in (("0", "layer1"), ("-1", "fc"), ("layer2", "layer2")):
         torch.testing.assert_close(seen[layer], expected[name])
     for wrong in ("6", "-7", "²"):  # convnet has layer1, pool1, layer2, avgpool, flatten, fc
-        said = f"there is no layer '{wrong}'" if wrong == "²" else rf"no layer at position {wrong}; .* 0 \(layer1\) to 5 \(fc\)"
-        with pytest.raises(RecipeError, match=said), features.observe(network, (wrong,)):
+        message = (
+            f"there is no layer '{wrong}'" if wrong == "²" else rf"no layer at position {wrong}; .* 0 \(layer1\) to 5 \(fc\)"
+        )
+        with pytest.raises(RecipeError, match=message), features.observe(network, (wrong,)):
             pass
 
 

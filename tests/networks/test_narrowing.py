@@ -40,7 +40,7 @@ NARROW = {"widths": (48, 96, 192), "blocks": (2, 2, 2)}
 def test_an_untrained_shufflenet_is_cut_right(seed):
     torch.manual_seed(seed)
     body = ShufflenetV1(**NARROW).build(SIGNATURE).eval().double()
-    inputs = tuple(each.double() for each in images(seed))
+    inputs = tuple(tensor.double() for tensor in images(seed))
     groups = offered(body, inputs)
     assert [group.layer for group in groups] == ["layer1.0.conv1", "layer2.1.conv1", "layer3.0.conv1", "layer3.1.conv1"]
     assert Proof(body, inputs).provable(groups) == list(groups)

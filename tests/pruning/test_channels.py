@@ -33,7 +33,7 @@ def built(architectures, lively, name):
 def narrowed(body, groups, removed):
     after = channels.cut(body, groups, removed)
     before = body.state_dict()
-    Narrow(shapes={name: tuple(each.shape) for name, each in after.items() if each.shape != before[name].shape})(body)
+    Narrow(shapes={name: tuple(tensor.shape) for name, tensor in after.items() if tensor.shape != before[name].shape})(body)
     body.load_state_dict(after)
     return body
 
@@ -44,31 +44,31 @@ def masked(body, groups, removed):
 
 
 def outputs(body):
-    given = body(*IMAGES)
-    return given if isinstance(given, dict) else {"": given}
+    heads = body(*IMAGES)
+    return heads if isinstance(heads, dict) else {"": heads}
 
 
 @pytest.mark.parametrize("name", CUT)
 def test_groups_are_those_reckoned_by_hand(architectures, lively, name):
-    found = dependency_graph.build(built(architectures, lively, name), IMAGES)
-    assert {group.layer: (group.channels, group.multiple) for group in found.groups} == CUT[name]
-    assert set(found.whole.values()) == {"it makes an output of the model"}
+    dependencies = dependency_graph.build(built(architectures, lively, name), IMAGES)
+    assert {group.layer: (group.channels, group.multiple) for group in dependencies.groups} == CUT[name]
+    assert set(dependencies.whole.values()) == {"it makes an output of the model"}
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("name", CUT)
-def test_a_cut_model_computes_what_the_silenced_one_does(architectures, lively, name, seed):
+def test_a_cut_model_computes_what_the_masked_one_does(architectures, lively, name, seed):
     generator = torch.Generator().manual_seed(seed)
     body, other = built(architectures, lively, name), built(architectures, lively, name)
     groups = dependency_graph.build(body, IMAGES).groups
     removed = [torch.randperm(group.channels, generator=generator)[: group.channels // 2] for group in groups]
     with torch.no_grad():
         expected, whole = outputs(masked(other, groups, removed)), outputs(body)
-        found = outputs(narrowed(body, groups, removed))
+        after = outputs(narrowed(body, groups, removed))
     for head in whole:
-        assert found[head].shape == whole[head].shape
-        assert not torch.allclose(found[head], whole[head], atol=1e-2)  # the cut changed something
-        torch.testing.assert_close(found[head], expected[head], rtol=1e-4, atol=1e-4)
+        assert after[head].shape == whole[head].shape
+        assert not torch.allclose(after[head], whole[head], atol=1e-2)  # the cut changed something
+        torch.testing.assert_close(after[head], expected[head], rtol=1e-4, atol=1e-4)
 
 
 def test_a_wrong_channel_in_one_layer_is_seen(architectures, lively):
@@ -88,7 +88,7 @@ def shifted(part):
 
 def test_batch_normalisation_follows(architectures, lively):
     body = built(architectures, lively, "residual")
-    (group,) = (each for each in dependency_graph.build(body, IMAGES).groups if each.layer == "first.0")
+    (group,) = (group for group in dependency_graph.build(body, IMAGES).groups if group.layer == "first.0")
     mean = body.first[1].running_mean.clone()
     narrowed(body, [group], [torch.tensor([0, 5, 31])])
     kept = [number for number in range(32) if number not in (0, 5, 31)]
@@ -99,9 +99,9 @@ def test_batch_normalisation_follows(architectures, lively):
 def test_nothing_is_changed_by_looking(architectures, lively, capfd):
     body = built(architectures, lively, "depthwise").train()
     body.fc.weight.requires_grad_(False)
-    before = {name: each.clone() for name, each in body.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
     dependency_graph.build(body, IMAGES)
-    assert all(torch.equal(before[name], each) for name, each in body.state_dict().items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in body.state_dict().items())
     assert body.training
     assert not body.fc.weight.requires_grad
     assert not any(module._forward_hooks for module in body.modules())
@@ -109,10 +109,10 @@ def test_nothing_is_changed_by_looking(architectures, lively, capfd):
 
 
 def test_ignored_layers_stay_whole(architectures, lively):
-    found = dependency_graph.build(built(architectures, lively, "residual"), IMAGES, ["first"])
-    assert [group.layer for group in found.groups] == ["wide.0"]  # 'first' reads what 'stem' makes
-    assert found.whole["first.0"] == "'first.0' is in ignore"
-    assert found.whole["stem.0"] == "'first.0' is in ignore"
+    dependencies = dependency_graph.build(built(architectures, lively, "residual"), IMAGES, ["first"])
+    assert [group.layer for group in dependencies.groups] == ["wide.0"]  # 'first' reads what 'stem' makes
+    assert dependencies.whole["first.0"] == "'first.0' is in ignore"
+    assert dependencies.whole["stem.0"] == "'first.0' is in ignore"
 
 
 def test_a_name_to_ignore_that_matches_nothing_is_refused(architectures, lively):
@@ -131,9 +131,9 @@ class Mixed(nn.Module):
 
 
 def test_layers_that_cannot_be_narrowed_are_named():
-    found = dependency_graph.build(Mixed(), (torch.rand(2, 3, 4),))
-    assert found.groups == ()
-    assert found.whole["embed"] == "'mix' is a MultiheadAttention, which can't be narrowed"
+    dependencies = dependency_graph.build(Mixed(), (torch.rand(2, 3, 4),))
+    assert dependencies.groups == ()
+    assert dependencies.whole["embed"] == "'mix' is a MultiheadAttention, which can't be narrowed"
 
 
 def test_a_tied_weight_is_cut_under_both_names():

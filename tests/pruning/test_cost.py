@@ -35,7 +35,7 @@ def test_residual_by_hand(architectures):
         assert cost.macs(kept) == macs(stem, first, wide)
         assert cost.parameters(kept) == parameters(stem, first, wide)
     assert cost.macs() == macs(16, 32, 24)
-    assert cost.parameters() == sum(each.numel() for each in body.parameters())
+    assert cost.parameters() == sum(parameter.numel() for parameter in body.parameters())
 
 
 @pytest.mark.parametrize("name", ["residual", "depthwise", "concat", "grouped", "flat"])
@@ -46,10 +46,10 @@ def test_what_was_foretold_is_what_the_cut_model_costs(architectures, name):
     cost = Cost(body, IMAGES, groups)
     foretold = cost.macs(kept), cost.parameters(kept)
     after = channels.cut(body, groups, [torch.arange(group.channels - keep) for group, keep in zip(groups, kept, strict=True)])
-    Narrow(shapes={each: tuple(tensor.shape) for each, tensor in after.items()})(body)
+    Narrow(shapes={name: tuple(tensor.shape) for name, tensor in after.items()})(body)
     cut = Cost(body, IMAGES)
     assert (cut.macs(), cut.parameters()) == foretold
-    assert cut.parameters() == sum(each.numel() for each in body.parameters())
+    assert cut.parameters() == sum(parameter.numel() for parameter in body.parameters())
 
 
 def test_layers_used_twice_and_shared_weights():

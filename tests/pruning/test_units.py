@@ -9,11 +9,11 @@ def grouped(count, groups):
 
 def shuffle(count, groups):
     """As the layer behind it sees the channels: position -> channel."""
-    return tuple((place, place % groups * (count // groups) + place // groups) for place in range(count))
+    return tuple((position, position % groups * (count // groups) + position // groups) for position in range(count))
 
 
-def members(found):
-    return [[channel for channel, unit in enumerate(found.owner) if unit == number] for number in range(found.count)]
+def members(result):
+    return [[channel for channel, unit in enumerate(result.owner) if unit == number] for number in range(result.count)]
 
 
 def test_every_channel_alone_where_nothing_is_grouped():
@@ -28,18 +28,18 @@ def test_the_same_place_in_every_group():
 def test_places_that_line_up_behind_a_shuffle():
     """Nine channels a group: the shuffle deals 0 9 18 | 1 10 19 | ..., and the next groups begin at 0, 3 and 6."""
     order = shuffle(27, 3)
-    found = units(27, [Shuffled(order, 3), Grouped(order, 3)])
-    assert members(found) == [list(range(first, 27, 3)) for first in range(3)]
-    assert (found.size, found.fixed) == (9, 0)
+    result = units(27, [Shuffled(order, 3), Grouped(order, 3)])
+    assert members(result) == [list(range(first, 27, 3)) for first in range(3)]
+    assert (result.size, result.fixed) == (9, 0)
 
 
 def test_places_that_do_not_line_up_are_balanced_and_the_rest_remains():
     """Twenty channels a group: rows 0 to 5 of three go to the first group behind it, row 6 lies across two."""
     order = shuffle(60, 3)
-    found = units(60, [Shuffled(order, 3), Grouped(order, 3)])
-    assert (found.count, found.size, found.fixed) == (6, 9, 6)
-    assert members(found)[0] == [0, 7, 14, 20, 27, 34, 40, 47, 54]
-    assert [channel % 20 for channel, unit in enumerate(found.owner) if unit is None] == [6, 13] * 3
+    result = units(60, [Shuffled(order, 3), Grouped(order, 3)])
+    assert (result.count, result.size, result.fixed) == (6, 9, 6)
+    assert members(result)[0] == [0, 7, 14, 20, 27, 34, 40, 47, 54]
+    assert [channel % 20 for channel, unit in enumerate(result.owner) if unit is None] == [6, 13] * 3
 
 
 def test_no_unit_where_a_group_has_no_row_of_its_own():

@@ -61,7 +61,7 @@ def test_else_the_nearest_of_all():
     cost = linear(1.0, 10.0)
     reachable = [cost([one, two]) for one in (16, 8) for two in (16, 8)]
     for target in (170, 150, 131, 100, 95, 89, 80, 20):
-        best = min(abs(each - target) for each in reachable)
+        best = min(abs(nearby - target) for nearby in reachable)
         assert abs(cost(widths.affordable(target, cost, choices)) - target) == best
 
 

@@ -64,7 +64,7 @@ def load(tmp_path):
         stage = Stage.model_validate({"type": "load", **settings}, context={"base": tmp_path})
         context = Context(
             inputs={}, output=output, dataset=dataset or Small(), task=Classification(), device="cpu", seed=0,
-            log=lambda told: None, key="k", memory=tmp_path,
+            log=lambda progress: None, key="k", memory=tmp_path,
         )  # fmt: skip
         facts = stage.run(context)
         return Draft(stage.produces({}), "k", {}, facts).commit(output)
@@ -78,8 +78,8 @@ def body():
 
 
 def same(artifact, state):
-    found = restore.checkpoint(artifact).network.body.state_dict()
-    return found.keys() == state.keys() and all(torch.equal(found[name], state[name]) for name in state)
+    loaded = restore.checkpoint(artifact).network.body.state_dict()
+    return loaded.keys() == state.keys() and all(torch.equal(loaded[name], state[name]) for name in state)
 
 
 def refused(load, message, kind=ArtifactError, **settings):
@@ -91,17 +91,17 @@ def refused(load, message, kind=ArtifactError, **settings):
 
 def test_safetensors(load, body, tmp_path):
     save_file(body.state_dict(), tmp_path / "w.safetensors")
-    made = load(weights="w.safetensors", model=MODEL)
-    assert isinstance(made, Checkpoint)
-    assert same(made, body.state_dict())
-    assert restore.signature_of(made) == SIGNATURE
+    loaded = load(weights="w.safetensors", model=MODEL)
+    assert isinstance(loaded, Checkpoint)
+    assert same(loaded, body.state_dict())
+    assert restore.signature_of(loaded) == SIGNATURE
 
 
 @pytest.mark.parametrize("wrap", [
     lambda state: state, dict, lambda state: {"state_dict": state, "epoch": 3}, lambda state: {"model": state, "best": 0.5},
-    lambda state: {f"module.{name}": each for name, each in state.items()},
-    lambda state: {"state_dict": {f"_orig_mod.{name}": each for name, each in state.items()}},
-    lambda state: {name: nn.Parameter(each) for name, each in state.items()},
+    lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    lambda state: {"state_dict": {f"_orig_mod.{name}": tensor for name, tensor in state.items()}},
+    lambda state: {name: nn.Parameter(tensor) for name, tensor in state.items()},
 ])  # fmt: skip
 @pytest.mark.parametrize("old", [False, True])
 def test_state_dicts_in_every_wrapping(load, body, tmp_path, wrap, old):
@@ -116,8 +116,8 @@ def test_half_precision_becomes_float32(load, body, tmp_path):
 
 def test_normalisation_of_the_pretrained_weights(load, body, tmp_path):
     save_file(body.state_dict(), tmp_path / "w.safetensors")
-    made = load(weights="w.safetensors", model=MODEL, mean=[10.0, 20.0], deviation=[2.0, 4.0])
-    network = restore.checkpoint(made).network
+    loaded = load(weights="w.safetensors", model=MODEL, mean=[10.0, 20.0], deviation=[2.0, 4.0])
+    network = restore.checkpoint(loaded).network
     image = torch.rand(1, 2, 3, 4) * 255
     by_hand = (image - torch.tensor([10.0, 20.0])[:, None, None]) / torch.tensor([2.0, 4.0])[:, None, None]
     with torch.no_grad():
@@ -200,8 +200,8 @@ def test_damaged_pickles_never_end_in_a_traceback(load, body, tmp_path):
     generator = np.random.default_rng(0)
     for number in range(40):
         bad = bytearray(content)
-        for place in generator.integers(0, 400, 5):
-            bad[place] = generator.integers(0, 256)
+        for position in generator.integers(0, 400, 5):
+            bad[position] = generator.integers(0, 256)
         (tmp_path / f"w{number}.pt").write_bytes(bad)
         with suppress(ArtifactError):
             load(weights=f"w{number}.pt", model=MODEL)
@@ -255,7 +255,7 @@ def test_a_key_follows_the_content_not_the_place(tmp_path, body):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         save_file(body.state_dict(), tmp_path / folder / "w.safetensors")
-    save_file({name: each + 1 for name, each in body.state_dict().items()}, tmp_path / "w.safetensors")
+    save_file({name: tensor + 1 for name, tensor in body.state_dict().items()}, tmp_path / "w.safetensors")
     stages = [
         Stage.model_validate({"type": "load", "weights": str(path), "model": MODEL})
         for path in (tmp_path / "one" / "w.safetensors", tmp_path / "two" / "w.safetensors", tmp_path / "w.safetensors")
@@ -279,7 +279,7 @@ def exported(path, name="image", shape=("batch", 2, 3, 4), kind=TensorProto.FLOA
     ]
     graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info(name, kind, shape)],
-        [helper.make_tensor_value_info(each, TensorProto.FLOAT, ("batch", size)) for each in (output, features) if each],
+        [helper.make_tensor_value_info(head, TensorProto.FLOAT, ("batch", size)) for head in (output, features) if head],
         [onnx.numpy_helper.from_array(weights, "weights")],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -289,23 +289,23 @@ def exported(path, name="image", shape=("batch", 2, 3, 4), kind=TensorProto.FLOA
 
 def test_an_onnx_file_is_copied_as_it_is(load, tmp_path):
     exported(tmp_path / "m.onnx")
-    made = load(onnx="m.onnx")
-    assert isinstance(made, OnnxModel)
-    assert made.file("model.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
-    assert made.manifest.facts == {"file": "m.onnx", "merged": [], "opsets": {"ai.onnx": 20}}
+    loaded = load(onnx="m.onnx")
+    assert isinstance(loaded, OnnxModel)
+    assert loaded.file("model.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
+    assert loaded.manifest.facts == {"file": "m.onnx", "merged": [], "opsets": {"ai.onnx": 20}}
 
 
 def test_weights_beside_an_onnx_file_are_merged_into_it(load, tmp_path):
     weights = exported(tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
     stage = Stage.model_validate({"type": "load", "onnx": str(tmp_path / "m.onnx")})
     before = stage.depends()
-    made = load(onnx="m.onnx")
-    assert made.manifest.facts["merged"] == ["m.data"]
+    loaded = load(onnx="m.onnx")
+    assert loaded.manifest.facts["merged"] == ["m.data"]
     (tmp_path / "m.data").write_bytes(b"\0" * (tmp_path / "m.data").stat().st_size)
     assert stage.depends() != before  # its content belongs to the key
     image = np.random.default_rng(1).normal(size=(3, 2, 3, 4)).astype(np.float32)
-    (found,) = sessions.open_session(made.file("model.onnx"), threads=1).run({"image": image}).values()
-    np.testing.assert_allclose(found, image.reshape(3, 24) @ weights, rtol=1e-4, atol=1e-5)
+    (logits,) = sessions.open_session(loaded.file("model.onnx"), threads=1).run({"image": image}).values()
+    np.testing.assert_allclose(logits, image.reshape(3, 24) @ weights, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_that_should_lie_beside_an_onnx_file(load, tmp_path):
@@ -361,9 +361,9 @@ def test_open_axes_fit_anything(load, tmp_path):
 
 def test_weights_of_a_model_with_some_of_the_inputs_and_heads(load, body, tmp_path):
     save_file(body.state_dict(), tmp_path / "w.safetensors")
-    made = load(Paired(), weights="w.safetensors", model=MODEL, inputs=["image"], heads=["shape_output"])
-    assert same(made, body.state_dict())
-    signature = restore.signature_of(made)
+    loaded = load(Paired(), weights="w.safetensors", model=MODEL, inputs=["image"], heads=["shape_output"])
+    assert same(loaded, body.state_dict())
+    signature = restore.signature_of(loaded)
     assert (signature.inputs, signature.heads) == (SIGNATURE.inputs, {"shape_output": Head(shape=(5,))})
 
 
@@ -374,45 +374,45 @@ def test_normalisation_is_that_of_the_input_that_is_taken(load, tmp_path):
     refused(load, "mean: has 3 values, but the dataset's inputs are {'image'", dataset=Paired(), **settings, inputs=["image"],
             mean=[1.0] * 3, deviation=[1.0] * 3)  # fmt: skip
     (tmp_path / "loaded").rmdir()
-    made = load(Paired(), **settings, inputs=["depth"], mean=[1.0, 2.0, 3.0], deviation=[4.0] * 3)
-    assert restore.signature_of(made).inputs == {"depth": Input(shape=(3, 4), mean=(1, 2, 3), deviation=(4, 4, 4))}
+    loaded = load(Paired(), **settings, inputs=["depth"], mean=[1.0, 2.0, 3.0], deviation=[4.0] * 3)
+    assert restore.signature_of(loaded).inputs == {"depth": Input(shape=(3, 4), mean=(1, 2, 3), deviation=(4, 4, 4))}
 
 
 def test_weights_of_other_heads_are_told_how_to_say_so(load, body, tmp_path):
     save_file(body.state_dict(), tmp_path / "w.safetensors")
-    given = {"dataset": Paired(), "weights": "w.safetensors", "model": MODEL}
-    message = refused(load, "do not fit the architecture", **given, inputs=["image"])
+    settings = {"dataset": Paired(), "weights": "w.safetensors", "model": MODEL}
+    message = refused(load, "do not fit the architecture", **settings, inputs=["image"])
     assert message.endswith("the dataset asks for shape_output, colour_output: name in `heads` those that the weights have")
     for wrong, near in (({"inputs": ["dept"]}, "inputs: the dataset has no 'dept'; did you mean 'depth'?"),
                         ({"heads": ["color_output"]}, "heads: the dataset has no 'color_output'; did you mean 'colour_"),
                         ({}, "takes one input; .*; name it in `inputs`")):  # fmt: skip
         (tmp_path / "loaded").rmdir()
-        refused(load, near, RecipeError, **given, **wrong)
+        refused(load, near, RecipeError, **settings, **wrong)
 
 
 def test_an_onnx_file_with_some_of_the_inputs_and_heads_is_copied_as_it_is(load, tmp_path):
     exported(tmp_path / "m.onnx", name="depth", shape=("batch", 3, 4), output="colour_output", size=3, features="features")
-    made = load(Paired(), onnx="m.onnx")
-    assert made.file("model.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
+    loaded = load(Paired(), onnx="m.onnx")
+    assert loaded.file("model.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
 
 
 def test_inputs_and_outputs_of_an_onnx_file_get_the_names_of_the_dataset(load, tmp_path):
     weights = exported(tmp_path / "m.onnx", name="input", output="output", features="features",
                        save_as_external_data=True, location="m.data", size_threshold=0)  # fmt: skip
-    made = load(Paired(), onnx="m.onnx", inputs=["image"], heads=["shape_output", "features"])
-    session = sessions.open_session(made.file("model.onnx"), threads=1)
+    loaded = load(Paired(), onnx="m.onnx", inputs=["image"], heads=["shape_output", "features"])
+    session = sessions.open_session(loaded.file("model.onnx"), threads=1)
     assert (list(session.inputs), list(session.outputs)) == (["image"], ["shape_output", "features"])
     image = np.random.default_rng(1).normal(size=(3, 2, 3, 4)).astype(np.float32)
     np.testing.assert_allclose(
         session.run({"image": image})["shape_output"], image.reshape(3, 24) @ weights, rtol=1e-4, atol=1e-5
     )
-    assert made.manifest.facts["merged"] == ["m.data"]
+    assert loaded.manifest.facts["merged"] == ["m.data"]
 
 
 def test_names_that_the_file_has_are_taken_in_any_order(load, tmp_path):
     exported(tmp_path / "m.onnx", output="shape_output", features="features")
-    made = load(Paired(), onnx="m.onnx", inputs=["image"], heads=["features", "shape_output"])
-    assert made.file("model.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
+    loaded = load(Paired(), onnx="m.onnx", inputs=["image"], heads=["features", "shape_output"])
+    assert loaded.file("model.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
 
 
 @pytest.mark.parametrize(

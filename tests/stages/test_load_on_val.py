@@ -19,7 +19,7 @@ from compress_cli.errors import DataError, RecipeError, StageError
 from compress_cli.measurement import measure, sessions
 from compress_cli.networks import restore
 from compress_cli.networks.models.resnet import Resnet
-from compress_cli.stages import Stage
+from compress_cli.stages import Stage, _onnx_preprocess
 from compress_cli.store.artifact import Draft, read
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -136,10 +136,10 @@ def test_what_can_not_be_checked_is_refused_or_left_out(load, published):
     assert load(**settings(path, "padding_behind"), limit=2, expect={"accuracy": 0.99})[1] == []  # a smoke run
 
 
-def matched_filters(path, wanted, kind=TensorProto.FLOAT, opset=20, pixels=8, resized=None, **settings):
+def matched_filters(path, prepare, kind=TensorProto.FLOAT, opset=20, pixels=8, resized=None, **settings):
     """An ONNX file that is right only on prepared pictures: the distance to each prepared pattern."""
-    filters = wanted.apply(PATTERNS.astype(np.uint8) + np.uint8(28)).reshape(4, -1)
-    shape = ("batch", pixels, pixels, 3) if wanted.layout == "nhwc" else ("batch", 3, pixels, pixels)
+    filters = prepare.apply(PATTERNS.astype(np.uint8) + np.uint8(28)).reshape(4, -1)
+    shape = ("batch", pixels, pixels, 3) if prepare.layout == "nhwc" else ("batch", 3, pixels, pixels)
     nodes = [
         helper.make_node("Cast", ["input"], ["real"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["real"], ["flat"]),
@@ -165,29 +165,35 @@ WANTED = {
     "smaller": {"size": 5, "scale": 1 / 255},
 }
 
+if "crop" in Preprocess.model_fields:
+    WANTED |= {
+        "resized": {"resize": 12, "crop": 9, "scale": 1 / 255},
+        "cropped": {"crop": 5, "colour": "bgr", "layout": "nhwc"},
+    }
+
 
 @pytest.mark.parametrize("name", WANTED)
 def test_preprocessing_becomes_part_of_the_graph(load, tmp_path, name):
-    wanted = Preprocess.model_validate(WANTED[name])
-    matched_filters(tmp_path / "m.onnx", wanted, pixels=wanted.size or 8)
-    made, notes = load(onnx="m.onnx", inputs=["image"], preprocess=WANTED[name], expect={"accuracy": 0.99})
+    prepare = Preprocess.model_validate(WANTED[name])
+    matched_filters(tmp_path / "m.onnx", prepare, pixels=prepare.apply(np.zeros((1, 3, 8, 8), np.uint8)).shape[2])
+    loaded, notes = load(onnx="m.onnx", inputs=["image"], preprocess=WANTED[name], expect={"accuracy": 0.99})
     assert notes == []
-    session = sessions.open_session(made.file("model.onnx"), threads=1)
+    session = sessions.open_session(loaded.file("model.onnx"), threads=1)
     assert [(name, port.shape) for name, port in session.inputs.items()] == [("image", (None, 3, 8, 8))]
     images = Patterns().split("val").inputs["image"][:5]
-    before = sessions.open_session(tmp_path / "m.onnx", threads=1).run({"input": wanted.apply(images)})["logits"]
-    grey_levels = 1 if wanted.size else 1e-3  # libraries round resized bytes to whole ones
-    pixels = wanted.apply(images[:1]).size
-    largest = np.abs(wanted.apply(PATTERNS.astype(np.uint8))).max()
+    before = sessions.open_session(tmp_path / "m.onnx", threads=1).run({"input": prepare.apply(images)})["logits"]
+    grey_levels = 1 if name in ("larger", "smaller", "resized") else 1e-3  # libraries round resized bytes to whole ones
+    pixels = prepare.apply(images[:1]).size
+    largest = np.abs(prepare.apply(PATTERNS.astype(np.uint8))).max()
     np.testing.assert_allclose(
         session.run({"image": images.astype(np.float32)})["logits"], before, rtol=1e-4,
-        atol=grey_levels * wanted.scale * largest * pixels,
+        atol=grey_levels * prepare.scale * largest * pixels,
     )  # fmt: skip
 
 
 def test_half_precision_is_fed_in_its_type(load, tmp_path):
-    wanted = Preprocess.model_validate(WANTED["scaled"])
-    matched_filters(tmp_path / "m.onnx", wanted, kind=TensorProto.FLOAT16)
+    prepare = Preprocess.model_validate(WANTED["scaled"])
+    matched_filters(tmp_path / "m.onnx", prepare, kind=TensorProto.FLOAT16)
     load(onnx="m.onnx", inputs=["image"], preprocess=WANTED["scaled"], expect={"accuracy": 0.99})
 
 
@@ -198,19 +204,19 @@ def test_without_its_preprocessing_a_file_is_caught(load, tmp_path):
 
 
 def test_weights_in_other_files_stay_with_a_prepared_graph(load, tmp_path):
-    wanted = Preprocess.model_validate(WANTED["scaled"])
+    prepare = Preprocess.model_validate(WANTED["scaled"])
     external = {"save_as_external_data": True, "location": "m.data", "size_threshold": 0}
-    matched_filters(tmp_path / "m.onnx", wanted, **external)
-    made, _ = load(onnx="m.onnx", inputs=["image"], preprocess=WANTED["scaled"], expect={"accuracy": 0.99})
-    assert made.manifest.facts["merged"] == ["m.data"]
+    matched_filters(tmp_path / "m.onnx", prepare, **external)
+    loaded, _ = load(onnx="m.onnx", inputs=["image"], preprocess=WANTED["scaled"], expect={"accuracy": 0.99})
+    assert loaded.manifest.facts["merged"] == ["m.data"]
     val = Patterns().split("val")
-    session = sessions.open_session(made.file("model.onnx"), threads=1)
-    found = measure.evaluate(session, val, Classification(), 64, lambda progress: None)
-    assert found.metrics["accuracy"].value > 0.99
+    session = sessions.open_session(loaded.file("model.onnx"), threads=1)
+    result = measure.evaluate(session, val, Classification(), 64, lambda progress: None)
+    assert result.metrics["accuracy"].value > 0.99
 
 
 @pytest.mark.parametrize(
-    ("file", "wanted", "message"),
+    ("file", "prepare", "message"),
     [
         ({"kind": TensorProto.UINT8}, {"scale": 0.5}, "takes image as uint8, and prepared pictures are real numbers"),
         ({"opset": 17}, {"size": 8, "scale": 0.5}, ""),
@@ -220,13 +226,27 @@ def test_weights_in_other_files_stay_with_a_prepared_graph(load, tmp_path):
         ({}, {"mean": [1.0, 2.0]}, "preprocess.mean: has 2 values for pictures of 3 channels"),
     ],
 )
-def test_what_the_graph_can_not_hold_is_refused(load, tmp_path, file, wanted, message):
+def test_what_the_graph_can_not_hold_is_refused(load, tmp_path, file, prepare, message):
     matched_filters(tmp_path / "m.onnx", Preprocess(size=file.get("pixels")), **file)
     if not message:
-        load(onnx="m.onnx", inputs=["image"], preprocess=wanted)
+        load(onnx="m.onnx", inputs=["image"], preprocess=prepare)
         return
     with pytest.raises(RecipeError, match=message):
-        load(onnx="m.onnx", inputs=["image"], preprocess=wanted)
+        load(onnx="m.onnx", inputs=["image"], preprocess=prepare)
+
+
+class Turned(Preprocess):
+    """With a setting that is not known here."""
+
+    degrees: float = 0.0
+
+
+def test_a_setting_that_no_node_stands_for_is_refused(tmp_path):
+    matched_filters(tmp_path / "m.onnx", Preprocess())
+    model = onnx.load(tmp_path / "m.onnx")
+    _onnx_preprocess.prepend(model, "input", (3, 8, 8), Turned(), tmp_path)
+    with pytest.raises(RecipeError, match=r"preprocess\.degrees: can't become part of an ONNX graph"):
+        _onnx_preprocess.prepend(model, "input", (3, 8, 8), Turned(degrees=90.0), tmp_path)
 
 
 @pytest.mark.parametrize(

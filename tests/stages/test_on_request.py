@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from compress_cli.data import samples
+from compress_cli.data.batch import Batch
 from compress_cli.data.datasets import Split
 from compress_cli.data.datasets.digits import Digits
 from compress_cli.errors import RecipeError, StageError
@@ -102,8 +103,27 @@ def test_an_attack_does_what_calculus_says():
         return (given["x"] * weight).sum()
 
     for steps in (1, 20):
-        moved = attack._moved(loss, inputs, {"x": (0.0, 101.0)}, 4.0, steps, 0)["x"]
+        moved = attack._moved(loss, inputs, inputs, {"x": (0.0, 101.0)}, 4.0, steps)["x"]
         torch.testing.assert_close(moved, torch.tensor([[14.0, 6.0, 101.0]]))  # the last one ends at the data's range
+
+
+def test_a_random_start_is_a_function_of_the_sample(checkpoint, toy, context_for):
+    """Neither the batch nor the position of a sample changes what is done to it."""
+    split = toy().split("test")
+    images, index = torch.from_numpy(split.inputs["image"]).float(), torch.from_numpy(split.index)
+    ends = {"image": (-1e3, 1e3)}
+    whole = attack._start(Batch({"image": images}, {}, index), ends, 2.0, 5, 0)["image"]
+    assert (whole - images).abs().max() <= 2.0 + 1e-4
+    assert (whole - images).std() > 1.0  # evenly drawn within epsilon: 2 / sqrt(3)
+    rows = torch.tensor([7, 3])
+    some = attack._start(Batch({"image": images[rows]}, {}, index[rows]), ends, 2.0, 5, 0)["image"]
+    assert torch.equal(some, whole[rows])
+    start, tables = checkpoint(Mlp(hidden=(8,))), []
+    for batch in (5, 64):
+        context = context_for(toy(), inputs={"start": (start,)}, splits=("test",))
+        Attack(epsilons=(20.0,), steps=3, batch=batch).run(context)
+        tables.append(found(context).figures())
+    assert tables[0] == tables[1]
 
 
 def test_attacks_stay_within_epsilon_and_hurt(checkpoint, toy, context_for):
@@ -121,9 +141,11 @@ def test_attacks_stay_within_epsilon_and_hurt(checkpoint, toy, context_for):
         return nn.functional.cross_entropy(network(given["image"])["logits"], labels)
 
     ends = {"image": (float(images.min()), float(images.max()))}
+    batch = Batch({"image": images}, {}, torch.from_numpy(split.index))
     losses = [loss({"image": images}).item()]
     for epsilon in (1.0, 60.0):
-        moved = attack._moved(loss, {"image": images}, ends, epsilon, 8, 0)["image"]
+        begun = attack._start(batch, ends, epsilon, 8, 0)
+        moved = attack._moved(loss, begun, batch.inputs, ends, epsilon, 8)["image"]
         assert (moved - images).abs().max() <= epsilon + 1e-4
         assert moved.min() >= ends["image"][0]
         assert moved.max() <= ends["image"][1]

@@ -61,8 +61,8 @@ def step(tmp_path, lively):
 
     def _context(output, notes, **inputs):
         return Context(
-            inputs={role: (each,) for role, each in inputs.items()}, output=output, dataset=Noise(), task=Classification(),
-            device="cpu", seed=0, log=lambda told: notes.append(told.note), key="k", memory=tmp_path,
+            inputs={role: (source,) for role, source in inputs.items()}, output=output, dataset=Noise(), task=Classification(),
+            device="cpu", seed=0, log=lambda progress: notes.append(progress.note), key="k", memory=tmp_path,
         )  # fmt: skip
 
     def _step(model, start=None, **settings):
@@ -70,9 +70,9 @@ def step(tmp_path, lively):
         if start is None:
             folder = tmp_path / f"start{next(count)}"
             folder.mkdir()
-            made = restore.build(model, SIGNATURE, 0)
-            lively(made.network.body)
-            restore.save(made, folder)
+            restored = restore.build(model, SIGNATURE, 0)
+            lively(restored.network.body)
+            restore.save(restored, folder)
             start = _made(folder, {})
         output = tmp_path / f"pruned{next(count)}"
         output.mkdir()
@@ -97,14 +97,14 @@ def model_of(name, architectures):
 def test_a_pruned_checkpoint_restores_bit_for_bit(step, architectures, name, monkeypatch):
     kept = {}
     save = restore.save
-    monkeypatch.setattr(restore, "save", lambda restored, output: (kept.update(there=restored), save(restored, output)))
+    monkeypatch.setattr(restore, "save", lambda restored, output: (kept.update(written=restored), save(restored, output)))
     before, pruned, facts, _ = step(model_of(name, architectures), ratio=0.5)
     again = restore.checkpoint(pruned)
     with torch.no_grad():
-        whole, there, found = (each.network.eval()(IMAGES)["logits"] for each in (before, kept["there"], again))
-    assert torch.equal(there, found)
-    assert found.shape == whole.shape == (4, 10)
-    count = sum(each.numel() for each in again.network.body.parameters())
+        whole, written, reread = (restored.network.eval()(IMAGES)["logits"] for restored in (before, kept["written"], again))
+    assert torch.equal(written, reread)
+    assert reread.shape == whole.shape == (4, 10)
+    count = sum(parameter.numel() for parameter in again.network.body.parameters())
     assert count == facts["parameters"][1] < 0.6 * facts["parameters"][0]
     assert facts["macs"][1] < 0.6 * facts["macs"][0]
     assert [edit.type for edit in again.edits] == ["narrow"]
@@ -122,7 +122,7 @@ def test_the_lowest_go_and_the_rest_keep_their_values(step):
     before, pruned, _, _ = step(Mlp(hidden=(8, 8)), ratio=0.5, criterion="l1", round_to=1)
     after = restore.checkpoint(pruned).network.body.state_dict()
     start = before.network.body.state_dict()
-    name = next(each for each, tensor in start.items() if tensor.dim() == 2)
+    name = next(name for name, tensor in start.items() if tensor.dim() == 2)
     norms = np.abs(start[name].numpy()).sum(1)
     assert torch.equal(after[name], start[name][sorted(np.argsort(norms)[4:])])
 
@@ -171,6 +171,7 @@ def test_a_shufflenet_is_cut(step, round_to):
     assert facts["widths"]["layer1.1.conv1"] == [60, 24]
     assert facts["widths"]["layer3.1.conv1"] == [240, 96]
     assert facts["macs"][1] < 0.7 * facts["macs"][0]
+    assert step(model, keep={"macs": 0.5}, round_to="auto" if round_to == "auto" else 1)[2]["reached"]
     assert restore.checkpoint(pruned).network(IMAGES)["logits"].shape == (4, 10)
 
 
@@ -194,14 +195,14 @@ def test_a_criterion_sees_the_same_samples_wherever_they_lie(step, monkeypatch):
     _, few, _, _ = step(MODELS["convnet"], ratio=0.5, criterion="taylor")
     monkeypatch.setattr(Noise, "split", split)
     _, again, _, _ = step(MODELS["convnet"], ratio=0.5, criterion="taylor")
-    few, again = (restore.checkpoint(each).network.state_dict() for each in (few, again))
+    few, again = (restore.checkpoint(artifact).network.state_dict() for artifact in (few, again))
     assert all(torch.equal(few[name], again[name]) for name in few)
 
 
 def test_layers_to_ignore_keep_their_shape(step):
     before, pruned, facts, _ = step(MODELS["convnet"], ratio=0.5, ignore=["layer2.0"])
     assert facts["whole"]["layer2.0"] == "'layer2.0' is in ignore"
-    start, after = (each.network.body.get_submodule("layer2.0") for each in (before, restore.checkpoint(pruned)))
+    start, after = (restored.network.body.get_submodule("layer2.0") for restored in (before, restore.checkpoint(pruned)))
     assert after.weight.shape == start.weight.shape
     with pytest.raises(RecipeError, match="no layer 'layer9'; did you mean 'layer"):
         step(MODELS["convnet"], ratio=0.5, ignore=["layer9"])
@@ -223,7 +224,7 @@ def test_pruned_twice(step):
     assert second["macs"][0] == first["macs"][1]
     again = restore.checkpoint(twice)
     assert [edit.type for edit in again.edits] == ["narrow", "narrow"]
-    assert sum(each.numel() for each in again.network.body.parameters()) == second["parameters"][1]
+    assert sum(parameter.numel() for parameter in again.network.body.parameters()) == second["parameters"][1]
 
 
 @pytest.mark.parametrize("teacher", [None, "start"])
@@ -235,8 +236,8 @@ def test_what_is_left_is_trained(step, teacher):
     assert len(facts["epochs"]) == 4
     if teacher is None:
         assert facts["epochs"][-1]["loss"] < facts["epochs"][0]["loss"]
-    one, other = (restore.checkpoint(each).network.state_dict() for each in (plain, trained))
-    assert {name: each.shape for name, each in one.items()} == {name: each.shape for name, each in other.items()}
+    one, other = (restore.checkpoint(artifact).network.state_dict() for artifact in (plain, trained))
+    assert {name: tensor.shape for name, tensor in one.items()} == {name: tensor.shape for name, tensor in other.items()}
     assert not torch.equal(one["body.fc.weight"], other["body.fc.weight"])
 
 

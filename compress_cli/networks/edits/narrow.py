@@ -12,10 +12,9 @@ from compress_cli.settings import Many
 
 
 class Narrow(Edit):
-    """Give tensors the shapes that a cut of channels left them, and their layers the widths that go with these.
+    """Give tensors the shapes that they have after a cut of channels, and layers the widths that follow.
 
-    The values that stay are not part of the record: they are in the checkpoint's weights. Replaying it needs no
-    dependency graph.
+    The values that remain are in the checkpoint's weights. Replaying the record needs no dependency graph.
     """
 
     shapes: dict[str, Many[int]] = Field(description="parameter or buffer -> its shape, where the cut changed it")
@@ -27,17 +26,17 @@ class Narrow(Edit):
         for name, shape in self.shapes.items():
             layer, _, tensor = name.rpartition(".")
             module = _module(model, layer)
-            held = None if module is None else module._parameters.get(tensor, module._buffers.get(tensor))
-            if module is None or held is None or held.dim() != len(shape):
+            current = None if module is None else module._parameters.get(tensor, module._buffers.get(tensor))
+            if module is None or current is None or current.dim() != len(shape):
                 raise ArtifactError(
                     f"the checkpoint narrows '{name}' to {shape}, which its architecture does not hold: "
                     "it was made with another version of the model; use that one, or make the checkpoint anew"
                 )
-            if id(held) not in renewed:
-                fresh = torch.zeros(shape, dtype=held.dtype, device=held.device)
-                fresh = nn.Parameter(fresh, held.requires_grad) if isinstance(held, nn.Parameter) else fresh
-                renewed[id(held)] = held, fresh
-            setattr(module, tensor, renewed[id(held)][1])
+            if id(current) not in renewed:
+                fresh = torch.zeros(shape, dtype=current.dtype, device=current.device)
+                fresh = nn.Parameter(fresh, current.requires_grad) if isinstance(current, nn.Parameter) else fresh
+                renewed[id(current)] = current, fresh
+            setattr(module, tensor, renewed[id(current)][1])
             touched[layer] = module
         for module in touched.values():
             _follow(module)
@@ -51,7 +50,7 @@ def _module(model: nn.Module, layer: str) -> nn.Module | None:
 
 
 def _follow(module: nn.Module) -> None:
-    """Bring a layer's own numbers in line with its tensors."""
+    """Set a layer's widths to those of its tensors."""
     if isinstance(module, nn.modules.conv._ConvNd):
         first, second = module.weight.shape[:2]
         if module.groups == module.in_channels == module.out_channels:  # depthwise: a group for each channel
@@ -63,8 +62,8 @@ def _follow(module: nn.Module) -> None:
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.modules.batchnorm._NormBase):
-        held = module.running_mean if module.running_mean is not None else module.weight
-        module.num_features = len(held)
+        current = module.running_mean if module.running_mean is not None else module.weight
+        module.num_features = len(current)
     elif isinstance(module, nn.GroupNorm):
         module.num_channels = len(module.weight)
     elif isinstance(module, nn.LayerNorm):

@@ -24,18 +24,18 @@ class Model(Plugin):
 class Network(nn.Module):
     """A model with the normalisation of its inputs inside, so that it takes raw values wherever it goes.
 
-    Parameters stand under `body.`; that prefix is ours, and layer names in recipes go without it.
+    Names of parameters begin with `body.`; layer names in recipes are written without it.
     """
 
     def __init__(self, body: nn.Module, signature: Signature):
         super().__init__()
         self.signature = signature
-        self.normalise = nn.ModuleList(Normalise(each) if each.mean else nn.Identity() for each in signature.inputs.values())
+        self.normalise = nn.ModuleList(Normalise(spec) if spec.mean else nn.Identity() for spec in signature.inputs.values())
         self.body = body
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Raw inputs in the signature's order -> head name -> (N, size)."""
-        heads = self.body(*(prepare(each) for prepare, each in zip(self.normalise, inputs, strict=True)))
+        heads = self.body(*(normalise(values) for normalise, values in zip(self.normalise, inputs, strict=True)))
         return heads if isinstance(heads, dict) else {next(iter(self.signature.heads)): heads}
 
 
@@ -89,12 +89,12 @@ def small_normal(body: nn.Module) -> None:
 
 
 def only_input(signature: Signature, model: str, axes: int = 0) -> tuple[int, ...]:
-    """The shape of the one input there is, of that many axes where it matters; RecipeError where the data differs."""
-    shapes = {name: each.shape for name, each in signature.inputs.items()}
+    """The shape of the only input, with that many axes where it matters; RecipeError where the data differs."""
+    shapes = {name: spec.shape for name, spec in signature.inputs.items()}
     if len(shapes) != 1 or (axes and len(next(iter(shapes.values()))) != axes):
-        wanted = {0: "one input", 3: "one image input (channels, height, width)"}[axes]
+        expected = {0: "one input", 3: "one image input (channels, height, width)"}[axes]
         remedy = "; name it in `inputs`" if len(shapes) > 1 else ""
-        raise RecipeError(f"the model '{model}' takes {wanted}; the dataset gives {shapes}{remedy}")
+        raise RecipeError(f"the model '{model}' takes {expected}; the dataset gives {shapes}{remedy}")
     return next(iter(shapes.values()))
 
 
@@ -104,7 +104,7 @@ class Heads(nn.Module):
     def __init__(self, width: int, signature: Signature):
         super().__init__()
         self.names = tuple(signature.heads)
-        self.layers = nn.ModuleList(nn.Linear(width, each.size) for each in signature.heads.values())
+        self.layers = nn.ModuleList(nn.Linear(width, head.size) for head in signature.heads.values())
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """(N, width) -> head name -> (N, size)."""
@@ -112,12 +112,12 @@ class Heads(nn.Module):
 
 
 def last_layer(width: int, signature: Signature, model: str) -> nn.Module:
-    """What makes the heads of (N, width): a linear layer, or one for each of several heads."""
+    """The layer that makes heads of (N, width): a linear one, or one for each of several heads."""
     return Heads(width, signature) if len(signature.heads) > 1 else nn.Linear(width, only_head(signature, model))
 
 
 def only_head(signature: Signature, model: str) -> int:
-    """The size of the one head there is; RecipeError where the data asks for none or several."""
+    """The size of the only head; RecipeError where the data asks for none or several."""
     if len(signature.heads) != 1:
         asked = f"{', '.join(signature.heads)}; name it in `heads`" if signature.heads else "none: it has no targets"
         raise RecipeError(f"the model '{model}' has one head; the dataset asks for {asked}")

@@ -33,10 +33,10 @@ class Convnet(Model):
                 f"the model 'convnet' halves the image between {len(self.widths)} widths: {height} x {width} pixels are too few"
             )
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for place, (before, after) in enumerate(zip((channels, *self.widths), self.widths, strict=False), 1):
-            if place > 1:
-                layers[f"pool{place - 1}"] = nn.MaxPool2d(2)
-            layers[f"layer{place}"] = _layer(before, after, self.convs)
+        for stage, (before, after) in enumerate(zip((channels, *self.widths), self.widths, strict=False), 1):
+            if stage > 1:
+                layers[f"pool{stage - 1}"] = nn.MaxPool2d(2)
+            layers[f"layer{stage}"] = _layer(before, after, self.convs)
         layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
         if self.dropout:
             layers["dropout"] = nn.Dropout(self.dropout)
@@ -46,8 +46,8 @@ class Convnet(Model):
 
 def _layer(before: int, after: int, convs: int) -> nn.Sequential:
     steps: list[nn.Module] = []
-    for place in range(convs):
-        conv = nn.Conv2d(before if place == 0 else after, after, 3, padding=1, bias=False)
+    for number in range(convs):
+        conv = nn.Conv2d(before if number == 0 else after, after, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         steps += [conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
     return nn.Sequential(*steps)

@@ -41,11 +41,11 @@ class MobilenetV2(Model):
         before = self._scaled(_STEM)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["conv1"] = nn.Sequential(*self._convolve(channels, before, 3, self.strides[0]))
-        for place, (width, blocks, stride) in enumerate(zip(_CHANNELS, _BLOCKS, self.strides[1:], strict=True), 1):
+        for stage, (width, blocks, stride) in enumerate(zip(_CHANNELS, _BLOCKS, self.strides[1:], strict=True), 1):
             after = self._scaled(width)
-            layers[f"layer{place}"] = nn.Sequential(
-                self._block(before, after, stride, 1 if place == 1 else self.expansion),
-                *(self._block(after, after, 1, 1 if place == 1 else self.expansion) for _ in range(blocks - 1)),
+            layers[f"layer{stage}"] = nn.Sequential(
+                self._block(before, after, stride, 1 if stage == 1 else self.expansion),
+                *(self._block(after, after, 1, 1 if stage == 1 else self.expansion) for _ in range(blocks - 1)),
             )
             before = after
         last = _rounded(_LAST * max(self.width, 1.0), self.multiple)

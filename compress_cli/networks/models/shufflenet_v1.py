@@ -20,8 +20,8 @@ class ShufflenetV1(Model):
     other `groups` are 144, 200, 272 and 384 at 1, 2, 4 and 8, doubled from stage to stage.
 
     Layers for features: `conv1`, `layer1` to `layer3`, `avgpool`, `fc`; a stage before its last activation is the `join`
-    of its last block, counted from 0: `layer3.3.join`. Cut no channels in `layer1.1` and the blocks after it: they lie between
-    grouped convolutions, and which of them hang together is not followed through a shuffle.
+    of its last block, counted from 0: `layer3.3.join`. Channels can be cut inside the blocks, between their grouped
+    convolutions in units of groups x groups, where widths leave room for units; those that blocks pass on can't be cut.
     """
 
     widths: Many[PositiveInt] = Field((240, 480, 960), min_length=3, max_length=3, description="channels of the three stages")
@@ -32,7 +32,7 @@ class ShufflenetV1(Model):
     @model_validator(mode="after")
     def _whole_groups(self) -> ShufflenetV1:
         channels = (self.stem, *self.widths)
-        if odd := [each for each in channels if each % self.groups]:
+        if odd := [width for width in channels if width % self.groups]:
             raise ValueError(f"widths and stem must be multiples of groups ({self.groups}); {odd[0]} is not")
         for before, after in zip(channels, self.widths, strict=False):
             least = before + 4 * self.groups
@@ -46,11 +46,11 @@ class ShufflenetV1(Model):
         layers["conv1"] = nn.Conv2d(channels, self.stem, 1, bias=False)
         layers |= {"bn1": nn.BatchNorm2d(self.stem), "relu": nn.ReLU(inplace=True)}
         before = self.stem
-        for place, (after, blocks) in enumerate(zip(self.widths, self.blocks, strict=True), 1):
+        for stage, (after, blocks) in enumerate(zip(self.widths, self.blocks, strict=True), 1):
             # The stem has too few channels for its first convolution to be grouped (section 3.2 of the paper).
-            first = _Block(before, after - before, 2, 1 if place == 1 else self.groups, self.groups)
+            first = _Block(before, after - before, 2, 1 if stage == 1 else self.groups, self.groups)
             rest = (_Block(after, after, 1, self.groups, self.groups) for _ in range(blocks - 1))
-            layers[f"layer{place}"] = nn.Sequential(first, *rest)
+            layers[f"layer{stage}"] = nn.Sequential(first, *rest)
             before = after
         layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
         layers["fc"] = last_layer(before, signature, self.type)

@@ -36,8 +36,8 @@ class ShufflenetV2(Model):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         layers["conv1"] = _pointwise(channels, self.stem)
         before = self.stem
-        for place, (after, blocks) in enumerate(zip(self.widths, self.blocks, strict=True), 1):
-            layers[f"layer{place}"] = nn.Sequential(_Halve(before, after), *(_Block(after) for _ in range(blocks - 1)))
+        for stage, (after, blocks) in enumerate(zip(self.widths, self.blocks, strict=True), 1):
+            layers[f"layer{stage}"] = nn.Sequential(_Halve(before, after), *(_Block(after) for _ in range(blocks - 1)))
             before = after
         layers["conv2"] = _pointwise(before, self.last)
         layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}

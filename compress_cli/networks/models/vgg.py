@@ -45,10 +45,10 @@ class Vgg(Model):
         pools = 4 if min(height, width) >= _FOURTH_POOL else 3
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         before = channels
-        for place, (after, convolutions) in enumerate(zip(self.widths, _CONVOLUTIONS[self.depth], strict=True), 1):
-            layers[f"layer{place}"] = _stage(before, after, convolutions)
-            if place <= pools:
-                layers[f"pool{place}"] = nn.MaxPool2d(2)
+        for stage, (after, convolutions) in enumerate(zip(self.widths, _CONVOLUTIONS[self.depth], strict=True), 1):
+            layers[f"layer{stage}"] = _stage(before, after, convolutions)
+            if stage <= pools:
+                layers[f"pool{stage}"] = nn.MaxPool2d(2)
             before = after
         layers |= {"avgpool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}
         if self.dropout:
@@ -62,9 +62,9 @@ class Vgg(Model):
 
 def _stage(before: int, after: int, convolutions: int) -> nn.Sequential:
     steps: list[nn.Module] = []
-    for place in range(convolutions):
+    for number in range(convolutions):
         # The biases do nothing before a batch normalisation; they are there because published sizes count them.
-        conv = nn.Conv2d(before if place == 0 else after, after, 3, padding=1)
+        conv = nn.Conv2d(before if number == 0 else after, after, 3, padding=1)
         assert conv.bias is not None
         nn.init.zeros_(conv.bias)
         steps += [conv, nn.BatchNorm2d(after), nn.ReLU(inplace=True)]

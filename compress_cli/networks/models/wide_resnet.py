@@ -52,9 +52,9 @@ class _WideResnet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = last_layer(third, signature, settings.type)
         he_normal(self)
-        for each in self.fc.modules():
-            if isinstance(each, nn.Linear):
-                nn.init.zeros_(each.bias)
+        for module in self.fc.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """(N, channels, H, W) -> (N, classes), or head name -> (N, size)."""

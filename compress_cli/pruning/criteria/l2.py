@@ -1,4 +1,4 @@
-"""Magnitude of everything that hangs on a channel, in the L2 norm."""
+"""Magnitude of all weights that are removed with a channel, in the L2 norm."""
 
 from __future__ import annotations
 

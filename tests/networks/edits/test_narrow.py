@@ -22,7 +22,7 @@ def test_replayed_from_json_it_gives_the_same_model(architectures, lively, name)
     groups = dependency_graph.build(body, IMAGES).groups
     before = body.state_dict()
     after = channels.cut(body, groups, [torch.arange(group.channels // 2) for group in groups])
-    edit = Narrow(shapes={each: tuple(t.shape) for each, t in after.items() if t.shape != before[each].shape})
+    edit = Narrow(shapes={name: tuple(t.shape) for name, t in after.items() if t.shape != before[name].shape})
     edit(body)
     body.load_state_dict(after)
 

@@ -124,7 +124,7 @@ def test_the_dependency_graph_traces_a_shuffle_between_grouped_convolutions(sett
 
     net = settled(NARROW["shufflenet_v1"], channels=1, pixels=28, classes=10).body
     graph = torch_pruning.DependencyGraph().build_dependency(net, (torch.rand(2, 1, 28, 28),))
-    assert len(list(graph.get_all_groups())) >= 2  # which channels hang together it does not know: see the class
+    assert len(list(graph.get_all_groups())) >= 2  # through the reshapes of a shuffle it does not follow channels
 
 
 def test_a_shuffle_deals_channels_round():

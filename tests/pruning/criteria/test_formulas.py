@@ -36,12 +36,12 @@ def model(lively):
 
 @pytest.fixture
 def group(model):
-    (found,) = dependency_graph.build(model, (torch.rand(1, 3, 2, 3),)).groups
-    return found
+    (only,) = dependency_graph.build(model, (torch.rand(1, 3, 2, 3),)).groups
+    return only
 
 
 def arrays(model):
-    return {name: each.detach().numpy().astype(np.float64) for name, each in model.named_parameters()}
+    return {name: parameter.detach().numpy().astype(np.float64) for name, parameter in model.named_parameters()}
 
 
 def test_l1_adds_up_the_filters_that_make_a_channel(model, group):
@@ -136,7 +136,7 @@ def test_taylor_ranks_channels_as_the_true_change_of_the_loss_does(one_thread):
         loss = nn.functional.cross_entropy(body(inputs), classes)
         names, tensors = zip(*body.named_parameters(), strict=True)
         gradients = dict(zip(names, torch.autograd.grad(loss, tensors), strict=True))
-        (group,) = (each for each in dependency_graph.build(body, (inputs[:2],)).groups if each.layer == "two")
+        (group,) = (group for group in dependency_graph.build(body, (inputs[:2],)).groups if group.layer == "two")
         changes = []
         for channel in range(64):
             gated = copy.deepcopy(body)
@@ -163,6 +163,6 @@ def test_random_is_seeded_by_layer(group):
 def test_channels_of_a_grouped_convolution_are_scored_together():
     body = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 8, 1, groups=2, bias=False), nn.Conv2d(8, 2, 1))
     first, second = dependency_graph.build(body, (torch.rand(1, 3, 2, 2),)).groups
-    one, two = (body[place].weight.detach().abs().sum((1, 2, 3)) for place in (0, 1))
+    one, two = (body[layer].weight.detach().abs().sum((1, 2, 3)) for layer in (0, 1))
     torch.testing.assert_close(L1()(first, {}), one.reshape(2, 2).sum(0))  # channels 0 and 2, 1 and 3
     torch.testing.assert_close(L1()(second, {}), two.reshape(2, 4).sum(0))
