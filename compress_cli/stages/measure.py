@@ -47,12 +47,13 @@ class Measure(Stage):
         reason = measure.lacking(context.task, heads)
         nothing = measure.Result(context.task.primary, {}, {}, np.empty(0), np.empty(0))
         result = nothing if reason else measure.judge(heads, split, context.task)
+        sizes = {name: (1, *port.shape) for name, port in context.dataset.signature().inputs.items()}
         figures = measure.Figures(
             split=self.split,
             samples=len(split),
             primary=result.primary,
             metrics=result.metrics,
-            contents=contents.contents(context.inputs["start"][0].file("model.onnx")),
+            contents=contents.contents(context.inputs["start"][0].file("model.onnx"), sizes),
             reason=reason,
         )
         (context.output / measure.MEASUREMENT).write_text(figures.model_dump_json(indent=1) + "\n")

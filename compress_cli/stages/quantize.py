@@ -41,6 +41,7 @@ class Quantize(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, OnnxModel))}
+    version: ClassVar[int] = 2  # the facts of an ONNX file name all operators that stay float
     shared: ClassVar[dict[str, int]] = {"placement": annotation.VERSION, "onnx_file": files.VERSION}
 
     start: str | None = Field(None, description="the stage whose model is quantised; default: the one before")
