@@ -106,7 +106,7 @@ def evaluate(model: Path, baseline: Path | None, asked: Asked, log: Log) -> Eval
     timed, against, feeds = _timed(session, older, part, asked, results)
     return Evaluation(
         model=str(model),
-        contents=held.contents(model, _sizes(feeds)),
+        contents=held.contents(model, _sizes(feeds, asked.latency_batch)),
         machine=sessions.machine(),
         session=asked.options,
         latency=timed,
@@ -180,7 +180,7 @@ def _timed(
         before, after = results[1].correct, results[0].correct
         change = paired_difference(before, after)
         p = mcnemar(before, after)
-    new, old = (held.contents(each.path, _sizes(inputs)) for each, inputs in zip(opened, feeds, strict=True))
+    new, old = (held.contents(each.path, _sizes(inputs, batch)) for each, inputs in zip(opened, feeds, strict=True))
     against = Against(
         baseline=str(older.path),
         contents=old,
@@ -193,9 +193,12 @@ def _timed(
     return speedup.model, against, feeds[0]
 
 
-def _sizes(feeds: Feeds) -> dict[str, tuple[int, ...]]:
-    """Of the inputs that are timed: multiply-accumulates depend on the axes that a file leaves open."""
-    return {name: array.shape for name, array in feeds.items()}
+def _sizes(feeds: Feeds, batch: int) -> dict[str, tuple[int, ...]]:
+    """Of one sample of the inputs that are timed: multiply-accumulates depend on the axes that a file leaves open."""
+    return {
+        name: (1 if array.shape[0] == batch else array.shape[0], *array.shape[1:]) if array.ndim else ()
+        for name, array in feeds.items()
+    }
 
 
 def _shapes(session: Session, given: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

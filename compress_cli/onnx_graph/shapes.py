@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import onnx
 from onnx import TensorProto, helper, shape_inference
@@ -43,7 +44,7 @@ def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]] | None = 
         if all(None not in known.get(name, (None,)) for node in inferred.node for name in node.output if name):
             break
         progress = folding.fold(skeleton, known)
-        progress |= _apply_rules(skeleton.graph, known)
+        progress |= _apply_rules(skeleton.graph, known, kinds)
         if not progress:
             break
         inferred = _inferred(skeleton)
@@ -142,7 +143,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
         raise Unknown(f"its shapes can't be inferred ({reason})") from None
 
 
-def _apply_rules(graph: onnx.GraphProto, known: dict[str, Shape]) -> bool:
+def _apply_rules(graph: onnx.GraphProto, known: dict[str, Shape], kinds: dict[str, int]) -> bool:
     """Add the shapes that inference does not follow: of ONNX Runtime's own operators, and of long ranges; whether there was
     a new one."""
     added = False
@@ -153,18 +154,23 @@ def _apply_rules(graph: onnx.GraphProto, known: dict[str, Shape]) -> bool:
     for node in graph.node:
         if node.domain != contrib.MICROSOFT or None not in known.get(node.output[0], (None,)):
             continue
-
-        def shape(position: int, node: onnx.NodeProto = node) -> tuple[int, ...]:
-            axes = known[node.input[position]]
-            if None in axes:
-                raise LookupError(node.input[position])
-            return tuple(axis for axis in axes if axis is not None)
-
         try:
-            result = contrib.result(node, shape)
+            result = contrib.result(node, partial(_whole_shape, known, node), partial(_kind, kinds, node))
         except (LookupError, ValueError, TypeError):
             continue  # its inputs are not known, in this round at least
         if result is not None:
-            graph.value_info.append(helper.make_tensor_value_info(node.output[0], result[1], result[0]))
+            shape, kind = result
+            graph.value_info.append(helper.make_tensor_value_info(node.output[0], kind, shape))
             added = True
     return added
+
+
+def _whole_shape(known: dict[str, Shape], node: onnx.NodeProto, position: int) -> tuple[int, ...]:
+    axes = tuple(axis for axis in known[node.input[position]] if axis is not None)
+    if len(axes) < len(known[node.input[position]]):
+        raise LookupError(node.input[position])
+    return axes
+
+
+def _kind(kinds: dict[str, int], node: onnx.NodeProto, position: int) -> int:
+    return kinds[node.input[position]]
