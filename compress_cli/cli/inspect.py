@@ -13,47 +13,52 @@ if TYPE_CHECKING:
 
 def command(
     model: Annotated[Path, typer.Argument(help="an ONNX file, a .safetensors file, or a stage's folder", show_default=False)],
+    shape: Annotated[
+        list[str],
+        typer.Option("--shape", help="of an input that an ONNX file leaves open, for MACs: input=1x128", show_default=False),
+    ] = [],  # noqa: B006 - typer copies it
     plugins: Plugins = [],  # noqa: B006 - typer copies it
     json: Json = False,
 ) -> None:
     """Show what a model is made of, layer by layer. Shapes, parameters, MACs, number formats, zeros; nothing is run."""
     from compress_cli.onnx_graph import layers
+    from compress_cli.onnx_graph.shapes import parse
     from compress_cli.report import listing
     from compress_cli.store import safetensors
 
     read_plugins(plugins)
     if model.is_dir():
-        found = _artifact(model)
+        contents = _artifact(model, parse(shape))
     elif model.suffix == ".safetensors":
-        found = safetensors.listing(model)
+        contents = safetensors.listing(model)
     else:
-        found = layers.of_onnx(model)
+        contents = layers.of_onnx(model, parse(shape))
     if json:
-        typer.echo(found.model_dump_json(indent=1))
+        typer.echo(contents.model_dump_json(indent=1))
     else:
-        listing.show(found)
+        listing.show(contents)
 
 
-def _artifact(folder: Path) -> "Listing":
-    """What a stage left; a Checkpoint's multiply-accumulates are counted by PyTorch on its rebuilt network."""
+def _artifact(folder: Path, sizes: dict[str, tuple[int, ...]]) -> "Listing":
+    """What a stage made; a Checkpoint's multiply-accumulates are counted by PyTorch on its rebuilt network."""
     from compress_cli.errors import ArtifactError
     from compress_cli.onnx_graph import layers
     from compress_cli.store import artifact, safetensors
     from compress_cli.store.artifact import Checkpoint, OnnxModel, Program
 
-    found = artifact.read(folder)
-    if found is None:
+    stored = artifact.read(folder)
+    if stored is None:
         raise ArtifactError(f"{folder}: holds no artifact; name a stage's folder (runs/RECIPE/STAGE), or a file")
-    found.verify()
-    if isinstance(found, OnnxModel):
-        return layers.of_onnx(found.file("model.onnx"))
-    if not isinstance(found, Checkpoint | Program):
-        raise ArtifactError(f"{folder}: is a {found.manifest.kind}, which holds no model")
+    stored.verify()
+    if isinstance(stored, OnnxModel):
+        return layers.of_onnx(stored.file("model.onnx"), sizes)
+    if not isinstance(stored, Checkpoint | Program):
+        raise ArtifactError(f"{folder}: is a {stored.manifest.kind}, which holds no model")
 
     from compress_cli.networks import restore
     from compress_cli.pruning.cost import Cost
 
-    what = "checkpoint" if isinstance(found, Checkpoint) else "quantised program, as the float weights its export will round"
-    restored = restore.checkpoint(found)
+    what = "checkpoint" if isinstance(stored, Checkpoint) else "quantised program, as the float weights its export will round"
+    restored = restore.checkpoint(stored)
     cost = Cost(restored.network.body, restore.example(restored.signature))
-    return safetensors.listing(found.file("weights.safetensors"), what, "body.", cost.by_weight())
+    return safetensors.listing(stored.file("weights.safetensors"), what, "body.", cost.by_weight())

@@ -23,6 +23,7 @@ from compress_cli.measurement.sessions import Options, Session
 from compress_cli.onnx_graph import contents as held
 from compress_cli.onnx_graph.card import Card, chosen
 from compress_cli.onnx_graph.contents import Contents
+from compress_cli.onnx_graph.shapes import parse
 from compress_cli.progress import Log
 from compress_cli.settings import suggest
 from compress_cli.statistics.intervals import Estimate
@@ -106,7 +107,7 @@ def evaluate(model: Path, baseline: Path | None, asked: Asked, log: Log) -> Eval
     timed, against, feeds = _timed(session, older, part, asked, results)
     return Evaluation(
         model=str(model),
-        contents=held.contents(model),
+        contents=held.contents(model, _sizes(feeds, asked.latency_batch)),
         machine=sessions.machine(),
         session=asked.options,
         latency=timed,
@@ -159,7 +160,7 @@ def _timed(
     after, before = (each.scores for each in results) if results else ({}, {})
     paired, primary = changes(before, after), results[0].primary if results else ""
     change = paired.pop(primary, None)
-    new, old = (held.contents(each.path) for each in opened)
+    new, old = (held.contents(each.path, _sizes(inputs, batch)) for each, inputs in zip(opened, feeds, strict=True))
     against = Against(
         baseline=str(older.path),
         contents=old,
@@ -173,15 +174,18 @@ def _timed(
     return speedup.model, against, feeds[0]
 
 
+def _sizes(feeds: Feeds, batch: int) -> dict[str, tuple[int, ...]]:
+    """Of one sample of the inputs that are timed: multiply-accumulates depend on the axes that a file leaves open."""
+    return {
+        name: (1 if array.shape[0] == batch else array.shape[0], *array.shape[1:]) if array.ndim else ()
+        for name, array in feeds.items()
+    }
+
+
 def _shapes(session: Session, given: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """`--shape image=1x3x224x224`: RecipeError for another form, or an input that there is not."""
-    found = {}
-    for each in given:
-        name, _, axes = each.rpartition("=")
-        numbers = axes.split("x")
-        if not name or not all(one.isascii() and one.isdigit() and 0 < int(one) < 10**6 for one in numbers):
-            raise RecipeError(f"--shape {each}: is not of the form input=1x3x224x224")
+    found = parse(given)
+    for name in found:
         if name not in session.inputs:
-            raise RecipeError(f"--shape {each}: the file has no input '{name}'; {suggest(name, list(session.inputs))}")
-        found[name] = tuple(map(int, numbers))
+            raise RecipeError(f"--shape {name}: the file has no input '{name}'; {suggest(name, list(session.inputs))}")
     return found

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: the task, the data it was made for, the step that made it."""
+"""The card of an exported file: its task, the data it was trained for, the step that wrote it."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Card(BaseModel):
     @classmethod
     def from_metadata(cls, metadata: dict[str, str]) -> Card | None:
         """The card in a file's metadata, None where there is none; ArtifactError where it can't be read."""
-        found = {name.removeprefix(PREFIX): value for name, value in metadata.items() if name.startswith(PREFIX)}
-        if not found:
+        entries = {name.removeprefix(PREFIX): value for name, value in metadata.items() if name.startswith(PREFIX)}
+        if not entries:
             return None
         try:
-            return cls.model_validate({name: json.loads(value) for name, value in found.items()})
+            return cls.model_validate({name: json.loads(value) for name, value in entries.items()})
         except (ValueError, ValidationError, RecursionError):
             raise ArtifactError("the file's metadata about its task and data is damaged; name them with --data") from None
 
@@ -86,14 +86,14 @@ def chosen(contract: type[Plugin], settings: dict[str, Any], folder: Path | None
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         at = ".".join(map(str, first["loc"]))
         reason = (
-            f"where its '{at}' lies is not told"
+            f"it does not say where its '{at}' lies"
             if first.get("type") == "missing"
             else f"{at}: {first['msg']}"
             if at
             else first["msg"]
         )
         raise ArtifactError(
-            f"the file's metadata names a {what} that can't be opened from there ({reason}); name it with "
+            f"the file's metadata names a {what} that can't be opened from its settings ({reason}); name it with "
             f"--{'data' if what == 'dataset' else what}"
         ) from None
 
@@ -114,4 +114,4 @@ def _within(folder: Path, cls: type[Plugin], names: dict[str, Any]) -> dict[str,
 
 
 def _holds_path(annotation: Any) -> bool:
-    return annotation is Path or any(_holds_path(each) for each in get_args(annotation))
+    return annotation is Path or any(map(_holds_path, get_args(annotation)))

@@ -130,8 +130,8 @@ def of_model(model: Model) -> Contents:
     kinds: Counter[str] = Counter()
     for kind, count in model.weights.values():
         kinds[kind] += count
-    total, no_total = _or_reason(lambda found: macs.total(model.proto, found), model.shapes)
-    peak, no_peak = _or_reason(lambda found: activations.peak_bytes(model.proto, found), model.shapes)
+    total, no_total = _or_reason(lambda known: macs.total(model.proto, known), model.shapes)
+    peak, no_peak = _or_reason(lambda known: activations.peak_bytes(model.proto, known), model.shapes)
     constants = _constants(model.graph, model.weights)
     by_kind: Counter[str] = Counter()
     for constant in constants:
@@ -153,12 +153,12 @@ def of_model(model: Model) -> Contents:
     )
 
 
-def _or_reason(count: Callable[[Shapes], int], found: Shapes | Unknown) -> tuple[int | None, str]:
+def _or_reason(count: Callable[[Shapes], int], known: Shapes | Unknown) -> tuple[int | None, str]:
     """A figure, or None and why it is not known."""
-    if isinstance(found, Unknown):
-        return None, str(found)
+    if isinstance(known, Unknown):
+        return None, str(known)
     try:
-        return count(found), ""
+        return count(known), ""
     except Unknown as reason:
         return None, str(reason)
 
@@ -205,10 +205,10 @@ def _zeros_along(values: np.ndarray, zero: np.ndarray, axis: int) -> int | None:
     return int((values == zero).sum()) if zero.size else None
 
 
-def _zero_points(held: onnx.GraphProto) -> dict[str, tuple[str, int]]:
+def _zero_points(main: onnx.GraphProto) -> dict[str, tuple[str, int]]:
     """Name of quantised weights -> name of their zero point, and the axis that it goes along."""
     points = {}
-    for node in held.node:
+    for node in main.node:
         weight, point = ZERO_POINTS.get(node.op_type, (0, len(node.input)))
         if point < len(node.input) and node.input[point]:
             default = {"DequantizeLinear": 1, "QLinearConv": 0, "ConvInteger": 0}.get(node.op_type, -1)
@@ -223,11 +223,11 @@ def _values(tensor: TensorProto, path: Path) -> np.ndarray:
         raise ArtifactError(f"{path}: the values of '{tensor.name}' can't be read ({str(error).splitlines()[0]})") from None
 
 
-def _constants(held: onnx.GraphProto, weights: dict[str, tuple[str, int]]) -> list[Constant]:
+def _constants(main: onnx.GraphProto, weights: dict[str, tuple[str, int]]) -> list[Constant]:
     """Every constant tensor; a sparse one with its indices."""
-    sparse = graph.sparse(held)
+    sparse = graph.sparse(main)
     constants = []
-    for tensor, name in graph.tensors(held):
+    for tensor, name in graph.tensors(main):
         kind = weights[name][0] if name in weights else graph.kind(tensor)
         size_bytes = math.ceil(math.prod(tensor.dims) * graph.bits(graph.kind(tensor)) / 8)
         shape = list(sparse[name].dims) if name in sparse else list(tensor.dims)

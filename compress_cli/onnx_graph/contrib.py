@@ -30,6 +30,8 @@ STANDARD: dict[str, tuple[str, tuple[int, ...], tuple[str, ...]]] = {
 Axes = tuple[int, ...]
 ShapeOf = Callable[[int], Axes]
 """Position of an input -> its shape; raises LookupError where that is not known."""
+KindOf = Callable[[int], int]
+"""Position of an input -> its number type; raises LookupError where that is not known."""
 
 
 def standardised(node: onnx.NodeProto) -> onnx.NodeProto:
@@ -45,7 +47,7 @@ def standardised(node: onnx.NodeProto) -> onnx.NodeProto:
     return other
 
 
-def result(node: onnx.NodeProto, shape: ShapeOf) -> tuple[Axes, int] | None:
+def result(node: onnx.NodeProto, shape: ShapeOf, kind: KindOf) -> tuple[Axes, int] | None:
     """Shape and number type of the first result of an operator that no standard one is like; None for others.
 
     LookupError or ValueError where the shapes of its inputs are not known, or do not fit it.
@@ -55,30 +57,32 @@ def result(node: onnx.NodeProto, shape: ShapeOf) -> tuple[Axes, int] | None:
     number = {attribute.name: attribute.i for attribute in node.attribute}
     match node.op_type:
         case "MatMulNBits" | "MatMulBnb4":
-            return (*shape(0)[:-1], number["N"]), TensorProto.FLOAT
+            return (*shape(0)[:-1], number["N"]), kind(0)
         case "FusedMatMul" | "MatMulIntegerToFloat" if not number.get("transBatchA") and not number.get("transBatchB"):
             left, right = _transposed(shape(0), number.get("transA", 0)), _transposed(shape(1), number.get("transB", 0))
-            return (*np.broadcast_shapes(left[:-2], right[:-2]), left[-2], right[-1]), TensorProto.FLOAT
+            return (*np.broadcast_shapes(left[:-2], right[:-2]), left[-2], right[-1]), kind(
+                2 if node.op_type == "MatMulIntegerToFloat" else 0
+            )
         case "QGemm":
             left, right = _transposed(shape(0), number.get("transA", 0)), _transposed(shape(3), number.get("transB", 0))
             is_integer = len(node.input) > 8 and node.input[8]
-            return (left[0], right[1]), TensorProto.UINT8 if is_integer else TensorProto.FLOAT
+            return (left[0], right[1]), kind(8) if is_integer else TensorProto.FLOAT
         case "Attention" | "QAttention":
-            return (*shape(0)[:2], value_width(node, shape(1)[1])), TensorProto.FLOAT
+            return (*shape(0)[:2], value_width(node, shape(1)[1])), kind(0 if node.op_type == "Attention" else 2)
         case "MultiHeadAttention":
             width = shape(2)[-1] if len(shape(2)) == 3 else shape(2)[1] * shape(2)[3]
-            return (*shape(0)[:2], width), TensorProto.FLOAT
+            return (*shape(0)[:2], width), kind(0)
         case "EmbedLayerNormalization":
-            return (*shape(0), shape(2)[1]), TensorProto.FLOAT
+            return (*shape(0), shape(2)[1]), kind(2)
         case "QLinearGlobalAveragePool":
             channels_last = bool(number.get("channels_last", 0))
             samples, *axes = shape(0)
             pooled = [1] * (len(axes) - 1)
-            return (samples, *pooled, axes[-1]) if channels_last else (samples, axes[0], *pooled), TensorProto.UINT8
+            return (samples, *pooled, axes[-1]) if channels_last else (samples, axes[0], *pooled), kind(0)
         case "QLinearConcat":
             parts = [shape(position) for position in range(2, len(node.input), 3)]
             axis = number["axis"] % len(parts[0])
-            return (*parts[0][:axis], sum(part[axis] for part in parts), *parts[0][axis + 1 :]), TensorProto.UINT8
+            return (*parts[0][:axis], sum(part[axis] for part in parts), *parts[0][axis + 1 :]), kind(2)
     return None
 
 

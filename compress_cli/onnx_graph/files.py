@@ -19,7 +19,7 @@ LARGEST = 2**31 - 1  # bytes that one ONNX file can hold
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """The model without the weights beside it; ArtifactError where it is no ONNX file."""
+    """The model without its external weights; ArtifactError where it is no ONNX file."""
     if not path.is_file():
         raise ArtifactError(f"{path}: {'is a folder, not an ONNX file' if path.is_dir() else 'there is no such file'}")
     if path.stat().st_size > LARGEST:
@@ -34,7 +34,7 @@ def load(path: Path) -> onnx.ModelProto:
         ) from None
     if not model.graph.node:
         raise ArtifactError(f"{path}: holds no graph")
-    opsets = {each.domain: each.version for each in model.opset_import}
+    opsets = {opset.domain: opset.version for opset in model.opset_import}
     for message in _messages(model):
         wrong = _wrong(message, opsets)
         if wrong:
@@ -45,27 +45,27 @@ def load(path: Path) -> onnx.ModelProto:
 def external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
     """Files that hold weights of an ONNX file; ArtifactError where one lies outside its folder, also by way of a link."""
     home = path.parent.resolve()
-    found = []
-    for place in sorted({_entry(each, "location") for each in _external(model)}):
-        file = Path(path.parent, place)
-        safe = place.isprintable() and not Path(place).is_absolute() and ".." not in Path(place).parts
-        if not safe or not file.resolve().is_relative_to(home):
-            raise ArtifactError(f"{path}: wants weights from outside its folder ({place[:100]!r}), which are never read")
-        found.append(file)
-    return found
+    external = []
+    for location in sorted({_entry(tensor, "location") for tensor in _external(model)}):
+        file = Path(path.parent, location)
+        is_safe = location.isprintable() and not Path(location).is_absolute() and ".." not in Path(location).parts
+        if not is_safe or not file.resolve().is_relative_to(home):
+            raise ArtifactError(f"{path}: wants weights from outside its folder ({location[:100]!r}), which are never read")
+        external.append(file)
+    return external
 
 
 def external_bytes(path: Path, model: onnx.ModelProto) -> int:
-    """What reading all weights beside a file would take: several tensors may claim the same bytes."""
+    """Bytes of all external weights, once read: several tensors may claim the same ones."""
     total = 0
-    for each in _external(model):
-        length, file = _entry(each, "length"), Path(path.parent, _entry(each, "location"))
+    for tensor in _external(model):
+        length, file = _entry(tensor, "length"), Path(path.parent, _entry(tensor, "location"))
         total += int(length) if length.isdecimal() and len(length) < 20 else file.stat().st_size if file.is_file() else 0
     return total
 
 
 def _entry(tensor: onnx.TensorProto, name: str) -> str:
-    return next((each.value for each in tensor.external_data if each.key == name), "")
+    return next((entry.value for entry in tensor.external_data if entry.key == name), "")
 
 
 def _external(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -76,7 +76,7 @@ def _external(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def _messages(whole: Any) -> Iterator[Any]:
-    """A model, or a part of it, and all that it is made of."""
+    """A model, or a part of it, and all messages that it consists of."""
     left: list[Any] = [whole]
     while left:
         message = left.pop()
@@ -87,8 +87,8 @@ def _messages(whole: Any) -> Iterator[Any]:
 
 
 def _wrong(message: Any, opsets: dict[str, int]) -> str:
-    """What no whole file holds; empty where a message is as it should be."""
-    if any(isinstance(each, bytes) for each in _texts(message)):
+    """Which rule a message breaks; empty where it breaks none."""
+    if any(isinstance(text, bytes) for text in _texts(message)):
         return "a name is not UTF-8"
     if isinstance(message, onnx.TensorProto):
         if message.data_type not in onnx.TensorProto.DataType.values():
@@ -99,12 +99,12 @@ def _wrong(message: Any, opsets: dict[str, int]) -> str:
         known = onnx.defs.has(message.op_type, opsets.get(message.domain, 0), message.domain)
         schema = onnx.defs.get_schema(message.op_type, opsets[message.domain], message.domain) if known else None
         if not message.output or (schema and len(message.input) < schema.min_input):
-            return f"what {message.op_type} '{message.name}' takes or gives"
+            return f"the inputs or outputs of {message.op_type} '{message.name}'"
     return ""
 
 
 def _texts(message: Any) -> Iterator[str | bytes]:
-    """What stands in its text fields: protobuf leaves as bytes what is not UTF-8."""
+    """Its text fields: protobuf leaves as bytes what is not UTF-8."""
     for field, value in message.ListFields():
         if field.type == field.TYPE_STRING:
             yield from [value] if isinstance(value, str | bytes) else value
@@ -114,27 +114,28 @@ def strip(model: onnx.ModelProto) -> None:
     """Remove stack traces, doc strings and shapes of intermediate values: up to 190 kB that no runtime reads, and
     shapes that have gone stale mislead quantisation. Operator sets that no node uses go too."""
     graph = model.graph
-    for each in (*graph.node, *graph.input, *graph.output, *graph.initializer, *model.functions, graph, model):
-        each.doc_string = ""
-    for each in (*graph.node, *graph.input, *graph.output, *graph.initializer, *model.functions, graph):
-        each.ClearField("metadata_props")
+    parts = (*graph.node, *graph.input, *graph.output, *graph.initializer, *model.functions, graph)
+    model.doc_string = ""
+    for part in parts:
+        part.doc_string = ""
+        part.ClearField("metadata_props")
     graph.ClearField("value_info")
-    used = {node.domain for node in graph.node} | {node.domain for each in model.functions for node in each.node} | {""}
-    opsets = [each for each in model.opset_import if each.domain in used]
+    used = {node.domain for node in graph.node} | {node.domain for function in model.functions for node in function.node} | {""}
+    opsets = [opset for opset in model.opset_import if opset.domain in used]
     model.ClearField("opset_import")
     model.opset_import.extend(opsets)
-    kept = {each.key: each.value for each in model.metadata_props if not EXPORTER.match(each.key)}
+    kept = {entry.key: entry.value for entry in model.metadata_props if not EXPORTER.match(entry.key)}
     onnx.helper.set_model_props(model, kept)
 
 
 def rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
     """Call values otherwise, old name -> new, wherever the graph or a branch of it means them; any other value that has a
     new name already gets one of its own."""
-    values = [each for each in _messages(model.graph) if isinstance(each, onnx.ValueInfoProto | onnx.TensorProto)]
-    nodes = [each for each in _messages(model.graph) if isinstance(each, onnx.NodeProto)]
-    known = {each.name for each in values} | {name for node in nodes for name in (*node.input, *node.output)}
+    values = [part for part in _messages(model.graph) if isinstance(part, onnx.ValueInfoProto | onnx.TensorProto)]
+    nodes = [part for part in _messages(model.graph) if isinstance(part, onnx.NodeProto)]
+    known = {value.name for value in values} | {name for node in nodes for name in (*node.input, *node.output)}
     taken = [name for name in names.values() if name in known and name not in names]
-    other = {**names, **{name: _unused(place, known | set(names.values())) for place, name in enumerate(taken)}}
+    other = {**names, **{name: _unused(number, known | set(names.values())) for number, name in enumerate(taken)}}
     for value in values:
         value.name = other.get(value.name, value.name)
     for node in nodes:
@@ -150,9 +151,9 @@ def shorten_names(model: onnx.ModelProto, keep: set[str]) -> None:
     graph = model.graph
     if any(attribute.HasField("g") for node in graph.node for attribute in node.attribute):
         return  # the bodies of If and Loop refer to outer names
-    kept = keep | {each.name for each in (*graph.input, *graph.output)} | {""}
+    kept = keep | {port.name for port in (*graph.input, *graph.output)} | {""}
     short: dict[str, str] = {}
-    for name in [each.name for each in graph.initializer] + [name for node in graph.node for name in node.output]:
+    for name in [tensor.name for tensor in graph.initializer] + [name for node in graph.node for name in node.output]:
         if name not in kept and name not in short:
             short[name] = _unused(len(short), kept)
     for initializer in graph.initializer:
@@ -164,9 +165,9 @@ def shorten_names(model: onnx.ModelProto, keep: set[str]) -> None:
 
 
 def write(model: onnx.ModelProto, path: Path, metadata: dict[str, str]) -> None:
-    """Check the model, add `metadata` to what it says of itself, and write it: the same model, the same bytes."""
-    own = {each.key: each.value for each in model.metadata_props}
-    onnx.helper.set_model_props(model, dict(sorted({**own, **metadata}.items())))
+    """Check the model, add `metadata` to its own, and write it: the same model, the same bytes."""
+    present = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, dict(sorted({**present, **metadata}.items())))
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
 

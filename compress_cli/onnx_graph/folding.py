@@ -63,7 +63,7 @@ def ranges(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, int]]:
 def _range_length(limits: list[np.ndarray]) -> int | None:
     if len(limits) != 3:
         return None
-    start, limit, step = (each.item() for each in limits)
+    start, limit, step = (array.item() for array in limits)
     return max(0, math.ceil((limit - start) / step)) if step and math.isfinite(limit - start) else None
 
 

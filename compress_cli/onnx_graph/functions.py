@@ -27,7 +27,7 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         return sum(count(node, depth) for node in functions[domain, name].node)
 
     def count(node: onnx.NodeProto, depth: int) -> int:
-        inner = sum(count(each, depth) for body in bodies(node) for each in body.node)
+        inner = sum(count(other, depth) for body in bodies(node) for other in body.node)
         is_call = (node.domain, node.op_type) in functions
         return inner + (operators(node.domain, node.op_type, depth + 1) if is_call else 1)
 

@@ -33,7 +33,7 @@ BRANCHING = {"If", "Loop", "Scan"}
 
 
 class Unknown(Exception):
-    """Why something about a graph can't be told."""
+    """Why something about a graph can't be counted or inferred."""
 
 
 def bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -52,12 +52,12 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 def tensors(graph: onnx.GraphProto) -> Iterator[tuple[TensorProto, str]]:
     """Every constant tensor and the name under which nodes take it."""
-    for each in _graphs(graph):
-        for tensor in each.initializer:
+    for part in _graphs(graph):
+        for tensor in part.initializer:
             yield tensor, tensor.name
-        for sparse in each.sparse_initializer:
+        for sparse in part.sparse_initializer:
             yield sparse.values, sparse.values.name
-        for node in each.node:
+        for node in part.node:
             for attribute in node.attribute:
                 if node.op_type == "Constant" and attribute.name == "value":
                     yield attribute.t, node.output[0]
@@ -78,30 +78,30 @@ def bits(kind: str) -> int:
 
 
 def sparse(graph: onnx.GraphProto) -> dict[str, onnx.SparseTensorProto]:
-    """Constants that are stored as the values that are not 0 and their places."""
-    return {each.values.name: each for held in _graphs(graph) for each in held.sparse_initializer}
+    """Constants that are stored as the values that are not 0 and their positions."""
+    return {tensor.values.name: tensor for part in _graphs(graph) for tensor in part.sparse_initializer}
 
 
 def codebooks(graph: onnx.GraphProto) -> dict[str, str]:
     """Name of constant indices -> name of the constant whose entries they choose: what `Gather` gives is the weights."""
     constants = {name for _, name in tensors(graph)}
     source = {name: name for name in constants}
-    found = {}
-    for node in (node for each in _graphs(graph) for node in each.node):
+    books = {}
+    for node in (node for part in _graphs(graph) for node in part.node):
         if node.op_type in ("Cast", "Reshape", "Identity", "Transpose") and node.input and node.input[0] in source:
             source[node.output[0]] = source[node.input[0]]
         elif node.op_type == "Gather" and node.input[0] in constants and node.input[1] in source:
-            found[source[node.input[1]]] = node.input[0]
-    return found
+            books[source[node.input[1]]] = node.input[0]
+    return books
 
 
 def weights(graph: onnx.GraphProto) -> dict[str, tuple[str, int]]:
     """Name of every constant that holds parameters -> number type, and how many they are."""
-    nodes = [node for each in _graphs(graph) for node in each.node]
+    nodes = [node for part in _graphs(graph) for node in part.node]
     legends = {
-        node.input[place] for node in nodes for place in LEGENDS.get(node.op_type, ()) if place < len(node.input)
+        node.input[at] for node in nodes for at in LEGENDS.get(node.op_type, ()) if at < len(node.input)
     } | _dynamic_scales(nodes)
-    biases = {node.input[place] for node in nodes for place in INTEGER_BIASES.get(node.op_type, ()) if place < len(node.input)}
+    biases = {node.input[at] for node in nodes for at in INTEGER_BIASES.get(node.op_type, ()) if at < len(node.input)}
     packed = {
         node.input[1]: attribute(node, "K", 0) * attribute(node, "N", 0)
         for node in nodes
@@ -112,8 +112,8 @@ def weights(graph: onnx.GraphProto) -> dict[str, tuple[str, int]]:
     }
     scattered, books = sparse(graph), codebooks(graph)
     skipped = legends | _normalisation(graph) | {*books.values()}
-    elsewhere = {each for node in nodes if node.op_type not in ("Mul", "Div") for each in node.input}
-    found: dict[str, tuple[str, int]] = {}
+    elsewhere = {name for node in nodes if node.op_type not in ("Mul", "Div") for name in node.input}
+    parameters: dict[str, tuple[str, int]] = {}
     for tensor, name in tensors(graph):
         stored, one = kind(tensor), math.prod(tensor.dims) == 1
         # a limit, an epsilon; a factor of attention, which some exporters write as an array of one
@@ -122,10 +122,10 @@ def weights(graph: onnx.GraphProto) -> dict[str, tuple[str, int]]:
         if name in skipped or (stored in NEVER_WEIGHTS and name not in books) or (stored == "int32" and name not in biases):
             continue
         if name in packed:
-            found[name] = (f"uint{width[name]}", packed[name])
+            parameters[name] = (f"uint{width[name]}", packed[name])
         else:
-            found[name] = (stored, math.prod(scattered[name].dims if name in scattered else tensor.dims))
-    return found
+            parameters[name] = (stored, math.prod(scattered[name].dims if name in scattered else tensor.dims))
+    return parameters
 
 
 def _dynamic_scales(nodes: list[onnx.NodeProto]) -> set[str]:
@@ -137,8 +137,8 @@ def _dynamic_scales(nodes: list[onnx.NodeProto]) -> set[str]:
 def _normalisation(graph: onnx.GraphProto) -> set[str]:
     """Constants, one value a channel, that shift and scale an input before anything else happens to it."""
     constants = {name: tensor for tensor, name in tensors(graph)}
-    raw = {each.name for each in graph.input} - constants.keys()
-    found = set()
+    raw = {port.name for port in graph.input} - constants.keys()
+    normalising = set()
     for node in graph.node:
         moving = [name for name in node.input if name not in constants]
         if not moving or not {*moving} <= raw:
@@ -148,9 +148,9 @@ def _normalisation(graph: onnx.GraphProto) -> set[str]:
         elif node.op_type in ("Add", "Sub", "Mul", "Div") and len(moving) == 1:
             still = [name for name in node.input if name in constants]
             if all(sum(axis > 1 for axis in constants[name].dims) <= 1 for name in still):
-                found.update(still)
+                normalising.update(still)
                 raw.add(node.output[0])
-    return found
+    return normalising
 
 
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:

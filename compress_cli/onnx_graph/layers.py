@@ -89,9 +89,9 @@ def known_sum(counts: Iterable[int | None]) -> int | None:
 
 def _listing(path: Path, sizes: Mapping[str, tuple[int, ...]] | None) -> Listing:
     model = Model.load(path, sizes)
-    held = contents.of_model(model)
-    listing = Listing.of(path, "ONNX file", _Layers(model).listed(), held.size_bytes, held.macs, held.macs_unknown)
-    return listing.model_copy(update={"contents": held})
+    whole = contents.of_model(model)
+    listing = Listing.of(path, "ONNX file", _Layers(model).listed(), whole.size_bytes, whole.macs, whole.macs_unknown)
+    return listing.model_copy(update={"contents": whole})
 
 
 class _Layers:

@@ -23,6 +23,8 @@ AVAILABLE = hasattr(os, "fork") and sys.platform == "linux"  # elsewhere memory 
 if AVAILABLE:
     import resource
 
+_is_limited = False  # whether this process is the child
+
 
 def bounded(path: Path, read: Callable[[], str]) -> str:
     """What `read` gives, run in a process of its own that ends when it takes too long or too much memory.
@@ -57,16 +59,18 @@ def bounded(path: Path, read: Callable[[], str]) -> str:
 
 def extend(size: int) -> None:
     """Allow the process that reads a file as much more as `size` further bytes on disk take."""
-    if AVAILABLE and signal.getitimer(signal.ITIMER_REAL)[0]:
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        if soft != resource.RLIM_INFINITY:
-            resource.setrlimit(resource.RLIMIT_AS, (soft + MEMORY_FACTOR * size, hard))
-            signal.alarm(int(signal.getitimer(signal.ITIMER_REAL)[0]) + size // RATE + 1)
+    if not _is_limited:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    more = soft + MEMORY_FACTOR * size
+    resource.setrlimit(resource.RLIMIT_AS, (more if hard == resource.RLIM_INFINITY else min(more, hard), hard))
+    signal.alarm(signal.alarm(0) + size // RATE + 1)
 
 
 def _answer(read: Callable[[], str], size: int, writing: int) -> NoReturn:
     """The child: write what `read` gives, or raises, and end."""
-    status = 1
+    global _is_limited
+    _is_limited, status = True, 1
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides

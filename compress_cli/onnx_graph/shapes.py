@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import onnx
 from onnx import TensorProto, helper, shape_inference
 
+from compress_cli.errors import RecipeError
 from compress_cli.onnx_graph import contrib, folding
 from compress_cli.onnx_graph.functions import inlined
 from compress_cli.onnx_graph.graph import BRANCHING, Unknown
@@ -42,12 +44,24 @@ def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]] | None = 
         if all(None not in known.get(name, (None,)) for node in inferred.node for name in node.output if name):
             break
         progress = folding.fold(skeleton, known)
-        progress |= _apply_rules(skeleton.graph, known)
+        progress |= _apply_rules(skeleton.graph, known, kinds)
         if not progress:
             break
         inferred = _inferred(skeleton)
     known, kinds = values(inferred)
     return Shapes(batch, known, kinds, {node.output[0]: node for node in inferred.node if node.op_type in BRANCHING})
+
+
+def parse(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes of inputs as a command line states them, `image=1x3x224x224`; RecipeError for another form."""
+    shapes = {}
+    for text in texts:
+        name, _, axes = text.rpartition("=")
+        lengths = axes.split("x")
+        if not name or not all(length.isascii() and length.isdigit() and 0 < int(length) < 10**6 for length in lengths):
+            raise RecipeError(f"--shape {text}: is not of the form input=1x3x224x224")
+        shapes[name] = tuple(map(int, lengths))
+    return shapes
 
 
 def values(graph: onnx.GraphProto) -> tuple[dict[str, Shape], dict[str, int]]:
@@ -93,9 +107,9 @@ def _close_axes(graph: onnx.GraphProto, sizes: Mapping[str, tuple[int, ...]]) ->
     for port in ports:
         axes = port.type.tensor_type.shape.dim
         for position, axis in enumerate(axes):
-            size = sizes[port.name][position] if port.name in sizes else lengths.get(axis.dim_param) if axis.dim_param else None
-            if size is not None:
-                axis.dim_value = size  # clears the name of the open axis
+            if not axis.dim_value:
+                named = lengths.get(axis.dim_param, 0) if axis.dim_param else 0
+                axis.dim_value = sizes[port.name][position] if port.name in sizes else named  # clears the axis' name
         if axes and not axes[0].dim_value:
             axes[0].dim_value = 1
         batches.update(axis.dim_value for axis in axes[:1])
@@ -105,13 +119,15 @@ def _close_axes(graph: onnx.GraphProto, sizes: Mapping[str, tuple[int, ...]]) ->
 
 
 def _named_lengths(ports: list[onnx.ValueInfoProto], sizes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Name of an open axis -> its length in `sizes`; Unknown where a shape does not fit its input."""
+    """Name of an open axis -> its length in `sizes`; Unknown where a shape does not fit its input, the batch aside."""
     lengths = {}
     for port in ports:
         axes, shape = port.type.tensor_type.shape.dim, sizes.get(port.name)
         if shape is None:
             continue
-        if len(shape) != len(axes) or any(axis.dim_value not in (0, size) for axis, size in zip(axes, shape, strict=True)):
+        fixed = [(axis.dim_value, size) for axis, size in zip(axes, shape, strict=False) if axis.dim_value]
+        fixed = fixed[1:] if axes and axes[0].dim_value else fixed  # a file that insists on a batch gets it
+        if len(shape) != len(axes) or any(length != size for length, size in fixed):
             raise Unknown(f"input '{port.name}' can't have the shape {'x'.join(map(str, shape))}")
         lengths.update({axis.dim_param: size for axis, size in zip(axes, shape, strict=True) if axis.dim_param})
     return lengths
@@ -127,7 +143,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.GraphProto:
         raise Unknown(f"its shapes can't be inferred ({reason})") from None
 
 
-def _apply_rules(graph: onnx.GraphProto, known: dict[str, Shape]) -> bool:
+def _apply_rules(graph: onnx.GraphProto, known: dict[str, Shape], kinds: dict[str, int]) -> bool:
     """Add the shapes that inference does not follow: of ONNX Runtime's own operators, and of long ranges; whether there was
     a new one."""
     added = False
@@ -138,18 +154,23 @@ def _apply_rules(graph: onnx.GraphProto, known: dict[str, Shape]) -> bool:
     for node in graph.node:
         if node.domain != contrib.MICROSOFT or None not in known.get(node.output[0], (None,)):
             continue
-
-        def shape(position: int, node: onnx.NodeProto = node) -> tuple[int, ...]:
-            axes = known[node.input[position]]
-            if None in axes:
-                raise LookupError(node.input[position])
-            return tuple(axis for axis in axes if axis is not None)
-
         try:
-            result = contrib.result(node, shape)
+            result = contrib.result(node, partial(_whole_shape, known, node), partial(_kind, kinds, node))
         except (LookupError, ValueError, TypeError):
             continue  # its inputs are not known, in this round at least
         if result is not None:
-            graph.value_info.append(helper.make_tensor_value_info(node.output[0], result[1], result[0]))
+            shape, kind = result
+            graph.value_info.append(helper.make_tensor_value_info(node.output[0], kind, shape))
             added = True
     return added
+
+
+def _whole_shape(known: dict[str, Shape], node: onnx.NodeProto, position: int) -> tuple[int, ...]:
+    axes = tuple(axis for axis in known[node.input[position]] if axis is not None)
+    if len(axes) < len(known[node.input[position]]):
+        raise LookupError(node.input[position])
+    return axes
+
+
+def _kind(kinds: dict[str, int], node: onnx.NodeProto, position: int) -> int:
+    return kinds[node.input[position]]

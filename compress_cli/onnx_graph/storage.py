@@ -21,22 +21,22 @@ ZSTD = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 
 
 def model_files(path: Path, model: onnx.ModelProto) -> list[Path]:
-    """The file and what it keeps beside itself; ArtifactError where a part is missing, or would lie outside its folder."""
-    found = [path, *files.external_files(path, model)]
-    for each in found:
-        if not each.is_file():
-            raise ArtifactError(f"{path}: its weights lie in another file, which is missing: {each}")
-    return found
+    """The file and its external data; ArtifactError where a part is missing, or would lie outside its folder."""
+    parts = [path, *files.external_files(path, model)]
+    for part in parts:
+        if not part.is_file():
+            raise ArtifactError(f"{path}: its weights lie in another file, which is missing: {part}")
+    return parts
 
 
 def size_bytes(path: Path) -> int:
     """Bytes of the file, external data included."""
-    return sum(each.stat().st_size for each in model_files(path, files.load(path)))
+    return sum(part.stat().st_size for part in model_files(path, files.load(path)))
 
 
 def compressed_bytes(paths: list[Path]) -> tuple[int | None, int | None, str]:
     """Bytes under gzip and zstd at their usual levels, each file by itself; None where they are not known, and why not."""
-    size = sum(each.stat().st_size for each in paths)
+    size = sum(path.stat().st_size for path in paths)
     if size > LARGEST:
         return None, None, f"it takes too long for {size} bytes"
     gzip = sum(_count(path, zlib.compressobj(GZIP_LEVEL, wbits=31)) for path in paths)

@@ -47,7 +47,7 @@ class Export(Stage):
 
     The facts hold the proof (`parity`, on val samples). A float file fails beyond 1e-4 of the outputs' range. A quantised
     one is rounded elsewhere, so it fails where it is 1.5 times further from the float model than its simulation in
-    PyTorch. An ONNX file is taken as it is, checked, cleared of what no runtime reads, and given its card.
+    PyTorch. An ONNX file is checked, cleared of what no runtime reads, and gets its card.
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, Program, OnnxModel))}
@@ -55,7 +55,7 @@ class Export(Stage):
     version: ClassVar[int] = 3  # the card names the files that the dataset was read from
 
     start: str | None = Field(None, description="the stage whose model is written; default: the one before")
-    exporter: Exporter = Field(Onnx(), description="how the file is made")
+    exporter: Exporter = Field(Onnx(), description="how the file is written")
     metadata: Literal["card", "none"] = Field(
         "card", description="card: the file names its task, classes, data and step, so that `compress eval` needs no flags"
     )
@@ -72,7 +72,8 @@ class Export(Stage):
         check = held_out if len(held_out) else context.split("train", self.batch)
         real = samples.drawn(check, self.samples, context.seed)
         if isinstance(start, OnnxModel):
-            parity = self._take(start.file("model.onnx"), path, card, real, context)
+            name = str(start.manifest.facts.get("file", start.file("model.onnx")))  # as the user knows it, where it was loaded
+            parity = self._take(start.file("model.onnx"), name, path, card, real, context)
         elif isinstance(start, Program):
             parity = self._quantised(start, path, card, real, context)
         else:
@@ -89,16 +90,16 @@ class Export(Stage):
         self.exporter.export(network, signature, restore.example(signature), path, card)
         models = (_in_torch(network, signature), _in_file(sessions.open_session(path)))
         exact: dict[str, Agreement] = {}
-        for expected, found in _answers(models, real, self.batch, context):
-            compare(exact, expected, found)
-        for head, each in exact.items():
-            if not each.relative_error <= FLOAT_LIMIT:  # NaN fails too
+        for expected, written in _answers(models, real, self.batch, context):
+            compare(exact, expected, written)
+        for head, agreement in exact.items():
+            if not agreement.relative_error <= FLOAT_LIMIT:  # NaN fails too
                 raise StageError(
                     f"the exported file does not give what PyTorch gives: head '{head}' differs by up to "
-                    f"{each.max_abs_error:.3g}, {each.relative_error:.2g} of its range (allowed: {FLOAT_LIMIT:g}), on "
-                    f"{each.samples} samples; try another `exporter: {{type: onnx, opset: ...}}`"
+                    f"{agreement.max_abs_error:.3g}, {agreement.relative_error:.2g} of its range (allowed: {FLOAT_LIMIT:g}), "
+                    f"on {agreement.samples} samples; try another `exporter: {{type: onnx, opset: ...}}`"
                 )
-        return {head: _figures(each) for head, each in exact.items()}
+        return {head: _figures(agreement) for head, agreement in exact.items()}
 
     def _quantised(self, start: Artifact, path: Path, card: dict[str, str], real: Split, context: Context) -> dict[str, Any]:
         restored, program = restore.checkpoint(start), restore.program(start)
@@ -108,32 +109,32 @@ class Export(Stage):
         exact: dict[str, Agreement] = {}  # file against simulation
         promised: dict[str, Agreement] = {}  # simulation against float
         shipped: dict[str, Agreement] = {}  # file against float
-        for original, simulated, found in _answers(models, real, self.batch, context):
-            compare(exact, simulated, found)
+        for original, simulated, written in _answers(models, real, self.batch, context):
+            compare(exact, simulated, written)
             compare(promised, original, simulated)
-            compare(shipped, original, found)
+            compare(shipped, original, written)
         growth = {head: shipped[head].rms_error / max(promised[head].rms_error, TINY) for head in exact}
-        for head, each in growth.items():
-            if not each <= GROWTH_LIMIT:
+        for head, factor in growth.items():
+            if not factor <= GROWTH_LIMIT:
                 raise StageError(
-                    f"the exported file strays from the quantised model: head '{head}' is {each:.1f} times further from the "
+                    f"the exported file strays from the quantised model: head '{head}' is {factor:.1f} times further from the "
                     f"float model in ONNX Runtime on this machine than in PyTorch (allowed: {GROWTH_LIMIT:g}), on {len(real)} "
                     f"samples; {_remedy(start)}"
                 )
         return {head: {**_figures(exact[head]), "error_growth": growth[head]} for head in exact}
 
-    def _take(self, source: Path, path: Path, card: dict[str, str], real: Split, context: Context) -> dict[str, Any]:
+    def _take(self, source: Path, name: str, path: Path, card: dict[str, str], real: Split, context: Context) -> dict[str, Any]:
         model = files.load(source)
         files.strip(model)
         files.write(model, path, card)
         before, after = sessions.open_session(source), sessions.open_session(path)
         exact: dict[str, Agreement] = {}
-        for expected, found in _answers((_in_file(before), _in_file(after)), real, before.batch or self.batch, context):
-            compare(exact, expected, found)
-        for head, each in exact.items():
-            if not each.max_abs_error == 0:
-                raise StageError(f"{source}: gives other outputs once it is cleared of metadata, or NaN (head '{head}')")
-        return {head: _figures(each) for head, each in exact.items()}
+        for expected, written in _answers((_in_file(before), _in_file(after)), real, before.batch or self.batch, context):
+            compare(exact, expected, written)
+        for head, agreement in exact.items():
+            if not agreement.max_abs_error == 0:
+                raise StageError(f"{name}: gives other outputs once it is cleared of metadata, or NaN (head '{head}')")
+        return {head: _figures(agreement) for head, agreement in exact.items()}
 
 
 def _in_torch(network: nn.Module, signature: Signature) -> Model:
@@ -145,7 +146,7 @@ def _in_file(session: sessions.Session) -> Model:
 
 
 def _answers(models: Sequence[Model], split: Split, batch: int, context: Context) -> Iterator[list[HeadArrays]]:
-    """What each model makes of each batch."""
+    """The outputs of each model for each batch."""
     for start in range(0, len(split), batch):
         part = split.take(np.s_[start : start + batch])
         yield [model(part) for model in models]

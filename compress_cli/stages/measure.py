@@ -48,13 +48,14 @@ class Measure(Stage):
         nothing = measure.Result(context.task.primary, {}, {}, {}, np.empty(0))
         result = nothing if reason else measure.judge(heads, split, context.task)
         metrics = result.metrics
+        sizes = {name: (1, *port.shape) for name, port in context.dataset.signature().inputs.items()}
         figures = measure.Figures(
             split=self.split,
             samples=len(split),
             primary=result.primary,
             metrics=metrics,
             better=result.better,
-            contents=contents.contents(context.inputs["start"][0].file("model.onnx")),
+            contents=contents.contents(context.inputs["start"][0].file("model.onnx"), sizes),
             reason=reason,
         )
         (context.output / measure.MEASUREMENT).write_text(figures.model_dump_json(indent=1) + "\n")

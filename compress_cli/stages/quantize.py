@@ -41,6 +41,7 @@ class Quantize(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, OnnxModel))}
+    version: ClassVar[int] = 2  # the facts of an ONNX file name all operators that stay float
     shared: ClassVar[dict[str, int]] = {"placement": annotation.VERSION, "onnx_file": files.VERSION}
 
     start: str | None = Field(None, description="the stage whose model is quantised; default: the one before")
@@ -102,8 +103,8 @@ class Quantize(Stage):
 def _calibrate(prepared: nn.Module, signature: Signature, calibration: Split, batch: int, context: Context) -> None:
     total, done, saved = -(-len(calibration) // batch), 0, context.saves.load()
     if saved:
-        own = prepared.state_dict()
-        restore.put(prepared, {name: state.tensor(each, own[name].dtype) for name, each in saved.arrays.items()})
+        fresh = prepared.state_dict()
+        restore.put(prepared, {name: state.tensor(array, fresh[name].dtype) for name, array in saved.arrays.items()})
         done = saved.document["done"]
         context.log(Progress("calibrate", done, total, note=f"resumed at {saved.place}"))
     with torch.no_grad():
@@ -118,12 +119,12 @@ def _state(prepared: nn.Module, done: int) -> Save:
 
 
 def _facts(calibration: Split, agreements: dict[str, Agreement]) -> dict[str, Any]:
-    broken = [name for name, each in agreements.items() if not math.isfinite(each.rms_error)]
+    broken = [head for head, agreement in agreements.items() if not math.isfinite(agreement.rms_error)]
     if broken:
         raise StageError(f"head '{broken[0]}' gives NaN or infinity; check the training of the model that is quantised")
     return {
         "calibration_samples": len(calibration),
-        "check_samples": max(each.samples for each in agreements.values()),
-        "sqnr_db": {name: each.sqnr_db for name, each in agreements.items()},
-        "argmax_agreement": {name: each.argmax_agreement for name, each in agreements.items()},
+        "check_samples": max(agreement.samples for agreement in agreements.values()),
+        "sqnr_db": {head: agreement.sqnr_db for head, agreement in agreements.items()},
+        "argmax_agreement": {head: agreement.argmax_agreement for head, agreement in agreements.items()},
     }

@@ -35,7 +35,7 @@ Heads = dict[str, np.ndarray]
 class Sensitivity(Stage):
     """Attribute what a quantisation costs to its layers: each alone in integers, all others in float, on val samples.
 
-    A layer in integers is one whose inputs, weights and biases are rounded to the ranges that the quantisation found.
+    A layer in integers is one whose inputs, weights and biases are rounded to the ranges of the quantisation.
     Costs do not add up: the last line is what all together cost beyond the sum.
     """
 
@@ -102,8 +102,8 @@ class _Rounded(Interpreter):
     def run_node(self, n: Node) -> Any:
         if n not in self.chosen:
             return super().run_node(n)
-        exact = {each: self.env[each] for each in n.all_input_nodes if self._is_observer(each)}
-        self.env.update({each: self._rounded(each, value) for each, value in exact.items()})
+        exact = {node: self.env[node] for node in n.all_input_nodes if self._is_observer(node)}
+        self.env.update({node: self._rounded(node, value) for node, value in exact.items()})
         try:
             return super().run_node(n)
         finally:
@@ -118,7 +118,7 @@ class _Rounded(Interpreter):
         observer = self.fetch_attr(name)
         if name not in self.ranges:
             self.ranges[name] = observer.calculate_qparams()
-        scale, zero = (each.to(value) for each in self.ranges[name])
+        scale, zero = (parameter.to(value) for parameter in self.ranges[name])
         if scale.numel() > 1:
             shape = [1] * value.ndim
             shape[observer.ch_axis] = -1
@@ -134,14 +134,14 @@ def _observes(module: Any) -> bool:
 def _layers(graph: GraphModule) -> dict[str, list[Node]]:
     """Layer name -> its nodes that take observed values; then those without weights, and all together."""
     observers = {name for name, module in graph.named_modules() if _observes(module)}
-    found: dict[str, list[Node]] = {}
+    layers: dict[str, list[Node]] = {}
     for node in graph.graph.nodes:
-        if any(str(each.target) in observers and each.op == "call_module" for each in node.all_input_nodes):
+        if any(str(source.target) in observers and source.op == "call_module" for source in node.all_input_nodes):
             name = annotation.home(node).removeprefix("body.") if node.target in annotation.CONTRACTIONS else REST
-            found.setdefault(name, []).append(node)
-    rest = {REST: found.pop(REST)} if REST in found else {}
-    everything = [node for nodes in (*found.values(), *rest.values()) for node in nodes]
-    return {**found, **rest, TOGETHER: everything}
+            layers.setdefault(name, []).append(node)
+    rest = {REST: layers.pop(REST)} if REST in layers else {}
+    everything = [node for nodes in (*layers.values(), *rest.values()) for node in nodes]
+    return {**layers, **rest, TOGETHER: everything}
 
 
 def _heads(runner: _Rounded, nodes: Collection[Node], split: Split, signature: Signature, batch: int) -> Heads:
@@ -152,19 +152,19 @@ def _heads(runner: _Rounded, nodes: Collection[Node], split: Split, signature: S
 
 
 def _answers(runner: _Rounded, inputs: tuple[Tensor, ...], signature: Signature) -> Heads:
-    given = runner.run(*inputs)
-    given = given if isinstance(given, dict) else dict(zip(signature.heads, given, strict=True))
-    return {name: each.numpy() for name, each in given.items()}
+    outputs = runner.run(*inputs)
+    heads = outputs if isinstance(outputs, dict) else dict(zip(signature.heads, outputs, strict=True))
+    return {name: head.numpy() for name, head in heads.items()}
 
 
 def _noise(reference: Heads, other: Heads) -> float | None:
     """Signal over quantisation noise in decibels, of the head that suffers most."""
-    found = []
-    for name, each in reference.items():
+    ratios = []
+    for name, head in reference.items():
         agreement = Agreement()
-        agreement.add(each, other[name])
-        found.append(agreement.sqnr_db)
-    known = [each for each in found if each is not None]
+        agreement.add(head, other[name])
+        ratios.append(agreement.sqnr_db)
+    known = [ratio for ratio in ratios if ratio is not None]
     return min(known) if known else None
 
 

@@ -343,8 +343,11 @@ def test_open_axes_need_their_shape(compress, linear_file):
     assert (outcome.code, "--shape image=" in outcome.err) == (3, True)
     found = json.loads(compress("eval", path, "--shape", "image=5x3x2x2", "--json").out)
     assert found["latency"]["batch"] == 5
-    assert found["contents"]["macs_unknown"] == "input 'image' has an open axis besides the batch"
+    assert found["contents"]["macs"] == 12 * 3  # a sample's, for the shape that is timed
     assert compress("eval", path, "--shape", "image=5x3x2").code == 3
+    state = linear_file(np.ones((12, 3)), shape=(2, 3, 2, 2), name="fixed.onnx")
+    found = json.loads(compress("eval", state, "--seconds", "0.01", "--json").out)
+    assert found["contents"]["macs"] == 12 * 3  # of a file that insists on 2 samples
 
 
 def test_clients_options_and_a_profile(compress, digits_file):

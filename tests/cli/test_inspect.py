@@ -141,6 +141,16 @@ def test_a_checkpoint(compress, checkpoint):
     assert sum(layer["macs"] for layer in found["layers"]) == found["macs"]
 
 
+def test_an_open_axis_gets_its_length_from_the_command_line(compress, linear_file):
+    path = linear_file(np.ones((64, 10)), shape=("batch", 1, "height", 8))
+    assert inspected(compress, path)["macs"] is None
+    assert inspected(compress, path, "--shape", "image=1x1x8x8")["macs"] == 640
+    assert inspected(compress, path, "--shape", "image=4x1x8x8")["macs"] == 640
+    assert compress("inspect", path, "--shape", "7").code == 2
+    measured = json.loads(compress("eval", path, "--shape", "image=1x1x8x8", "--seconds", "0.01", "--json").out)
+    assert measured["contents"]["macs"] == 640
+
+
 def broken(tmp_path, how):
     path = tmp_path / "x.safetensors"
     header = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}

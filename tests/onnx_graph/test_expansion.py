@@ -126,8 +126,8 @@ def test_a_crash_and_a_refusal_and_a_bug_of_the_child_are_told_apart(tmp_path):
         limits.bounded(path, refuse)
     with pytest.raises(RuntimeError, match="KeyError: 'a bug'"):
         limits.bounded(path, fail)
-    with pytest.raises(ArtifactError, match="fails \\(killed by SIGSEGV\\)"):
-        limits.bounded(path, lambda: os.kill(os.getpid(), signal.SIGSEGV) or "")
+    with pytest.raises(ArtifactError, match="fails \\(killed by SIGKILL\\)"):
+        limits.bounded(path, lambda: os.kill(os.getpid(), signal.SIGKILL) or "")
 
 
 def test_the_commands_refuse_it_with_exit_code_3(compress, tmp_path):

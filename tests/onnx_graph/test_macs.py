@@ -253,3 +253,47 @@ def test_a_transformer_whose_shapes_are_computed_counts_once_its_length_is_given
     assert counted(proto, {"x": (3, 16)})[0] == total
     with pytest.raises(Unknown, match="can't have the shape 1x2x3"):
         counted(proto, {"x": (1, 2, 3)})
+
+
+class Calibration:
+    def __init__(self):
+        self.batches = iter([{"x": f32(2, 3, 8, 8)}])
+
+    def get_next(self):
+        return next(self.batches, None)
+
+
+@pytest.mark.parametrize("how", ["fused", "dynamic", "dynamic and fused", "integer operators", "pairs"])
+def test_what_onnxruntime_rewrites_counts_as_before(tmp_path, how):
+    from onnxruntime import quantization
+
+    node = helper.make_node
+    nodes = [
+        node("Conv", ["x", "w"], ["c"], pads=[1] * 4),
+        node("Relu", ["c"], ["r"]),
+        node("GlobalAveragePool", ["r"], ["p"]),
+        node("Flatten", ["p"], ["t"]),
+        node("MatMul", ["t", "v"], ["m"]),
+        node("Gemm", ["m", "u", "b"], ["y"]),
+    ]
+    rows = np.random.default_rng(0).normal
+    weights = {"w": rows(size=(6, 3, 3, 3)), "v": rows(size=(6, 8)), "u": rows(size=(8, 5)), "b": rows(size=5)}
+    source, path = tmp_path / "float.onnx", tmp_path / "new.onnx"
+    onnx.save(model(nodes, {name: array.astype(np.float32) for name, array in weights.items()}, {"x": ("n", 3, 8, 8)}), source)
+    if "dynamic" in how:
+        quantization.quantize_dynamic(source, path)
+    elif how == "fused":
+        path.write_bytes(source.read_bytes())
+    else:
+        kind = quantization.QuantFormat.QDQ if how == "pairs" else quantization.QuantFormat.QOperator
+        quantization.quantize_static(source, path, Calibration(), quant_format=kind)
+    if "fused" in how:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(path)
+        onnxruntime.InferenceSession(path.read_bytes(), options)
+    rewritten = onnx.load(path)
+    changed = {"fused": "FusedConv", "dynamic": "ConvInteger", "dynamic and fused": "DynamicQuantizeMatMul", "pairs": "Conv"}
+    assert changed.get(how, "QLinearConv") in {each.op_type for each in rewritten.graph.node}
+    assert counted(rewritten)[0] == 6 * 64 * 27 + 6 * 8 + 8 * 5

@@ -223,6 +223,37 @@ def test_a_file_that_insists_on_a_batch_gets_it(bench):
     bench.run(Export(samples=10), quantised)
 
 
+def test_a_file_of_an_old_opset_is_converted_said_and_shipped(bench):
+    generator, node = np.random.default_rng(0), onnx.helper.make_node
+    weights = {"w": generator.normal(size=(4, 1, 3, 3)), "f": generator.normal(size=(3, 144))}
+    tensors = [onnx.numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()]
+    nodes = [
+        node("Conv", ["image", "w"], ["c"]),
+        node("Relu", ["c"], ["r"]),
+        node("Flatten", ["r"], ["t"]),
+        node("Gemm", ["t", "f", "zero"], ["logits"], transB=1),
+    ]
+    tensors.append(onnx.numpy_helper.from_array(np.zeros(3, np.float32), "zero"))
+    ports = [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ("batch", 1, 8, 8))]
+    ports += [onnx.helper.make_tensor_value_info(each.name, each.data_type, each.dims) for each in tensors]
+    head = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ("batch", 3))
+    graph = onnx.helper.make_graph(nodes, "old", ports, [head], tensors)
+    output = bench.folder()
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 7)], ir_version=3)
+    onnx.save(model, output / "model.onnx")
+    old = bench.artifact(output, OnnxModel, {"file": "squeeze.onnx"})
+    bench.run(Export(), old)  # a float file keeps its opset
+    bench.said.clear()
+    quantised = bench.run(Quantize(samples=64), old)
+    facts = quantised.manifest.facts
+    assert (facts["converted"]["from_opset"], facts["converted"]["to_opset"]) == (7, 13)
+    assert facts["sqnr_db"]["logits"] > 20
+    notes = [progress.note for progress in bench.said if progress.note]
+    assert len(notes) == 1
+    assert notes[0].startswith("squeeze.onnx: converted from opset 7 to 13; outputs differ by")
+    bench.run(Export(), quantised)
+
+
 def test_nan_is_refused(bench):
     output = bench.folder()
     broken = restore.build(Convnet(widths=(8, 16), convs=1), SIGNATURE, 0)

@@ -25,4 +25,4 @@ class Exporter(Plugin):
     ) -> None:
         """Write `network` (evaluation mode, heads as a dict) with the signature's names and a dynamic batch.
 
-        StageError where the runtime's format has no word for an operator."""
+        StageError where the file's format has no counterpart of an operator."""

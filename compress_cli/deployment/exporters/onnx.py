@@ -40,7 +40,7 @@ class Onnx(Exporter):
     ) -> None:
         """Write `network` (evaluation mode) to `path`; `example` holds two samples or more.
 
-        StageError where the graph can't be recorded or ONNX has no word for an operator."""
+        StageError where the graph can't be recorded, or ONNX has no counterpart of an operator."""
         with torch.no_grad():
             heads = list(network(*example))  # in the order in which the model gives them
         model = self._convert(network, example, list(signature.inputs), heads)
@@ -65,10 +65,10 @@ class Onnx(Exporter):
                     input_names=inputs, output_names=heads, opset_version=self.opset,
                 )  # fmt: skip
         except OnnxExporterError as error:
-            raise StageError(f"ONNX (opset {self.opset}) has no word for {_operator(error)}") from None
+            raise StageError(f"ONNX (opset {self.opset}) has no counterpart of {_operator(error)}") from None
         assert program is not None
         model: onnx.ModelProto = program.model_proto
-        written = next(each.version for each in model.opset_import if each.domain == "")
+        written = next(opset.version for opset in model.opset_import if opset.domain == "")
         if written != self.opset:
             raise StageError(f"the model can't be written in opset {self.opset}, only in {written}: set `opset: {written}`")
         return model
@@ -76,9 +76,9 @@ class Onnx(Exporter):
 
 def _open_batch_axis(model: onnx.ModelProto) -> None:
     """Call the first axis of inputs and outputs `batch`, whatever symbol the tracer drew for it."""
-    symbol = next(each.type.tensor_type.shape.dim[0].dim_param for each in model.graph.input)
-    for each in (*model.graph.input, *model.graph.output):
-        for axis in each.type.tensor_type.shape.dim:
+    symbol = next(port.type.tensor_type.shape.dim[0].dim_param for port in model.graph.input)
+    for port in (*model.graph.input, *model.graph.output):
+        for axis in port.type.tensor_type.shape.dim:
             if axis.dim_param:
                 axis.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", BATCH, axis.dim_param)
 
@@ -89,9 +89,9 @@ def _operator(error: BaseException) -> str:
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
         causes.append(cause)
     for cause in reversed(causes):
-        found = re.search(r"\b((?:aten|torchvision|quantized_decomposed|prims|[a-z_]+)[.:]+[a-z]\w+(?:\.\w+)?)", str(cause))
-        if found and type(cause).__name__ == "DispatchError":
-            return f"the operator {found[1]}"
+        match = re.search(r"\b((?:aten|torchvision|quantized_decomposed|prims|[a-z_]+)[.:]+[a-z]\w+(?:\.\w+)?)", str(cause))
+        if match and type(cause).__name__ == "DispatchError":
+            return f"the operator {match[1]}"
     return f"an operator of this model ({_first_line(causes[-1])})"
 
 

@@ -85,7 +85,7 @@ def test_an_operator_that_onnx_lacks_is_named(tmp_path, capfd):
             return {"y": torch.special.bessel_j0(x)}
 
     signature = Signature(inputs={"x": ROW}, heads={"y": Head(shape=(3,))})
-    with pytest.raises(StageError, match=r"ONNX \(opset 20\) has no word for the operator \S*bessel_j0$"):
+    with pytest.raises(StageError, match=r"ONNX \(opset 20\) has no counterpart of the operator \S*bessel_j0$"):
         Onnx().export(Bessel(), signature, (torch.rand(2, 3),), tmp_path / "a.onnx", {})
     assert capfd.readouterr() == ("", "")
     assert not (tmp_path / "a.onnx").exists()
