@@ -110,4 +110,4 @@ def document(source: Artifact, name: str, kind: type[Document]) -> Document:
 def _scores(measurement: Artifact, figures: Figures) -> tuple[np.ndarray, dict[str, Score]]:
     """Sample ids and the scores of every metric."""
     resampled = measurement.file(RESAMPLED) if figures.metrics else Path()
-    return kept_scores(measurement.file(PREDICTIONS), resampled, figures.metrics)
+    return kept_scores(measurement.file(PREDICTIONS), resampled, figures)

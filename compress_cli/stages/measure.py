@@ -54,6 +54,7 @@ class Measure(Stage):
             primary=result.primary,
             metrics=metrics,
             better=result.better,
+            shares=result.shares,
             contents=contents.contents(context.inputs["start"][0].file("model.onnx")),
             reason=reason,
         )
