@@ -48,6 +48,8 @@ class Figures(BaseModel):
     """Empty where the model does something else than the task asks for; `reason` then says what is missing."""
     better: dict[str, Better]
     """Metric name -> which of its values are the good ones."""
+    shares: list[str]
+    """Metrics that are nothing but the share of samples that are right."""
     contents: Contents
     reason: str = ""
 
@@ -89,6 +91,11 @@ class Result:
     def metrics(self) -> dict[str, Estimate]:
         return {name: score.estimate for name, score in self.scores.items()}
 
+    @property
+    def shares(self) -> list[str]:
+        """Metrics that are nothing but the share of samples that are right."""
+        return [name for name, score in self.scores.items() if score.right is not None]
+
 
 def keep(path: Path, arrays: dict[str, np.ndarray], heads: dict[str, np.ndarray]) -> None:
     """Write predictions, each array under its name, those of heads as `head.<name>`."""
@@ -113,13 +120,13 @@ def keep_result(folder: Path, result: Result) -> None:
         np.savez_compressed(folder / RESAMPLED, **resampled)
 
 
-def kept_scores(predictions: Path, resampled: Path, metrics: dict[str, Estimate]) -> tuple[np.ndarray, dict[str, Score]]:
+def kept_scores(predictions: Path, resampled: Path, figures: Figures) -> tuple[np.ndarray, dict[str, Score]]:
     """Sample ids and scores of what `keep_result` wrote; no task is needed to compare them."""
-    arrays = read(predictions)
-    draws = read(resampled, tuple(f"{METRIC}{name}" for name in metrics)) if metrics else {}
+    arrays = read(predictions, ("index", *(f"{RIGHT}{name}" for name in figures.shares)))
+    draws = read(resampled, tuple(f"{METRIC}{name}" for name in figures.metrics)) if figures.metrics else {}
     scores = {
         name: Score(metric.value, metric.samples, draws[f"{METRIC}{name}"], arrays.get(f"{RIGHT}{name}"))
-        for name, metric in metrics.items()
+        for name, metric in figures.metrics.items()
     }
     return arrays["index"], scores
 

@@ -106,7 +106,7 @@ def _findings(store: Path, record: Record, measured: list[Stored]) -> list[Findi
         if FINDINGS in source.manifest.files:
             source.verify()
             inputs = source.manifest.inputs
-            keys = [each.key for role in ("start", *inputs) for each in inputs.get(role, [])]
+            keys = [source.key for role in ("start", *inputs) for source in inputs.get(role, [])]
             model = next((names[key] for key in keys if key in names), "")
             document = stored.document(source, FINDINGS, Findings)
             tables.append(FindingsTable(name=table.name, stage=table.stage, model=model, findings=document))
@@ -116,14 +116,14 @@ def _findings(store: Path, record: Record, measured: list[Stored]) -> list[Findi
 def _row(measured: Stored, baseline: Stored | None, origin: Stored | None, timings: list[Timing], better: Better) -> Row:
     record, figures, timing = measured.record, measured.figures, measured.timing
     speedup = timing.speedup if timing else None
-    notes = measured.made.manifest.facts.get("notes", ())
+    notes = measured.artifact.manifest.facts.get("notes", ())
     row = Row(
         name=record.name,
         stage=record.stage,
         key=record.key,
         file_sha256=measured.file,
         cached=record.cached,
-        wall_time_s=measured.made.manifest.wall_time_s,
+        wall_time_s=measured.artifact.manifest.wall_time_s,
         latency=timing.latency if timing else None,
         baseline_latency=speedup.baseline if speedup else None,
         speedup=speedup.speedup if speedup else None,
@@ -139,7 +139,7 @@ def _row(measured: Stored, baseline: Stored | None, origin: Stored | None, timin
     if baseline is None:
         return row
     if baseline is measured:
-        alone = _typical([each.speedup.baseline for each in timings if each.speedup])
+        alone = _typical([timing.speedup.baseline for timing in timings if timing.speedup])
         return row.model_copy(update={"latency": alone or row.latency})
     if figures and baseline.figures:
         ratio = baseline.figures.contents.size_bytes / figures.contents.size_bytes

@@ -21,7 +21,7 @@ class Row(BaseModel):
 
     name: str
     same_file: list[str] = []
-    """Earlier stages that made the very same file, in a row that stands for all of them."""
+    """Earlier stages that made the very same file, in a row that is shown for all of them."""
     stage: str
     key: str
     file_sha256: str = ""

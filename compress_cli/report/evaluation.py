@@ -64,7 +64,7 @@ def compare(evaluation: Evaluation, console: Console | None = None) -> None:
     both = (against.contents, evaluation.contents)
     smaller = f"{write.times(against.compression_ratio)} smaller"
     table.add_row("parameters", *(write.count(file.parameters) for file in both))
-    table.add_row("numbers", *(", ".join(file.kinds) or NOTHING for file in both))
+    table.add_row("number type", *(", ".join(file.kinds) or NOTHING for file in both))
     table.add_row("MACs", *(write.count(file.macs) for file in both))
     table.add_row("file", *(write.size(file.size_bytes) for file in both), smaller)
     for name in dict.fromkeys((*evaluation.metrics, *against.metrics)):

@@ -32,10 +32,12 @@ def size(value: int | None) -> str:
 
 
 def times(value: float | None) -> str:
-    return NOTHING if value is None else f"{_digits(value)}x"
+    """A ratio: at least two decimals below 10."""
+    return NOTHING if value is None else f"{value:.2f}x" if 0.1 <= value < 1 else f"{_digits(value)}x"
 
 
 def milliseconds(value: float | None) -> str:
+    """Three digits, so that the ratio of two latencies can be checked."""
     return NOTHING if value is None else f"{_digits(value)} ms"
 
 
@@ -190,15 +192,8 @@ def printable(text: str) -> str:
 
 def _digits(value: float) -> str:
     """Three significant digits, never in scientific notation."""
-    return (
-        f"{value:.0f}"
-        if value >= 99.95
-        else f"{value:.1f}"
-        if value >= 9.995
-        else f"{value:.2f}"
-        if value >= 0.1
-        else f"{value:.3f}"
-    )
+    exponent = int(f"{value:.2e}".partition("e")[2])  # after rounding: 9.999 has the digits of 10
+    return f"{value:.{max(0, 2 - exponent)}f}"
 
 
 def compressed(contents: Contents) -> str:

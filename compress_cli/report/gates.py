@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compress_cli import report
 from compress_cli.errors import GateError, RecipeError
 from compress_cli.report import Report, Row
+from compress_cli.report import collect as collect_report
 from compress_cli.report import figures as write
 from compress_cli.settings import suggest
 from compress_cli.statistics import gate
@@ -21,51 +21,51 @@ PREDICTION_QUANTITIES = ("agreement", "churn", "right_to_wrong", "wrong_to_right
 def collect(directory: Path, more: tuple[Gate, ...] = ()) -> Report:
     """The report of the run in `directory` with its gates, and `more` of the command line, judged.
 
-    RecipeError for one of `more` that asks what the run does not hold; what the run's own gates lack is said by `decide`.
+    RecipeError for one of `more` about something that the run does not have; `decide` complains about the run's own gates.
     """
-    made = report.collect(directory)
-    rows = [row.name for row in made.rows]
-    metrics = list(dict.fromkeys(name for row in made.rows for name in row.metrics))
-    tables = [table.name for table in made.findings]
-    reasons = {promised: gate.impossible(promised, rows, made.baseline, made.primary, metrics, tables) for promised in more}
+    report = collect_report(directory)
+    rows = [row.name for row in report.rows]
+    metrics = list(dict.fromkeys(name for row in report.rows for name in row.metrics))
+    tables = [table.name for table in report.findings]
+    reasons = {promised: gate.impossible(promised, rows, report.baseline, report.primary, metrics, tables) for promised in more}
     complaints = [f"--gate '{promised.promise}': {reason}" for promised, reason in reasons.items() if reason]
     if complaints:
         raise RecipeError("\n".join(complaints))
     gates = dict.fromkeys((*Record.read(directory).gates, *more))
-    return made.model_copy(update={"gates": judge(made, tuple(gates))})
+    return report.model_copy(update={"gates": judge(report, tuple(gates))})
 
 
-def judge(made: Report, gates: tuple[Gate, ...]) -> list[Judged]:
+def judge(report: Report, gates: tuple[Gate, ...]) -> list[Judged]:
     """A pure function of the report."""
-    return [_judged(promised, made) for promised in gates]
+    return [_judged(promised, report) for promised in gates]
 
 
-def _judged(promised: Gate, made: Report) -> Judged:
-    name, quantity = promised.terms.row or (made.rows[-1].name if made.rows else ""), promised.terms.quantity
-    row = next((row for row in made.rows if row.name == name), None)
-    table = next((table.findings.figures() for table in made.findings if table.name == name), None)
+def _judged(promised: Gate, report: Report) -> Judged:
+    name, quantity = promised.terms.row or (report.rows[-1].name if report.rows else ""), promised.terms.quantity
+    row = next((row for row in report.rows if row.name == name), None)
+    table = next((table.findings.figures() for table in report.findings if table.name == name), None)
     if row is None and table is not None:
         return gate.judge(promised, name, table.get(quantity), f"it has no such figure; {suggest(quantity, list(table))}")
-    return gate.judge(promised, name, _figure(quantity, row, made) if row else None, _why_not(promised, row))
+    return gate.judge(promised, name, _figure(quantity, row, report) if row else None, _why_not(promised, row))
 
 
-def decide(made: Report) -> None:
+def decide(report: Report) -> None:
     """RecipeError for a gate on something that was not measured, GateError for one that does not pass."""
-    lines = [f"gate {write.gate(judged)}" for judged in made.gates if not judged.passes]
-    if any(judged.outcome == "not measured" for judged in made.gates):
+    lines = [f"gate {write.gate(judged)}" for judged in report.gates if not judged.passes]
+    if any(judged.outcome == "not measured" for judged in report.gates):
         raise RecipeError("\n".join(lines))
     if lines:
         raise GateError("\n".join(lines))
 
 
-def _figure(quantity: str, row: Row, made: Report) -> Estimate | float | None:
+def _figure(quantity: str, row: Row, report: Report) -> Estimate | float | None:
     """With its interval where it has one; None where it was not measured."""
     if quantity in row.metrics:
         return row.metrics[quantity]
     metric, kind = gate.changed(quantity)
-    direction = made.direction(metric)
+    direction = report.direction(metric)
     if kind and direction:
-        change = row.change if metric == made.primary else row.secondary_changes.get(metric)
+        change = row.change if metric == report.primary else row.secondary_changes.get(metric)
         return change if change is None or kind == "_change" else worse_by(change, direction)
     latency = row.latency
     known: dict[str, Estimate | float | None] = {
@@ -83,19 +83,19 @@ def _figure(quantity: str, row: Row, made: Report) -> Estimate | float | None:
     if quantity in known:
         return known[quantity]
     if quantity in PREDICTION_QUANTITIES:
-        return _predictions(quantity, row, made)
+        return _predictions(quantity, row, report)
     counted = {"size_ratio": "size_bytes", "parameters_ratio": "parameters", "macs_ratio": "macs"}
-    baseline = next((other for other in made.rows if other.name == made.baseline), None)
+    baseline = next((other for other in report.rows if other.name == report.baseline), None)
     if baseline is None or quantity not in counted:
         return None
     ours, theirs = (getattr(model, counted[quantity]) for model in (row, baseline))
     return ours / theirs if ours is not None and theirs else None
 
 
-def _predictions(quantity: str, row: Row, made: Report) -> Estimate | None:
+def _predictions(quantity: str, row: Row, report: Report) -> Estimate | None:
     """The baseline is not compared with itself; its own calibration error is in every comparison with it."""
-    if quantity == "ece" and row.name == made.baseline:
-        return next((other.predictions.ece_baseline for other in made.rows if other.predictions), None)
+    if quantity == "ece" and row.name == report.baseline:
+        return next((other.predictions.ece_baseline for other in report.rows if other.predictions), None)
     figure: Estimate | None = getattr(row.predictions, quantity) if row.predictions else None
     return figure
 

@@ -12,7 +12,7 @@ from compress_cli.statistics.intervals import Estimate
 
 STYLE = (Path(__file__).parent / "page.css").read_text()
 HARMLESS = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-"""A page that loads and runs nothing, whatever a name in it may say; pictures stand in the page itself."""
+"""A page that loads and runs nothing, whatever a name in it may say; pictures are part of the page itself."""
 
 
 def document(title: str, parts: Sequence[str]) -> str:
@@ -29,10 +29,10 @@ def table(headings: Sequence[str], lines: Sequence[Sequence[str]], words: int = 
     """The first `words` columns hold text, the others figures. Cells are HTML already."""
 
     def row(tag: str, cells: Sequence[str]) -> str:
-        marks = ["" if place < words else ' class="n"' for place in range(len(cells))]
+        marks = ["" if column < words else ' class="n"' for column in range(len(cells))]
         return "".join(f"<{tag}{mark}>{cell}</{tag}>" for mark, cell in zip(marks, cells, strict=True))
 
-    head = row("th", [text(each) for each in headings])
+    head = row("th", [text(heading) for heading in headings])
     body = "".join(f"<tr>{row('td', line)}</tr>" for line in lines)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 

@@ -41,7 +41,7 @@ def show(listing: Listing, console: Console | None = None) -> None:
 def _bytes(contents: Contents, out: Console) -> None:
     """What the file's bytes are spent on."""
     nonzero = write.count(contents.nonzero) if contents.nonzero is not None else "unknown"
-    kinds = ", ".join(f"{write.size(each)} {kind}" for kind, each in contents.bytes_by_kind.items()) or "none"
+    kinds = ", ".join(f"{write.size(count)} {kind}" for kind, count in contents.bytes_by_kind.items()) or "none"
     lines = {
         "parameters that are not 0": nonzero,
         "file": f"{write.size(contents.size_bytes)} ({write.compressed(contents)})",
@@ -57,9 +57,10 @@ def _bytes(contents: Contents, out: Console) -> None:
     for heading in ("numbers", "shape"):
         table.add_column(heading)
     table.add_column("size", justify="right", no_wrap=True)
-    for each in contents.largest[:SHOWN]:
-        shape = "x".join(map(str, each.shape)) or "1"
-        table.add_row(*(Text(write.printable(cell)) for cell in (each.name, each.kind, shape, write.size(each.size_bytes))))
+    for constant in contents.largest[:SHOWN]:
+        shape = "x".join(map(str, constant.shape)) or "1"
+        cells = (constant.name, constant.kind, shape, write.size(constant.size_bytes))
+        table.add_row(*(Text(write.printable(cell)) for cell in cells))
     out.print()
     out.print(table)
 

@@ -16,7 +16,7 @@ _MARKS = {True: "passed", False: "**failed**"}
 def render(report: Report) -> str:
     """A heading, the tables, what they were measured on, and remarks."""
     primary = plain(write.title(report.primary)) or "metric"
-    headings = ["model", "parameters", "numbers", "MACs", "file", "smaller", primary, "change", "latency", "faster"]
+    headings = ["model", "parameters", "number type", "MACs", "file", "smaller", primary, "change", "latency", "faster"]
     lines = [
         f"# {plain(report.recipe)}",
         "",

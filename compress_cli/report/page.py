@@ -76,9 +76,10 @@ def render(report: Report, behind: Background) -> str:
         _gates(report),
         _planes(report),
         f"<h2>Models</h2>{_models(report)}{_remarks(report)}",
+        *(predictions.findings(table, report) for table in report.findings if not table.name),
         f"<h2>What each stage gained and cost</h2>{_stages(report)}{predictions.waterfall(report)}",
         _answers(report, behind),
-        *(predictions.findings(table, report) for table in report.findings),
+        *(predictions.findings(table, report) for table in report.findings if table.name),
         _training(behind),
         f"<h2>Environment</h2>{_environment(report, behind)}",
         f"<details><summary>The recipe as it was run</summary><pre>{text(behind.lock, lines=True)}</pre></details>"
@@ -156,7 +157,7 @@ def _planes(report: Report) -> str:
         )
         if points
     ]
-    timed = " Latency is the baseline's, divided by each speed-up: those were timed in turn." if times else ""
+    timed = " Latency is the baseline's median divided by each speed-up, since those were timed in turn." if times else ""
     up = "Up" if report.better == "higher" else "Down"
     legend = f"<p>{up} and to the left is better. Bars are intervals.{timed}</p>"
     heading = f"<h2>{text(write.title(name))} against size and latency</h2>"
@@ -184,7 +185,7 @@ def _bytes(value: float) -> str:
 
 def _models(report: Report) -> str:
     name = report.primary
-    headings = ["model", "parameters", "numbers", "MACs", "file", "smaller", write.title(name) or "metric", "change"]
+    headings = ["model", "parameters", "number type", "MACs", "file", "smaller", write.title(name) or "metric", "change"]
     return table([*headings, "latency", "faster"], [_model(row, report) for row in report.files])
 
 
@@ -200,7 +201,7 @@ def _model(row: Row, report: Report) -> list[str]:
         write.times(row.compression_ratio),
         measured(name, row.metrics.get(name)),
         measured(name, row.change, signed=True),
-        f"{latency} <small>{baseline}</small>",
+        f"{latency}<br><small>{baseline}</small>",
         f'{speedup} <small>{interval}</small><br><small class="verdict {verdict.partition(" ")[0]}">{verdict}</small>',
     ]
 
@@ -281,4 +282,4 @@ def _environment(report: Report, behind: Background) -> str:
     for name, fact in known.items():
         words = ", ".join(f"{key} {value}" for key, value in fact.items()) if isinstance(fact, dict) else fact
         lines.append([text(name), text(words if isinstance(words, str) else json.dumps(words))])
-    return table(["what", ""], lines, words=2)
+    return table(["property", "value"], lines, words=2)

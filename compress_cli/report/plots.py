@@ -35,7 +35,7 @@ class Bar:
 
     name: str
     ends: tuple[float, float, float]  # low, value, high
-    said: str
+    label: str
     begin: float = 0.0
 
 
@@ -63,13 +63,13 @@ class Axis:
         if self.logarithmic:
             exponents = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             steps = (1, 2, 5) if self.high / self.low < 1e3 else (1,)
-            found = [step * 10.0**exponent for exponent in exponents[:: 1 + len(exponents) // 8] for step in steps]
-            return [value for value in found if self.low <= value <= self.high]
+            values = [step * 10.0**exponent for exponent in exponents[:: 1 + len(exponents) // 8] for step in steps]
+            return [value for value in values if self.low <= value <= self.high]
         rough = (self.high - self.low) / 5
         power = 10.0 ** math.floor(math.log10(rough))
-        apart = [each * power * ten for ten in (1, 10) for each in (1, 2, 5)] + [100 * power]
+        steps_apart = [digit * power * ten for ten in (1, 10) for digit in (1, 2, 5)] + [100 * power]
         round_values: list[float] = []
-        for step in (each for each in apart if each >= rough):
+        for step in (step for step in steps_apart if step >= rough):
             round_values = [number * step for number in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
             if len(set(map(self.say, round_values))) == len(round_values):
                 break
@@ -79,8 +79,8 @@ class Axis:
 def scatter(points: Sequence[Point], x_title: str, y_title: str, say_x: Say, say_y: Say) -> str:
     """Models in a plane with bars for their intervals, each with its name; the horizontal axis is logarithmic where it spans
     more than a factor of 4."""
-    x = _axis(x_title, [each for point in points for each in point.x], LEFT, WIDTH - RIGHT, say_x, spread=True)
-    y = _axis(y_title, [each for point in points for each in point.y], HEIGHT - BOTTOM, TOP, say_y)
+    x = _axis(x_title, [end for point in points for end in point.x], LEFT, WIDTH - RIGHT, say_x, spread=True)
+    y = _axis(y_title, [end for point in points for end in point.y], HEIGHT - BOTTOM, TOP, say_y)
     marks = [_mark(point, number, x, y) for number, point in enumerate(points)]
     return _svg(f"{y_title} against {x_title}", [*_frame(x, y), *marks, *_labels(points, x, y)])
 
@@ -90,23 +90,23 @@ def bars(steps: Sequence[Bar], title: str, say: Say, better: Literal["higher", "
 
     Bars that begin where the one above ends make a waterfall.
     """
-    left = min(260.0, 24 + LABEL * max(len(_short(each.name)) for each in steps))
-    right = WIDE - 24 - LABEL * max(len(each.said) for each in steps)
+    left = min(260.0, 24 + LABEL * max(len(_short(step.name)) for step in steps))
+    right = WIDE - 24 - LABEL * max(len(step.label) for step in steps)
     bottom = TOP + ROW * len(steps)
-    x = _axis(title, [each for step in steps for each in (*step.ends, step.begin)], left, right, say)
+    x = _axis(title, [end for step in steps for end in (*step.ends, step.begin)], left, right, say)
     parts = []
     for value in x.ticks():
-        place = f"{x.at(value):.1f}"
-        parts.append(f'<line class="grid" x1="{place}" x2="{place}" y1="{TOP}" y2="{bottom}"/>')
-        parts.append(f'<text class="tick" x="{place}" y="{bottom + 16}" text-anchor="middle">{_text(x.say(value))}</text>')
+        pixel = f"{x.at(value):.1f}"
+        parts.append(f'<line class="grid" x1="{pixel}" x2="{pixel}" y1="{TOP}" y2="{bottom}"/>')
+        parts.append(f'<text class="tick" x="{pixel}" y="{bottom + 16}" text-anchor="middle">{_text(x.say(value))}</text>')
     falls = any(step.begin for step in steps)
     if not falls:
         parts.append(f'<line class="zero" x1="{x.at(0):.1f}" x2="{x.at(0):.1f}" y1="{TOP}" y2="{bottom}"/>')
     for number, step in enumerate(steps):
         parts.append(_bar(step, TOP + ROW * (number + 0.5), x, left, right, better))
         if falls and number and step.begin == steps[number - 1].ends[1]:
-            place, up = f"{x.at(step.begin):.1f}", TOP + ROW * number
-            parts.append(f'<line class="link" x1="{place}" x2="{place}" y1="{up - ROW / 2}" y2="{up + ROW / 2}"/>')
+            pixel, up = f"{x.at(step.begin):.1f}", TOP + ROW * number
+            parts.append(f'<line class="link" x1="{pixel}" x2="{pixel}" y1="{up - ROW / 2}" y2="{up + ROW / 2}"/>')
     middle = (left + right) / 2
     parts.append(f'<text class="axis" x="{middle:.1f}" y="{bottom + 36}" text-anchor="middle">{_text(title)}</text>')
     return _svg(title, parts, (WIDE, bottom + 46))
@@ -118,19 +118,22 @@ def _bar(step: Bar, middle: float, x: Axis, left: float, right: float, better: L
     gain = (step.ends[1] - step.begin) * (1 if better == "higher" else -1)
     kind = "even" if gain == 0 else "gain" if gain > 0 else "loss"
     return (
-        f'<g class="{kind}"><title>{_text(f"{step.name}: {step.said}")}</title>'
+        f'<g class="{kind}"><title>{_text(f"{step.name}: {step.label}")}</title>'
         f'<text class="row" x="{left - 12:.1f}" y="{middle + 4}" text-anchor="end">{_text(_short(step.name))}</text>'
         f'<rect class="step" x="{min(begin, value) - 1:.1f}" y="{middle - 8}" width="{wide + 2:.1f}" height="16" rx="2"/>'
         f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}"/>'
         f'<line class="whisker" x1="{low:.1f}" x2="{low:.1f}" y1="{middle - 4}" y2="{middle + 4}"/>'
         f'<line class="whisker" x1="{high:.1f}" x2="{high:.1f}" y1="{middle - 4}" y2="{middle + 4}"/>'
-        f'<text class="said" x="{right + 14:.1f}" y="{middle + 4}">{_text(step.said)}</text></g>'
+        f'<text class="said" x="{right + 14:.1f}" y="{middle + 4}">{_text(step.label)}</text></g>'
     )
 
 
 def curves(lines: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_title: str, say_y: Say, spread: bool) -> str:
-    """A line for each name, named in a legend below; `spread`: logarithmic where values span more than a factor of 4."""
-    x = _axis(x_title, [x for line in lines.values() for x, _ in line], LEFT, WIDTH - RIGHT, lambda value: f"{value:g}", pad=0)
+    """A line for each name over whole numbers, named in a legend below.
+
+    spread: logarithmic where values span more than a factor of 4.
+    """
+    x = _axis(x_title, [x for line in lines.values() for x, _ in line], LEFT, WIDTH - RIGHT, "{:.0f}".format, pad=0)
     y = _axis(y_title, [y for line in lines.values() for _, y in line], HEIGHT - BOTTOM, TOP, say_y, spread)
     drawn = []
     for number, (name, line) in enumerate(lines.items()):
@@ -162,9 +165,9 @@ def _frame(x: Axis, y: Axis) -> list[str]:
     bottom, left = HEIGHT - BOTTOM, LEFT
     parts = []
     for value in x.ticks():
-        place = f"{x.at(value):.1f}"
-        parts.append(f'<line class="grid" x1="{place}" x2="{place}" y1="{TOP}" y2="{bottom}"/>')
-        parts.append(f'<text class="tick" x="{place}" y="{bottom + 16}" text-anchor="middle">{_text(x.say(value))}</text>')
+        pixel = f"{x.at(value):.1f}"
+        parts.append(f'<line class="grid" x1="{pixel}" x2="{pixel}" y1="{TOP}" y2="{bottom}"/>')
+        parts.append(f'<text class="tick" x="{pixel}" y="{bottom + 16}" text-anchor="middle">{_text(x.say(value))}</text>')
     for value in y.ticks():
         up = y.at(value)
         parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - RIGHT}" y1="{up:.1f}" y2="{up:.1f}"/>')
@@ -178,9 +181,9 @@ def _frame(x: Axis, y: Axis) -> list[str]:
 def _mark(point: Point, number: int, x: Axis, y: Axis) -> str:
     colour = f"s{number % COLOURS}"
     (left, across, right), (low, up, high) = map(x.at, point.x), map(y.at, point.y)
-    said = f"{point.name}: {x.say(point.x[1])}, {y.say(point.y[1])} [{y.say(point.y[0])}, {y.say(point.y[2])}]"
+    label = f"{point.name}: {x.say(point.x[1])}, {y.say(point.y[1])} [{y.say(point.y[0])}, {y.say(point.y[2])}]"
     return (
-        f'<g class="{colour}"><title>{_text(said)}</title>'
+        f'<g class="{colour}"><title>{_text(label)}</title>'
         f'<line class="bar" x1="{across:.1f}" x2="{across:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
         f'<line class="bar" x1="{left:.1f}" x2="{right:.1f}" y1="{up:.1f}" y2="{up:.1f}"/>'
         f'<circle class="dot" cx="{across:.1f}" cy="{up:.1f}" r="5"/></g>'
@@ -188,11 +191,11 @@ def _mark(point: Point, number: int, x: Axis, y: Axis) -> str:
 
 
 def _labels(points: Sequence[Point], x: Axis, y: Axis) -> list[str]:
-    """Names beside their points, on the side with room, moved up until none covers another."""
-    dots = [(x.at(each.x[1]), y.at(each.y[1])) for each in points]
+    """Names next to their points, on the side with room, moved up until none covers another."""
+    dots = [(x.at(point.x[1]), y.at(point.y[1])) for point in points]
     taken = [(across - 6, across + 6, up + 4) for across, up in dots]  # left, right, height
     drawn = []
-    for number, point in sorted(enumerate(points), key=lambda each: -y.at(each[1].y[1])):
+    for number, point in sorted(enumerate(points), key=lambda numbered: -y.at(numbered[1].y[1])):
         name = _short(point.name)
         across, up, wide = x.at(point.x[1]), y.at(point.y[1]) - 8, LABEL * len(name)
         to_left = across + 9 + wide > WIDTH - RIGHT
@@ -200,9 +203,9 @@ def _labels(points: Sequence[Point], x: Axis, y: Axis) -> list[str]:
         while any(left < end and begin < left + wide and abs(up - height) < 13 for begin, end, height in taken):
             up -= 13
         taken.append((left, left + wide, up))
-        place = f'x="{across - 9 if to_left else across + 9:.1f}" y="{max(up, 10):.1f}"'
+        position = f'x="{across - 9 if to_left else across + 9:.1f}" y="{max(up, 10):.1f}"'
         anchor = "end" if to_left else "start"
-        drawn.append(f'<text class="label s{number % COLOURS}" {place} text-anchor="{anchor}">{_text(name)}</text>')
+        drawn.append(f'<text class="label s{number % COLOURS}" {position} text-anchor="{anchor}">{_text(name)}</text>')
     return drawn
 
 

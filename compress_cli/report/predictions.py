@@ -61,7 +61,7 @@ def answers(report: Report) -> str:
     ]
     if not lines:
         return ""
-    baseline = f" That of {text(report.baseline)} is {write.metric('ece', rows[0][1].ece_baseline.value)}%."
+    baseline = f" The ECE of {text(report.baseline)} is {write.metric('ece', rows[0][1].ece_baseline.value)}%."
     return f"{table(write.prediction_headings(report), lines, words=2)}<p>{text(write.about_predictions(report))}{baseline}</p>"
 
 

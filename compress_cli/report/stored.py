@@ -34,7 +34,7 @@ class Stored:
     """What the store holds about one row."""
 
     record: ModelRecord
-    made: Artifact
+    artifact: Artifact
     figures: Figures | None
     timing: Timing | None
     predictions: PredictionComparison | None
@@ -55,8 +55,8 @@ class Stored:
     @property
     def sources(self) -> list[str]:
         """Keys of what its stage took: what it started from before all else."""
-        inputs = self.made.manifest.inputs
-        return [each.key for role in ("start", *inputs) for each in inputs.get(role, [])]
+        inputs = self.artifact.manifest.inputs
+        return [source.key for role in ("start", *inputs) for source in inputs.get(role, [])]
 
 
 def read(store: Path, row: ModelRecord) -> Stored:
@@ -68,7 +68,7 @@ def read(store: Path, row: ModelRecord) -> Stored:
     index, scores = _scores(measurement, figures) if measurement and figures else (np.empty(0), {})
     return Stored(
         record=row,
-        made=artifact_of(store, row.key),
+        artifact=artifact_of(store, row.key),
         figures=figures,
         timing=document(comparison, COMPARISON, Timing) if comparison else None,
         predictions=document(answers, PREDICTION_COMPARISON, PredictionComparison) if answers and compared else None,
@@ -110,4 +110,4 @@ def document(source: Artifact, name: str, kind: type[Document]) -> Document:
 def _scores(measurement: Artifact, figures: Figures) -> tuple[np.ndarray, dict[str, Score]]:
     """Sample ids and the scores of every metric."""
     resampled = measurement.file(RESAMPLED) if figures.metrics else Path()
-    return kept_scores(measurement.file(PREDICTIONS), resampled, figures.metrics)
+    return kept_scores(measurement.file(PREDICTIONS), resampled, figures)

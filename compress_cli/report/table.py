@@ -29,14 +29,14 @@ class Table:
         """RFC 4180 with plain newlines; numbers in full, text that looks like a formula with a quote before it."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow([_plain(each) for each in self.headings])
-        writer.writerows([[_plain(each) for each in row] for row in self.rows])
+        writer.writerow([_plain(heading) for heading in self.headings])
+        writer.writerows([[_plain(cell) for cell in row] for row in self.rows])
         return out.getvalue()
 
     def latex(self) -> str:
         """A `tabular` with booktabs' rules; columns of numbers to the right, these to four digits."""
         numeric = [all(not isinstance(row[at], str) for row in self.rows) for at in range(len(self.headings))]
-        lines = [r"\begin{tabular}{" + "".join("r" if each else "l" for each in numeric) + "}", r"\toprule"]
+        lines = [r"\begin{tabular}{" + "".join("r" if right else "l" for right in numeric) + "}", r"\toprule"]
         lines += [" & ".join(map(_escaped, self.headings)) + r" \\", r"\midrule"]
         lines += [" & ".join(map(_escaped, row)) + r" \\" for row in self.rows]
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
@@ -56,4 +56,4 @@ def _escaped(cell: Cell) -> str:
         return "--"
     if isinstance(cell, float):
         return f"{cell:.4g}"
-    return "".join(LATEX.get(each, each if each.isprintable() else "?") for each in str(cell))
+    return "".join(LATEX.get(sign, sign if sign.isprintable() else "?") for sign in str(cell))

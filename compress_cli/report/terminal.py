@@ -91,7 +91,7 @@ def _table(headings: list[str]) -> Table:
 
 
 def _cells(row: Row, report: Report) -> list[Text]:
-    name = report.primary
+    name, (latency, baseline) = report.primary, write.latency(row)
     return [
         Text(write.printable(row.title)),
         _two(write.count(row.parameters), write.numbers(row) if row.kinds else ""),
@@ -100,7 +100,7 @@ def _cells(row: Row, report: Report) -> list[Text]:
         Text(write.times(row.compression_ratio)),
         _two(*write.cell(name, row.metrics.get(name))),
         _two(*write.cell(name, row.change, signed=True)),
-        _two(*write.latency(row)),
+        _two(latency, baseline.removesuffix(" ms")),
         _two(*write.speedup(row), style={"faster": "green", "slower": "red"}.get(row.verdict or "", "")),
     ]
 

@@ -55,6 +55,7 @@ class Measure(Stage):
             primary=result.primary,
             metrics=metrics,
             better=result.better,
+            shares=result.shares,
             contents=contents.contents(context.inputs["start"][0].file("model.onnx"), sizes),
             reason=reason,
         )

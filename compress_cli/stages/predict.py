@@ -15,9 +15,9 @@ from compress_cli.store.artifact import Artifact, OnnxModel, Predictions
 
 
 class Predict(Stage):
-    """Run a model file over a split and keep what it says of each sample.
+    """Run a model file over a split and keep its outputs for each sample.
 
-    Measuring does it by itself. The task has no part in it: another metric is taken from what was kept, without a run.
+    Measuring does it by itself. It does not depend on the task: another metric is computed from the outputs that were kept.
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((OnnxModel,))}

@@ -22,8 +22,8 @@ class Agreement:
 
     def add(self, reference: np.ndarray, other: np.ndarray) -> None:
         """Both (N, size, ...), or (N,)."""
-        expected, found = reference.astype(np.float64), other.astype(np.float64)
-        error = found - expected
+        expected, actual = reference.astype(np.float64), other.astype(np.float64)
+        error = actual - expected
         self.samples += len(reference)
         self._values += error.size
         self.low, self.high = min(self.low, float(expected.min())), max(self.high, float(expected.max()))
@@ -31,7 +31,7 @@ class Agreement:
         self._power += float((expected**2).sum())
         self._error += float((error**2).sum())
         if reference.ndim > 1 and reference.shape[1] > 1:
-            same = expected.argmax(1) == found.argmax(1)
+            same = expected.argmax(1) == actual.argmax(1)
             self._decisions += same.size
             self._same += int(same.sum())
 
@@ -58,5 +58,5 @@ class Agreement:
 
 def compare(agreements: dict[str, Agreement], reference: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
     """Add a batch of all heads to what is known of them."""
-    for name, each in reference.items():
-        agreements.setdefault(name, Agreement()).add(each, other[name])
+    for name, head in reference.items():
+        agreements.setdefault(name, Agreement()).add(head, other[name])

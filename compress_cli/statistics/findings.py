@@ -1,4 +1,4 @@
-"""What a stage found out about a model on request: a table that the report shows and that gates may stand on."""
+"""A table that a stage makes about a model: the report shows it, and gates may name its figures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ FINDINGS = "findings.json"
 
 
 class Line(BaseModel):
-    """What was found about one thing: a layer, a disturbance of some severity."""
+    """The figures of one thing: a layer, a disturbance of some severity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     cells: list[Estimate | float | None]
-    """One a column, with an interval where there is one; None where there is no such figure."""
+    """One for each column, with an interval where there is one; None where there is no such figure."""
 
 
 class Findings(BaseModel):

@@ -1,4 +1,4 @@
-"""How sure a figure is: estimates with intervals, at 95% unless told."""
+"""Estimates with intervals, at 95% unless another confidence is given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 Z95 = 1.959963984540054  # the 97.5% point of the normal distribution
 
 Change = Literal["better", "same", "worse"]
-"""Of a metric beside another model's on the same samples; "same" is "no difference is certain"."""
+"""Of a metric against another model's on the same samples; "same" means that no difference is certain."""
 
 
 class Estimate(BaseModel):
@@ -109,7 +109,7 @@ def paired_difference(before: np.ndarray, after: np.ndarray, z: float = Z95) -> 
 
 
 def judge_change(change: Estimate, p: float | None, better: Literal["higher", "lower"] = "higher") -> Change:
-    """What a paired difference allows to say at 95%: McNemar's test where there is one, otherwise the interval."""
+    """Whether a paired difference is certain at 95%: by McNemar's test where there is one, otherwise by the interval."""
     sure = p < 0.05 if p is not None else change.low > 0 or change.high < 0
     if not sure or change.value == 0:
         return "same"

@@ -1,4 +1,4 @@
-"""What compression did to a model's answers: each sample's answer beside the baseline's, from stored scores and labels."""
+"""How a model's answers differ from the baseline's, sample by sample, from stored scores and labels."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class ScoredSamples:
     labels: np.ndarray  # (N,) class numbers
 
     @property
-    def said(self) -> np.ndarray:
+    def answers(self) -> np.ndarray:
         """(N,) the class with the highest score."""
         return np.asarray(self.scores.argmax(axis=1))
 
     @property
     def right(self) -> np.ndarray:
         """(N,) bool"""
-        return np.asarray(self.said == self.labels)
+        return np.asarray(self.answers == self.labels)
 
 
 class ClassChange(BaseModel):
@@ -49,7 +49,7 @@ class ClassChange(BaseModel):
 
 
 class ChangedPrediction(BaseModel):
-    """A sample that went from right to wrong, or back: what it is and what either model said."""
+    """A sample that went from right to wrong, or back: its label and the answer of either model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,7 +61,7 @@ class ChangedPrediction(BaseModel):
 
 
 class PredictionComparison(BaseModel):
-    """A model's answers beside the baseline's, on the same samples. Intervals hold with 95%."""
+    """A model's answers compared with the baseline's, on the same samples. Intervals hold with 95%."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -82,7 +82,7 @@ class PredictionComparison(BaseModel):
     worst_class_drop: Estimate
     """The largest drop of any class; its interval holds for all classes together (Bonferroni)."""
     classes: list[ClassChange]
-    """Those hurt most first; classes without samples are left out."""
+    """Those that lost most first; classes without samples are left out."""
     changed: list[ChangedPrediction]
     """At most `MOST` of the samples that changed sides."""
 
@@ -92,15 +92,15 @@ def compare_predictions(
 ) -> PredictionComparison:
     """All figures of two models on the same samples, whose ids are `index` (N,); `names`: of the classes, in order."""
     if not len(before.labels):
-        raise ValueError("damage on no samples has no value")
+        raise ValueError("answers to no samples can't be compared")
     if before.scores.shape != after.scores.shape or not np.array_equal(before.labels, after.labels):
-        raise ValueError("damage needs the same samples and classes")
+        raise ValueError("only answers to the same samples and classes can be compared")
     old, new = before.right, after.right
     samples = len(old)
     classes, worst = _classes(old, new, before.labels, names)
     return PredictionComparison(
         samples=samples,
-        agreement=wilson(int((before.said == after.said).sum()), samples),
+        agreement=wilson(int((before.answers == after.answers).sum()), samples),
         right_to_wrong=wilson(int((old & ~new).sum()), samples),
         wrong_to_right=wilson(int((~old & new).sum()), samples),
         churn=wilson(int((old != new).sum()), samples),
@@ -113,8 +113,8 @@ def compare_predictions(
             ChangedPrediction(
                 index=int(index[row]),
                 label=_name(names, before.labels[row]),
-                before=_name(names, before.said[row]),
-                after=_name(names, after.said[row]),
+                before=_name(names, before.answers[row]),
+                after=_name(names, after.answers[row]),
             )
             for row in changed_sides(before, after)
         ],
@@ -122,8 +122,11 @@ def compare_predictions(
 
 
 def changed_sides(before: ScoredSamples, after: ScoredSamples, most: int = MOST) -> np.ndarray:
-    """Positions of samples that went from right to wrong or back, at most `most`: the lost before the gained, but gained
-    ones keep a third of the places where there are that many; of each those first that the baseline was surest of."""
+    """Positions of at most `most` samples that went from right to wrong or back, the lost ones before the gained ones.
+
+    Gained samples take a third of the positions where there are that many; of either kind, those come first of which the
+    baseline was most certain.
+    """
     sure = softmax(before.scores).max(axis=1).round(6)
     order = np.argsort(-sure, kind="stable")
     lost = order[(before.right & ~after.right)[order]]
@@ -140,12 +143,12 @@ def calibration_error(answers: ScoredSamples) -> Estimate:
     """
     confidence = softmax(answers.scores).max(axis=1)
     gap = confidence - answers.right
-    place = np.minimum((confidence * BINS).astype(int), BINS - 1)  # (N,)
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)  # (N,)
     samples, random = len(gap), np.random.default_rng(0)
-    value = float(_weighted(place[None], gap[None])[0])
+    value = float(_weighted(bins[None], gap[None])[0])
     at_once = max(1, 1_000_000 // samples)  # resamples in memory together
     drawn = [
-        _weighted(place[rows], gap[rows])
+        _weighted(bins[rows], gap[rows])
         for rows in (random.integers(0, samples, (min(at_once, DRAWS - at), samples)) for at in range(0, DRAWS, at_once))
     ]
     low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
@@ -166,20 +169,20 @@ def _name(names: tuple[str, ...], label: int) -> str:
     return names[label] if label < len(names) else str(label)
 
 
-def _weighted(place: np.ndarray, gap: np.ndarray) -> np.ndarray:
+def _weighted(bins: np.ndarray, gap: np.ndarray) -> np.ndarray:
     """(draws, N) bins and gaps -> (draws,) mean over bins, weighted by their samples, of |mean gap|."""
-    draws, samples = place.shape
-    cell = place + BINS * np.arange(draws)[:, None]
+    draws, samples = bins.shape
+    cell = bins + BINS * np.arange(draws)[:, None]
     sums = np.bincount(cell.ravel(), gap.ravel(), draws * BINS).reshape(draws, BINS)
     return np.asarray(np.abs(sums).sum(axis=1) / samples)
 
 
 def _kl(before: np.ndarray, after: np.ndarray) -> Estimate | None:
-    expected, found = _log_softmax(before), _log_softmax(after)
+    expected, actual = _log_softmax(before), _log_softmax(after)
     shares = np.exp(expected)
     with np.errstate(invalid="ignore"):
-        each = np.where(shares > 0, shares * (expected - found), 0.0).sum(axis=1)
-    return bootstrap(np.maximum(each, 0.0)) if np.isfinite(each).all() else None  # rounding goes below 0
+        divergence = np.where(shares > 0, shares * (expected - actual), 0.0).sum(axis=1)
+    return bootstrap(np.maximum(divergence, 0.0)) if np.isfinite(divergence).all() else None  # rounding goes below 0
 
 
 def _log_softmax(scores: np.ndarray) -> np.ndarray:
@@ -192,21 +195,21 @@ def _classes(
 ) -> tuple[list[ClassChange], Estimate]:
     present = np.unique(labels)
     together = NormalDist().inv_cdf(1 - 0.025 / len(present))
-    found, drops = [], []
+    classes, drops = [], []
     for label in present:
-        own = labels == label
-        change = paired_difference(old[own], new[own])
-        wide = paired_difference(old[own], new[own], z=together)
+        rows = labels == label
+        change = paired_difference(old[rows], new[rows])
+        wide = paired_difference(old[rows], new[rows], z=together)
         drops.append((-wide.value, -wide.high, -wide.low))
-        found.append(
+        classes.append(
             ClassChange(
                 name=_name(names, label),
-                samples=int(own.sum()),
-                before=float(old[own].mean()),
-                after=float(new[own].mean()),
+                samples=int(rows.sum()),
+                before=float(old[rows].mean()),
+                after=float(new[rows].mean()),
                 change=change,
             )
         )
     value, low, high = (max(ends) + 0.0 for ends in zip(*drops, strict=True))  # no minus zero
     worst = Estimate(value=value, low=low, high=high, samples=len(labels))
-    return sorted(found, key=lambda each: round(each.change.value, 9)), worst  # but for rounding, in order of equal ones
+    return sorted(classes, key=lambda label: round(label.change.value, 9)), worst  # equal ones keep their order

@@ -80,6 +80,8 @@ def test_against_an_older_file(compress, digits_file, linear_file):
     assert found["change"]["value"] == pytest.approx(after.mean() - before.mean())
     assert found["change"]["low"] > 0
     assert found["change_p"] < 0.01
+    assert found["secondary_changes"].keys() == {"cross_entropy"}
+    assert found["secondary_changes"]["cross_entropy"]["high"] < 0
     assert found["compression_ratio"] == old.stat().st_size / path.stat().st_size
     assert found["speedup"]["verdict"] in ("same", "faster", "slower", "too noisy to say")
     assert "McNemar" in compress("eval", path, "--baseline", old).out

@@ -66,7 +66,7 @@ class Made:
             result = Result("accuracy", scores, BETTER if scores else {}, {}, np.arange(len(right)))
             written = Figures(
                 split="test", samples=SAMPLES, primary="accuracy", metrics=result.metrics, better=result.better,
-                contents=contents, reason=lacking,
+                shares=result.shares, contents=contents, reason=lacking,
             )  # fmt: skip
             arrays = {"index": result.index, **({} if lacking else {"right.accuracy": right})}
             resampled = {f"metric.{name}": score.resampled for name, score in scores.items()}

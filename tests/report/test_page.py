@@ -88,7 +88,7 @@ def test_the_page_holds_plots_tables_and_figures():
     assert reader.tags.count("table") == 3
     assert reader.tags.count("polyline") == 4
     text = " ".join(reader.words)
-    figures = ("96.0", "[94.0, 97.0]", "-1.0", "10.0x", "2.00x", "0.50 ms", "1.5 s")
+    figures = ("96.0", "[94.0, 97.0]", "-1.0", "10.0x", "2.00x", "0.500 ms", "1.5 s")
     for said in (*figures, "a remark", "not met: 10,000 bytes", "seed: 3"):
         assert said in text, said
 
@@ -165,4 +165,4 @@ def test_latencies_of_different_moments_are_not_drawn_side_by_side():
         update={"rows": [teacher, small.model_copy(update={"latency": row("x", 0.9, 1, 7.0).latency})]}
     )
     said = re.findall(r"<title>small: ([\d.]+ ms)", page.render(disturbed, behind()))
-    assert said == ["0.50 ms"]  # the baseline's 1 ms, divided by the speed-up of 2
+    assert said == ["0.500 ms"]  # the baseline's 1 ms, divided by the speed-up of 2

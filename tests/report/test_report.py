@@ -75,7 +75,7 @@ def test_the_terminal_shows_whole_figures_in_100_columns(made, right, shown):
     text = shown(report.collect(made.record()))
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
-    for figure in ("1.23G", "12.3M", "123.5 MB", "97.0", "[95.7, 97.9]", "-1.0", "12.3x", "[10.91, 14.99]", "0.081 ms"):
+    for figure in ("1.23G", "12.3M", "123.5 MB", "97.0", "[95.7, 97.9]", "-1.0", "12.3x", "[10.91, 14.99]", "0.0810 ms"):
         assert figure in text, figure
     assert shown(report.collect(made.folder), 60).count("97.0") == 1  # a narrow window wraps, and cuts nothing
 

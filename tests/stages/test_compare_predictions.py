@@ -24,7 +24,7 @@ def measured(tmp_path):
         folder.mkdir()
         samples = dataset.split(split)
         figures = {
-            "split": split, "samples": len(samples), "primary": "accuracy", "metrics": {}, "better": {},
+            "split": split, "samples": len(samples), "primary": "accuracy", "metrics": {}, "better": {}, "shares": [],
             "contents": {
                 "parameters": 1, "kinds": {}, "nonzero": 1, "macs": 1, "size_bytes": 1, "gzip_bytes": 1, "zstd_bytes": None,
                 "peak_activation_bytes": 1, "bytes_by_kind": {}, "largest": [],

@@ -36,6 +36,9 @@ def test_the_change_of_miou_is_that_of_the_pooled_metric(task):
     segmentation, (labels, models) = task("segmentation"), masks()
     before, after = (segmentation.scores({"mask": model}, {"mask": labels}) for model in models)
     assert after["pixel_accuracy"].value > before["pixel_accuracy"].value
+    pieces = [segmentation.pieces({"mask": model}, {"mask": labels}) for model in models]
+    alone = [np.mean([segmentation.combine(sample[None])["miou"] for sample in samples]) for samples in pieces]
+    assert alone[1] > alone[0]
     change = scores.change(before["miou"], after["miou"])
     assert change.value == pytest.approx(after["miou"].value - before["miou"].value)
     assert change.value < 0
