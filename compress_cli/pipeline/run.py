@@ -20,8 +20,8 @@ from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.smoke import smoke
 from compress_cli.pipeline.step import ModelSteps, Step
 from compress_cli.progress import Progress
-from compress_cli.store import disk, run_index
-from compress_cli.store.artifact import REMEDY, Artifact, Table
+from compress_cli.store import disk, durable, run_index, seal
+from compress_cli.store.artifact import REMEDY, Artifact, Table, UnreadableError
 from compress_cli.store.record import ModelRecord, Record, TableRecord
 from compress_cli.store.saves import Saves
 from compress_cli.store.store import Store
@@ -96,8 +96,10 @@ class Run:
             gates=self.plan.gates,
             wall_time_s=time.monotonic() - begun,
         )
+        seal.unseal(self.directory)
         record.write(self.directory)
         lock.write(recipe, self.directory)
+        seal.seal(self.directory, {step.name: step.key for step in self._linked() if step.key in self.artifacts})
         return record
 
     def current(self, step: Step) -> Artifact | None:
@@ -110,7 +112,7 @@ class Run:
         try:
             return self._whole(step)
         except ArtifactError as error:
-            if not self.repair:
+            if not self.repair or isinstance(error, UnreadableError):
                 raise
             self.damaged.setdefault(step.key, str(error))
             return None
@@ -200,15 +202,12 @@ class Run:
 
     def _link(self, made: Step) -> None:
         """`runs/<recipe>/<stage name>` leads into the store; equal stages share what was made."""
-        named = (*self.plan.stages, *self.plan.repeated, *(row.step for row in self.plan.variants))
-        for step in (each for each in named if each.key == made.key):
-            link, target = self.directory / step.name, self.artifacts[step.key].directory.resolve()
-            if link.is_dir() and not link.is_symlink():
-                raise ArtifactError(f"{link}: is in the way of the link to stage '{step.name}'; move it elsewhere")
-            fresh = self.directory / f".{step.name}.{os.getpid()}"
-            fresh.unlink(missing_ok=True)
-            fresh.symlink_to(os.path.relpath(target, self.directory.resolve()), target_is_directory=True)
-            os.replace(fresh, link)
+        for step in (step for step in self._linked() if step.key == made.key):
+            seal.link(self.directory / step.name, self.artifacts[step.key].directory)
+
+    def _linked(self) -> list[Step]:
+        """Steps that have a link of their name in the run's folder."""
+        return [*self.plan.stages, *self.plan.repeated, *(row.step for row in self.plan.variants)]
 
     def _named(self) -> list[Step]:
         """Every step once for each name it goes by: equal stages share a key."""
@@ -244,6 +243,7 @@ class Run:
 
 def _writable(directory: Path) -> None:
     """ArtifactError where the run's folder can't be made or written."""
+    durable.require_file(directory / LOG)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / LOG).touch()
