@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from compress_cli.pipeline.step import Step
 from compress_cli.progress import Progress
 from compress_cli.store import artifact
 from compress_cli.store.artifact import Artifact, Comparison, Measurement, Predictions
+from compress_cli.store.scratch import scratch
 
 BATCHES = 2
 
@@ -39,10 +39,10 @@ def smoke(plan: Plan, listener: Listener, there: dict[str, Artifact] | None = No
     needed: dict[str, Step] = {}
     for stage in plan.stages:
         _need(stage, needed)
-    with tempfile.TemporaryDirectory(prefix="compress-smoke-") as folder:
+    with scratch("smoke") as folder:
         made = dict(there or {})
         return [
-            _try(plan, step, made, Path(folder), listener)
+            _try(plan, step, made, folder, listener)
             for step in needed.values()
             if step.key not in made and not issubclass(step.kind, Predictions | Measurement | Comparison)
         ]

@@ -30,7 +30,7 @@ from safetensors.numpy import save_file
 
 from compress_cli import stopping
 from compress_cli.settings import Settings
-from compress_cli.store import durable
+from compress_cli.store import disk, durable
 
 KEPT = 2
 DEFAULT_S = 60.0
@@ -135,10 +135,16 @@ def _write(save: Save, folder: Path, number: int, spent_s: float) -> None:
     partial = folder / "save.partial"
     document = json.dumps({**save.document, "spent_s": spent_s}, allow_nan=False)
     durable.reached("save")
-    arrays = {name: np.ascontiguousarray(each).reshape(each.shape) for name, each in save.arrays.items()}
-    save_file(arrays, partial, {"document": document, "place": save.place})
-    durable.reached("written")
-    durable.settle(partial, folder / f"{number:08d}-{_digest(partial)}.safetensors")
+    arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in save.arrays.items()}
+    with durable.naming(partial):
+        mode = durable.mode_of_new_file(partial)
+        try:
+            save_file(arrays, partial, {"document": document, "place": save.place})
+        except SafetensorError as error:
+            raise disk.told(str(error), partial) or error from None
+        partial.chmod(mode)
+        durable.reached("written")
+        durable.flush_and_rename(partial, folder / f"{number:08d}-{_digest(partial)}.safetensors")
 
 
 def _read(path: Path) -> Save | None:
