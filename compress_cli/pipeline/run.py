@@ -57,6 +57,7 @@ class Run:
             torch.set_num_threads(recipe.threads)
         begun = time.monotonic()
         _writable(self.directory)
+        durable.require_folder(self.store.root / MEMORY)
         stopping.explain(lambda: f"interrupted; {self._kept()}")
         try:
             run_index.enter(self.store, self.directory, [step.key for step in self.plan.steps])

@@ -124,6 +124,8 @@ def link(path: Path, artifact: Path) -> None:
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         fresh = path.with_name(f".{path.name}.partial")
+        if durable.kind_of(fresh) == "folder":
+            raise ArtifactError(f"{fresh}: is a folder, in the way of a link; move it elsewhere")
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(target, target_is_directory=True)
         os.replace(fresh, path)
