@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 
 from compress_cli.errors import ResourceError
+from compress_cli.store.scratch import in_scratch
 
 LACKS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
@@ -37,12 +38,12 @@ def lack(error: OSError, place: Path) -> ResourceError | None:
 def _room(where: Path, place: Path) -> str:
     """How much room a disk has and how large a file may be, whichever was lacking, and what to do."""
     folder = next((path for path in (where, *where.absolute().parents) if path.exists()), place)
+    free = f"{amount(shutil.disk_usage(folder).free)} are free there"
+    another = "name another place with " + ("TMPDIR" if in_scratch(where) else "--store")
     largest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    limit = "" if largest == resource.RLIM_INFINITY else f", and a file may have at most {amount(largest)} (`ulimit -f`)"
-    return (
-        f"{amount(shutil.disk_usage(folder).free)} are free there{limit}; make room, or name another place with --store "
-        "(or TMPDIR for what is thrown away)"
-    )
+    if largest == resource.RLIM_INFINITY:
+        return f"{free}; make room, or {another}"
+    return f"{free}, and a file may have at most {amount(largest)}; raise that with `ulimit -f`, make room, or {another}"
 
 
 def require(needed: int, folder: Path) -> None:

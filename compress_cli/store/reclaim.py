@@ -77,9 +77,9 @@ def reclaim(store: Store, output: Path, remove: bool) -> Reclaimed:
 
 def _runs(store: Store, output: Path) -> Iterator[Path]:
     """Runs in `output` of that store."""
-    for path in sorted(output.glob(f"*/{RECORD}")):
-        if (path.parent / Record.read(path.parent).store).resolve() == store.root.resolve():
-            yield path.parent.resolve()
+    for run in sorted(output.iterdir()) if output.is_dir() else ():
+        if durable.kind_of(run / RECORD) and (run / Record.read(run).store).resolve() == store.root.resolve():
+            yield run.resolve()
 
 
 def _keys(run: Path) -> set[str]:

@@ -85,7 +85,8 @@ class Saves:
             path.unlink()
 
     def step(self, state: Callable[[], Save | None], epoch_ended: bool = False) -> None:
-        """Call after every piece of work: saves where that is due; KeyboardInterrupt, after saving, where the process has to stop.
+        """To be called after every piece of work: saves where that is due. Where the process is stopped, saves and raises
+        KeyboardInterrupt.
 
         `state` is called only then; it returns None where the state is not worth keeping (numbers that overflowed).
         """

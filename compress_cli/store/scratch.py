@@ -28,6 +28,10 @@ def scratch(purpose: str) -> Iterator[Path]:
             os.close(handle)
 
 
+def in_scratch(path: Path) -> bool:
+    return any(part.startswith(PREFIX) for part in path.parts)
+
+
 def abandoned() -> list[Path]:
     """This user's scratch folders that no process holds."""
     return [path for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")) if _abandoned(path)]

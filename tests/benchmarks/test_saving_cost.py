@@ -15,7 +15,7 @@ from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.networks import restore
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.networks.models.resnet import Resnet
-from compress_cli.store.saves import DEFAULT_S, COST_FACTOR, Saves
+from compress_cli.store.saves import COST_FACTOR, DEFAULT_S, Saves
 from compress_cli.training import loop
 from compress_cli.training.config import TrainingConfig
 from compress_cli.training.optimizers.adamw import AdamW
