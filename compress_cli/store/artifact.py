@@ -103,8 +103,8 @@ class Artifact:
         return self.directory / name
 
     def verify(self) -> None:
-        """Compare every file with its recorded hash; ArtifactError names all that differ or are missing."""
-        faults = self.faults()
+        """Compare every file with its recorded hash; ArtifactError names those that differ, are missing or do not belong here."""
+        faults = [*self.faults(), *self.extra_files()]
         if faults:
             kind = UnreadableError if any(fault.unreadable for fault in faults) else ArtifactError
             raise kind("\n".join(str(fault) if fault.unreadable else f"{fault}; {REMEDY}" for fault in faults))
@@ -155,7 +155,8 @@ class Comparison(Artifact):
 KINDS: dict[str, type[Artifact]] = {
     kind.__name__: kind for kind in (Checkpoint, Program, OnnxModel, Table, Predictions, Measurement, Comparison)
 }
-
+HAVE_FILES = {"Checkpoint", "Program", "OnnxModel", "Measurement"}
+"""Kinds of which no artifact is without files; a comparison or a table may consist of facts alone."""
 
 REMEDY = "`compress repair RUN`, or `compress run --repair`, makes it anew"
 
@@ -189,6 +190,8 @@ def read(directory: Path) -> Artifact | None:
         raise ArtifactError(f"{path}: was written by a later version (format {manifest.format}); upgrade compress-cli")
     if seal != sealed:
         raise ArtifactError(f"{path}: was changed by hand after it was written; {REMEDY}")
+    if not manifest.files and manifest.kind in HAVE_FILES:
+        raise ArtifactError(f"{path}: names no files, and a {manifest.kind} has some; {REMEDY}")
     unsafe = [name for name in manifest.files if not _inside(name)]
     if manifest.kind not in KINDS or unsafe:
         wrong = (unsafe or [manifest.kind])[0][:100]

@@ -113,6 +113,8 @@ def _inspect(
             all_damaged.append(_as_damage(name, folder, error))
             continue
         all_damaged += [_of_step(name, fault) for fault in (*stored.faults(), *stored.extra_files())]
+    disputed = _disputed(readable)
+    all_damaged = [file.model_copy(update={"extra": False}) if file.step in disputed else file for file in all_damaged]
     manifests = [stored.manifest for stored in readable.values()]
     return Inspection(
         path=str(path),
@@ -145,6 +147,22 @@ def _outdated(readable: dict[str, Artifact]) -> list[DamagedFile]:
         for role, sources in stored.manifest.inputs.items()
         if any(digests.get(source.key, source.digest) != source.digest for source in sources)
     ]
+
+
+def _disputed(readable: dict[str, Artifact]) -> set[str]:
+    """Names of artifacts that others were made of when they held something else: no file in them is sure to be extra."""
+    recorded = {
+        (source.key, source.digest)
+        for stored in readable.values()
+        for sources in stored.manifest.inputs.values()
+        for source in sources
+    }
+    keys = {key for key, _ in recorded}
+    return {
+        name
+        for name, stored in readable.items()
+        if stored.manifest.key in keys and (stored.manifest.key, stored.digest) not in recorded
+    }
 
 
 def _read(folder: Path) -> Artifact:

@@ -294,6 +294,26 @@ def pretend(folder, change):
     (folder / "manifest.json").write_text(json.dumps(document))
 
 
+@pytest.mark.parametrize(
+    ("drop", "problem"), [("all", "names no files"), ("weights.safetensors", "is no file of this artifact")]
+)
+def test_a_forged_manifest_is_refused_by_every_command(compress, run, drop, problem):
+    """Files are left out of it, and its seal is recomputed."""
+    folder = store(run)["teacher"]
+    before = (folder / "weights.safetensors").read_bytes()
+
+    def forge(document):
+        document["files"] = {name: file for name, file in document["files"].items() if drop not in ("all", name)}
+
+    pretend(folder, forge)
+    for command in (("verify", run), ("run", "r.yaml", "-q"), ("plan", "r.yaml"), ("reproduce", run)):
+        outcome = compress(*command)
+        assert (outcome.code, problem in outcome.err) == (3, True), (command, outcome)
+    assert compress("repair", run, "-q").code == 0
+    assert compress("verify", run).code == 0
+    assert (folder / "weights.safetensors").read_bytes() == before
+
+
 def other_weights(run):
     """What training elsewhere might have given: the files of the teacher and of its export differ by a bit."""
     folders = store(run)
