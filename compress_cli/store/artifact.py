@@ -103,7 +103,7 @@ class Artifact:
         return self.directory / name
 
     def verify(self) -> None:
-        """Compare every file with its recorded hash; ArtifactError names those that differ, are missing or do not belong here."""
+        """Compare every file with its recorded hash; ArtifactError names all that differ, are missing or extra."""
         faults = [*self.faults(), *self.extra_files()]
         if faults:
             kind = UnreadableError if any(fault.unreadable for fault in faults) else ArtifactError
