@@ -217,7 +217,7 @@ def write_manifest(
                 sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size
             )
             os.fsync(file.fileno())
-    durable.reached("files flushed")
+    durable.crash_point("files flushed")
     manifest = Manifest(
         format=FORMAT, kind=kind.__name__, key=key, stage=stage, facts=facts, inputs=inputs,
         environment=environment, wall_time_s=wall_time_s, files=files,

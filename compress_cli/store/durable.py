@@ -27,10 +27,10 @@ def write(path: Path, content: bytes) -> None:
                 if not same_file(partial, out.fileno()):
                     continue  # the writer before renamed it
                 out.truncate(0)
-                reached("opened")
+                crash_point("opened")
                 out.write(content)
                 out.flush()
-                reached("written")
+                crash_point("written")
                 flush_and_rename(partial, path)
             return
 
@@ -95,9 +95,9 @@ def partial_path(path: Path) -> Path:
 def flush_and_rename(partial: Path, path: Path) -> None:
     """Give a file that was written under another name its lasting one, also through a power cut."""
     flush(partial)
-    reached("flushed")
+    crash_point("flushed")
     os.replace(partial, path)
-    reached("renamed")
+    crash_point("renamed")
     flush(path.parent)
 
 
@@ -128,5 +128,5 @@ def mode_of_new_file(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def reached(place: str) -> None:
+def crash_point(name: str) -> None:
     """Marks a moment between opening and renaming at which a crash must do no harm: the tests end the process there."""

@@ -136,7 +136,7 @@ def _write(save: Save, folder: Path, number: int, spent_s: float) -> None:
     """The file's name holds the hash of its content: a torn file is not taken for a save."""
     partial = folder / "save.partial"
     document = json.dumps({**save.document, "spent_s": spent_s}, allow_nan=False)
-    durable.reached("save")
+    durable.crash_point("save")
     arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in save.arrays.items()}
     with durable.naming(partial):
         mode = durable.mode_of_new_file(partial)
@@ -145,7 +145,7 @@ def _write(save: Save, folder: Path, number: int, spent_s: float) -> None:
         except SafetensorError as error:
             raise disk.told(str(error), partial) or error from None
         partial.chmod(mode)
-        durable.reached("written")
+        durable.crash_point("written")
         durable.flush_and_rename(partial, folder / f"{number:08d}-{_digest(partial)}.safetensors")
 
 

@@ -82,13 +82,13 @@ class Store:
         durable.share(partial, like=partial / MANIFEST)
         if whole.exists():
             os.replace(whole, old)
-            durable.reached("old set aside")
+            durable.crash_point("old set aside")
         os.replace(partial, whole)
         durable.flush(self.root)
-        durable.reached("committed")
+        durable.crash_point("committed")
         _delete(old)
         shutil.rmtree(self.saves(key))
-        durable.reached("saves removed")
+        durable.crash_point("saves removed")
         stored = artifact.read(whole)
         if stored is None:
             raise ArtifactError(f"{whole}: was committed without a manifest")
