@@ -22,23 +22,23 @@ SHORT_WRITE = re.compile(r"^(\d+) requested and (\d+) written$")
 """NumPy's words where the system took a part of an array; it keeps neither the system's reason nor the file's name."""
 
 
-def lack(error: OSError, place: Path) -> ResourceError | None:
-    """What to tell of an error while something was written at `place`; None where it is no lack but a bug."""
-    where = Path(str(error.filename or place))
+def lack(error: OSError, folder: Path) -> ResourceError | None:
+    """What to tell of an error while something was written in `folder`; None where it is a bug of ours."""
+    where = Path(str(error.filename or folder))
     short = SHORT_WRITE.search(str(error)) if error.errno is None else None
     if short:
-        return ResourceError(f"{where}: only {short[2]} of {short[1]} values could be written: {_room(where, place)}")
+        return ResourceError(f"{where}: only {short[2]} of {short[1]} values could be written: {_room(where, folder)}")
     if error.errno not in LACKS:
         return None
     if error.errno in FULL or error.errno == errno.EFBIG:
-        return ResourceError(f"{where}: {error.strerror}: {_room(where, place)}")
+        return ResourceError(f"{where}: {error.strerror}: {_room(where, folder)}")
     return ResourceError(f"{where}: {error.strerror}")
 
 
-def _room(where: Path, place: Path) -> str:
+def _room(where: Path, folder: Path) -> str:
     """How much room a disk has and how large a file may be, whichever was lacking, and what to do."""
-    folder = next((path for path in (where, *where.absolute().parents) if path.exists()), place)
-    free = f"{amount(shutil.disk_usage(folder).free)} are free there"
+    existing = next((path for path in (where, *where.absolute().parents) if path.exists()), folder)
+    free = f"{amount(shutil.disk_usage(existing).free)} are free there"
     another = "name another place with " + ("TMPDIR" if in_scratch(where) else "--store")
     largest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if largest == resource.RLIM_INFINITY:
