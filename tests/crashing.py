@@ -52,14 +52,14 @@ def obey(order):
     places = Path(order["log"]).with_suffix(".places").open("a")
     count = 0
 
-    def reached(place):
+    def crash_point(name):
         nonlocal count
         count += 1
-        print(place, file=places, flush=True)
+        print(name, file=places, flush=True)
         if count == order.get("die_at"):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    durable.reached = reached
+    durable.crash_point = crash_point
     run.smoke.rehearse = lambda *arguments: []
     named = {step.name: step for step in planned.steps}
     planned = replace(planned, stages=tuple(named[name] for name in order["steps"]), rows=())

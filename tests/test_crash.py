@@ -106,15 +106,15 @@ def harness(tmp_path_factory, forks):
 
 
 def registered():
-    """The places between opening and renaming a file that the package names."""
+    """The crash points that the package names."""
     calls = (
         node for path in PACKAGE.rglob("*.py") for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
     )
-    names = [call.args[0].value for call in calls if ast.unparse(call.func).endswith("reached")]
+    names = [call.args[0].value for call in calls if ast.unparse(call.func).endswith("crash_point")]
     return set(names)
 
 
-def test_every_registered_place_is_reached(harness):
+def test_every_crash_point_is_reached(harness):
     reached = {place for whole in harness.whole.values() for place in whole["places"]}
     assert registered() - reached == {"old set aside"}  # where a step is forced: below
     assert len(registered()) >= 8

@@ -1,17 +1,21 @@
 """Full disk, read-only folder, lost permission, no memory: what was lacking is said, exit 4, and what was whole stays whole."""
 
 import os
+import pwd
 import re
+import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from compress_cli.errors import ResourceError
 from compress_cli.pipeline import estimate
-from compress_cli.store import disk
+from compress_cli.store import disk, durable
+from compress_cli.store.saves import Save, Saves, Saving
 
 RECIPE = """\
 dataset: digits
@@ -137,10 +141,38 @@ def begun(compress, tmp_path):
     return tmp_path
 
 
-def test_a_file_that_may_no_longer_be_read(begun):
-    next((begun / "runs" / ".store").glob("*/weights.safetensors")).chmod(0)
-    done = started(begun, "verify", "runs/r", prefix=unprivileged())
-    assert_clear(done, 3, "weights.safetensors: can't be read (Permission denied)")
+@pytest.mark.parametrize("arguments", [("verify", "runs/r"), ("repair", "runs/r"), ("run", "r.yaml", "--repair", "-q")])
+def test_a_file_that_may_no_longer_be_read(begun, arguments):
+    """It may be whole: nothing makes it anew, and its owner is named."""
+    path = next((begun / "runs" / ".store").glob("*/weights.safetensors"))
+    path.chmod(0)
+    before = path.stat()
+    done = started(begun, *arguments, prefix=unprivileged())
+    owner = pwd.getpwuid(os.getuid())[0]
+    assert_clear(
+        done, 3, "weights.safetensors: can't be read (Permission denied): it belongs to user " + owner,
+        "with mode ----------; its owner permits it with `chmod a+r ",
+    )  # fmt: skip
+    assert "compress repair" not in done.stderr
+    assert path.stat() == before
+
+
+def test_a_store_is_as_open_as_the_umask_says(compress, tmp_path):
+    """Libraries write through temporary files that only their owner may read."""
+    (tmp_path / "r.yaml").write_text(RECIPE % 4 + "save: {steps: 3}\n")
+    before = os.umask(0o002)
+    try:
+        clear(compress("run", "r.yaml", "-q"), 0)
+        save = Saves(tmp_path / "runs")
+        save.saving = Saving(steps=1)
+        save.step(lambda: Save({"a": np.zeros(3)}, {}, "row 1"))
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} >= {".safetensors", ".npz", ".onnx", ".json", ".yaml", ".html"}
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {path.name: "0o664" for path in files}
+    folders = [path for path in (tmp_path / "runs").rglob("*") if path.is_dir()]
+    assert {oct(path.stat().st_mode & 0o777) for path in folders} == {"0o775"}
 
 
 @pytest.mark.slow
@@ -197,6 +229,57 @@ def test_room_is_asked_for_where_the_folder_will_be(tmp_path):
 )
 def test_amounts(count, said):
     assert disk.amount(int(count)) == said
+
+
+@pytest.fixture
+def small_files():
+    """No file may have more than 4096 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_short_write_of_an_array_is_a_lack(small_files, tmp_path):
+    """NumPy reports it without the system's number and without the file."""
+    with pytest.raises(OSError, match="requested and") as short:
+        np.save(tmp_path / "a.npy", np.zeros(10_000))
+    assert short.value.errno is None
+    lacking = str(disk.lack(short.value, tmp_path / "folder"))
+    assert lacking.startswith(f"{tmp_path}/folder: only ")
+    assert " of 10000 values could be written: " in lacking
+    assert "a file may have at most 4.1 kB; raise that with `ulimit -f`" in lacking
+
+
+def test_a_short_write_of_a_save_or_a_record_names_the_file(small_files, tmp_path):
+    with pytest.raises(OSError, match="File too large") as failed:
+        durable.write(tmp_path / "run.json", b"x" * 10_000)
+    assert failed.value.filename == str(tmp_path / "run.json")
+    saves = Saves(tmp_path, Saving(steps=1))
+    with pytest.raises(OSError, match="File too large") as failed:
+        saves.step(lambda: Save({"a": np.zeros(10_000)}, {}, "row 1"))
+    assert failed.value.filename == str(tmp_path / "save.partial")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [1, 4, 12, 24, 30])
+def test_files_that_may_not_grow(compress, tmp_path, kilobytes):
+    """A run under `ulimit -f`, whichever file meets the limit."""
+    text = RECIPE % 40 + "  - {type: teacher_table, teacher: teacher}\n  - {type: quantize, start: student, samples: 32}\n"
+    (tmp_path / "r.yaml").write_text(text + "save: {steps: 3}\n")
+    done = started(tmp_path, "run", "r.yaml", "-q", prefix=("prlimit", f"--fsize={1024 * kilobytes}"))
+    assert_clear(done, 4, "could be written" if "requested" in done.stderr else "File too large", "ulimit -f")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [20, 60, 120])
+def test_the_disk_that_was_full_is_named(small, kilobytes):
+    """The store's disk has room; the one for what is thrown away has not."""
+    subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", small], check=True)
+    text = RECIPE % 40 + "  - {type: teacher_table, teacher: teacher}\n  - {type: quantize, start: student, samples: 32}\n"
+    (small.parent / "r.yaml").write_text(text)
+    done = started(small.parent, "run", "r.yaml", "-q", before=f"import os\nos.environ['TMPDIR'] = '{small}'")
+    assert_clear(done, 4, f"{small}/compress-scratch-smoke-", "name another place with TMPDIR")
 
 
 def test_only_what_the_user_can_mend_is_a_lack():

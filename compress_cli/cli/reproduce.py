@@ -1,6 +1,5 @@
 """`compress reproduce`"""
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -21,18 +20,19 @@ def command(
     """Go through a run afresh from its lock file and compare. Bytes here, figures within their intervals elsewhere."""
     from compress_cli.cli._live import Live
     from compress_cli.pipeline import reproduce
+    from compress_cli.store.scratch import scratch
 
     read_plugins(plugins)
-    with tempfile.TemporaryDirectory(prefix="compress-reproduce-") as temporary, Live(quiet=quiet) as listener:
-        found = reproduce.reproduce(run, output or Path(temporary), listener)
+    with scratch("reproduce") as temporary, Live(quiet=quiet) as listener:
+        reproduction = reproduce.reproduce(run, output or temporary, listener)
     if json:
-        typer.echo(found.model_dump_json(indent=1))
+        typer.echo(reproduction.model_dump_json(indent=1))
     else:
-        for each in found.artifacts:
-            typer.echo(f"{each.step}: {each.outcome}{f' ({each.said})' if each.said else ''}")
+        for artifact in reproduction.artifacts:
+            typer.echo(f"{artifact.step}: {artifact.outcome}{f' ({artifact.said})' if artifact.said else ''}")
         typer.echo(
-            "compared by figures, since something is other here: " + "; ".join(found.differs)
-            if found.differs
+            "compared by figures, since this machine differs: " + "; ".join(reproduction.differs)
+            if reproduction.differs
             else "compared by bytes: the same kind of machine, libraries and threads"
         )
-    found.decide()
+    reproduction.decide()

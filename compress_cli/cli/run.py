@@ -96,12 +96,13 @@ def write_report(made: "Report", directory: Path) -> None:
     """The report's files, and the summary of the CI job where there is one."""
     from compress_cli.errors import ArtifactError
     from compress_cli.report import markdown, page
-    from compress_cli.store import durable
+    from compress_cli.store import durable, seal
 
     text = markdown.render(made)
     durable.write(directory / "report.json", (made.model_dump_json(indent=1) + "\n").encode())
     durable.write(directory / "report.md", text.encode())
     durable.write(directory / "report.html", page.render(made, page.background(directory)).encode())
+    seal.seal_reports(directory)
     summary = os.environ.get(SUMMARY)
     if summary:
         try:

@@ -12,17 +12,16 @@ def command(
     run: Annotated[Path, typer.Argument(help="a run's folder (runs/RECIPE), or one artifact's", show_default=False)],
     json: Json = False,
 ) -> None:
-    """Compare a run's files with what was written. Each damaged, missing or strange one is named."""
+    """Compare the files of a run and of its artifacts with what was written. Each damaged, missing or strange one is named."""
     from compress_cli.store import integrity
+    from compress_cli.store.disk import amount
 
-    found = integrity.inspect(run)
+    inspection = integrity.inspect(run)
     if json:
-        typer.echo(found.model_dump_json(indent=1))
-    elif not found.corrupt:
-        from compress_cli.store.disk import amount
-
+        typer.echo(inspection.model_dump_json(indent=1))
+    elif not inspection.damaged:
         typer.echo(
-            f"{run}: {found.artifacts} artifacts, {found.files} files, {amount(found.bytes)}: all as they were written "
-            f"({found.seconds:.2f} s)"
+            f"{run}: {inspection.artifacts} artifacts, {inspection.files} files, {amount(inspection.bytes)}: all as they were "
+            f"written ({inspection.seconds:.2f} s)"
         )
-    found.decide()
+    inspection.decide()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from compress_cli.errors import StageError
 from compress_cli.measurement.sessions import Options, open_session
+from compress_cli.store.scratch import scratch
 
 RUNS, WARM_UP = 30, 5
 NODES = 20  # the costliest
@@ -66,13 +66,13 @@ class Profile(BaseModel):
 
 def profile(path: Path, feeds: dict[str, np.ndarray], threads: int | None = None, options: Options | None = None) -> Profile:
     """Run a file some thirty times under ONNX Runtime's own profiler. Its files are gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="compress-profile-") as folder:
-        session = open_session(path, threads, options, Path(folder))
+    with scratch("profile") as folder:
+        session = open_session(path, threads, options, folder)
         for _ in range(WARM_UP + RUNS):
             session.run(feeds)
         events = json.loads(Path(session.raw.end_profiling()).read_text())
         try:
-            graph = onnx.load(Path(folder) / "optimised.onnx", load_external_data=False).graph
+            graph = onnx.load(folder / "optimised.onnx", load_external_data=False).graph
         except (OSError, DecodeError):  # a provider that compiles its graph leaves none
             graph = onnx.GraphProto()
     return summary(_by_run(events), graph)

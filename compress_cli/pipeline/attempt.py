@@ -80,9 +80,12 @@ def begin(attempt: Attempt, output: Path, saves: Path, say: Callable[[str], None
 
 def _read(folder: Path) -> Attempt | None:
     """What the try in this folder began with; None where there is none, or it can't be read."""
+    path = folder / MARK
+    if not path.is_file():
+        return None
     try:
-        return Attempt.model_validate_json((folder / MARK).read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return Attempt.model_validate_json(path.read_bytes())
+    except ValidationError:
         return None
 
 

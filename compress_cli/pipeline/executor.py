@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from compress_cli.context import Context
-from compress_cli.errors import ArtifactError, CompressError, RecipeError, ResourceError, StageError
+from compress_cli.errors import ArtifactError, RecipeError, ResourceError, StageError
 from compress_cli.fault import plugins_raise
 from compress_cli.measurement import sessions
 from compress_cli.pipeline.recipe import Recipe
@@ -165,9 +165,10 @@ def _facts(step: Step, context: Context) -> dict[str, Any]:
             raise
         raise lacking from error
     except OSError as error:
-        if isinstance(error, CompressError) or error.errno is None:
+        lacking = disk.lack(error, context.output)
+        if lacking is None and error.errno is None:
             raise
-        raise disk.lack(error, context.output) or StageError(f"{error.filename or context.output}: {error.strerror}") from error
+        raise lacking or StageError(f"{error.filename or context.output}: {error.strerror}") from error
 
 
 def _memory() -> str:

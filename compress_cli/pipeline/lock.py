@@ -13,9 +13,7 @@ from compress_cli.pipeline import executor, plan, recipe
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.recipe import Recipe
 from compress_cli.store import durable
-from compress_cli.store.record import Record
-
-LOCK = "recipe.lock.yaml"
+from compress_cli.store.record import LOCK, Record
 
 
 def write(made: Recipe, directory: Path) -> None:

@@ -21,14 +21,14 @@ from compress_cli.pipeline.executor import Listener, Workspace
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.step import Step
 from compress_cli.progress import Progress
-from compress_cli.store import disk, durable, run_index
-from compress_cli.store.artifact import REMEDY, Artifact, Source
-from compress_cli.store.record import RECORD, Record
+from compress_cli.store import disk, durable, run_index, seal
+from compress_cli.store.artifact import REMEDY, Artifact, Source, UnreadableError
+from compress_cli.store.record import LOCK, RECORD, Record
 from compress_cli.store.saves import Saves
 from compress_cli.store.store import Store
 
 LOG = "log.jsonl"
-FILES = (LOG, RECORD, lock.LOCK, smoke.PASSED, "report.json", "report.md", "report.html")
+FILES = (LOG, RECORD, LOCK, smoke.PASSED, "report.json", "report.md", "report.html")
 """What a run writes into its folder, besides links."""
 MEMORY = ".machine"  # in the store: choices made once per machine
 
@@ -59,8 +59,10 @@ class Run:
             for step in self.plan.steps:
                 self._advance(step)
         record = summary.record(self, time.monotonic() - begun)
+        seal.unseal(self.directory)
         record.write(self.directory)
         lock.write(self.plan.recipe, self.directory)
+        seal.seal(self.directory, {step.name: step.key for step in self._linked() if step.key in self.artifacts})
         smoke.forget(self.directory)
         return record
 
@@ -76,6 +78,7 @@ class Run:
             if os.path.lexists(link := self.directory / step.name) and not link.is_symlink():
                 raise ArtifactError(f"{link}: is in the way of the link to stage '{step.name}'; move it elsewhere")
         _writable(self.directory)
+        durable.require_folder(self.store.root / MEMORY)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -112,7 +115,7 @@ class Run:
         try:
             return self._whole(step)
         except ArtifactError as error:
-            if not self.repair:
+            if not self.repair or isinstance(error, UnreadableError):
                 raise
             self.damaged.setdefault(step.key, str(error))
             return None
@@ -208,11 +211,7 @@ class Run:
     def _link(self, finished: Step) -> None:
         """`runs/<recipe>/<stage name>` leads into the store; equal stages share one artifact."""
         for step in (step for step in self._linked() if step.key == finished.key):
-            link, target = self.directory / step.name, self.artifacts[step.key].directory.resolve()
-            fresh = self.directory / f".{step.name}.{os.getpid()}"
-            fresh.unlink(missing_ok=True)
-            fresh.symlink_to(os.path.relpath(target, self.directory.resolve()), target_is_directory=True)
-            os.replace(fresh, link)
+            seal.link(self.directory / step.name, self.artifacts[step.key].directory)
 
     def _linked(self) -> list[Step]:
         """The steps that get a link in the run's folder."""

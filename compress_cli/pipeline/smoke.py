@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.step import Step
 from compress_cli.store import durable
 from compress_cli.store.artifact import Artifact, Comparison, Measurement, Predictions
+from compress_cli.store.scratch import scratch
 
 BATCHES = 2
 PASSED = "smoke.json"  # in the run's folder until the run is done: what passed, so that a resume goes on at once
@@ -70,8 +70,8 @@ def smoke(plan: Plan, listener: Listener, present: dict[str, Artifact] | None = 
     what each step cost.
     """
     artifacts = dict(present or {})
-    with tempfile.TemporaryDirectory(prefix="compress-smoke-") as folder:
-        return [_try(plan, step, artifacts, Path(folder), listener) for step in _tried(plan, artifacts)]
+    with scratch("smoke") as folder:
+        return [_try(plan, step, artifacts, folder, listener) for step in _tried(plan, artifacts)]
 
 
 def _tried(plan: Plan, present: dict[str, Artifact]) -> list[Step]:

@@ -1,14 +1,16 @@
-"""What a machine may lack while a stage writes: room, permission, a disk that takes anything at all."""
+"""What a machine may lack while a stage writes: room on the disk, permission, a disk that can be written."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
+import resource
 import shutil
 from pathlib import Path
 
 from compress_cli.errors import ResourceError
+from compress_cli.store.scratch import in_scratch
 
 LACKS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
@@ -16,26 +18,38 @@ LACKS = {
 }  # fmt: skip
 """Errors that the user can mend; any other is a bug of ours."""
 FULL = {errno.ENOSPC, errno.EDQUOT}
+SHORT_WRITE = re.compile(r"^(\d+) requested and (\d+) written$")
+"""NumPy's words where the system took a part of an array; it keeps neither the system's reason nor the file's name."""
 
 
-def lack(error: OSError, place: Path) -> ResourceError | None:
-    """What to tell of an error while something was written at `place`; None where it is no lack but a bug."""
+def lack(error: OSError, folder: Path) -> ResourceError | None:
+    """What to tell of an error while something was written in `folder`; None where it is a bug of ours."""
+    where = Path(str(error.filename or folder))
+    short = SHORT_WRITE.search(str(error)) if error.errno is None else None
+    if short:
+        return ResourceError(f"{where}: only {short[2]} of {short[1]} values could be written: {_room(where, folder)}")
     if error.errno not in LACKS:
         return None
-    where = str(error.filename or place)
-    if error.errno not in FULL:
-        return ResourceError(f"{where}: {error.strerror}")
-    there = next((each for each in (Path(where), *Path(where).parents) if each.exists()), place)
-    return ResourceError(
-        f"{where}: {error.strerror}: {amount(shutil.disk_usage(there).free)} are free there; make room, or name another place "
-        "with --store (or TMPDIR for what is thrown away)"
-    )
+    if error.errno in FULL or error.errno == errno.EFBIG:
+        return ResourceError(f"{where}: {error.strerror}: {_room(where, folder)}")
+    return ResourceError(f"{where}: {error.strerror}")
+
+
+def _room(where: Path, folder: Path) -> str:
+    """How much room a disk has and how large a file may be, whichever was lacking, and what to do."""
+    existing = next((path for path in (where, *where.absolute().parents) if path.exists()), folder)
+    free = f"{amount(shutil.disk_usage(existing).free)} are free there"
+    another = "name another place with " + ("TMPDIR" if in_scratch(where) else "--store")
+    largest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if largest == resource.RLIM_INFINITY:
+        return f"{free}; make room, or {another}"
+    return f"{free}, and a file may have at most {amount(largest)}; raise that with `ulimit -f`, make room, or {another}"
 
 
 def require(needed: int, folder: Path) -> None:
-    """ResourceError where so many bytes will not fit beside `folder`."""
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    free = shutil.disk_usage(there).free
+    """ResourceError where `needed` bytes do not fit on the disk of `folder`."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise ResourceError(
             f"{folder}: this run needs about {amount(needed)} there, and {amount(free)} are free; nothing was run. "
@@ -53,5 +67,5 @@ def amount(count: int) -> str:
 
 def told(text: str, path: Path) -> OSError | None:
     """The error of the system in a message of a library that words it its own way: `... (os error 28)`."""
-    found = re.search(r"os error (\d+)", text)
-    return OSError(int(found[1]), os.strerror(int(found[1])), str(path)) if found else None
+    number = re.search(r"os error (\d+)", text)
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else None

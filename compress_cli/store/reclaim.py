@@ -1,20 +1,21 @@
-"""What no run refers to any more goes; what is in use, or may be taken up again, stays."""
+"""Removes what no run refers to any more; what is in use, or may be resumed, stays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from compress_cli.errors import ArtifactError
-from compress_cli.store import integrity, run_index
+from compress_cli.store import artifact, durable, integrity, run_index, scratch
 from compress_cli.store.record import RECORD, Record
 from compress_cli.store.store import Store
 
 
 class StoreEntry(BaseModel):
-    """An artifact or an interrupted try at one that no run refers to."""
+    """An artifact, or what an interrupted try at one left, that no run needs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,7 +26,7 @@ class StoreEntry(BaseModel):
 
 
 class Reclaimed(BaseModel):
-    """What went, or would go."""
+    """What was removed, or would be."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,58 +35,99 @@ class Reclaimed(BaseModel):
     runs: list[str]
     """Folders of the runs whose artifacts stay."""
     entries: list[StoreEntry]
+    scratch: list[str]
+    """Folders under TMPDIR that processes left which were killed."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def bytes(self) -> int:
-        return sum(each.bytes for each in self.entries if not each.in_use)
+        return sum(entry.bytes for entry in self.entries if not entry.in_use)
 
 
 def reclaim(store: Store, output: Path, remove: bool) -> Reclaimed:
-    """Take away what neither a run of the store's register nor one in `output` refers to.
+    """Remove what neither a run in the store's register nor one in `output` refers to, and what killed processes left.
 
     Runs whose folder vanished are forgotten; those of other machines stay, since their folders can't be seen from here.
-    ArtifactError where what a run refers to can't be known.
+    ArtifactError, before anything is removed, where what a run refers to can't be known or an entry is odd.
     """
     if not store.root.is_dir():
         raise ArtifactError(f"{store.root}: there is no store; name its folder with --store")
-    with run_index.held(store):
-        known = run_index.entries(store)
-        kept = [each for each in known if not each.gone]
-        runs = {Path(each.directory) for each in kept} | set(_runs(store, output))
-        keys = {key for each in kept for key in each.keys} | {key for run in runs for key in _keys(run)}
-        found = list(_unneeded(store, integrity.closure(store, keys), remove))
-        for each in known:
-            if remove and each.gone:
-                run_index.leave(store, each)
-    return Reclaimed(store=str(store.root), removed=remove, runs=sorted(map(str, runs)), entries=found)
+    with run_index.locked(store):
+        registered = run_index.entries(store)
+        present = [entry for entry in registered if not entry.gone]
+        runs = {Path(entry.directory) for entry in present} | set(_runs(store, output))
+        keys = {key for entry in present for key in entry.keys} | {key for run in runs for key in _keys(run)}
+        needed = integrity.closure(store, keys)
+        store.check()
+        entries = [*_unneeded(store, needed, remove), *_left_behind(store, needed, remove)]
+        for entry in registered:
+            if remove and entry.gone:
+                run_index.leave(store, entry)
+    abandoned = scratch.abandoned()
+    if remove:
+        scratch.remove_abandoned()
+    return Reclaimed(
+        store=str(store.root),
+        removed=remove,
+        runs=sorted(map(str, runs)),
+        entries=entries,
+        scratch=[str(path) for path in abandoned],
+    )
 
 
-def _runs(store: Store, output: Path) -> Iterable[Path]:
+def _runs(store: Store, output: Path) -> Iterator[Path]:
     """Runs in `output` of that store."""
-    for path in sorted(output.glob(f"*/{RECORD}")):
-        if (path.parent / Record.read(path.parent).store).resolve() == store.root.resolve():
-            yield path.parent.resolve()
+    for run in sorted(output.iterdir()) if output.is_dir() else ():
+        if durable.kind_of(run / RECORD) and (run / Record.read(run).store).resolve() == store.root.resolve():
+            yield run.resolve()
 
 
 def _keys(run: Path) -> set[str]:
-    """What a finished run refers to; of one that never finished the register alone knows."""
-    if not (run / RECORD).is_file():
+    """Keys that a finished run refers to; those of one that never finished only the register knows."""
+    if not durable.kind_of(run / RECORD):
         return set()
     return set(Record.read(run).keys(run).values())
 
 
-def _unneeded(store: Store, keys: set[str], remove: bool) -> Iterable[StoreEntry]:
+def _unneeded(store: Store, needed: set[str], remove: bool) -> Iterator[StoreEntry]:
     for key, paths in store.entries().items():
-        if key in keys:
+        if key in needed:
             continue
-        with store.idle(key) as free:
-            size = sum(_size(path) for path in paths)
-            if free and remove:
+        with store.try_lock(key) as locked:
+            size = _size(paths)
+            if locked and remove:
                 store.remove(key)
-            yield StoreEntry(key=key, bytes=size, in_use=not free)
+            yield StoreEntry(key=key, bytes=size, in_use=not locked)
 
 
-def _size(path: Path) -> int:
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file() and not each.is_symlink()]
-    return sum(each.stat().st_size for each in files)
+def _left_behind(store: Store, needed: set[str], remove: bool) -> Iterator[StoreEntry]:
+    """Folders of tries at artifacts that are whole: a killed repair left them, and there is nothing to resume."""
+    for key, paths in store.entries().items():
+        folders = [path for path in paths if path in (store.partial(key), store.saves(key))]
+        if key not in needed or not folders or not _whole(store, key):
+            continue
+        with store.try_lock(key) as locked:
+            size = _size(folders)
+            if locked and remove:
+                store.leave(key)
+            yield StoreEntry(key=key, bytes=size, in_use=not locked)
+
+
+def _whole(store: Store, key: str) -> bool:
+    try:
+        stored = artifact.read(store.directory(key))
+        if stored is not None:
+            stored.verify()
+    except ArtifactError:
+        return False
+    return stored is not None
+
+
+def _size(paths: Iterable[Path]) -> int:
+    """Bytes of all files in these paths, each of which may be anything; links are not followed."""
+    sizes = 0
+    for path in paths:
+        for file in (path, *path.rglob("*")):
+            status = file.lstat()
+            sizes += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return sizes

@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compress_cli.errors import ArtifactError
 from compress_cli.statistics.gate import Gate
 from compress_cli.store import durable
+from compress_cli.store.artifact import UnreadableError, unreadable
 
 RECORD = "run.json"
+LOCK = "recipe.lock.yaml"
 
 
 class ModelRecord(BaseModel):
@@ -77,9 +79,23 @@ class Record(BaseModel):
     def read(cls, directory: Path) -> Record:
         """The record of the run in `directory`; ArtifactError where there is none or it can't be read."""
         path = directory / RECORD
+        durable.require_file(path)
         if not path.is_file():
             raise ArtifactError(f"{directory}: holds no run ({RECORD} is missing); `compress run` makes one")
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
-        except (ValidationError, ValueError, OSError) as error:
+            return cls.parse(path.read_text(encoding="utf-8"), path)
+        except PermissionError as error:
+            raise UnreadableError(f"{path}: {unreadable(path, error)}") from None
+        except (UnicodeDecodeError, OSError) as error:
+            raise ArtifactError(f"{path}: can't be read ({error}); run the recipe again") from None
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> Record:
+        """The record in the text of a file; ArtifactError, naming the file, where it is none."""
+        try:
+            record = cls.model_validate_json(text)
+        except (ValidationError, ValueError) as error:
             raise ArtifactError(f"{path}: can't be read ({str(error).splitlines()[0]}); run the recipe again") from None
+        if "\0" in record.store:
+            raise ArtifactError(f"{path}: can't be read (its store is no folder's name); run the recipe again")
+        return record

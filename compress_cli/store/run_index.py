@@ -1,7 +1,7 @@
 """The runs that a store's artifacts belong to, kept in the store: `.runs/<hash of the run's folder>.json`.
 
-A run enters before it uses or makes anything. Whoever removes artifacts holds the register meanwhile, so that no run
-takes up what is about to go.
+A run enters before it uses or makes anything. A process that removes artifacts locks the register meanwhile, so that no run
+takes up what is about to be removed.
 """
 
 from __future__ import annotations
@@ -46,33 +46,36 @@ def enter(store: Store, directory: Path, keys: list[str]) -> None:
     entry = RunEntry(directory=str(directory.resolve()), host=platform.node(), keys=keys)
     if store.root.is_dir() and not os.access(store.root, os.W_OK):
         return
-    place, content = _place(store, entry), (entry.model_dump_json(indent=1) + "\n").encode()
-    with held(store):
-        if not place.is_file() or place.read_bytes() != content:
-            durable.write(place, content)
+    path, content = _path(store, entry), (entry.model_dump_json(indent=1) + "\n").encode()
+    with locked(store):
+        if not path.is_file() or path.read_bytes() != content:
+            durable.write(path, content)
 
 
 def entries(store: Store) -> list[RunEntry]:
     """All runs that entered; ArtifactError where an entry can't be read, since what it refers to is not known then."""
-    found = []
+    runs = []
     for path in sorted((store.root / REGISTER).glob("*.json")):
+        durable.require_file(path)
         try:
-            found.append(RunEntry.model_validate_json(path.read_text(encoding="utf-8")))
+            runs.append(RunEntry.model_validate_json(path.read_text(encoding="utf-8")))
         except (ValidationError, ValueError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise ArtifactError(f"{path}: can't be read ({reason}); delete it and run its recipe again") from None
-    return found
+    return runs
 
 
 def leave(store: Store, entry: RunEntry) -> None:
     """Forget a run."""
-    _place(store, entry).unlink(missing_ok=True)
+    _path(store, entry).unlink(missing_ok=True)
 
 
 @contextmanager
-def held(store: Store) -> Iterator[None]:
-    """Nobody enters or removes meanwhile; ArtifactError where the store can't be written."""
+def locked(store: Store) -> Iterator[None]:
+    """Within, no other process enters a run or removes artifacts; ArtifactError where the store can't be written."""
     folder = store.root / REGISTER
+    durable.require_folder(folder)
+    durable.require_file(folder / "lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("a")
@@ -83,6 +86,6 @@ def held(store: Store) -> Iterator[None]:
         yield
 
 
-def _place(store: Store, entry: RunEntry) -> Path:
+def _path(store: Store, entry: RunEntry) -> Path:
     name = hashlib.sha256(f"{entry.host}:{entry.directory}".encode()).hexdigest()[:32]
     return store.root / REGISTER / f"{name}.json"

@@ -1,15 +1,15 @@
-"""What a stage at work leaves now and then, so that the same command goes on from there instead of from the start.
+"""The saves of a stage at work, from which the same command goes on instead of from the start.
 
 A stage that takes long asks `load` where it may begin and calls `step` after every piece of work:
 
     save = context.saves.load()
     done = save.document["done"] if save else 0
     with stopping.held():
-        for place in range(done, total):
+        for row in range(done, total):
             ...
-            context.saves.step(lambda: Save({"rows": rows[: place + 1]}, {"done": place + 1}, f"row {place + 1}"))
+            context.saves.step(lambda: Save({"rows": rows[: row + 1]}, {"done": row + 1}, f"row {row + 1}"))
 
-What is saved has to be all that the rest of the work depends on: the result is then the same, bit for bit.
+A save has to hold all that the rest of the work depends on: the result is then the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from safetensors.numpy import save_file
 
 from compress_cli import stopping
 from compress_cli.settings import Settings
-from compress_cli.store import durable
+from compress_cli.store import disk, durable
 
 KEPT = 2
 DEFAULT_S = 60.0
-WORTH = 40.0  # by default the time between two saves is at least so many times what the last one took: 2.5%
+COST_FACTOR = 40.0  # by default at least so many times what the last save took passes before the next: 2.5% of the time
 NAME = re.compile(r"(\d{8})-([0-9a-f]{64})\.safetensors")
 
 
@@ -48,7 +48,7 @@ class Saving(Settings):
 
 @dataclass(frozen=True)
 class Save:
-    """A state of work: arrays, what is plain enough for JSON, and where that is, in words ("epoch 7, step 31")."""
+    """The state of a stage at work: arrays, a JSON document, and how far the work had come ("epoch 7, step 31")."""
 
     arrays: dict[str, np.ndarray]
     document: dict[str, Any]
@@ -56,18 +56,18 @@ class Save:
 
 
 class Saves:
-    """The saves of one stage at work, the last two kept. Without a folder there are none: a smoke run."""
+    """The saves of one stage at work; the last two are kept. A smoke run has no folder and saves nothing."""
 
     def __init__(self, folder: Path | None = None, saving: Saving | None = None, say: Callable[[str], None] | None = None):
         self.folder, self.saving, self.say = folder, saving or Saving(), say or (lambda note: None)
-        self.place = ""  # where the last good save is
-        self.earlier_s = 0.0  # spent by the tries before this one, up to what they saved
+        self.place = ""  # how far the work had come at the last save
+        self.earlier_s = 0.0  # seconds that earlier tries worked, up to their last save
         self._begun = self._last = time.monotonic()
         self._took, self._steps, self._epochs = 0.0, 0, 0
 
     def load(self) -> Save | None:
-        """The last save that is whole, or None; one that is damaged is said and gone."""
-        for path in reversed(self._found()):
+        """The last save that is whole, or None; a damaged one is reported and removed."""
+        for path in reversed(self._paths()):
             save = _read(path)
             if save is not None:
                 self.earlier_s = float(save.document.pop("spent_s"))
@@ -78,16 +78,17 @@ class Saves:
         return None
 
     def forget(self, reason: str) -> None:
-        """Begin anew, and say why."""
+        """Remove all saves, and say why the stage begins anew."""
         self.say(f"begins anew: {reason}")
         self.place, self.earlier_s = "", 0.0
-        for path in self._found():
+        for path in self._paths():
             path.unlink()
 
     def step(self, state: Callable[[], Save | None], epoch_ended: bool = False) -> None:
-        """A piece of work is done: save where that is due. KeyboardInterrupt, after saving, where the process is to stop.
+        """To be called after every piece of work: saves where that is due. Where the process is stopped, saves and raises
+        KeyboardInterrupt.
 
-        `state` is asked only then; it gives None where what it finds is not worth keeping (numbers that overflowed).
+        `state` is called only then; it returns None where the state is not worth keeping (numbers that overflowed).
         """
         self._steps, self._epochs = self._steps + (not epoch_ended), self._epochs + epoch_ended
         if self.folder is not None and (stopping.told() or self._due()):
@@ -100,14 +101,14 @@ class Saves:
         return self.earlier_s + time.monotonic() - self._begun
 
     def _due(self) -> bool:
-        wanted = self.saving
+        saving = self.saving
         passed = time.monotonic() - self._last
-        if wanted.epochs is wanted.steps is wanted.minutes is None:
-            return passed >= max(DEFAULT_S, WORTH * self._took)
+        if saving.epochs is saving.steps is saving.minutes is None:
+            return passed >= max(DEFAULT_S, COST_FACTOR * self._took)
         return (
-            (wanted.epochs is not None and self._epochs >= wanted.epochs)
-            or (wanted.steps is not None and self._steps >= wanted.steps)
-            or (wanted.minutes is not None and passed >= 60 * wanted.minutes)
+            (saving.epochs is not None and self._epochs >= saving.epochs)
+            or (saving.steps is not None and self._steps >= saving.steps)
+            or (saving.minutes is not None and passed >= 60 * saving.minutes)
         )
 
     def _save(self, state: Callable[[], Save | None], folder: Path) -> None:
@@ -116,29 +117,36 @@ class Saves:
         if save is not None:
             _write(save, folder, self._next(), self.spent_s)
             self.place = save.place
-            for path in self._found()[:-KEPT]:
+            for path in self._paths()[:-KEPT]:
                 path.unlink()
         self._last = time.monotonic()
         self._took, self._steps, self._epochs = self._last - begun, 0, 0
 
     def _next(self) -> int:
-        found = self._found()
-        return int(found[-1].name.partition("-")[0]) + 1 if found else 1
+        paths = self._paths()
+        return int(paths[-1].name.partition("-")[0]) + 1 if paths else 1
 
-    def _found(self) -> list[Path]:
+    def _paths(self) -> list[Path]:
         """Oldest first."""
-        return sorted(each for each in self.folder.iterdir() if NAME.fullmatch(each.name)) if self.folder else []
+        folder = self.folder.iterdir() if self.folder else ()
+        return sorted(path for path in folder if NAME.fullmatch(path.name) and path.is_file())
 
 
 def _write(save: Save, folder: Path, number: int, spent_s: float) -> None:
-    """The file's name holds the hash of its content: one that is torn is not taken for a save."""
+    """The file's name holds the hash of its content: a torn file is not taken for a save."""
     partial = folder / "save.partial"
     document = json.dumps({**save.document, "spent_s": spent_s}, allow_nan=False)
-    durable.reached("save")
-    arrays = {name: np.ascontiguousarray(each).reshape(each.shape) for name, each in save.arrays.items()}
-    save_file(arrays, partial, {"document": document, "place": save.place})
-    durable.reached("written")
-    durable.settle(partial, folder / f"{number:08d}-{_digest(partial)}.safetensors")
+    durable.crash_point("save")
+    arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in save.arrays.items()}
+    with durable.naming(partial):
+        mode = durable.mode_of_new_file(partial)
+        try:
+            save_file(arrays, partial, {"document": document, "place": save.place})
+        except SafetensorError as error:
+            raise disk.told(str(error), partial) or error from None
+        partial.chmod(mode)
+        durable.crash_point("written")
+        durable.flush_and_rename(partial, folder / f"{number:08d}-{_digest(partial)}.safetensors")
 
 
 def _read(path: Path) -> Save | None:
@@ -147,9 +155,9 @@ def _read(path: Path) -> Save | None:
         return None
     try:
         with safe_open(path, framework="np") as file:
-            told = file.metadata()
-            return Save(file.get_tensors(), json.loads(told["document"]), told["place"])
-    except (SafetensorError, KeyError, ValueError):  # whole, but not of this program's making
+            metadata = file.metadata()
+            return Save(file.get_tensors(), json.loads(metadata["document"]), metadata["place"])
+    except (SafetensorError, KeyError, ValueError):  # whole, but not written by this program
         return None
 
 

@@ -15,7 +15,7 @@ from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.networks import restore
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.networks.models.resnet import Resnet
-from compress_cli.store.saves import DEFAULT_S, WORTH, Saves
+from compress_cli.store.saves import COST_FACTOR, DEFAULT_S, Saves
 from compress_cli.training import loop
 from compress_cli.training.config import TrainingConfig
 from compress_cli.training.optimizers.adamw import AdamW
@@ -90,7 +90,7 @@ def test_saving_costs_at_most_3_percent_at_the_default_interval(case, context_fo
     pairs = list(zip(epochs[2::2], epochs[3::2], strict=True))  # with, without
     ratios = statistics.quantiles([with_s / without_s for with_s, without_s in pairs], n=4)
     took = statistics.median(saves.took[1:])
-    interval = max(DEFAULT_S, WORTH * took)
+    interval = max(DEFAULT_S, COST_FACTOR * took)
     print(
         f"\n{case}: a save of {saves.bytes / 1e6:.1f} MB takes {took * 1000:.0f} ms "
         f"({min(saves.took) * 1000:.0f} to {max(saves.took) * 1000:.0f}); epochs of {statistics.median(epochs):.1f} s with one "

@@ -63,7 +63,9 @@ def test_a_whole_run_is_whole(compress, run):
     ]
     assert sorted(folders) == sorted([*measured, "student.comparison", "student.predictions"])
     assert found["artifacts"] == len(folders)
-    assert found["files"] == sum(len(list(folder.iterdir())) for folder in folders.values())
+    own = ("run.json", "recipe.lock.yaml", "report.json", "report.md", "report.html", "seal.json")
+    assert found["files"] == sum(len(list(folder.iterdir())) for folder in folders.values()) + len(own)
+    assert sorted(path.name for path in run.iterdir()) == sorted([*own, "log.jsonl", "teacher", "student"])
     assert compress("verify", run / "teacher").code == 0
     assert compress("verify", folders["teacher.onnx"]).code == 0
     assert compress("verify", "runs").code == 3
@@ -76,7 +78,7 @@ def test_a_flipped_byte_anywhere_is_found_and_named(compress, run):
             for position in (0, path.stat().st_size // 2, -1):
                 flip(path, position)
                 outcome = compress("verify", run, "--json")
-                named = [each["path"] for each in json.loads(outcome.out)["corrupt"]]
+                named = [each["path"] for each in json.loads(outcome.out)["damaged"]]
                 assert outcome.code == 3, (step, path, position)
                 assert [Path(each).name for each in named] == [path.name], (step, path, position)
                 assert str(path.name) in outcome.err
@@ -192,7 +194,75 @@ def test_what_follows_is_redone_only_when_other_bytes_come_out(compress, run, mo
     assert set(done) == {"student", "student.onnx"}  # the file came out the same, so its figures hold
 
 
+OWN = ("run.json", "recipe.lock.yaml", "report.json", "report.md", "report.html")
+
+
+def read_own(run):
+    return {name: (run / name).read_bytes() for name in OWN} | {
+        name: (run / name).readlink() for name in ("teacher", "student")
+    }
+
+
+def edit(path):
+    path.write_text(path.read_text().replace("0", "1", 1))
+
+
+def lead_elsewhere(path):
+    path.unlink()
+    path.symlink_to("../.store")
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("change", [edit, Path.unlink])
+def test_a_file_of_the_run_itself_is_checked_and_restored(compress, run, name, change):
+    before = read_own(run)
+    change(run / name)
+    outcome = compress("verify", run)
+    problem = "is missing" if change is Path.unlink else "its content is not what was written"
+    assert outcome.code == 3
+    assert outcome.err.splitlines()[0] == f"error: {run / name}: {problem}"
+    assert outcome.err.count("error:") == 1
+    assert f"{run / name}: restored" in compress("repair", run, "-q").out
+    assert compress("verify", run).code == 0
+    assert read_own(run) == before
+
+
+@pytest.mark.parametrize("change", [lead_elsewhere, Path.unlink])
+def test_a_link_of_the_run_is_checked_and_restored(compress, run, change):
+    before = read_own(run)
+    change(run / "student")
+    outcome = compress("verify", run)
+    assert outcome.code == 3
+    assert f"error: {run / 'student'}: {'is missing' if change is Path.unlink else 'leads to ../.store'}" in outcome.err
+    assert compress("repair", run, "-q").code == 0
+    assert compress("verify", run).code == 0
+    assert read_own(run) == before
+
+
+@pytest.mark.parametrize("change", [edit, Path.unlink, lambda path: path.write_text("[]"), lambda path: path.write_text("")])
+def test_a_seal_that_is_damaged_is_written_anew_and_hides_nothing(compress, run, change):
+    change(run / "seal.json")
+    edit(run / "report.md")
+    outcome = compress("verify", run)
+    assert (outcome.code, f"{run / 'seal.json'}: " in outcome.err) == (3, True), outcome
+    outcome = compress("repair", run, "--json", "-q")
+    assert (outcome.code, json.loads(outcome.out)["redone"]) == (0, {}), outcome
+    assert compress("verify", run).code == 0
+
+
+def test_reports_of_an_earlier_run_are_named(compress, run):
+    """A run that is killed between its record and its reports leaves the reports of the run before."""
+    from compress_cli.store.seal import Seal
+
+    Seal.read(run).model_copy(update={"reports": {}}).write(run)
+    outcome = compress("verify", run)
+    assert (outcome.code, outcome.err.count("is of an earlier run")) == (3, 3), outcome
+    assert compress("repair", run, "-q").code == 0
+    assert compress("verify", run).code == 0
+
+
 def test_repair_refuses_what_its_lock_file_would_not_make(compress, run):
+    (run / "seal.json").unlink()
     lock = run / "recipe.lock.yaml"
     lock.write_text(lock.read_text().replace("seed: 0", "seed: 1", 1))
     flip(store(run)["teacher"] / "weights.safetensors", 200)
@@ -222,6 +292,26 @@ def pretend(folder, change):
     change(document)
     document["seal"] = artifact._seal(document)
     (folder / "manifest.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("drop", "problem"), [("all", "names no files"), ("weights.safetensors", "is no file of this artifact")]
+)
+def test_a_forged_manifest_is_refused_by_every_command(compress, run, drop, problem):
+    """Files are left out of it, and its seal is recomputed."""
+    folder = store(run)["teacher"]
+    before = (folder / "weights.safetensors").read_bytes()
+
+    def forge(document):
+        document["files"] = {name: file for name, file in document["files"].items() if drop not in ("all", name)}
+
+    pretend(folder, forge)
+    for command in (("verify", run), ("run", "r.yaml", "-q"), ("plan", "r.yaml"), ("reproduce", run)):
+        outcome = compress(*command)
+        assert (outcome.code, problem in outcome.err) == (3, True), (command, outcome)
+    assert compress("repair", run, "-q").code == 0
+    assert compress("verify", run).code == 0
+    assert (folder / "weights.safetensors").read_bytes() == before
 
 
 def other_weights(run):

@@ -66,7 +66,7 @@ def a_manifest(content):
             found = artifact.read(path.parent)
             if found is not None:
                 found.faults()
-                found.strays()
+                found.extra_files()
     path.unlink()
 
 

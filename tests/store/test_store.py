@@ -132,6 +132,24 @@ def test_a_manifest_that_points_elsewhere_is_refused(store, tmp_path):
         artifact.read(folder)
 
 
+def test_a_manifest_that_names_no_files_is_refused(store):
+    """A recomputed seal is no proof: whoever can write the folder can write the seal."""
+    path = make(store, "k").directory / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["seal"]
+    document["files"] = {}
+    path.write_text(json.dumps({**document, "seal": artifact._seal(document)}))
+    with pytest.raises(ArtifactError, match="names no files, and a Checkpoint has some"):
+        store.get("k")
+
+
+def test_a_file_that_does_not_belong_to_it_is_named(store):
+    made = make(store, "k")
+    (made.directory / "strange").write_text("x")
+    with pytest.raises(ArtifactError, match="strange: is no file of this artifact"):
+        made.verify()
+
+
 def test_a_folder_that_can_not_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="--store"), Store(tmp_path / "file" / "store").working("k"):
