@@ -228,9 +228,8 @@ class Run:
 def _writable(directory: Path) -> None:
     """ArtifactError where the run's folder can't be made or written, or holds something else where a file belongs."""
     for name in FILES:
-        for path in (directory / name, durable.partial_path(directory / name)):
-            if os.path.lexists(path) and not path.is_file():
-                raise ArtifactError(f"{path}: is no file, where a file should be; move it elsewhere")
+        durable.require_file(directory / name)
+        durable.require_file(durable.partial_path(directory / name))
     try:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / LOG).touch()
