@@ -40,7 +40,7 @@ class Distill(Stage):
     """Train a student to agree with its teacher, or with several (Hinton et al. 2015, arXiv:1503.02531).
 
     Teachers may be checkpoints, quantised programs, any ONNX file or a table of stored outputs; an ONNX file has outputs
-    only, and so has a table made elsewhere.
+    only, and so has a table of another program. Their heads are taken to have the class axis of the dataset's.
     """
 
     consumes: ClassVar[dict[str, Role]] = {

@@ -18,8 +18,8 @@ By = Literal["label", "entropy"]
 def confidences(logits: Tensor, batch: Batch, by: By, target: str) -> Tensor:
     """(1 - exp(l_k) / sum_j exp(l_j)) / (K - 1) for K teachers' logits (K, N, classes): (K, N), with sum 1 over teachers.
 
-    l is a teacher's cross-entropy with the true label, or the entropy of its probabilities. RecipeError for dense heads,
-    heads of one value and missing labels.
+    l is a teacher's cross-entropy with the true label, or the entropy of its probabilities; a label of -100 is none, and weighs
+    all teachers alike. RecipeError for dense heads, heads of one value and missing labels.
     """
     if logits.dim() != 3 or logits.shape[2] == 1:
         raise RecipeError(
@@ -31,7 +31,8 @@ def confidences(logits: Tensor, batch: Batch, by: By, target: str) -> Tensor:
         if not batch.targets:
             raise RecipeError("the confidence by label needs the label of every sample; without labels set by: entropy")
         classes = chosen(batch.targets, target, "target").long().expand(len(logits), -1)
-        losses = -log_p.gather(2, classes[:, :, None])[:, :, 0]
+        entropies = -log_p.gather(2, classes.clamp(min=0)[:, :, None])[:, :, 0]
+        losses = torch.where(classes == -100, 0, entropies)
     else:
         losses = -(log_p.exp() * log_p).sum(2)
     return (1 - torch.softmax(losses, 0)) / (len(logits) - 1)

@@ -66,6 +66,13 @@ def test_confidence_by_entropy_needs_no_labels():
         shares("confidence", logits=LOGITS[:, :, :1])
 
 
+def test_a_sample_without_a_label_weighs_all_teachers_alike():
+    some = Batch({}, {"label": torch.tensor([0, -100, 2, 3, 0])}, BATCH.index)
+    labelled, mixed = shares("confidence"), shares("confidence", batch=some)
+    np.testing.assert_allclose(mixed[:, 1], 1 / 3)
+    np.testing.assert_allclose(mixed[:, [0, 2, 3, 4]], labelled[:, [0, 2, 3, 4]])
+
+
 def test_learned_weights_go_to_who_is_right():
     right = 4 * torch.nn.functional.one_hot(LABELS, 4).double()
     logits = torch.stack([LOGITS[0], right, LOGITS[1]])
