@@ -15,7 +15,7 @@ from compress_cli.errors import RecipeError
 
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
 GEOMETRY, VALUES = ("size", "resize", "crop"), ("colour", "scale", "mean", "std", "layout")
-RESIZE = 18  # the opset from which Resize knows the filter that picture libraries use
+RESIZE, SLICE = 18, 10  # the opsets from which Resize uses the filter of picture libraries, and Slice takes its ends as inputs
 
 
 def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], preprocess: Preprocess, path: Path) -> None:
@@ -37,10 +37,11 @@ def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], preproces
     nodes = _Nodes(name, port)
     resized, corner, cut = _geometry(preprocess, shape)
     if resized != shape[1:]:
-        _check_opset(model, path)
+        _check_opset(model, RESIZE, "resize", path)
         # As picture libraries shrink and enlarge; values of bytes come out unrounded, within one grey level of theirs.
         nodes.add("Resize", None, None, np.array(resized), axes=[2, 3], antialias=1, mode="linear")
     if cut != resized:
+        _check_opset(model, SLICE, "crop", path)
         nodes.add("Slice", np.array(corner), np.array(corner) + cut, np.array([2, 3]))
     if preprocess.colour == "bgr":
         nodes.add("Gather", np.arange(shape[0])[::-1].copy(), axis=1)
@@ -94,12 +95,12 @@ def _check_shape(port: onnx.ValueInfoProto, prepared: tuple[int, ...], path: Pat
         )
 
 
-def _check_opset(model: onnx.ModelProto, path: Path) -> None:
+def _check_opset(model: onnx.ModelProto, needed: int, verb: str, path: Path) -> None:
     opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if opset < RESIZE:
+    if opset < needed:
         raise RecipeError(
-            f"preprocess.size: {path} is of opset {opset}, whose Resize does not shrink pictures as picture libraries do; "
-            f"convert the file to opset {RESIZE} (onnx.version_converter.convert_version), or use data of its size"
+            f"preprocess: {path} is of opset {opset}, which can't {verb} pictures as picture libraries do; convert the file to "
+            f"opset {needed} (onnx.version_converter.convert_version), or use data of its size"
         )
 
 

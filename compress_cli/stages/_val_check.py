@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,17 +79,22 @@ def check(run: Run, heads: tuple[str, ...], expect: Mapping[str, float], context
 
 def _compare(values: dict[str, float], expect: Mapping[str, float], task: Task) -> None:
     """StageError where a value is worse than what is expected."""
-    sign, bound = (1, "at least") if task.better == "higher" else (-1, "at most")
-    missed = [
-        f"{name} {values[name]:.4g} where {bound} {expected:g} is expected"
-        for name, expected in expect.items()
-        if not sign * values[name] >= sign * expected
-    ]
+    missed = []
+    for name, expected in expect.items():
+        higher = _higher_is_better(task, name)
+        if not (values[name] >= expected if higher else values[name] <= expected):
+            missed.append(f"{name} {values[name]:.4g} where at {'least' if higher else 'most'} {expected:g} is expected")
     if missed:
         raise StageError(
             f"these weights do not do what they should: on val {' and '.join(missed)}. Were they trained with another "
             "normalisation, other classes, or another variant of the model?"
         )
+
+
+def _higher_is_better(task: Task, metric: str) -> bool:
+    """The direction that a task states for a metric; that of its primary metric where it states no other."""
+    directions: Any = task.metrics
+    return (directions[metric] if isinstance(directions, Mapping) else task.better) == "higher"
 
 
 def _doubts(value: float, task: Task, signature: Signature) -> list[str]:

@@ -40,7 +40,7 @@ def _settled(settings: dict[str, Any] | str, **data: int) -> Network:
 def _parameters(settings: dict[str, Any] | str, **data: int) -> int:
     with torch.device("meta"):  # shapes without numbers
         body = Model.model_validate(settings).build(_signature(**data))
-    return sum(each.numel() for each in body.parameters())
+    return sum(parameter.numel() for parameter in body.parameters())
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ def signature(*shape, classes=10):
 
 
 def parameters(model, *shape, classes=10):
-    return sum(each.numel() for each in model.build(signature(*shape, classes=classes)).parameters())
+    return sum(parameter.numel() for parameter in model.build(signature(*shape, classes=classes)).parameters())
 
 
 def resnet_parameters(n, channels, classes, projection):
@@ -36,9 +36,9 @@ def resnet_parameters(n, channels, classes, projection):
 @pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
 def test_resnets_have_the_published_parameters(depth, millions):
     """He et al. 2016, table 6: option A, 3 channels, 10 classes."""
-    found = parameters(Resnet(depth=depth, shortcut="padding"), 3, 32, 32)
-    assert found == resnet_parameters((depth - 2) // 6, 3, 10, projection=False)
-    assert round(found / 1e6, 2 if millions < 1 else 1) == millions
+    count = parameters(Resnet(depth=depth, shortcut="padding"), 3, 32, 32)
+    assert count == resnet_parameters((depth - 2) // 6, 3, 10, projection=False)
+    assert round(count / 1e6, 2 if millions < 1 else 1) == millions
 
 
 def test_projections_cost_what_they_should():
@@ -71,9 +71,9 @@ def test_models_trace_and_take_any_batch(settings):
     network = restore.build(Model.model_validate(settings), shape, 0).network.eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     graph = torch.export.export(network, restore.example(shape), dynamic_shapes={"inputs": ({0: batch},)}).module()
-    given = torch.rand(5, 3, 13, 11)
-    torch.testing.assert_close(graph(given)["logits"], network(given)["logits"])
-    assert network(given)["logits"].shape == (5, 10)
+    images = torch.rand(5, 3, 13, 11)
+    torch.testing.assert_close(graph(images)["logits"], network(images)["logits"])
+    assert network(images)["logits"].shape == (5, 10)
 
 
 @pytest.mark.parametrize("settings", MODELS[2:], ids=str)

@@ -42,25 +42,27 @@ def test_no_model_is_left_out():
 def test_each_head_is_the_classifier_of_a_network_with_that_head_alone(name, lively):
     shape, colour, both = (lively(built(name, **heads).network) for heads in ({"a": 3}, {"b": 5}, {"a": 3, "b": 5}))
     last = next(key.removesuffix(".weight") for key in reversed(shape.state_dict()) if key.endswith(".weight"))
-    trunk = {key: each for key, each in both.state_dict().items() if not key.startswith(last)}
-    for alone, place in ((shape, 0), (colour, 1)):  # the weights of the one net are those of the other, by their old names
-        own = {f"{last}.{kind}": both.state_dict()[f"{last}.layers.{place}.{kind}"] for kind in ("weight", "bias")}
-        alone.load_state_dict({**trunk, **own})
+    trunk = {key: tensor for key, tensor in both.state_dict().items() if not key.startswith(last)}
+    for alone, number in ((shape, 0), (colour, 1)):  # the weights of the one net are those of the other, by their old names
+        last_layer = {f"{last}.{kind}": both.state_dict()[f"{last}.layers.{number}.{kind}"] for kind in ("weight", "bias")}
+        alone.load_state_dict({**trunk, **last_layer})
     images = 255 * torch.rand(4, 1, 28, 28)
     with torch.no_grad():
-        found = both(images)
-        assert list(found) == ["a", "b"]
-        torch.testing.assert_close(found["a"], shape(images)["a"])
-        torch.testing.assert_close(found["b"], colour(images)["b"])
-    assert found["a"].std() > 0.001
+        heads = both(images)
+        assert list(heads) == ["a", "b"]
+        torch.testing.assert_close(heads["a"], shape(images)["a"])
+        torch.testing.assert_close(heads["b"], colour(images)["b"])
+    assert heads["a"].std() > 0.001
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_every_parameter_learns_from_both_heads(name):
     net = built(name, a=3, b=5).network.train()
     heads = net(255 * torch.rand(4, 1, 28, 28))
-    sum(nn.functional.cross_entropy(each, torch.tensor([0, 1, 2, 0])) for each in heads.values()).backward()
-    assert [key for key, each in net.named_parameters() if each.grad is None or not each.grad.isfinite().all()] == []
+    sum(nn.functional.cross_entropy(head, torch.tensor([0, 1, 2, 0])) for head in heads.values()).backward()
+    assert [
+        key for key, parameter in net.named_parameters() if parameter.grad is None or not parameter.grad.isfinite().all()
+    ] == []
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -79,9 +81,9 @@ def test_all_heads_start_alike(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_network_of_several_heads_is_cut_and_exported_in_float_and_int8(name, lively, tmp_path):
-    made = built(name, a=3, b=5)
-    net, path = lively(made.network), tmp_path / "model.onnx"
-    inputs = tuple(torch.randn_like(each) for each in restore.example(net.signature))
+    restored = built(name, a=3, b=5)
+    net, path = lively(restored.network), tmp_path / "model.onnx"
+    inputs = tuple(torch.randn_like(tensor) for tensor in restore.example(net.signature))
     groups, whole = prune.cuttable(net.body, inputs, (), Proof(net.body, inputs))
     assert groups
     assert sum(reason == "it makes an output of the model" for reason in whole.values()) == 2
@@ -91,9 +93,11 @@ def test_a_network_of_several_heads_is_cut_and_exported_in_float_and_int8(name, 
     images = (255 * torch.rand(5, 1, 28, 28),)
     for model in (net, StaticInt8().convert(prepared)):
         Onnx().export(model, net.signature, example, path, {})
-        found = sessions.open_session(path).run({"image": images[0].numpy()})
+        outputs = sessions.open_session(path).run({"image": images[0].numpy()})
         with torch.no_grad():
             expected = model(*images)
-        assert list(found) == ["a", "b"]
-        for head, each in expected.items():
-            torch.testing.assert_close(torch.from_numpy(found[head]), each, rtol=1e-3, atol=0.05 * each.abs().max().item())
+        assert list(outputs) == ["a", "b"]
+        for head, tensor in expected.items():
+            torch.testing.assert_close(
+                torch.from_numpy(outputs[head]), tensor, rtol=1e-3, atol=0.05 * tensor.abs().max().item()
+            )

@@ -34,7 +34,7 @@ def test_size_is_that_of_the_paper_at_its_settings(parameters):
 
 def test_channels_are_rounded_as_by_the_authors(network):
     body = network({"type": "mobilenet_v2", "width": 0.35, "multiple": 8}).body
-    ends = [[each for each in layer.modules() if isinstance(each, nn.Conv2d)][-1].out_channels for layer in body[:8]]
+    ends = [[module for module in layer.modules() if isinstance(module, nn.Conv2d)][-1].out_channels for layer in body[:8]]
     assert ends == [16, 8, 8, 16, 24, 32, 56, 112]
 
 
@@ -46,7 +46,7 @@ def test_the_last_convolution_grows_but_never_shrinks(network):
 @pytest.mark.parametrize(("activation", "kind"), [("relu6", nn.ReLU6), ("relu", nn.ReLU)])
 def test_every_activation_is_the_one_asked_for(activation, kind, network):
     body = network({"type": "mobilenet_v2", "width": 0.125, "activation": activation}).body
-    activations = [type(each) for each in body.modules() if isinstance(each, nn.ReLU | nn.ReLU6)]
+    activations = [type(module) for module in body.modules() if isinstance(module, nn.ReLU | nn.ReLU6)]
     assert activations == [kind] * (1 + 1 + 2 * 16 + 1)
 
 

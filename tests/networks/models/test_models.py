@@ -46,7 +46,7 @@ def test_every_parameter_learns(name, data, network):
     logits = net(images)["label"]
     assert logits.shape == (4, data["classes"])
     nn.functional.cross_entropy(logits, torch.tensor([0, 1, 1, 0])).backward()
-    idle = [key for key, each in net.named_parameters() if each.grad is None or not each.grad.isfinite().all()]
+    idle = [key for key, parameter in net.named_parameters() if parameter.grad is None or not parameter.grad.isfinite().all()]
     assert idle == []
 
 
@@ -95,8 +95,8 @@ def cut(net, keep):
     masked, layers = copy.deepcopy(net), {module: name for name, module in net.named_modules()}
     graph = torch_pruning.DependencyGraph().build_dependency(net, (torch.rand(2, 1, 28, 28),))
     cuts = 0
-    for found in list(graph.get_all_groups(ignored_layers=[net.get_submodule(name) for name in keep])):
-        root = found[0].dep
+    for group in list(graph.get_all_groups(ignored_layers=[net.get_submodule(name) for name in keep])):
+        root = group[0].dep
         group = graph.get_pruning_group(root.target.module, root.handler, [0])
         for dependency, places in group:
             module = dependency.target.module
@@ -114,7 +114,9 @@ def test_cutting_a_channel_of_every_group_is_setting_them_to_zero(name, keep, le
     net = settled(NARROW[name], channels=1, pixels=28, classes=10).body
     masked, cuts = cut(net, keep)
     assert cuts >= least
-    assert sum(each.numel() for each in net.parameters()) < sum(each.numel() for each in masked.parameters())
+    assert sum(parameter.numel() for parameter in net.parameters()) < sum(
+        parameter.numel() for parameter in masked.parameters()
+    )
     images = torch.randn(3, 1, 28, 28)
     torch.testing.assert_close(net(images), masked(images), rtol=1e-4, atol=1e-5)
 
@@ -184,4 +186,4 @@ def test_layers_have_the_published_shapes(name, network):
     net = network(settings).eval()
     with torch.no_grad(), observe(net, tuple(shapes)) as seen:
         net(torch.rand(1, 3, 32, 32))
-    assert {layer: tuple(each.shape[1:]) for layer, each in seen.items()} == shapes
+    assert {layer: tuple(tensor.shape[1:]) for layer, tensor in seen.items()} == shapes

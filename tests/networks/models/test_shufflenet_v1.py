@@ -11,9 +11,9 @@ def by_hand(widths, blocks, groups, classes):
     before, total = 24, 3 * 24 + 2 * 24
     for stage, (width, count) in enumerate(zip(widths, blocks, strict=True)):
         for block in range(count):
-            made = width - before if block == 0 else width  # the pooled input is appended
-            narrow, read = made // 4, before // (1 if stage == block == 0 else groups)
-            total += read * narrow + 9 * narrow + narrow // groups * made + 2 * (narrow + narrow + made)
+            convolved = width - before if block == 0 else width  # the pooled input is appended
+            narrow, read = convolved // 4, before // (1 if stage == block == 0 else groups)
+            total += read * narrow + 9 * narrow + narrow // groups * convolved + 2 * (narrow + narrow + convolved)
             before = width
     return total + before * classes + classes
 

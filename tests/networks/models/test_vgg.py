@@ -23,8 +23,8 @@ def by_hand(widths):
 def test_the_convolutions_are_those_of_the_tables(depth, widths, signature):
     with torch.device("meta"):
         net = Vgg(depth=depth).build(signature())
-    assert [each.out_channels for each in net.modules() if isinstance(each, nn.Conv2d)] == widths
-    assert sum(each.numel() for each in net.parameters()) == by_hand(widths)
+    assert [module.out_channels for module in net.modules() if isinstance(module, nn.Conv2d)] == widths
+    assert sum(parameter.numel() for parameter in net.parameters()) == by_hand(widths)
 
 
 @pytest.mark.parametrize(("depth", "published"), [(8, 3.97), (13, 9.46)])
@@ -42,4 +42,4 @@ def test_too_few_pixels_are_refused_with_the_size_that_is_needed(network):
 @pytest.mark.parametrize(("pixels", "pools"), [(32, 3), (63, 3), (64, 4)])
 def test_larger_pictures_are_halved_once_more(pixels, pools, network):
     net = network({"type": "vgg", "depth": 8, "widths": [4, 4, 4, 4, 4]}, pixels=pixels)
-    assert sum(isinstance(each, nn.MaxPool2d) for each in net.modules()) == pools
+    assert sum(isinstance(module, nn.MaxPool2d) for module in net.modules()) == pools
