@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from compress_cli.data import arrays
+from compress_cli.data import arrays, pictures
 from compress_cli.data.datasets import Dataset, SplitName
 from compress_cli.data.datasets.csv import Csv
-from compress_cli.data.datasets.image_folder import SPLITS, ImageFolder
+from compress_cli.data.datasets.image_folder import SPLITS, FolderClasses, ImageFolder
 from compress_cli.data.datasets.npz import Npz
 from compress_cli.data.preprocess import Preprocess
 from compress_cli.data.tasks import Task
@@ -82,21 +82,29 @@ def _of_npz(path: Path, request: Request) -> Npz:
 def _of_folder(path: Path, request: Request) -> NamedData:
     """The data that the file was made with, or pictures in one folder a class."""
     card = request.card
-    if card and reads_files(Dataset, card.dataset):
-        if card.dataset.get("type") != "image_folder":
-            return NamedData(recorded(card, request.log, path), request.preprocess)
+    if card is None or not reads_files(Dataset, card.dataset):
+        return _of_pictures(path, request)
+    if card.dataset.get("type") == "image_folder":
         known = chosen(Dataset, card.dataset, path)
-        assert isinstance(known, Dataset)
+        assert isinstance(known, ImageFolder)
         if known.fingerprint() == card.fingerprint:
             return NamedData(known, request.preprocess)
-    return _of_pictures(path, request)
+        return _of_pictures(path, request, known.classes)
+    if any(pictures.find(folder) for folder in path.iterdir() if folder.is_dir()):
+        return _of_pictures(path, request)
+    return NamedData(recorded(card, request.log, path), request.preprocess)
 
 
-def _of_pictures(path: Path, request: Request) -> NamedData:
-    """All pictures of a folder, or of its split, in the size that the file takes."""
+def _of_pictures(path: Path, request: Request, classes: FolderClasses = None) -> NamedData:
+    """All pictures of a folder, or of its split, in the size that the file takes.
+
+    classes: what the folders of the classes are called; default: what the card, or the folder, says.
+    """
     splits = [name for name in SPLITS if (path / name).is_dir()]
     if splits and request.split not in splits:
         raise DataError(f"{path}: holds no folder {request.split}; measure on another by --split {splits[0]}")
+    if not splits and request.split != "test":
+        raise DataError(f"{path}: holds no folders train, val and test; all its pictures are measured, without --split")
     prepare = request.preprocess or Preprocess()
     port = next(iter(request.session.inputs.values()))
     height, width = _sides(path, port, prepare)
@@ -109,7 +117,7 @@ def _of_pictures(path: Path, request: Request) -> NamedData:
         width=width,
         resize=prepare.resize,
         channels=channels,
-        classes=_folder_classes(path, splits, request),
+        classes=classes or _folder_classes(path, splits, request),
         normalise=False,
         val_share=0.0,
         test_share=1.0,

@@ -54,7 +54,7 @@ def settings_of(dataset: Plugin) -> dict[str, Any]:
         marks, value = path_marks(info), getattr(dataset, field)
         if marks and isinstance(value, Path) and all(isinstance(mark, ByContent) for mark in marks):
             settings[field] = value.name
-        elif marks and value is not None:
+        elif marks and _has_path(value):
             del settings[field]
     return settings
 
@@ -78,10 +78,14 @@ def chosen(contract: type[Plugin], settings: dict[str, Any], folder: Path | None
     try:
         cls = find(contract, str(settings.get("type")))
         paths = {field for field, info in cls.model_fields.items() if path_marks(info) or _holds_path(info.annotation)}
-        known = {name: value for name, value in settings.items() if name in set(cls.model_fields) - paths}
+        known = {
+            name: value
+            for name, value in settings.items()
+            if name in cls.model_fields and (name not in paths or isinstance(value, list))
+        }
         if folder:
             known |= _within(folder, cls, {name: value for name, value in settings.items() if name in paths})
-        return cls.model_validate(known)
+        plugin = cls.model_validate(known)
     except ValueError as error:  # ValidationError and PydanticCustomError are both
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         at = ".".join(map(str, first["loc"]))
@@ -96,6 +100,9 @@ def chosen(contract: type[Plugin], settings: dict[str, Any], folder: Path | None
             f"the file's metadata names a {what} that can't be opened from its settings ({reason}); name it with "
             f"--{'data' if what == 'dataset' else what}"
         ) from None
+    if any(isinstance(known[name], list) and _has_path(getattr(plugin, name)) for name in paths & set(known)):
+        raise ArtifactError(f"the file's metadata names files for its {what}; name them with --data")
+    return plugin
 
 
 def _within(folder: Path, cls: type[Plugin], names: dict[str, Any]) -> dict[str, str]:
@@ -111,6 +118,10 @@ def _within(folder: Path, cls: type[Plugin], names: dict[str, Any]) -> dict[str,
         elif marks and all(isinstance(mark, Location) for mark in marks):
             paths[field] = str(folder)
     return paths
+
+
+def _has_path(value: Any) -> bool:
+    return isinstance(value, Path) or (isinstance(value, tuple) and any(map(_has_path, value)))
 
 
 def _holds_path(annotation: Any) -> bool:

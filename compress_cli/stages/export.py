@@ -175,7 +175,7 @@ def _remedy(start: Artifact) -> str:
 def _card(context: Context) -> Card:
     return Card(
         task=context.task.model_dump(mode="json"),
-        dataset=settings_of(context.dataset),
+        dataset=settings_of(context.dataset.recorded()),
         fingerprint=context.dataset.fingerprint(),
         classes={name: head.classes for name, head in context.dataset.signature().heads.items() if head.classes},
         key=context.key,

@@ -245,6 +245,8 @@ def test_a_folder_of_pictures(compress, linear_file, tmp_path):
     path = linear_file(weight, [48 * 128, -48 * 128], shape=("n", 3, 4, 4))
     found = json.loads(compress("eval", path, "--data", "pictures", "--json").out)
     assert (found["metrics"]["accuracy"]["value"], found["samples"]) == (1, 20)
+    outcome = compress("eval", path, "--data", "pictures", "--split", "val")
+    assert (outcome.code, "all its pictures are measured, without --split" in outcome.err) == (3, True)
     (tmp_path / "pictures").rename(tmp_path / "test")
     (tmp_path / "parts").mkdir()
     (tmp_path / "test").rename(tmp_path / "parts" / "test")
@@ -261,9 +263,11 @@ def test_a_folder_of_some_classes_keeps_their_numbers(compress, linear_file, tmp
         Image.fromarray(np.full((5, 5, 3), shade, np.uint8)).save(tmp_path / "some" / name / "0.png")
     weight, bias = np.c_[np.zeros(48), -np.ones(48), np.ones(48)], [-(10**6), 48 * 128, -48 * 128]
     metadata = card(classes={"logits": ("animal", "dark", "light")})
-    path = linear_file(weight, bias, shape=("n", 3, 4, 4), metadata=metadata)
-    found = json.loads(compress("eval", path, "--data", "some", "--json").out)
-    assert (found["metrics"]["accuracy"]["value"], found["samples"]) == (1, 2)
+    npz = card(classes={"logits": ("animal", "dark", "light")}, dataset={"type": "npz", "train": "t.npz", "inputs": ["image"]})
+    for each in (metadata, npz):  # made with other data than pictures, from files or not
+        path = linear_file(weight, bias, shape=("n", 3, 4, 4), metadata=each)
+        found = json.loads(compress("eval", path, "--data", "some", "--json").out)
+        assert (found["metrics"]["accuracy"]["value"], found["samples"]) == (1, 2)
     unnamed = linear_file(weight, bias, shape=("n", 3, 4, 4), name="unnamed.onnx")
     outcome = compress("eval", unnamed, "--data", "some")
     assert (outcome.code, outcome.out) == (3, "")
@@ -314,6 +318,18 @@ def test_a_card_finds_its_files_in_the_folder_that_is_named(compress, digits_fil
     assert (outcome.code, "data: has no file 'test.npz', which the file was made with" in outcome.err) == (3, True)
 
 
+def test_a_card_can_not_list_files_either(compress, digits_file, tmp_path):
+    """Of a dataset whose field takes a list of files."""
+    (tmp_path / "listed.py").write_text(
+        "from compress_cli.data.datasets.digits import Digits\nfrom compress_cli.settings import InputFile, Many\n"
+        "class Listed(Digits):\n    files: Many[InputFile] = ()\n"
+    )
+    path, _, _ = digits_file(metadata=card(dataset={"type": "listed", "files": ["/etc/passwd"]}))
+    outcome = compress("eval", path, "--plugin", "listed.py")
+    assert (outcome.code, outcome.out) == (3, "")
+    assert "names files for its dataset; name them with --data" in outcome.err
+
+
 @pytest.mark.parametrize("name", ["../secret.npz", "/etc/passwd", "..", "", "a/b.npz"])
 def test_a_card_reaches_no_file_outside_the_folder(compress, digits_file, tmp_path, name):
     (tmp_path / "data").mkdir()
@@ -329,8 +345,9 @@ def test_pictures_the_file_was_made_with_are_measured_on_their_test_split(compre
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for number in range(10):
             Image.fromarray(np.full((5, 5, 3), shade + number, np.uint8)).save(tmp_path / "pictures" / name / f"{number}.png")
-    made_with = ImageFolder(root=tmp_path / "pictures", height=4, width=4)
-    metadata = card(dataset=settings_of(made_with), fingerprint=made_with.fingerprint(), classes={"logits": ("dark", "light")})
+    (tmp_path / "classes.json").write_text('{"0": ["dark", "night"], "1": ["light", "day"]}')
+    made_with = ImageFolder(root=tmp_path / "pictures", height=4, width=4, classes=tmp_path / "classes.json").recorded()
+    metadata = card(dataset=settings_of(made_with), fingerprint=made_with.fingerprint(), classes={"logits": ("night", "day")})
     path = linear_file(np.c_[-np.ones(48), np.ones(48)], [48 * 128, -48 * 128], shape=("n", 3, 4, 4), metadata=metadata)
     outcome = compress("eval", path, "--data", "pictures", "--json")
     assert (outcome.code, outcome.err) == (0, "")

@@ -44,12 +44,12 @@ def test_postscript_under_the_name_of_a_picture_is_refused_and_starts_no_program
 def test_every_documented_format_is_read(tmp_path, suffix):
     path = tmp_path / f"x{suffix}"
     Image.fromarray(NOISE if suffix != ".pgm" else NOISE[..., 0]).save(path)
-    made = pictures.read(path, 3, 40, 60).transpose(1, 2, 0)
+    decoded = pictures.read(path, 3, 40, 60).transpose(1, 2, 0)
     expected = NOISE if suffix != ".pgm" else np.repeat(NOISE[..., :1], 3, axis=2)
     if suffix in (".bmp", ".png", ".ppm", ".pgm", ".tif", ".tiff"):
-        np.testing.assert_array_equal(made, expected)
+        np.testing.assert_array_equal(decoded, expected)
     else:
-        assert np.abs(made.astype(int) - expected).mean() < 50  # of noise, which these formats change most
+        assert np.abs(decoded.astype(int) - expected).mean() < 50  # of noise, which these formats change most
 
 
 def test_a_format_is_told_by_content_and_not_by_suffix(tmp_path):

@@ -32,7 +32,7 @@ def test_nothing_to_draw_from():
 
 def test_parts_and_tensors():
     parts = list(samples.parts(split(np.arange(5)), 2))
-    assert [len(each) for each in parts] == [2, 2, 1]
+    assert [len(part) for part in parts] == [2, 2, 1]
     signature = Signature(inputs={"image": Input(shape=(1, 2, 2))}, heads={"y": Head(shape=(2,))})
     (image,) = samples.tensors(parts[1], signature)
     assert image.dtype == torch.float32

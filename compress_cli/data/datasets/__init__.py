@@ -58,6 +58,10 @@ class Dataset(Plugin):
 
         DataError where the files are not at hand."""
 
+    def recorded(self) -> Dataset:
+        """The same dataset as an exported file records it: with everything in its settings but the samples themselves."""
+        return self
+
 
 def fingerprint_of(dataset: Dataset, content: Any) -> str:
     """The fingerprint of a dataset whose files hash to `content` (JSON-ready): content and settings, without paths."""

@@ -22,6 +22,9 @@ from compress_cli.settings import Folder, InputFile, Location, Many, NotInKeyAtD
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
+FolderClasses = InputFile | Many[str | Many[str]] | None
+"""A file that lists the classes, or for each of them its name, or what its folder may be called and then its name."""
+
 Samples = tuple[tuple[Path, ...], np.ndarray, np.ndarray]
 """Files, labels (N,) and sample ids (N,)."""
 
@@ -44,7 +47,7 @@ class ImageFolder(Dataset):
         "ImageNet; default: the whole picture is stretched to height x width",
     )
     channels: Literal[1, 3] = Field(3, description="1 for brightness, 3 for colour")
-    classes: Annotated[InputFile | Many[str] | None, Location()] = Field(
+    classes: Annotated[FolderClasses, Location()] = Field(
         None,
         description="the classes in the order of their numbers: a list, a text file with one name a line, or a JSON index such "
         'as ImageNet\'s {"0": ["n01440764", "tench"]}; default: the folders of the training pictures, sorted by name',
@@ -91,6 +94,10 @@ class ImageFolder(Dataset):
         }
         return fingerprint_of(self, content if self.classes is None else [content, self._classes().aliases])
 
+    def recorded(self) -> ImageFolder:
+        """With the classes that a file lists."""
+        return self.model_copy(update={"classes": self._classes().aliases}) if isinstance(self.classes, Path) else self
+
     def _statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         train = self.split("train") if self.normalise else None
         return channel_statistics(train.inputs["image"]) if train else ((), ())
@@ -114,7 +121,8 @@ class ImageFolder(Dataset):
         if isinstance(self.classes, Path):
             return class_index.read(self.classes)
         if self.classes is not None:
-            return ClassIndex("dataset image_folder: classes", tuple((name,) for name in self.classes))
+            aliases = tuple((names,) if isinstance(names, str) else names for names in self.classes)
+            return ClassIndex("dataset image_folder: classes", aliases)
         home = next(iter(self._folders().values()))
         names = tuple(folder.name for folder in _subfolders(home))
         if len(names) < 2:

@@ -14,14 +14,14 @@ def table(tmp_path, text, name="t.csv"):
 
 def test_rows_and_labels(tmp_path):
     path = table(tmp_path, 'a,kind,b\n1,cat,2.5\n-3,"dog",4e1\n\n0,cat,1\n')
-    found = Csv(train=path, test=path, label="kind", val_share=0.0)
-    test = found.split("test")
+    dataset = Csv(train=path, test=path, label="kind", val_share=0.0)
+    test = dataset.split("test")
     np.testing.assert_array_equal(test.inputs["features"], np.float32([[1, 2.5], [-3, 40], [0, 1]]))
     np.testing.assert_array_equal(test.targets["label"], [0, 1, 0])
-    signature = found.signature()
+    signature = dataset.signature()
     assert signature.heads["logits"].classes == ("cat", "dog")
     assert signature.inputs["features"].mean == pytest.approx((-2 / 3, 14.5))
-    assert not {*test.index} & {*found.split("train").index}
+    assert not {*test.index} & {*dataset.split("train").index}
 
 
 def labelled(tmp_path, labels):
@@ -30,10 +30,10 @@ def labelled(tmp_path, labels):
 
 def test_whole_numbers_are_class_numbers(tmp_path):
     path = labelled(tmp_path, ["10", "2.0", "0"] * 10)
-    found = Csv(train=path, classes=11)
-    assert found.signature().heads["logits"].size == 11
-    assert {*found.split("train").targets["label"]} == {0, 2, 10}
-    sizes = {name: len(found.split(name)) for name in ("train", "val", "test")}
+    dataset = Csv(train=path, classes=11)
+    assert dataset.signature().heads["logits"].size == 11
+    assert {*dataset.split("train").targets["label"]} == {0, 2, 10}
+    sizes = {name: len(dataset.split(name)) for name in ("train", "val", "test")}
     assert sizes == {"train": 21, "val": 3, "test": 6}
 
 
@@ -73,7 +73,7 @@ def test_labels_that_are_no_classes(tmp_path, labels, classes, reason):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         ("", "t.csv:1: should name each column once"),
         ("a,a,label\n1,2,0\n", "t.csv:1: should name each column once"),
@@ -90,10 +90,10 @@ def test_labels_that_are_no_classes(tmp_path, labels, classes, reason):
         ('a,label\n"1,0\n', "is no CSV file"),
     ],
 )
-def test_mistakes_have_their_line(tmp_path, text, said):
+def test_mistakes_have_their_line(tmp_path, text, reason):
     with pytest.raises(DataError) as error:
         Csv(train=table(tmp_path, text)).split("train")
-    assert said in str(error.value)
+    assert reason in str(error.value)
 
 
 def test_files_of_other_columns_are_refused(tmp_path):
@@ -106,8 +106,8 @@ def test_files_of_other_columns_are_refused(tmp_path):
 
 def test_a_changed_file_is_read_again(tmp_path):
     path = table(tmp_path, "a,label\n1,0\n2,1\n")
-    made = Csv(train=path, test=path)
-    before = made.fingerprint()
+    dataset = Csv(train=path, test=path)
+    before = dataset.fingerprint()
     table(tmp_path, "a,label\n1,0\n2,1\n3,1\n")
-    assert len(made.split("test")) == 3
-    assert made.fingerprint() != before
+    assert len(dataset.split("test")) == 3
+    assert dataset.fingerprint() != before

@@ -12,14 +12,14 @@ from compress_cli.data.datasets.digits import Digits
 
 def test_splits_hold_every_digit_once():
     splits = {name: Digits().split(name) for name in ("train", "val", "test")}
-    assert {name: len(each) for name, each in splits.items()} == {"train": 1078, "val": 252, "test": 467}
-    np.testing.assert_array_equal(np.sort(np.concatenate([each.index for each in splits.values()])), np.arange(1797))
+    assert {name: len(split) for name, split in splits.items()} == {"train": 1078, "val": 252, "test": 467}
+    np.testing.assert_array_equal(np.sort(np.concatenate([split.index for split in splits.values()])), np.arange(1797))
     loaded = load_digits()
-    for each in splits.values():
-        np.testing.assert_array_equal(each.targets["label"], loaded.target[each.index])
-        np.testing.assert_allclose(each.inputs["image"][:, 0], loaded.images[each.index] * 255 / 16, atol=0.5)
-        assert each.inputs["image"].dtype == np.uint8
-        assert np.bincount(each.targets["label"]).min() > 0.8 * len(each) / 10
+    for split in splits.values():
+        np.testing.assert_array_equal(split.targets["label"], loaded.target[split.index])
+        np.testing.assert_allclose(split.inputs["image"][:, 0], loaded.images[split.index] * 255 / 16, atol=0.5)
+        assert split.inputs["image"].dtype == np.uint8
+        assert np.bincount(split.targets["label"]).min() > 0.8 * len(split) / 10
 
 
 def test_signature():
@@ -41,10 +41,10 @@ def test_the_fingerprint_needs_no_scikit_learn():
         "import sys; from compress_cli.data.datasets.digits import Digits; print(Digits().fingerprint());"
         "assert 'sklearn' not in sys.modules and 'torch' not in sys.modules"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == Digits().fingerprint()
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == Digits().fingerprint()
 
 
 def test_survives_dump_and_load():
-    made = Dataset.model_validate({"type": "digits", "split_seed": 4})
-    assert Dataset.model_validate(made.model_dump()) == made == Digits(split_seed=4)
+    dataset = Dataset.model_validate({"type": "digits", "split_seed": 4})
+    assert Dataset.model_validate(dataset.model_dump()) == dataset == Digits(split_seed=4)

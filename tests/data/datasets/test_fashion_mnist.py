@@ -28,7 +28,7 @@ def test_idx_files(tmp_path, shape):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "reason"),
     [
         ("a", b"text that is no array", "not an IDX file"),
         ("a", b"", "not an IDX file"),
@@ -37,9 +37,9 @@ def test_idx_files(tmp_path, shape):
         ("a.gz", b"not packed", "can't be unpacked"),
     ],
 )
-def test_damaged_idx_files(tmp_path, name, content, said):
+def test_damaged_idx_files(tmp_path, name, content, reason):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=reason):
         read_idx(tmp_path / name)
 
 
@@ -74,8 +74,8 @@ def test_the_real_files(_, tmp_path):
     assert np.bincount(val.targets["label"]).tolist() == [500] * 10
     assert len({*train.index, *val.index, *test.index}) == 70_000
     # mean and deviation as published all over: 0.2860, 0.3530 of 1
-    found = none.signature().inputs["image"]
-    assert (found.mean[0] / 255, found.deviation[0] / 255) == pytest.approx((0.2860, 0.3530), abs=1e-4)
+    image = none.signature().inputs["image"]
+    assert (image.mean[0] / 255, image.deviation[0] / 255) == pytest.approx((0.2860, 0.3530), abs=1e-4)
     unpacked = tmp_path / "FashionMNIST" / "raw"
     unpacked.mkdir(parents=True)
     for name in KNOWN:

@@ -16,11 +16,11 @@ from compress_cli.errors import DataError
 
 def fill(folder, classes=("cat", "dog"), count=10):
     rng = np.random.default_rng(0)
-    for place, name in enumerate(classes):
+    for channel, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for number in range(count):
             pixels = rng.integers(0, 100, (9, 7, 3)).astype(np.uint8)
-            pixels[..., place] += 150
+            pixels[..., channel] += 150
             Image.fromarray(pixels).save(folder / name / f"{number}.png")
     return folder
 
@@ -35,11 +35,11 @@ def test_classes_are_folders(root):
     assert dataset.signature().heads["logits"].classes == ("cat", "dog")
     assert dataset.signature().inputs["image"].shape == (3, 8, 6)
     splits = [dataset.split(name) for name in ("train", "val", "test")]
-    assert [len(each) for each in splits] == [14, 2, 4]
-    assert sorted(np.concatenate([each.index for each in splits])) == list(range(20))
-    for each in splits:  # red cats, green dogs
-        brightest = each.inputs["image"].mean(axis=(2, 3)).argmax(axis=1)
-        np.testing.assert_array_equal(brightest, each.targets["label"])
+    assert [len(split) for split in splits] == [14, 2, 4]
+    assert sorted(np.concatenate([split.index for split in splits])) == list(range(20))
+    for split in splits:  # red cats, green dogs
+        brightest = split.inputs["image"].mean(axis=(2, 3)).argmax(axis=1)
+        np.testing.assert_array_equal(brightest, split.targets["label"])
 
 
 def test_folders_of_splits(tmp_path):
@@ -64,11 +64,11 @@ def test_the_fingerprint_knows_content_and_not_place(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "reason"),
     [
         (lambda root: shutil.rmtree(root), "there is no folder .*set its 'root'"),
         (lambda root: shutil.rmtree(root / "cat"), r"at least two classes \(it holds 1\)"),
-        (lambda root: [each.unlink() for each in root.rglob("*.png")], "holds no pictures"),
+        (lambda root: [path.unlink() for path in root.rglob("*.png")], "holds no pictures"),
         (lambda root: Image.new("RGB", (4, 4)).save(root / "stray.png"), "stray.png: is in no folder of a class"),
         (lambda root: Image.new("L", (4, 4)).save(root / "cat" / "0.png", "EPS"), "cat/0.png: is not a picture"),
         (lambda root: (root / "cow").mkdir(), "cow: holds no pictures"),
@@ -76,9 +76,9 @@ def test_the_fingerprint_knows_content_and_not_place(root, tmp_path):
         (lambda root: (root / "cat" / "0.png").write_bytes(b"no picture"), "cat/0.png: is not a picture"),
     ],
 )
-def test_folders_that_will_not_do(root, change, said):
+def test_folders_that_will_not_do(root, change, reason):
     change(root)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=reason):
         ImageFolder(root=root).split("train")
 
 

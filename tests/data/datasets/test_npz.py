@@ -34,10 +34,10 @@ def test_one_file_is_split(train):
     dataset = Npz(train=train, inputs=("image",))
     splits = {name: dataset.split(name) for name in ("train", "val", "test")}
     assert 65 <= len(splits["train"]) <= 75
-    np.testing.assert_array_equal(np.sort(np.concatenate([each.index for each in splits.values()])), np.arange(100))
-    for each in splits.values():
-        np.testing.assert_array_equal(each.inputs["image"], arrays()["image"][each.index])
-        np.testing.assert_array_equal(each.targets["label"], arrays()["label"][each.index])
+    np.testing.assert_array_equal(np.sort(np.concatenate([split.index for split in splits.values()])), np.arange(100))
+    for split in splits.values():
+        np.testing.assert_array_equal(split.inputs["image"], arrays()["image"][split.index])
+        np.testing.assert_array_equal(split.targets["label"], arrays()["label"][split.index])
 
 
 def test_a_test_file_is_used_whole(train, tmp_path):
@@ -52,7 +52,7 @@ def test_signature_of_several_inputs(train):
     dataset = Npz(train=train, inputs=("image", "row", "tokens"))
     inputs = dataset.signature().inputs
     rows = dataset.split("train").inputs["row"]
-    assert {name: (each.shape, each.dtype) for name, each in inputs.items()} == {
+    assert {name: (taken.shape, taken.dtype) for name, taken in inputs.items()} == {
         "image": ((3, 4, 4), "float32"),
         "row": ((6,), "float32"),
         "tokens": ((7,), "int64"),
@@ -68,7 +68,7 @@ def test_heads_follow_the_targets(train):
     named = Npz(train=train, inputs=("row",), classes=("a", "b", "c", "d", "e"))
     assert named.signature().heads["logits"].classes == ("a", "b", "c", "d", "e")
     both = Npz(train=train, inputs=("row",), targets=("label", "price")).signature().heads
-    assert {name: each.size for name, each in both.items()} == {"label_output": 4, "price_output": 1}
+    assert {name: head.size for name, head in both.items()} == {"label_output": 4, "price_output": 1}
 
 
 def test_the_content_counts_not_the_place(train, tmp_path):
@@ -105,7 +105,7 @@ def write(path, how):
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "reason"),
     [
         ("missing", "train: there is no file"),
         ("truncated", "or is damaged"),
@@ -117,8 +117,8 @@ def write(path, how):
         ("other", r"holds no array 'image' \(it holds: picture, label\)"),
     ],
 )
-def test_files_that_will_not_do(tmp_path, how, said):
-    with pytest.raises(DataError, match=said) as error:
+def test_files_that_will_not_do(tmp_path, how, reason):
+    with pytest.raises(DataError, match=reason) as error:
         write(tmp_path / "x.npz", how).split("train")
     assert "x.npz" in str(error.value)
 
@@ -146,9 +146,9 @@ def test_rows_of_0_and_1_are_labels_and_no_class_numbers(tmp_path, kind):
     label = np.eye(5, dtype=kind)[np.arange(12) % 5]
     data = dataset(tmp_path, label)
     assert data.signature().heads == {"logits": Head(shape=(5,), class_axis=None)}
-    found = data.split("test").targets["label"]
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, label)
+    targets = data.split("test").targets["label"]
+    assert targets.dtype == np.float32
+    np.testing.assert_array_equal(targets, label)
     named = dataset(tmp_path, label, classes=tuple("abcde"))
     assert named.signature().heads["logits"] == Head(shape=(5,), class_axis=None, classes=tuple("abcde"))
 

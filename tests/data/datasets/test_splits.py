@@ -9,7 +9,7 @@ from compress_cli.data.datasets import channel_statistics, stratified
 def test_every_class_has_its_share():
     labels = np.random.RandomState(0).permutation(np.repeat([0, 1, 2], [500, 300, 40]))
     rows = stratified(labels, {"test": 0.25, "val": 0.1, "train": 0.65}, seed=3)
-    assert {name: [int((labels[each] == c).sum()) for c in range(3)] for name, each in rows.items()} == {
+    assert {name: [int((labels[part] == label).sum()) for label in range(3)] for name, part in rows.items()} == {
         "test": [125, 75, 10],
         "val": [50, 30, 4],
         "train": [325, 195, 26],
@@ -19,7 +19,7 @@ def test_every_class_has_its_share():
 
 def test_small_classes_are_not_left_out():
     rows = stratified(np.repeat(np.arange(100), 2), {"test": 0.2, "val": 0.1, "train": 0.7}, seed=0)
-    assert {name: len(each) for name, each in rows.items()} == {"test": 40, "val": 20, "train": 140}
+    assert {name: len(part) for name, part in rows.items()} == {"test": 40, "val": 20, "train": 140}
 
 
 def test_the_seed_decides_and_samples_stay_where_they_were():

@@ -21,32 +21,32 @@ DRAWS = draws(0, 1, np.arange(60), 2)
 
 
 def changed(augmentation, numbers=DRAWS):
-    given = torch.from_numpy(IMAGES.copy())
-    made = augmentation(given, torch.from_numpy(numbers[:, : augmentation.draws])).numpy()
-    np.testing.assert_array_equal(given.numpy(), IMAGES)  # a batch that lies in memory for good is not written to
-    return made
+    images = torch.from_numpy(IMAGES.copy())
+    result = augmentation(images, torch.from_numpy(numbers[:, : augmentation.draws])).numpy()
+    np.testing.assert_array_equal(images.numpy(), IMAGES)  # a batch that stays in memory is not written to
+    return result
 
 
 def test_crop_is_a_window_of_the_padded_image():
-    made, corners = changed(Crop(padding=2)), set()
-    for image, new, (u, v) in zip(IMAGES, made, DRAWS, strict=True):
+    result, corners = changed(Crop(padding=2)), set()
+    for image, new, (u, v) in zip(IMAGES, result, DRAWS, strict=True):
         top, left = int(u * 5), int(v * 5)
         padded = np.pad(image, ((0, 0), (2, 2), (2, 2)))
         np.testing.assert_array_equal(new, padded[:, top : top + 7, left : left + 5])
         corners.add((top, left))
-    assert {each[0] for each in corners} == {each[1] for each in corners} == {0, 1, 2, 3, 4}
+    assert {top for top, _ in corners} == {left for _, left in corners} == {0, 1, 2, 3, 4}
 
 
 def test_the_last_number_before_one_stays_inside():
-    made = changed(Crop(padding=4), np.full_like(DRAWS, 1 - 2**-20))
-    for image, new in zip(IMAGES, made, strict=True):
+    result = changed(Crop(padding=4), np.full_like(DRAWS, 1 - 2**-20))
+    for image, new in zip(IMAGES, result, strict=True):
         padded = np.pad(image, ((0, 0), (4, 4), (4, 4)))
         np.testing.assert_array_equal(new, padded[:, 8:, 8:])  # the corner farthest down and right
 
 
 def test_flip_mirrors_some():
-    made = changed(Flip())
-    for image, new, (u, _) in zip(IMAGES, made, DRAWS, strict=True):
+    result = changed(Flip())
+    for image, new, (u, _) in zip(IMAGES, result, DRAWS, strict=True):
         np.testing.assert_array_equal(new, image[:, :, ::-1] if u < 0.5 else image)
     assert 15 <= sum(u < 0.5 for u, _ in DRAWS) <= 45
     np.testing.assert_array_equal(changed(Flip(probability=0.0)), IMAGES)
@@ -55,8 +55,8 @@ def test_flip_mirrors_some():
 
 @pytest.mark.parametrize("size", [1, 3, 4])
 def test_cutout_makes_one_square_hole(size):
-    made = changed(Cutout(size=size))
-    for image, new, (u, v) in zip(IMAGES, made, DRAWS, strict=True):
+    result = changed(Cutout(size=size))
+    for image, new, (u, v) in zip(IMAGES, result, DRAWS, strict=True):
         expected = image.copy()
         top, left = int(u * 7) - size // 2, int(v * 5) - size // 2
         expected[:, max(0, top) : top + size, max(0, left) : left + size] = 0
@@ -70,7 +70,7 @@ NUMBERS = torch.from_numpy(draws(0, 1, np.arange(60), 5))
 
 def batch(inputs=None, **targets):
     tensors = {name: torch.from_numpy(np.asarray(target)) for name, target in targets.items()}
-    images = {"image": torch.from_numpy(IMAGES), **{name: torch.from_numpy(each) for name, each in (inputs or {}).items()}}
+    images = {"image": torch.from_numpy(IMAGES), **{name: torch.from_numpy(array) for name, array in (inputs or {}).items()}}
     return Batch(images, tensors, torch.arange(60))
 
 
@@ -83,27 +83,27 @@ def moved(mask, numbers, pad):
 
 def test_masks_move_with_the_pictures():
     """Every pixel of a picture that shows its own mask still does, and what came in from outside counts in no loss."""
-    made = augmentations.apply(ALL, batch(label=np.arange(60), mask=CLASSES, layers=np.stack([CLASSES] * 2, 1)), NUMBERS)
-    expected = np.stack([moved(mask, each, -100) for mask, each in zip(CLASSES, NUMBERS.numpy(), strict=True)])
-    np.testing.assert_array_equal(made.targets["mask"], expected)
-    np.testing.assert_array_equal(made.targets["layers"], np.stack([expected] * 2, 1))
-    np.testing.assert_array_equal(made.targets["label"], np.arange(60))
-    assert made.targets["mask"].dtype == torch.int64
+    result = augmentations.apply(ALL, batch(label=np.arange(60), mask=CLASSES, layers=np.stack([CLASSES] * 2, 1)), NUMBERS)
+    expected = np.stack([moved(mask, drawn, -100) for mask, drawn in zip(CLASSES, NUMBERS.numpy(), strict=True)])
+    np.testing.assert_array_equal(result.targets["mask"], expected)
+    np.testing.assert_array_equal(result.targets["layers"], np.stack([expected] * 2, 1))
+    np.testing.assert_array_equal(result.targets["label"], np.arange(60))
+    assert result.targets["mask"].dtype == torch.int64
     assert (expected == -100).any()
 
 
 def test_a_hole_is_cut_into_pictures_and_not_into_masks():
-    made = augmentations.apply((Cutout(size=3),), batch(mask=CLASSES), NUMBERS[:, :2])
-    np.testing.assert_array_equal(made.targets["mask"], CLASSES)
-    assert (made.inputs["image"] == 0).any()
+    result = augmentations.apply((Cutout(size=3),), batch(mask=CLASSES), NUMBERS[:, :2])
+    np.testing.assert_array_equal(result.targets["mask"], CLASSES)
+    assert (result.inputs["image"] == 0).any()
 
 
 def test_an_input_that_says_which_pixels_count_moves_too():
     counts = (CLASSES > 4).astype(np.float32)
-    made = augmentations.apply(ALL, batch({"counts": counts, "row": counts[:, 0]}), NUMBERS)
-    expected = np.stack([moved(mask, each, 0) for mask, each in zip(counts, NUMBERS.numpy(), strict=True)])
-    np.testing.assert_array_equal(made.inputs["counts"], expected)
-    np.testing.assert_array_equal(made.inputs["row"], counts[:, 0])
+    result = augmentations.apply(ALL, batch({"counts": counts, "row": counts[:, 0]}), NUMBERS)
+    expected = np.stack([moved(mask, drawn, 0) for mask, drawn in zip(counts, NUMBERS.numpy(), strict=True)])
+    np.testing.assert_array_equal(result.inputs["counts"], expected)
+    np.testing.assert_array_equal(result.inputs["row"], counts[:, 0])
 
 
 def test_masks_of_the_labelled_part_of_a_batch_move_by_the_numbers_of_their_sample():
@@ -114,9 +114,9 @@ def test_masks_of_the_labelled_part_of_a_batch_move_by_the_numbers_of_their_samp
         torch.arange(60),
         labels=Labels(rows, {"mask": torch.from_numpy(CLASSES)[rows]}),
     )
-    made = augmentations.apply(ALL, partly, NUMBERS)
+    result = augmentations.apply(ALL, partly, NUMBERS)
     whole = augmentations.apply(ALL, batch(mask=CLASSES), NUMBERS)
-    np.testing.assert_array_equal(made.labels.targets["mask"], whole.targets["mask"][rows])
+    np.testing.assert_array_equal(result.labels.targets["mask"], whole.targets["mask"][rows])
 
 
 def test_a_fixed_view_shows_pictures_and_masks_alike():
@@ -142,8 +142,8 @@ def test_targets_that_can_not_move_are_refused(augmentation, target, reason):
     assert "unmoved: [t]" in str(error.value)
     left = augmentation.model_copy(update={"unmoved": ("t",)})
     augmentations.check((left, Cutout()), images, {"t": target})
-    made = augmentations.apply((left,), batch(t=target), NUMBERS[:, : left.draws])
-    np.testing.assert_array_equal(made.targets["t"], target)
+    result = augmentations.apply((left,), batch(t=target), NUMBERS[:, : left.draws])
+    np.testing.assert_array_equal(result.targets["t"], target)
 
 
 @pytest.mark.parametrize("target", [np.arange(60), np.linspace(0, 1, 60), np.eye(60), np.zeros((60, 1)), CLASSES])
