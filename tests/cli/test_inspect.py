@@ -20,11 +20,11 @@ def inspected(compress, *arguments):
 def test_a_float_file(compress, linear_file):
     weight = np.ones((64, 10))
     weight[:16] = 0
-    found = inspected(compress, linear_file(weight, np.ones(10)))
-    (layer,) = found["layers"]
+    listing = inspected(compress, linear_file(weight, np.ones(10)))
+    (layer,) = listing["layers"]
     assert (layer["operator"], layer["shapes"], layer["output"]) == ("Gemm", [[64, 10], [10]], [1, 10])
     assert (layer["parameters"], layer["zeros"], layer["macs"]) == (650, 160, 640)
-    assert (found["parameters"], found["zeros"], found["macs"], found["kinds"]) == (650, 160, 640, {"float32": 650})
+    assert (listing["parameters"], listing["zeros"], listing["macs"], listing["kinds"]) == (650, 160, 640, {"float32": 650})
     text = compress("inspect", linear_file(weight, np.ones(10))).out
     assert "24.6%" in text  # 160 of 650
     assert "64x10, 10" in text
@@ -32,26 +32,26 @@ def test_a_float_file(compress, linear_file):
 
 def test_what_the_bytes_are_spent_on(compress, tmp_path):
     """Twelve weights of rising size: all in the document, the ten largest in the table."""
-    weights = {f"w{place:02}": np.full((place + 1, 100), float(place > 0), np.float32) for place in range(12)}
+    weights = {f"w{number:02}": np.full((number + 1, 100), float(number > 0), np.float32) for number in range(12)}
     nodes = [helper.make_node("MatMul", [f"x{name}", name], [f"y{name}"]) for name in weights]
     ports = [helper.make_tensor_value_info(f"x{name}", TensorProto.FLOAT, ("n", len(each))) for name, each in weights.items()]
     outputs = [helper.make_tensor_value_info(f"y{name}", TensorProto.FLOAT, ("n", 100)) for name in weights]
-    graph = helper.make_graph(nodes, "g", ports, outputs, [numpy_helper.from_array(each, k) for k, each in weights.items()])
+    graph = helper.make_graph(nodes, "g", ports, outputs, [numpy_helper.from_array(array, k) for k, array in weights.items()])
     path = tmp_path / "m.onnx"
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    found = inspected(compress, path)["contents"]
-    assert [each["name"] for each in found["largest"]] == sorted(weights, reverse=True)
-    assert (found["nonzero"], found["bytes_by_kind"]) == (7700, {"float32": 4 * 7800})
-    assert abs(found["gzip_bytes"] - len(gzip.compress(path.read_bytes(), 6))) < 20
+    listing = inspected(compress, path)["contents"]
+    assert [constant["name"] for constant in listing["largest"]] == sorted(weights, reverse=True)
+    assert (listing["nonzero"], listing["bytes_by_kind"]) == (7700, {"float32": 4 * 7800})
+    assert abs(listing["gzip_bytes"] - len(gzip.compress(path.read_bytes(), 6))) < 20
     lines = compress("inspect", path).out.splitlines()
     assert "parameters that are not 0: 7.70k" in lines
-    (told,) = (line for line in lines if line.startswith("file: "))
-    assert "under gzip" in told
-    assert "zstd" in told  # its size, or how to get it
+    (size_line,) = (line for line in lines if line.startswith("file: "))
+    assert "under gzip" in size_line
+    assert "zstd" in size_line  # its size, or how to get it
     assert any(line.startswith("activations: about ") for line in lines)
-    table = lines[next(place for place, line in enumerate(lines) if line.startswith("largest constants")) + 1 :]
+    table = lines[next(number for number, line in enumerate(lines) if line.startswith("largest constants")) + 1 :]
     assert [line.split()[:3] for line in table if line.strip()] == [
-        [f"w{place:02}", "float32", f"{place + 1}x100"] for place in range(11, 1, -1)
+        [f"w{number:02}", "float32", f"{number + 1}x100"] for number in range(11, 1, -1)
     ]
 
 
@@ -84,7 +84,7 @@ def quantised_file(tmp_path):
             helper.make_tensor_value_info("c", TensorProto.FLOAT, None),
             helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
         ],
-        [numpy_helper.from_array(np.asarray(each), name) for name, each in arrays.items()],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
     save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "q.onnx")
@@ -92,15 +92,15 @@ def quantised_file(tmp_path):
 
 
 def test_a_quantised_file(compress, quantised_file):
-    found = inspected(compress, quantised_file)
-    layers = {layer["name"]: layer for layer in found["layers"]}
+    listing = inspected(compress, quantised_file)
+    layers = {layer["name"]: layer for layer in listing["layers"]}
     conv = layers["conv"]
     assert (conv["kinds"], conv["zeros"], conv["macs"]) == ({"int8": 216}, 216 - 27, 216 * 36)
     assert (layers["packed"]["kinds"], layers["packed"]["macs"]) == ({"uint4": 1024}, 1024)
     assert layers["packed"]["zeros"] is None  # two values a byte
     assert (layers["lonely"]["kinds"], layers["lonely"]["macs"]) == ({"float32": 7}, 0)
-    assert found["zeros"] is None
-    assert found["kinds"] == {"uint4": 1024, "int8": 216, "float32": 7}
+    assert listing["zeros"] is None
+    assert listing["kinds"] == {"uint4": 1024, "int8": 216, "float32": 7}
 
 
 def test_tensors_alone(compress, tmp_path):
@@ -110,9 +110,9 @@ def test_tensors_alone(compress, tmp_path):
         "bn.running_mean": np.zeros(3, np.float32),
     }
     save_file(arrays, tmp_path / "w.safetensors")
-    found = inspected(compress, tmp_path / "w.safetensors")
-    assert (found["parameters"], found["zeros"], found["macs"]) == (7, 2, None)
-    assert {layer["name"]: layer["kinds"] for layer in found["layers"]} == {"bn": {"float32": 3}, "conv": {"float16": 4}}
+    listing = inspected(compress, tmp_path / "w.safetensors")
+    assert (listing["parameters"], listing["zeros"], listing["macs"]) == (7, 2, None)
+    assert {layer["name"]: layer["kinds"] for layer in listing["layers"]} == {"bn": {"float32": 3}, "conv": {"float16": 4}}
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def checkpoint(tmp_path):
     from compress_cli.store.artifact import Checkpoint, Draft
 
     restored = restore.build(Mlp(hidden=(8,)), Digits().signature(), 0)
-    first = next(each for each in restored.network.body.parameters() if each.dim() == 2)
+    first = next(weight for weight in restored.network.body.parameters() if weight.dim() == 2)
     first.data[:4] = 0
     folder = tmp_path / "stage"
     folder.mkdir()
@@ -134,11 +134,11 @@ def checkpoint(tmp_path):
 
 
 def test_a_checkpoint(compress, checkpoint):
-    found = inspected(compress, checkpoint)
-    assert found["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
-    assert found["macs"] == 64 * 8 + 8 * 10
-    assert found["zeros"] == 64 * 4
-    assert sum(layer["macs"] for layer in found["layers"]) == found["macs"]
+    listing = inspected(compress, checkpoint)
+    assert listing["parameters"] == 64 * 8 + 8 + 8 * 10 + 10
+    assert listing["macs"] == 64 * 8 + 8 * 10
+    assert listing["zeros"] == 64 * 4
+    assert sum(layer["macs"] for layer in listing["layers"]) == listing["macs"]
 
 
 def test_an_open_axis_gets_its_length_from_the_command_line(compress, linear_file):
@@ -193,7 +193,7 @@ def test_what_is_no_model(compress, tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("location", "message"),
     [
         ("../secret.bin", "from outside its folder"),
         ("/etc/passwd", "from outside its folder"),
@@ -202,20 +202,20 @@ def test_what_is_no_model(compress, tmp_path, checkpoint):
     ],
 )
 @pytest.mark.parametrize("command", ["inspect", "eval"])
-def test_external_data_is_read_from_its_own_folder_only(compress, tmp_path, linear_file, command, place, said):
+def test_external_data_is_read_from_its_own_folder_only(compress, tmp_path, linear_file, command, location, message):
     import onnx
 
     model = onnx.load(linear_file(np.ones((64, 10))))
-    weight = next(each for each in model.graph.initializer if each.name == "weight")
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "weight")
     (tmp_path / "secret.bin").write_bytes(weight.raw_data)
     weight.ClearField("raw_data")
     weight.data_location = TensorProto.EXTERNAL
-    weight.external_data.add(key="location", value=place)
+    weight.external_data.add(key="location", value=location)
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "link.bin").symlink_to(tmp_path / "secret.bin")
     save(model, tmp_path / "sub" / "m.onnx")
     outcome = compress(command, tmp_path / "sub" / "m.onnx")
-    assert (outcome.code, said in outcome.err) == (3, True), outcome
+    assert (outcome.code, message in outcome.err) == (3, True), outcome
 
 
 def test_compare_puts_two_files_side_by_side(compress, digits_file, linear_file):

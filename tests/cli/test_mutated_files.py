@@ -23,10 +23,10 @@ def mutated(whole, seed):
     chance = random.Random(seed)
     if seed % 3 == 0:
         return whole[: chance.randrange(len(whole))]
-    made, reach = bytearray(whole), min(len(whole), 400) if seed % 3 == 1 else len(whole)
+    content, reach = bytearray(whole), min(len(whole), 400) if seed % 3 == 1 else len(whole)
     for _ in range(chance.choice([1, 1, 2, 5, 20])):
-        made[chance.randrange(reach)] = chance.randrange(256)
-    return bytes(made)
+        content[chance.randrange(reach)] = chance.randrange(256)
+    return bytes(content)
 
 
 def ended(path):
@@ -56,9 +56,9 @@ def check(path, whole, seeds):
         path.write_bytes(mutated(whole, seed))
         codes[seed] = ended(path)
     print(Counter(codes.values()))
-    said = Path(f"{path}.txt")
+    trace = Path(f"{path}.txt")
     assert {seed: code for seed, code in codes.items() if code not in (0, 3, 4)} == {}, (
-        said.read_text() if said.exists() else ""
+        trace.read_text() if trace.exists() else ""
     )
     cut = [codes[seed] for seed in seeds if seed % 3 == 0]
     assert 0 not in cut  # what is cut short can't run

@@ -102,7 +102,7 @@ def an_npz_file(content):
         arrays.read(_written(content, "a.npz"))
 
 
-TARGETS = {each.__name__: each for each in (
+TARGETS = {target.__name__: target for target in (
     a_recipe, an_override, a_document, a_gate, a_manifest, a_record, an_onnx_file, a_safetensors_file, an_npz_file,
 )}  # fmt: skip
 
@@ -128,7 +128,9 @@ def seeds():
     from onnx import TensorProto, helper, numpy_helper
 
     weight = numpy_helper.from_array(np.ones((2, 3, 3, 3), np.float32), "w")
-    scale, zero = (numpy_helper.from_array(np.asarray(each), name) for each, name in ((np.float32(1), "s"), (np.int8(0), "z")))
+    scale, zero = (
+        numpy_helper.from_array(np.asarray(number), name) for number, name in ((np.float32(1), "s"), (np.int8(0), "z"))
+    )
     matrix = numpy_helper.from_array(np.ones((8, 4), np.int8), "q")
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),

@@ -27,23 +27,23 @@ def mutated(content, random):
     """A few bytes changed, taken out, doubled or put in; now and then the end is gone."""
     data = bytearray(content)
     for _ in range(random.choice((1, 1, 2, 4, 16))):
-        place = random.randrange(len(data) + 1)
+        position = random.randrange(len(data) + 1)
         size = random.choice((1, 1, 2, 4, 8, 40))
         match random.randrange(6):
             case 0:
-                data[place : place + 1] = bytes([random.randrange(256)])
+                data[position : position + 1] = bytes([random.randrange(256)])
             case 1:
-                del data[place : place + size]
+                del data[position : position + size]
             case 2:
-                data[place:place] = data[place : place + size]
+                data[position:position] = data[position : position + size]
             case 3:
-                data[place:place] = random.choice(TELLING)
+                data[position:position] = random.choice(TELLING)
             case 4:
-                told = random.choice(TELLING)
-                data[place : place + len(told)] = told
+                token = random.choice(TELLING)
+                data[position : position + len(token)] = token
             case 5:
                 other = random.randrange(len(data) + 1)
-                data[place : place + size] = data[other : other + size]
+                data[position : position + size] = data[other : other + size]
     return bytes(data[: random.randrange(len(data) + 1)] if random.random() < 0.1 else data)
 
 
@@ -152,7 +152,7 @@ def test_recipes_of_any_shape(value):
 
 
 @calm(60)
-@given(st.text(max_size=60) | st.binary(max_size=60).map(lambda each: each.decode("latin-1")))
+@given(st.text(max_size=60) | st.binary(max_size=60).map(lambda text: text.decode("latin-1")))
 def test_text_that_is_no_recipe(text):
     with in_time():
         targets.a_recipe(text.encode("utf-8", "surrogatepass"))

@@ -20,93 +20,93 @@ def model():
         helper.make_node("DequantizeLinear", ["quantised", "a_scale", "a_zero"], ["y"]),
     ]
     graph = helper.make_graph(
-        nodes, "g", [x], [y], [numpy_helper.from_array(np.asarray(each), name) for name, each in arrays.items()],
+        nodes, "g", [x], [y], [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()],
         value_info=[helper.make_tensor_value_info("product", TensorProto.FLOAT, [99])],
     )  # fmt: skip
-    made = helper.make_model(
+    proto = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("unused", 1)], ir_version=10
     )
-    made.graph.node[0].doc_string = "a stack trace"
-    helper.set_model_props(made, {"pkg.torch": "much", "onnx.infer": "x", "compress.key": '"k"', "author": "me"})
-    entry = made.graph.node[0].metadata_props.add()
+    proto.graph.node[0].doc_string = "a stack trace"
+    helper.set_model_props(proto, {"pkg.torch": "much", "onnx.infer": "x", "compress.key": '"k"', "author": "me"})
+    entry = proto.graph.node[0].metadata_props.add()
     entry.key, entry.value = "pkg.torch.onnx.stack_trace", "File ..."
-    return made
+    return proto
 
 
 def test_strip_keeps_what_people_wrote_and_what_runs():
-    made = model()
-    files.strip(made)
-    assert {each.key: each.value for each in made.metadata_props} == {"compress.key": '"k"', "author": "me"}
-    assert [each.domain for each in made.opset_import] == [""]
-    assert not made.graph.value_info
-    assert not made.graph.node[0].metadata_props
-    assert made.graph.node[0].doc_string == ""
-    onnx.checker.check_model(made, full_check=True)
+    proto = model()
+    files.strip(proto)
+    assert {entry.key: entry.value for entry in proto.metadata_props} == {"compress.key": '"k"', "author": "me"}
+    assert [opset.domain for opset in proto.opset_import] == [""]
+    assert not proto.graph.value_info
+    assert not proto.graph.node[0].metadata_props
+    assert proto.graph.node[0].doc_string == ""
+    onnx.checker.check_model(proto, full_check=True)
 
 
 def test_short_names_leave_the_signature_and_kept_names():
-    made = model()
-    files.strip(made)
-    files.shorten_names(made, keep={"layer.weight"})
-    names = {each.name for each in made.graph.initializer} | {name for node in made.graph.node for name in node.output}
+    proto = model()
+    files.strip(proto)
+    files.shorten_names(proto, keep={"layer.weight"})
+    names = {tensor.name for tensor in proto.graph.initializer} | {name for node in proto.graph.node for name in node.output}
     assert "layer.weight" in names
     assert "y" in names
-    assert all(len(each) <= 2 for each in names - {"layer.weight"})
+    assert all(len(name) <= 2 for name in names - {"layer.weight"})
     assert len(names) == 7  # none is taken twice
-    onnx.checker.check_model(made, full_check=True)
+    onnx.checker.check_model(proto, full_check=True)
 
 
 def test_short_names_never_take_one_that_is_kept():
-    made = model()
-    made.graph.initializer[0].name = "v1"
-    made.graph.node[1].input[1] = "v1"
-    files.shorten_names(made, keep={"v1"})
-    outputs = [name for node in made.graph.node for name in node.output]
+    proto = model()
+    proto.graph.initializer[0].name = "v1"
+    proto.graph.node[1].input[1] = "v1"
+    files.shorten_names(proto, keep={"v1"})
+    outputs = [name for node in proto.graph.node for name in node.output]
     assert "v1" not in outputs
     assert len(set(outputs)) == len(outputs)
 
 
 def test_the_same_model_gives_the_same_bytes_and_metadata_is_sorted(tmp_path):
     for name, metadata in (("a.onnx", {"z": "1", "b": "2"}), ("b.onnx", {"b": "2", "z": "1"})):
-        made = model()
-        files.strip(made)
-        files.write(made, tmp_path / name, metadata)
+        proto = model()
+        files.strip(proto)
+        files.write(proto, tmp_path / name, metadata)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
-    written = {each.key: each.value for each in onnx.load(tmp_path / "a.onnx").metadata_props}
+    written = {entry.key: entry.value for entry in onnx.load(tmp_path / "a.onnx").metadata_props}
     assert written["z"] == "1"
     assert written["author"] == "me"
 
 
 def test_an_invalid_graph_is_not_written(tmp_path):
-    made = model()
-    files.strip(made)
-    made.graph.node[0].op_type = "NoSuchOperator"
+    proto = model()
+    files.strip(proto)
+    proto.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(onnx.checker.ValidationError):
-        files.write(made, tmp_path / "a.onnx", {})
+        files.write(proto, tmp_path / "a.onnx", {})
     assert not (tmp_path / "a.onnx").exists()
 
 
 def test_heads_give_float():
-    made = model()
-    quantised.open_heads(made)
-    assert [node.op_type for node in made.graph.node] == ["Relu", "MatMul"]
-    assert made.graph.node[-1].output[0] == "y"
-    assert [each.name for each in made.graph.initializer] == ["layer.weight"]
+    proto = model()
+    quantised.open_heads(proto)
+    assert [node.op_type for node in proto.graph.node] == ["Relu", "MatMul"]
+    assert proto.graph.node[-1].output[0] == "y"
+    assert [tensor.name for tensor in proto.graph.initializer] == ["layer.weight"]
 
 
 def test_a_head_that_is_used_elsewhere_stays():
-    made = model()
-    made.graph.node.append(helper.make_node("Relu", ["product"], ["z"]))
-    quantised.open_heads(made)
-    assert files.operators(made)["DequantizeLinear"] == 1
+    proto = model()
+    proto.graph.node.append(helper.make_node("Relu", ["product"], ["z"]))
+    quantised.open_heads(proto)
+    assert files.operators(proto)["DequantizeLinear"] == 1
 
 
 def test_preparation_of_the_inputs_is_told_from_the_rest():
-    made = model()
-    for number, node in enumerate(made.graph.node):
+    proto = model()
+    for number, node in enumerate(proto.graph.node):
         node.name = f"n{number}"
-    assert quantised.to_leave_float(made) == ["n0"]
-    assert quantised.left_float(made) == ["a long name of a value: Relu", "layer.weight: MatMul"]
+    assert quantised.to_leave_float(proto) == ["n0"]
+    assert quantised.left_float(proto) == ["a long name of a value: Relu", "layer.weight: MatMul"]
 
 
 def test_new_names_reach_into_branches_and_other_values_give_way():
@@ -124,11 +124,11 @@ def test_new_names_reach_into_branches_and_other_values_give_way():
     ]
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2]) for name in "xy")
     graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(np.float32(0), "zero")])
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    files.rename(made, {"x": "picture", "y": "label"})
-    onnx.checker.check_model(made, full_check=True)
-    session = onnxruntime.InferenceSession(made.SerializeToString())
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    files.rename(proto, {"x": "picture", "y": "label"})
+    onnx.checker.check_model(proto, full_check=True)
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
     for rows in ([[1.0, -3.0]], [[3.0, -1.0]]):
-        given = np.array(rows, np.float32)
-        (found,) = session.run(["label"], {"picture": given})
-        np.testing.assert_array_equal(found, given + (-given if given.sum() < 0 else np.abs(given)))
+        rows_in = np.array(rows, np.float32)
+        (result,) = session.run(["label"], {"picture": rows_in})
+        np.testing.assert_array_equal(result, rows_in + (-rows_in if rows_in.sum() < 0 else np.abs(rows_in)))

@@ -11,15 +11,15 @@ from compress_cli.onnx_graph.contents import contents
 
 def write(path, nodes, weights, shape=("batch", 3, 8, 8), **settings):
     """A file of these nodes from `x` to `y`; weights by name."""
-    made = helper.make_graph(
+    graph = helper.make_graph(
         nodes,
         "test",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(each), name) for name, each in weights.items()],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
     )
     domains = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    onnx.save(helper.make_model(made, opset_imports=domains, ir_version=10), path, **settings)
+    onnx.save(helper.make_model(graph, opset_imports=domains, ir_version=10), path, **settings)
     return contents(path)
 
 
@@ -59,11 +59,11 @@ CONV = helper.make_node("Conv", ["x", "w", "b"], ["y"], pads=[1] * 4)
     ],
 )
 def test_counts_on_paper(path, node, weights, shape, macs):
-    found = write(path, [node], weights, shape)
-    assert found.macs == macs
-    assert found.parameters == sum(each.size for each in weights.values())
-    assert found.kinds == ({"float32": found.parameters} if weights else {})
-    assert found.size_bytes == path.stat().st_size
+    counts = write(path, [node], weights, shape)
+    assert counts.macs == macs
+    assert counts.parameters == sum(array.size for array in weights.values())
+    assert counts.kinds == ({"float32": counts.parameters} if weights else {})
+    assert counts.size_bytes == path.stat().st_size
 
 
 def test_quantised_weights_count_and_their_scales_do_not(path):
@@ -78,9 +78,9 @@ def test_quantised_weights_count_and_their_scales_do_not(path):
         "xs": np.float32(0.1), "xz": np.uint8(3), "w": np.ones((5, 3, 3, 3), np.int8), "ws": f32(5), "wz": np.zeros(5, np.int8),
         "b": np.ones(5, np.int32), "bs": f32(5), "bz": np.zeros(5, np.int32),
     }  # fmt: skip
-    found = write(path, nodes, weights)
-    assert found.kinds == {"int8": 135, "int32": 5}
-    assert found.macs == 5 * 36 * 27
+    counts = write(path, nodes, weights)
+    assert counts.kinds == {"int8": 135, "int32": 5}
+    assert counts.macs == 5 * 36 * 27
 
 
 def test_integer_operators(path):
@@ -90,8 +90,8 @@ def test_integer_operators(path):
         helper.make_node("QLinearConv", ["q", "s", "z", "w", "s", "wz", "s", "z", "b"], ["c"]),
         helper.make_node("DequantizeLinear", ["c", "s", "z"], ["y"]),
     ]
-    found = write(path, nodes, {**legend, "w": np.ones((4, 3, 3, 3), np.int8), "b": np.ones(4, np.int32)})
-    assert (found.kinds, found.macs) == ({"int8": 108, "int32": 4}, 4 * 36 * 27)
+    counts = write(path, nodes, {**legend, "w": np.ones((4, 3, 3, 3), np.int8), "b": np.ones(4, np.int32)})
+    assert (counts.kinds, counts.macs) == ({"int8": 108, "int32": 4}, 4 * 36 * 27)
 
 
 def test_dynamic_quantisation(path):
@@ -103,14 +103,14 @@ def test_dynamic_quantisation(path):
         helper.make_node("Mul", ["f", "both"], ["y"]),
     ]
     weights = {"w": np.ones((7, 4), np.int8), "wz": np.zeros(4, np.int8), "ws": f32(4)}
-    found = write(path, nodes, weights, ("n", 7))
-    assert (found.kinds, found.macs) == ({"int8": 28}, 28)
+    counts = write(path, nodes, weights, ("n", 7))
+    assert (counts.kinds, counts.macs) == ({"int8": 28}, 28)
 
 
 def test_four_bits_packed_by_the_runtime(path):
     node = helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", K=64, N=10, bits=4, block_size=32)
-    found = write(path, [node], {"w": np.zeros((10, 2, 16), np.uint8), "s": f32(20)}, ("n", 64))
-    assert (found.kinds, found.macs) == ({"uint4": 640}, 640)
+    counts = write(path, [node], {"w": np.zeros((10, 2, 16), np.uint8), "s": f32(20)}, ("n", 64))
+    assert (counts.kinds, counts.macs) == ({"uint4": 640}, 640)
 
 
 def test_shapes_indices_and_normalisation_are_no_parameters(path):
@@ -130,12 +130,12 @@ def test_shapes_indices_and_normalisation_are_no_parameters(path):
 
 def test_a_constant_node_counts_like_an_initialiser(path):
     constant = helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(f32(7, 4)))
-    found = write(path, [constant, helper.make_node("MatMul", ["x", "w"], ["y"])], {}, ("n", 7))
-    assert (found.parameters, found.macs) == (28, 28)
+    counts = write(path, [constant, helper.make_node("MatMul", ["x", "w"], ["y"])], {}, ("n", 7))
+    assert (counts.parameters, counts.macs) == (28, 28)
 
 
 @pytest.mark.parametrize(
-    ("nodes", "shape", "said"),
+    ("nodes", "shape", "reason"),
     [
         ([helper.make_node("MatMul", ["x", "w"], ["y"])], ("n", "length", 7), "input 'x' has an open axis besides the batch"),
         (
@@ -153,11 +153,11 @@ def test_a_constant_node_counts_like_an_initialiser(path):
         ),
     ],
 )
-def test_what_can_not_be_known_is_not_guessed(path, nodes, shape, said):
-    found = write(path, nodes, {"w": f32(7, 4)}, shape)
-    assert found.macs is None
-    assert said in found.macs_unknown
-    assert found.parameters == 28
+def test_what_can_not_be_known_is_not_guessed(path, nodes, shape, reason):
+    counts = write(path, nodes, {"w": f32(7, 4)}, shape)
+    assert counts.macs is None
+    assert reason in counts.macs_unknown
+    assert counts.parameters == 28
 
 
 def test_stale_shapes_in_the_file_do_not_mislead(path):
@@ -171,10 +171,10 @@ def test_stale_shapes_in_the_file_do_not_mislead(path):
 
 def test_external_data_is_part_of_the_size(path):
     settings = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
-    found = write(path, [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": f32(70, 40)}, ("n", 70), **settings)
-    assert found.size_bytes == path.stat().st_size + (path.parent / "weights.bin").stat().st_size
-    assert found.size_bytes > 4 * 2800
-    assert (found.parameters, found.macs) == (2800, 2800)
+    counts = write(path, [helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": f32(70, 40)}, ("n", 70), **settings)
+    assert counts.size_bytes == path.stat().st_size + (path.parent / "weights.bin").stat().st_size
+    assert counts.size_bytes > 4 * 2800
+    assert (counts.parameters, counts.macs) == (2800, 2800)
 
 
 @pytest.mark.parametrize("content", [b"", b"this is a text", b"\x08\x0a\x12"])
@@ -216,8 +216,8 @@ def test_agrees_with_pytorch(path, lively, name):
     batch = {0: torch.export.Dim("batch")}
     settings = {"dynamo": True, "dynamic_shapes": (batch,), "verbose": False, "external_data": False}
     torch.onnx.export(net, (torch.rand(2, *shape),), path, **settings)
-    found = contents(path)
-    assert 2 * found.macs == counter.get_total_flops()
+    counts = contents(path)
+    assert 2 * counts.macs == counter.get_total_flops()
     norms = [part for part in net.modules() if isinstance(part, torch.nn.BatchNorm2d)]
-    folded = sum(each.num_features for each in norms)  # scale into the weights, shift into a bias
-    assert found.parameters == sum(each.numel() for each in net.parameters()) - folded
+    folded = sum(norm.num_features for norm in norms)  # scale into the weights, shift into a bias
+    assert counts.parameters == sum(parameter.numel() for parameter in net.parameters()) - folded

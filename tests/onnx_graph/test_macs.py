@@ -219,9 +219,9 @@ def encoder():
         node("Gather", ["table", "x"], ["words"]),
         node("Gather", ["places", "rows"], ["wheres"]),
         node("Add", ["words", "wheres"], ["h"]),  # (batch, length, 8)
-        node("Div", ["width", "heads"], ["each"]),
-        *(node("Unsqueeze", [name, "axis0"], [f"{name}_1"]) for name in ("batch", "length", "heads", "each", "width")),
-        node("Concat", ["batch_1", "length_1", "heads_1", "each_1"], ["split"], axis=0),
+        node("Div", ["width", "heads"], ["head_width"]),
+        *(node("Unsqueeze", [name, "axis0"], [f"{name}_1"]) for name in ("batch", "length", "heads", "head_width", "width")),
+        node("Concat", ["batch_1", "length_1", "heads_1", "head_width_1"], ["split"], axis=0),
         node("Concat", ["batch_1", "length_1", "width_1"], ["joined"], axis=0),
         *(node("MatMul", ["h", name], [f"{name}_all"]) for name in "qkv"),
         *(node("Reshape", [f"{name}_all", "split"], [f"{name}_split"]) for name in "qkv"),
@@ -295,5 +295,5 @@ def test_what_onnxruntime_rewrites_counts_as_before(tmp_path, how):
         onnxruntime.InferenceSession(path.read_bytes(), options)
     rewritten = onnx.load(path)
     changed = {"fused": "FusedConv", "dynamic": "ConvInteger", "dynamic and fused": "DynamicQuantizeMatMul", "pairs": "Conv"}
-    assert changed.get(how, "QLinearConv") in {each.op_type for each in rewritten.graph.node}
+    assert changed.get(how, "QLinearConv") in {node.op_type for node in rewritten.graph.node}
     assert counted(rewritten)[0] == 6 * 64 * 27 + 6 * 8 + 8 * 5

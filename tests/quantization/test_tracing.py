@@ -45,4 +45,4 @@ def test_quiet_lets_errors_through_and_puts_levels_back(caplog):
         logger.warning("chatter")
         logger.error("trouble")
     logger.warning("heard")
-    assert [each.message for each in caplog.records] == ["trouble", "heard"]
+    assert [record.message for record in caplog.records] == ["trouble", "heard"]

@@ -71,7 +71,7 @@ def bench(tmp_path_factory):
 
 class Bench:
     def __init__(self, root):
-        self.root, self.count, self.said = root, 0, []
+        self.root, self.count, self.messages = root, 0, []
         torch.manual_seed(0)
         restored = restore.build(Convnet(widths=(8, 16), convs=1), SIGNATURE, 0)
         network = restored.network.train()
@@ -101,7 +101,7 @@ class Bench:
     def run(self, stage, start, limit=None, **dataset):
         context = Context(
             inputs={"start": (start,)}, output=self.folder(), dataset=self.dataset(**dataset), task=Classification(),
-            device="cpu", seed=0, log=self.said.append, key=KEY, memory=self.root, limit=limit,
+            device="cpu", seed=0, log=self.messages.append, key=KEY, memory=self.root, limit=limit,
         )  # fmt: skip
         facts = stage.run(context)
         return self.artifact(context.output, stage.produces({"start": (type(start),)}), facts)
@@ -119,8 +119,8 @@ def test_a_program_close_to_the_float_model_with_facts(bench):
     assert facts["left_float"][:2] == ["normalise.0: sub", "normalise.0: mul"]
     x = torch.from_numpy(images())
     with torch.no_grad():
-        expected, found = bench.restored.network(x)["logits"], restore.program(bench.program)(x)["logits"]
-    by_hand = 10 * torch.log10((expected**2).sum() / ((expected - found) ** 2).sum()).item()
+        expected, simulated = bench.restored.network(x)["logits"], restore.program(bench.program)(x)["logits"]
+    by_hand = 10 * torch.log10((expected**2).sum() / ((expected - simulated) ** 2).sum()).item()
     assert facts["sqnr_db"]["logits"] == pytest.approx(by_hand, abs=0.01)
     assert by_hand > 25
 
@@ -132,15 +132,18 @@ def test_the_same_settings_give_the_same_bytes(bench):
 
 
 def test_a_smoke_run_sees_two_batches(bench):
-    bench.said.clear()
-    made = bench.run(Quantize(batch=4), bench.checkpoint, limit=2)
-    assert (made.manifest.facts["calibration_samples"], made.manifest.facts["check_samples"]) == (8, 8)
-    assert [(each.what, each.done, each.total) for each in bench.said] == [("calibrate", 1, 2), ("calibrate", 2, 2)]
+    bench.messages.clear()
+    result = bench.run(Quantize(batch=4), bench.checkpoint, limit=2)
+    assert (result.manifest.facts["calibration_samples"], result.manifest.facts["check_samples"]) == (8, 8)
+    assert [(progress.what, progress.done, progress.total) for progress in bench.messages] == [
+        ("calibrate", 1, 2),
+        ("calibrate", 2, 2),
+    ]
 
 
 def test_without_val_the_check_falls_back_on_train(bench):
-    made = bench.run(Quantize(samples=16), bench.checkpoint, val=False)
-    assert made.manifest.facts["check_samples"] == 16
+    result = bench.run(Quantize(samples=16), bench.checkpoint, val=False)
+    assert result.manifest.facts["check_samples"] == 16
 
 
 def test_what_goes_in_decides_what_comes_out(bench):
@@ -168,13 +171,13 @@ def test_a_float_file_is_proved_and_says_what_it_is(bench):
 
 
 def test_an_int8_file_is_smaller_and_as_good_as_its_simulation(bench):
-    made = bench.run(Export(metadata="none"), bench.program)
-    head = made.manifest.facts["parity"]["heads"]["logits"]
+    result = bench.run(Export(metadata="none"), bench.program)
+    head = result.manifest.facts["parity"]["heads"]["logits"]
     assert 0.5 < head["error_growth"] < 1.5
-    path = made.file("model.onnx")
+    path = result.file("model.onnx")
     assert sessions.open_session(path).metadata == {}
     assert path.stat().st_size < 0.75 * bench.file.file("model.onnx").stat().st_size
-    counts = made.manifest.facts["operators"]
+    counts = result.manifest.facts["operators"]
     assert counts["Conv"] == 2
     assert counts["QuantizeLinear"] >= 3
 
@@ -187,7 +190,7 @@ def test_a_file_that_strays_is_refused_with_what_to_do(bench, monkeypatch):
 
     def saturated(self, inputs):
         """As on a processor whose 16-bit sums overflow."""
-        return {name: each + 0.3 * np.abs(each).max() * np.sign(each) for name, each in true_run(self, inputs).items()}
+        return {name: head + 0.3 * np.abs(head).max() * np.sign(head) for name, head in true_run(self, inputs).items()}
 
     monkeypatch.setattr(sessions.Session, "run", saturated)
     with pytest.raises(StageError, match=r"'logits' is \d+\.\d times further .*reduce_range: true"):
@@ -213,8 +216,8 @@ def test_an_onnx_file_is_quantised_and_exported_alike(bench):
 
 def test_a_file_that_insists_on_a_batch_gets_it(bench):
     model = onnx.load(bench.file.file("model.onnx"))
-    for each in (*model.graph.input, *model.graph.output):
-        each.type.tensor_type.shape.dim[0].dim_value = 3
+    for port in (*model.graph.input, *model.graph.output):
+        port.type.tensor_type.shape.dim[0].dim_value = 3
     output = bench.folder()
     onnx.save(model, output / "model.onnx")
     fixed = bench.artifact(output, OnnxModel, {})
@@ -235,7 +238,7 @@ def test_a_file_of_an_old_opset_is_converted_said_and_shipped(bench):
     ]
     tensors.append(onnx.numpy_helper.from_array(np.zeros(3, np.float32), "zero"))
     ports = [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ("batch", 1, 8, 8))]
-    ports += [onnx.helper.make_tensor_value_info(each.name, each.data_type, each.dims) for each in tensors]
+    ports += [onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in tensors]
     head = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ("batch", 3))
     graph = onnx.helper.make_graph(nodes, "old", ports, [head], tensors)
     output = bench.folder()
@@ -243,12 +246,12 @@ def test_a_file_of_an_old_opset_is_converted_said_and_shipped(bench):
     onnx.save(model, output / "model.onnx")
     old = bench.artifact(output, OnnxModel, {"file": "squeeze.onnx"})
     bench.run(Export(), old)  # a float file keeps its opset
-    bench.said.clear()
+    bench.messages.clear()
     quantised = bench.run(Quantize(samples=64), old)
     facts = quantised.manifest.facts
     assert (facts["converted"]["from_opset"], facts["converted"]["to_opset"]) == (7, 13)
     assert facts["sqnr_db"]["logits"] > 20
-    notes = [progress.note for progress in bench.said if progress.note]
+    notes = [progress.note for progress in bench.messages if progress.note]
     assert len(notes) == 1
     assert notes[0].startswith("squeeze.onnx: converted from opset 7 to 13; outputs differ by")
     bench.run(Export(), quantised)

@@ -46,18 +46,18 @@ def test_file_gives_what_pytorch_gives_under_the_signatures_names_and_nothing_el
     assert {name: port.shape for name, port in session.inputs.items()} == {"image": (None, 1, 4, 4), "row": (None, 3)}
     assert session.metadata == {"compress.key": '"k"'}
     image, row = torch.rand(7, 1, 4, 4) * 16, torch.rand(7, 3)
-    found = session.run({"image": image.numpy(), "row": row.numpy()})
+    outputs = session.run({"image": image.numpy(), "row": row.numpy()})
     with torch.no_grad():
         expected = network(image, row)
-    assert set(found) == {"class", "angle"}
-    for name, each in expected.items():
-        torch.testing.assert_close(torch.from_numpy(found[name]), each, rtol=1e-5, atol=1e-5)
+    assert set(outputs) == {"class", "angle"}
+    for name, head in expected.items():
+        torch.testing.assert_close(torch.from_numpy(outputs[name]), head, rtol=1e-5, atol=1e-5)
     model = onnx.load(path)
     assert (model.opset_import[0].version, model.ir_version) == (20, 10)
-    assert {each.type.tensor_type.shape.dim[0].dim_param for each in (*model.graph.input, *model.graph.output)} == {"batch"}
-    assert "body.conv.weight" in {each.name for each in model.graph.initializer}
+    assert {port.type.tensor_type.shape.dim[0].dim_param for port in (*model.graph.input, *model.graph.output)} == {"batch"}
+    assert "body.conv.weight" in {tensor.name for tensor in model.graph.initializer}
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
-    numbers = sum(len(each.raw_data) for each in model.graph.initializer)
+    numbers = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     assert path.stat().st_size - numbers < 2000
 
 

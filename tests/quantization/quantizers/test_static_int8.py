@@ -140,14 +140,14 @@ class Sequence(nn.Sequential):
 def network(body):
     """With batch norms that do something, in evaluation mode."""
     torch.manual_seed(0)
-    made = body()
-    for each in made.modules():
-        if isinstance(each, nn.BatchNorm2d | nn.BatchNorm1d):
-            each.running_mean.normal_(0, 0.1)
-            each.running_var.uniform_(0.05, 0.2)
-    channels = made.image[0]
-    image = Input(shape=made.image, mean=(120.0,) * channels, deviation=(60.0,) * channels)
-    return Network(made, Signature(inputs={"image": image}, heads={"label": Head(shape=(5,))})).eval()
+    net = body()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.05, 0.2)
+    channels = net.image[0]
+    image = Input(shape=net.image, mean=(120.0,) * channels, deviation=(60.0,) * channels)
+    return Network(net, Signature(inputs={"image": image}, heads={"label": Head(shape=(5,))})).eval()
 
 
 def pixels(net, samples=64):
@@ -187,7 +187,7 @@ KERNELS = {  # integer kernels that ONNX Runtime should run, and how many
     Sequence: {"QLinearConv": 2, "QGemm": 1},
 }
 SLOW = (Plain, Residual, Depthwise, Perceptron, Shuffle, Sequence)  # seconds each, in the exporter
-NETWORKS = [Concat, *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW)]
+NETWORKS = [Concat, *(pytest.param(body, marks=pytest.mark.slow) for body in SLOW)]
 
 
 @pytest.mark.parametrize("body", NETWORKS)
@@ -196,13 +196,13 @@ def test_every_operator_after_the_normalisation_runs_in_integers(body, tmp_path)
     x = pixels(net)
     converted, _ = quantised(net, StaticInt8(), x)
     Onnx().export(converted, net.signature, (x[:2],), path, {})
-    found, operators = run(path, x)
+    result, operators = run(path, x)
     assert {name: count for name, count in operators.items() if name in KERNELS[body]} == KERNELS[body]
     assert set(operators) <= INTEGER | FREE
     with torch.no_grad():
         original, simulated = net(x)["label"].numpy(), converted(x)["label"].numpy()
     assert sqnr_db(original, simulated) > 28
-    assert sqnr_db(original, found) > sqnr_db(original, simulated) - 2
+    assert sqnr_db(original, result) > sqnr_db(original, simulated) - 2
 
 
 @pytest.mark.parametrize("body", [Plain, Residual, Depthwise, Perceptron, Concat, Sequence])
@@ -217,16 +217,16 @@ def test_an_onnx_file_is_quantised_as_whole(body, tmp_path, caplog):
     onnx.helper.set_model_props(model, {"compress.key": '"k"'})
     onnx.save(model, source)
     facts = StaticInt8().quantize_onnx(source, "float.onnx", ({"image": x[i : i + 16].numpy()} for i in range(0, 64, 16)), path)
-    found, operators = run(path, x)
+    result, operators = run(path, x)
     assert {name: count for name, count in operators.items() if name in KERNELS[body]} == KERNELS[body]
     norms = ["BatchNormalization"] if body is Perceptron else []  # which the legacy exporter leaves behind a Gemm
     computing = {name: count for name, count in operators.items() if name not in INTEGER | MOVING}
     assert Counter(name.partition(": ")[2] for name in facts["left_float"]) == computing  # what the runtime really does
     assert set(operators) <= INTEGER | FREE | {*norms}
     with torch.no_grad():
-        assert sqnr_db(net(x)["label"].numpy(), found) > 28
+        assert sqnr_db(net(x)["label"].numpy(), result) > 28
     assert not caplog.records
-    assert {each.key: each.value for each in onnx.load(path).metadata_props} == {"compress.key": '"k"'}
+    assert {entry.key: entry.value for entry in onnx.load(path).metadata_props} == {"compress.key": '"k"'}
 
 
 def test_reload_is_bit_identical():
@@ -234,7 +234,9 @@ def test_reload_is_bit_identical():
     x = pixels(net)
     converted, state = quantised(net, StaticInt8(), x)
     again = StaticInt8().prepare(network(Residual), (x[:2],))
-    assert {name: each.shape for name, each in again.state_dict().items()} == {name: each.shape for name, each in state.items()}
+    assert {name: tensor.shape for name, tensor in again.state_dict().items()} == {
+        name: tensor.shape for name, tensor in state.items()
+    }
     again.load_state_dict(state, strict=True)
     with torch.no_grad():
         assert torch.equal(StaticInt8().convert(again)(x)["label"], converted(x)["label"])
@@ -244,9 +246,9 @@ def test_reload_is_bit_identical():
 def test_range_of_weights(reduce_range, largest):
     net = network(Perceptron)
     converted, _ = quantised(net, StaticInt8(reduce_range=reduce_range), pixels(net))
-    weights = [each for each in converted.state_dict().values() if each.dtype == torch.int8 and each.ndim > 1]
+    weights = [tensor for tensor in converted.state_dict().values() if tensor.dtype == torch.int8 and tensor.ndim > 1]
     assert len(weights) == 3
-    assert all(int(each.abs().amax(dim=1).min()) == largest for each in (weight.to(torch.int16) for weight in weights))
+    assert all(int(weight.to(torch.int16).abs().amax(dim=1).min()) == largest for weight in weights)
 
 
 def test_weights_are_rounded_per_channel_as_computed_by_hand():
@@ -255,7 +257,7 @@ def test_weights_are_rounded_per_channel_as_computed_by_hand():
     weight = net.body[6].weight.detach()  # (5, 12), no batch norm folded
     scale = weight.abs().amax(1, keepdim=True) / 64
     expected = torch.round(weight / scale).clamp(-64, 64).to(torch.int8)
-    assert any(torch.equal(each, expected) for each in converted.state_dict().values())
+    assert any(torch.equal(tensor, expected) for tensor in converted.state_dict().values())
 
 
 def test_what_stays_float_is_named():
@@ -325,7 +327,7 @@ def old_file(path, version):
         node("Softmax", ["h"], ["label"], axis=1),
     ]
     ports = [onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, ("batch", 3, 8, 8))]
-    ports += [onnx.helper.make_tensor_value_info(each.name, each.data_type, each.dims) for each in tensors]
+    ports += [onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in tensors]
     output = onnx.helper.make_tensor_value_info("label", onnx.TensorProto.FLOAT, ("batch", 5))
     graph = onnx.helper.make_graph(nodes, "old", ports, [output], tensors)
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)], ir_version=3), path)
@@ -344,8 +346,8 @@ def test_an_old_opset_is_converted_and_proved(tmp_path, version):
     assert (facts["converted"]["from_opset"], facts["converted"]["to_opset"]) == (version, 13)
     assert facts["converted"]["relative_error"] < 1e-5
     x = next(pictures())
-    expected, found = (onnxruntime.InferenceSession(str(each)).run(None, x)[0] for each in (source, path))
-    assert sqnr_db(expected, found) > 25
+    expected, result = (onnxruntime.InferenceSession(str(file)).run(None, x)[0] for file in (source, path))
+    assert sqnr_db(expected, result) > 25
     operators = run(path, torch.from_numpy(x["image"]))[1]
     assert (operators["QLinearConv"], operators["QGemm"]) == (1, 1)
 
