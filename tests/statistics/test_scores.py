@@ -49,9 +49,9 @@ def test_auc_is_scikit_learns_and_its_change_too(task):
     random = np.random.default_rng(1)
     labels = random.integers(0, 2, 400)
     models = [labels * gain + random.normal(size=400) for gain in (0.6, -0.1)]
-    found = [task("ranking").scores({"score": model}, {"label": labels})["auc"] for model in models]
-    assert [score.value for score in found] == pytest.approx([roc_auc_score(labels, model) for model in models])
-    change = scores.change(*found)
+    pair = [task("ranking").scores({"score": model}, {"label": labels})["auc"] for model in models]
+    assert [score.value for score in pair] == pytest.approx([roc_auc_score(labels, model) for model in models])
+    change = scores.change(*pair)
     assert change.value == pytest.approx(roc_auc_score(labels, models[1]) - roc_auc_score(labels, models[0]))
     assert change.high < -0.05
     loss = scores.worse_by(change, task("ranking").better)
