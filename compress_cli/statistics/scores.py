@@ -120,9 +120,7 @@ def worse_by(change: Estimate, better: Better) -> Estimate:
 def _check_share(name: str, right: np.ndarray, value: float, samples: int) -> None:
     """StageError where a metric is not the share that its task says it is: its interval would be another metric's."""
     if right.dtype != bool or len(right) != samples:
-        raise StageError(
-            f"`right` gives {right.dtype} {right.shape} for '{name}'; it has to give one bool for each of {samples}"
-        )
+        raise StageError(f"`right` gives {right.dtype} {right.shape} for '{name}'; it has to give one bool a sample")
     if not math.isclose(float(right.mean()), value, rel_tol=1e-6, abs_tol=1e-9):
         raise StageError(f"'{name}' is {value:.6g} by `combine`, but {right.mean():.6g} of the samples are right by `right`")
 
