@@ -56,6 +56,8 @@ def scores(judge: Judge, pieces: np.ndarray) -> dict[str, Score]:
     """Every metric that has a finite value, from what each sample contributes (N, ...)."""
     samples, right = len(pieces), judge.right(pieces)
     values = {name: float(value) for name, value in judge.combine(pieces).items() if math.isfinite(value)}
+    for name in right.keys() & values.keys():
+        _check_share(name, right[name], values[name], samples)
     resampled = {name: np.full(RESAMPLES, np.nan) for name in values}
     for number, rows in enumerate(resamples(samples)):
         drawn = judge.combine(pieces[rows])
@@ -113,6 +115,14 @@ def worse_by(change: Estimate, better: Better) -> Estimate:
         return change
     value, low, high = (0.0 - end for end in (change.value, change.high, change.low))  # no minus zero
     return Estimate(value=value, low=low, high=high, samples=change.samples)
+
+
+def _check_share(name: str, right: np.ndarray, value: float, samples: int) -> None:
+    """StageError where a metric is not the share that its task says it is: its interval would be another metric's."""
+    if right.dtype != bool or len(right) != samples:
+        raise StageError(f"`right` gives {right.dtype} {right.shape} for '{name}'; it has to give one bool a sample")
+    if not math.isclose(float(right.mean()), value, rel_tol=1e-6, abs_tol=1e-9):
+        raise StageError(f"'{name}' is {value:.6g} by `combine`, but {right.mean():.6g} of the samples are right by `right`")
 
 
 def _is_share(score: Score) -> bool:

@@ -51,9 +51,9 @@ def test_metrics_are_those_of_numpy(digits_file, split):
 
 
 def test_progress_ends_with_everything_done(digits_file, split):
-    told = []
-    predict(open_session(digits_file()[0]), split, 50, told.append)
-    assert (told[-1].done, told[-1].total) == (len(split), len(split))
+    reports = []
+    predict(open_session(digits_file()[0]), split, 50, reports.append)
+    assert (reports[-1].done, reports[-1].total) == (len(split), len(split))
 
 
 def split_of(**inputs):
@@ -78,7 +78,7 @@ def test_other_inputs_than_the_file_takes(digits_file, inputs):
     message = str(error.value)
     assert str(path) in message
     assert "file: image: float32 (?, 1, 8, 8)" in message
-    assert all(f"{name}: {each.dtype} (N, " in message for name, each in inputs.items())
+    assert all(f"{name}: {array.dtype} (N, " in message for name, array in inputs.items())
 
 
 def test_one_input_fits_whatever_it_is_called(digits_file, split):

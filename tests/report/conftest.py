@@ -138,9 +138,9 @@ def made(empty_run, right):
 def shown():
     """`shown(report)`: what the terminal shows."""
 
-    def _shown(found, width=100):
+    def _shown(report, width=100):
         console = Console(width=width, record=True, highlight=False, markup=False, file=open("/dev/null", "w"))  # noqa: SIM115
-        terminal.show(found, console)
+        terminal.show(report, console)
         return console.export_text()
 
     return _shown

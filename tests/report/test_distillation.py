@@ -35,5 +35,5 @@ def test_the_sentence(score_of, teacher, student, control, words):
     )  # fmt: skip
     [(name, sentence)] = distillation.sentences(report)
     assert name == "student"
-    for each in words:
-        assert each in sentence
+    for phrase in words:
+        assert phrase in sentence

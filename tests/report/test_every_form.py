@@ -17,9 +17,9 @@ BETTER = {"accuracy": "higher", "cross_entropy": "lower"}
 def forms(shown):
     """`forms(report)`: the text of the terminal, of Markdown and of the page."""
 
-    def _forms(found):
-        body = page.render(found, Background({}, {}, "")).partition("</head>")[2]
-        return [shown(found), markdown.render(found).replace("\\", ""), re.sub("<[^>]*>", " ", body)]
+    def _forms(collected):
+        body = page.render(collected, Background({}, {}, "")).partition("</head>")[2]
+        return [shown(collected), markdown.render(collected).replace("\\", ""), re.sub("<[^>]*>", " ", body)]
 
     return _forms
 
@@ -28,42 +28,43 @@ def test_a_file_that_two_stages_made_stands_once(made, right, forms):
     """The quantised model and its export; the JSON document keeps both, and gates know either name."""
     made.add("int8", right(30), 1000, (1.9, 2.0, 2.1), content="q").add("onnx", right(30), 1000, (1.9, 2.0, 2.1), content="q")
     made.add("other", right(30), 1000, (1.9, 2.0, 2.1))
-    found = report.collect(made.record())
-    assert [row.name for row in found.rows] == ["teacher", "int8", "onnx", "other"]
-    assert [row.title for row in found.files] == ["teacher", "int8 = onnx", "other"]
-    assert found.files[1].wall_time_s == 3.0
-    for text in forms(found):
+    collected = report.collect(made.record())
+    assert [row.name for row in collected.rows] == ["teacher", "int8", "onnx", "other"]
+    assert [row.title for row in collected.files] == ["teacher", "int8 = onnx", "other"]
+    assert collected.files[1].wall_time_s == 3.0
+    for text in forms(collected):
         assert "int8 = onnx" in text
         assert not re.search(r"(?<!int8 = )\bonnx\b", text)
-    assert [line[1] for line in rows.table([("r", found)]).rows] == ["teacher", "int8 = onnx", "other"]
-    together = runs.as_markdown(runs.side_by_side([("a", found), ("b", found)]))
+    assert [line[1] for line in rows.table([("r", collected)]).rows] == ["teacher", "int8 = onnx", "other"]
+    together = runs.as_markdown(runs.side_by_side([("a", collected), ("b", collected)]))
     assert "int8" not in together
     assert "| onnx |" in together
-    assert [judged.value for judged in gates.judge(found, tuple(map(gate.parse, ("int8.size_bytes<=1", "onnx.size_bytes<=1"))))]
-    assert [row.title for row in chain(found)] == ["teacher", "other"]
+    promises = tuple(gate.parse(f"{name}.size_bytes<=1") for name in ("int8", "onnx"))
+    assert [judged.value for judged in gates.judge(collected, promises)] == [1000, 1000]
+    assert [row.title for row in chain(collected)] == ["teacher", "other"]
 
 
 def test_every_metric_and_its_change_is_in_every_form(made, right, forms):
-    found = report.collect(made.add("small", right(30), 1000, (1.9, 2.0, 2.1)).record())
-    change = found.rows[1].secondary_changes["cross_entropy"]
+    collected = report.collect(made.add("small", right(30), 1000, (1.9, 2.0, 2.1)).record())
+    change = collected.rows[1].secondary_changes["cross_entropy"]
     assert change.value == pytest.approx(0.01)  # the cross-entropy of these models is the share that is wrong
-    assert found.directions == BETTER
-    for text in forms(found):
+    assert collected.directions == BETTER
+    for text in forms(collected):
         assert "Other metrics" in text
         for figure in ("cross_entropy", "cross entropy change", "0.03", "+0.01"):
             assert figure in text, figure
-    table = rows.table([("r", found)])
+    table = rows.table([("r", collected)])
     cells = dict(zip(table.headings, table.rows[1], strict=True))
     assert (cells["cross_entropy"], cells["cross_entropy_change"]) == (pytest.approx(0.03), pytest.approx(0.01))
-    side = runs.as_markdown(runs.side_by_side([("a", found), ("b", found)])).replace("\\", "")
+    side = runs.as_markdown(runs.side_by_side([("a", collected), ("b", collected)])).replace("\\", "")
     assert "cross entropy change" in side
 
 
 def test_no_change_is_0_without_a_sign(made, right, forms):
-    found = report.collect(made.add("same", right(20), 1000, (1.9, 2.0, 2.1)).record())
-    assert '"value":0.0' in found.rows[1].change.model_dump_json()
-    assert found.rows[1].change_verdict == "same"
-    for text in forms(found):
+    collected = report.collect(made.add("same", right(20), 1000, (1.9, 2.0, 2.1)).record())
+    assert '"value":0.0' in collected.rows[1].change.model_dump_json()
+    assert collected.rows[1].change_verdict == "same"
+    for text in forms(collected):
         assert not re.search(r"[+-]0(\.0)?(?![.\d])", text)
 
 
@@ -95,11 +96,11 @@ def test_what_rounds_to_nothing_has_no_sign(name, value, text):
 def test_a_latency_stands_next_to_the_baselines_of_the_same_comparison(made, right, forms):
     """Two comparisons, in which the baseline took 1.00 and 1.30 ms: each row shows its own."""
     made.add("a", right(30), 1000, (1.9, 2.0, 2.1)).add("b", right(30), 1000, (1.9, 2.0, 2.1), base=1.3)
-    found = report.collect(made.record())
-    assert [row.latency.p50_ms.value for row in found.rows] == [1.3, 0.5, 0.65]
-    assert [row.baseline_latency and row.baseline_latency.p50_ms.value for row in found.rows] == [None, 1.0, 1.3]
-    for row in found.rows[1:]:
+    collected = report.collect(made.record())
+    assert [row.latency.p50_ms.value for row in collected.rows] == [1.3, 0.5, 0.65]
+    assert [row.baseline_latency and row.baseline_latency.p50_ms.value for row in collected.rows] == [None, 1.0, 1.3]
+    for row in collected.rows[1:]:
         assert row.baseline_latency.p50_ms.value / row.latency.p50_ms.value == pytest.approx(row.speedup.value)
-    for text in forms(found):
+    for text in forms(collected):
         assert "vs 1.00" in text
         assert "vs 1.30" in text

@@ -77,7 +77,9 @@ def made(name="small"):
 
 
 def behind(name="small"):
-    epochs = [{"epoch": each, "loss": 4.0 / each, "accuracy": 0.5 + 0.04 * each, "learning_rate": 0.1} for each in range(1, 9)]
+    epochs = [
+        {"epoch": epoch, "loss": 4.0 / epoch, "accuracy": 0.5 + 0.04 * epoch, "learning_rate": 0.1} for epoch in range(1, 9)
+    ]
     facts = {"teacher": {"epochs": epochs}, name: {"epochs": epochs[:4]}, "none": {}}
     return Background(facts, {"device": name}, f"name: {name}\nseed: 3\n")
 
@@ -89,8 +91,8 @@ def test_the_page_holds_plots_tables_and_figures():
     assert reader.tags.count("polyline") == 4
     text = " ".join(reader.words)
     figures = ("96.0", "[94.0, 97.0]", "-1.0", "10.0x", "2.00x", "0.500 ms", "1.5 s")
-    for said in (*figures, "a remark", "not met: 10,000 bytes", "seed: 3"):
-        assert said in text, said
+    for words in (*figures, "a remark", "not met: 10,000 bytes", "seed: 3"):
+        assert words in text, words
 
 
 def test_names_mean_themselves():
@@ -127,7 +129,7 @@ def test_other_notes_of_a_stage_are_no_curves():
 
 
 def places(svg, mark):
-    return [tuple(map(float, found)) for found in re.findall(rf'<{mark} class="dot[^"]*" cx="([-\d.]+)" cy="([-\d.]+)"', svg)]
+    return [tuple(map(float, centre)) for centre in re.findall(rf'<{mark} class="dot[^"]*" cx="([-\d.]+)" cy="([-\d.]+)"', svg)]
 
 
 def test_points_lie_where_their_figures_say():
@@ -146,15 +148,15 @@ def test_any_range_has_a_few_ticks_within_the_plot(values):
     points = [plots.Point("a", (value, value, value), (value, value, value)) for value in values]
     svg = plots.scatter(points, "x", "y", str, str)
     read(svg)
-    ticks = [float(each) for each in re.findall(r'class="tick" x="([-\d.]+)"', svg)]
+    ticks = [float(pixel) for pixel in re.findall(r'class="tick" x="([-\d.]+)"', svg)]
     assert 2 <= len(ticks) <= 40
-    assert all(0 <= each <= plots.WIDTH for each in ticks)
+    assert all(0 <= pixel <= plots.WIDTH for pixel in ticks)
 
 
 def test_labels_do_not_cover_each_other():
     points = [plots.Point(f"model {number}", (1.0, 1.0, 1.0), (0.5 + number / 1e4,) * 3) for number in range(5)]
     svg = plots.scatter(points, "x", "y", str, str)
-    heights = sorted(float(each) for each in re.findall(r'class="label[^"]*" x="[-\d.]+" y="([-\d.]+)"', svg))
+    heights = sorted(float(height) for height in re.findall(r'class="label[^"]*" x="[-\d.]+" y="([-\d.]+)"', svg))
     assert all(later - earlier >= 12.9 for earlier, later in pairwise(heights))
 
 
@@ -164,5 +166,5 @@ def test_latencies_of_different_moments_are_not_drawn_side_by_side():
     disturbed = report.model_copy(
         update={"rows": [teacher, small.model_copy(update={"latency": row("x", 0.9, 1, 7.0).latency})]}
     )
-    said = re.findall(r"<title>small: ([\d.]+ ms)", page.render(disturbed, behind()))
-    assert said == ["0.500 ms"]  # the baseline's 1 ms, divided by the speed-up of 2
+    latencies = re.findall(r"<title>small: ([\d.]+ ms)", page.render(disturbed, behind()))
+    assert latencies == ["0.500 ms"]  # the baseline's 1 ms, divided by the speed-up of 2

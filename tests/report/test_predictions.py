@@ -30,8 +30,8 @@ INDEX = 5000 + np.arange(400)
 
 def answers(wrong):
     """A model that errs on these positions."""
-    said = np.where(np.isin(np.arange(400), wrong), (LABELS + 1) % 4, LABELS)
-    return ScoredSamples(4.0 * np.eye(4)[said], LABELS)
+    classes = np.where(np.isin(np.arange(400), wrong), (LABELS + 1) % 4, LABELS)
+    return ScoredSamples(4.0 * np.eye(4)[classes], LABELS)
 
 
 MODELS = {"teacher": range(8), "student": range(4, 16), "int8": range(4, 36, 2)}
@@ -42,7 +42,7 @@ def made(name="int8", before="teacher"):
     rows, names = [], {"teacher": before, "student": "student", "int8": name}
     teacher = answers(MODELS["teacher"])
     for model, origin in (("teacher", ""), ("student", "teacher"), ("int8", "student")):
-        own = answers(MODELS[model])
+        answered = answers(MODELS[model])
         of = answers(MODELS[origin]) if origin else None
         rows.append(
             Row(
@@ -52,13 +52,13 @@ def made(name="int8", before="teacher"):
                 cached=False,
                 wall_time_s=1.0,
                 size_bytes=1000,
-                metrics={"accuracy": wilson(int(own.right.sum()), 400)},
+                metrics={"accuracy": wilson(int(answered.right.sum()), 400)},
                 made_from=names[origin] if origin else "",
-                gained=paired_difference(of.right, own.right) if of else None,
-                change=paired_difference(teacher.right, own.right) if of else None,
+                gained=paired_difference(of.right, answered.right) if of else None,
+                change=paired_difference(teacher.right, answered.right) if of else None,
                 change_p=0.03 if of else None,
                 change_verdict="worse" if of else None,
-                predictions=compare_predictions(teacher, own, INDEX, (name, "b", "c", "d")) if of else None,
+                predictions=compare_predictions(teacher, answered, INDEX, (name, "b", "c", "d")) if of else None,
             )
         )
     lines = [
@@ -78,10 +78,10 @@ def made(name="int8", before="teacher"):
 
 
 def behind(report):
-    epochs = {"epochs": [{"epoch": each, "loss": 1 / each} for each in range(1, 4)]}
+    epochs = {"epochs": [{"epoch": epoch, "loss": 1 / epoch} for epoch in range(1, 4)]}
     shown = {
-        each.index: pictures.png(np.full((3, 8, 8), each.index % 256, np.uint8), 96)
-        for each in report.rows[-1].predictions.changed
+        sample.index: pictures.png(np.full((3, 8, 8), sample.index % 256, np.uint8), 96)
+        for sample in report.rows[-1].predictions.changed
     }
     return Background({report.rows[0].name: epochs}, {"device": "cpu"}, "name: x\n", shown)
 
@@ -98,7 +98,7 @@ def test_every_form_tells_the_damage():
     lost, gained = 14, 6  # of 16 wrong ones, 2 of which the teacher has wrong too: 4, 6
     for text in (shown(report), markdown.render(report), page.render(report, behind(report))):
         words = re.sub(r"<[^>]*>", " ", text)
-        for said in (
+        for figure in (
             f"{100 * agreement.value:.1f}",
             f"{lost}",
             f"{gained}",
@@ -108,7 +108,7 @@ def test_every_form_tells_the_damage():
             "-10.0",
             "Run by PyTorch",
         ):
-            assert said in words, said
+            assert figure in words, figure
     assert max(map(len, shown(report).splitlines())) <= 100
     damaged = report.rows[-1].predictions
     assert round(400 * damaged.right_to_wrong.value) == lost
@@ -116,7 +116,7 @@ def test_every_form_tells_the_damage():
 
 
 def test_gates_on_damage_and_on_findings():
-    outcomes = {each.promise: (each.row, each.outcome) for each in made().gates}
+    outcomes = {judged.promise: (judged.row, judged.outcome) for judged in made().gates}
     assert outcomes == {
         "agreement>=99%": ("int8", "not met"),
         "costs.fc_accuracy_change>=-1%": ("costs", "met"),
@@ -154,7 +154,7 @@ def test_the_page_shows_the_inputs_that_changed_sides():
     sources = [value for name, value in reader.attributes if name == "src"]
     changed = report.rows[-1].predictions.changed
     assert len(sources) == len(changed) == 20
-    assert all(each.startswith("data:image/png;base64,") for each in sources)
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
     for source, sample in zip(sources, changed, strict=True):
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
         assert (pixels == sample.index % 256).all()
@@ -169,7 +169,7 @@ def test_pictures_are_bounded():
 
 
 def bars(svg):
-    return [tuple(map(float, found)) for found in re.findall(r'class="step" x="([-\d.]+)"[^>]* width="([\d.]+)"', svg)]
+    return [tuple(map(float, numbers)) for numbers in re.findall(r'class="step" x="([-\d.]+)"[^>]* width="([\d.]+)"', svg)]
 
 
 def test_the_waterfall_goes_from_the_baseline_to_the_last_model():
@@ -185,8 +185,8 @@ def test_the_waterfall_goes_from_the_baseline_to_the_last_model():
 
 
 def test_the_way_is_told_in_words_too():
-    said = "accuracy %, stage by stage: teacher 98.0, student -1.0 [-2.9, +0.8], int8 -1.0 [-2.9, +0.8]"
-    figures = re.sub(r"\[[^]]*\]", "", said)
+    sentence = "accuracy %, stage by stage: teacher 98.0, student -1.0 [-2.9, +0.8], int8 -1.0 [-2.9, +0.8]"
+    figures = re.sub(r"\[[^]]*\]", "", sentence)
     for text in (shown(made()), markdown.render(made())):
         assert figures in re.sub(r"\[[^]]*\]", "", " ".join(text.replace("\\", "").split()))
 
@@ -209,7 +209,7 @@ def test_names_mean_themselves_everywhere():
     lines = [line for line in markdown.render(report).splitlines() if line.startswith("|")]
     tables = [
         list(group)
-        for filled, group in itertools.groupby(markdown.render(report).splitlines(), lambda each: each[:1] == "|")
+        for filled, group in itertools.groupby(markdown.render(report).splitlines(), lambda line: line[:1] == "|")
         if filled
     ]
     assert len(lines) > 10

@@ -20,9 +20,9 @@ MACHINE = {"processor": "Test CPU", "cores": 2, "onnxruntime": "1"}
 
 
 def test_figures_are_those_stored(made, right):
-    found = report.collect(made.add("small", right(30), 1000, (1.9, 2.0, 2.1), parameters=50).record())
-    teacher, small = found.rows
-    assert (found.recipe, found.seed, found.samples, found.primary, found.machine) == (
+    collected = report.collect(made.add("small", right(30), 1000, (1.9, 2.0, 2.1), parameters=50).record())
+    teacher, small = collected.rows
+    assert (collected.recipe, collected.seed, collected.samples, collected.primary, collected.machine) == (
         "digits",
         7,
         SAMPLES,
@@ -34,7 +34,7 @@ def test_figures_are_those_stored(made, right):
     assert (small.compression_ratio, small.speedup.value, small.verdict, small.note) == (10, 2.0, "faster", "")
     assert (small.latency.p50_ms.value, teacher.latency.p50_ms.value) == (0.5, 1.0)
     assert (teacher.compression_ratio, teacher.change, teacher.speedup) == (None, None, None)
-    assert found.rows[0].wall_time_s == 1.5
+    assert collected.rows[0].wall_time_s == 1.5
 
 
 def test_change_is_paired(made, right):
@@ -64,9 +64,9 @@ def test_other_samples_are_not_compared(made, right):
 )
 def test_smaller_is_not_said_to_be_faster(made, size, speedup, note, right, shown):
     folder = made.add("small", right(30), size, speedup).record()
-    found = report.collect(folder)
-    assert found.rows[1].note == note
-    for text in (markdown.render(found), shown(found)):
+    collected = report.collect(folder)
+    assert collected.rows[1].note == note
+    for text in (markdown.render(collected), shown(collected)):
         assert (f"small: {note}" in text) == bool(note)
 
 
@@ -81,9 +81,9 @@ def test_the_terminal_shows_whole_figures_in_100_columns(made, right, shown):
 
 
 def test_what_was_not_measured_says_why(made, shown):
-    found = report.collect(made.add("odd", reason="the format has no word for operator 'foo'").record())
-    assert found.rows[1].parameters is None
-    for text in (markdown.render(found), shown(found)):
+    collected = report.collect(made.add("odd", reason="the format has no word for operator 'foo'").record())
+    assert collected.rows[1].parameters is None
+    for text in (markdown.render(collected), shown(collected)):
         assert "odd: not measured: the format has no word for operator 'foo'" in text
 
 
@@ -100,15 +100,15 @@ def test_names_can_not_break_the_table(empty_run, right, shown):
 
 
 def test_json_says_all_and_reads_back(made, right):
-    found = report.collect(made.add("small", right(30), 1000, (1.9, 2.0, 2.1)).record())
-    assert report.Report.model_validate_json(found.model_dump_json()) == found
-    assert json.loads(found.model_dump_json())["rows"][1]["metrics"]["cross_entropy"]["samples"] == SAMPLES
+    collected = report.collect(made.add("small", right(30), 1000, (1.9, 2.0, 2.1)).record())
+    assert report.Report.model_validate_json(collected.model_dump_json()) == collected
+    assert json.loads(collected.model_dump_json())["rows"][1]["metrics"]["cross_entropy"]["samples"] == SAMPLES
 
 
 def test_a_run_without_measurements_is_still_a_report(empty_run, shown):
-    found = report.collect(empty_run.add("only", reason="no exporter").record())
-    assert "only" in shown(found)
-    assert "only" in markdown.render(found)
+    collected = report.collect(empty_run.add("only", reason="no exporter").record())
+    assert "only" in shown(collected)
+    assert "only" in markdown.render(collected)
 
 
 def damaged(folder, store, how):
@@ -131,7 +131,7 @@ def damaged(folder, store, how):
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("no run", "holds no run"),
         ("bad record", "can't be read"),
@@ -141,10 +141,10 @@ def damaged(folder, store, how):
         ("missing", "is missing"),
     ],
 )
-def test_damage_is_refused(made, how, said, right):
+def test_damage_is_refused(made, how, message, right):
     folder = made.add("small", right(30), 1000, (1.9, 2.0, 2.1)).record()
     damaged(folder, made.store, how)
-    with pytest.raises(ArtifactError, match=said):
+    with pytest.raises(ArtifactError, match=message):
         report.collect(folder)
 
 
@@ -169,13 +169,13 @@ def test_a_teacher_of_another_task_has_a_size_and_no_accuracy(empty_run, right, 
     made.add("student", right(40), teachers=("colours", "shapes")).add(
         "control", right(60), variant_of="student", variant="control"
     )
-    found = report.collect(made.record())
-    colours, shapes, _, student = found.rows
+    collected = report.collect(made.record())
+    colours, shapes, _, student = collected.rows
     assert (colours.metrics, colours.reason, colours.size_bytes, colours.change) == ({}, reason, 500, None)
     assert (student.compression_ratio, student.change, student.change_p) == (0.5, None, None)
     assert (student.metrics["accuracy"], shapes.reason) == (wilson(960, 1000), "")
-    (worth,) = found.distilled
+    (worth,) = collected.distilled
     assert worth.teacher == "shapes"
     assert worth.gap_closed == pytest.approx(0.5)  # of 0.94 to 0.98
-    for text in (markdown.render(found).replace("\\_", "_"), shown(found)):
+    for text in (markdown.render(collected).replace("\\_", "_"), shown(collected)):
         assert reason in " ".join(text.split())

@@ -52,9 +52,9 @@ def forms(together):
 
 
 def test_models_are_aligned_by_name():
-    lines = [each.split("|")[1:-1] for each in runs.as_markdown(two(recipe="b")).splitlines() if each.startswith("|")]
+    lines = [line.split("|")[1:-1] for line in runs.as_markdown(two(recipe="b")).splitlines() if line.startswith("|")]
     cells = {(stage, what): (a, b) for stage, what, a, b in named(lines)}
-    assert lines[0] == [" stage ", " ", " a ", " b "] or [each.strip() for each in lines[0]] == ["stage", "", "a", "b"]
+    assert lines[0] == [" stage ", " ", " a ", " b "] or [cell.strip() for cell in lines[0]] == ["stage", "", "a", "b"]
     assert cells["run", "seed"] == ("0", "1")
     assert cells["run", "baseline"] == ("teacher", "teacher")
     assert cells["teacher", "accuracy %"][0].startswith("97.0")
@@ -68,7 +68,7 @@ def test_models_are_aligned_by_name():
 def named(lines):
     stage = ""
     for line in lines[2:]:
-        first, what, a, b = (each.strip().replace("\\", "") for each in line)
+        first, what, a, b = (cell.strip().replace("\\", "") for cell in line)
         stage = first or stage
         yield stage, what, a, b
 
@@ -92,7 +92,7 @@ def test_different_baselines_are_said():
 
 
 def test_runs_of_one_recipe_are_told_apart():
-    assert [each.name for each in two().runs] == ["a (runs/a)", "a (runs/b)"]
+    assert [run.name for run in two().runs] == ["a (runs/a)", "a (runs/b)"]
 
 
 def test_json_reads_back_and_is_of_the_published_schema():

@@ -35,8 +35,8 @@ def test_it_reaches_every_form(run, compress):
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**document, "rows": [{"name": 3}]}, schema_of("report"))
 
-    found = {each["name"]: each for each in document["findings"] if each["name"]}
-    assert {name: each["model"] for name, each in found.items()} == {"alike": "teacher", "attack": "small"}
+    tables = {table["name"]: table for table in document["findings"] if table["name"]}
+    assert {name: table["model"] for name, table in tables.items()} == {"alike": "teacher", "attack": "small"}
     assert [row["predictions"] is None for row in document["rows"]] == [True, False]
     assert document["rows"][1]["predictions"]["samples"] == 467
     page, text = Path("runs/r/report.html").read_text(), Path("runs/r/report.md").read_text()
@@ -45,7 +45,7 @@ def test_it_reaches_every_form(run, compress):
         assert "pgd 4" in form
         assert "Kornblith" in form
     assert page.count("data:image/png;base64,") == len(document["rows"][1]["predictions"]["changed"]) > 0
-    assert [each["outcome"] for each in document["gates"]] == ["met", document["gates"][1]["outcome"], "met"]
+    assert [judged["outcome"] for judged in document["gates"]] == ["met", document["gates"][1]["outcome"], "met"]
 
     again = compress("report", "runs/r", "--html")
     assert again.out == page

@@ -1,4 +1,4 @@
-"""Two measurements, held against each other."""
+"""The answers of two measurements, compared."""
 
 import numpy as np
 import pytest
@@ -16,10 +16,10 @@ from compress_cli.store.artifact import Draft, Measurement
 
 @pytest.fixture
 def measured(tmp_path):
-    """`measured(said)`: the Measurement of a model that says these classes of digits."""
+    """`measured(classes)`: the Measurement of a model that says these classes of digits."""
     dataset = Digits()
 
-    def _measured(said, split="test", index=None):
+    def _measured(classes, split="test", index=None):
         folder = tmp_path / f"m{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         samples = dataset.split(split)
@@ -32,7 +32,7 @@ def measured(tmp_path):
         }  # fmt: skip
         (folder / measure.MEASUREMENT).write_text(measure.Figures.model_validate(figures).model_dump_json())
         index = samples.index if index is None else index
-        np.savez(folder / measure.PREDICTIONS, index=index, **{"head.logits": np.eye(10, dtype=np.float32)[said] * 5})
+        np.savez(folder / measure.PREDICTIONS, index=index, **{"head.logits": np.eye(10, dtype=np.float32)[classes] * 5})
         return Draft(Measurement, "k", {"type": "measure"}).commit(folder)
 
     return dataset, _measured
@@ -46,9 +46,9 @@ def test_damage_of_stored_answers(measured, context_for):
     worse[[4, 7]] = (labels[[4, 7]] + 1) % 10
     context = context_for(dataset, inputs={"baseline": (made(labels),), "start": (made(worse),)}, splits=("val", "test"))
     ComparePredictions(baseline="a").run(context)
-    found = Document.model_validate_json((context.output / measure.PREDICTION_COMPARISON).read_text())
-    assert found.right_to_wrong == wilson(2, 467)
-    assert [each.index for each in found.changed] == split.index[[4, 7]].tolist()
+    comparison = Document.model_validate_json((context.output / measure.PREDICTION_COMPARISON).read_text())
+    assert comparison.right_to_wrong == wilson(2, 467)
+    assert [sample.index for sample in comparison.changed] == split.index[[4, 7]].tolist()
     with np.load(context.output / measure.PICTURES) as kept:
         np.testing.assert_array_equal(kept["index"], split.index[[4, 7]])
         np.testing.assert_array_equal(kept["images"], split.inputs["image"][[4, 7]])

@@ -34,9 +34,9 @@ def test_blur_is_a_gaussian(severity, size):
     images = pictures(2, 1, size)
     deviation = BLUR[severity - 1] * size / 32
     reach = int(np.ceil(3 * deviation))
-    expected = [gaussian_filter(each[0].astype(float), deviation, mode="mirror", radius=reach) for each in images]
-    found = corrupted(images, "blur", severity, np.arange(2), 0)
-    np.testing.assert_allclose(found[:, 0], expected, atol=0.51)
+    expected = [gaussian_filter(image[0].astype(float), deviation, mode="mirror", radius=reach) for image in images]
+    blurred = corrupted(images, "blur", severity, np.arange(2), 0)
+    np.testing.assert_allclose(blurred[:, 0], expected, atol=0.51)
 
 
 def test_contrast_by_hand():
@@ -49,9 +49,11 @@ def test_contrast_by_hand():
 @pytest.mark.parametrize("kind", ["noise", "blur", "contrast"])
 def test_more_severe_is_farther(kind):
     images = pictures()
-    apart = [np.abs(corrupted(images, kind, each, np.arange(6), 0).astype(int) - images).mean() for each in range(1, 6)]
-    assert apart == sorted(apart)
-    assert apart[0] < 0.9 * apart[4]
+    distances = [
+        np.abs(corrupted(images, kind, severity, np.arange(6), 0).astype(int) - images).mean() for severity in range(1, 6)
+    ]
+    assert distances == sorted(distances)
+    assert distances[0] < 0.9 * distances[4]
     assert corrupted(images, kind, 1, np.arange(6), 0).dtype == np.uint8
 
 

@@ -66,8 +66,8 @@ class TwoTasks(Digits):
     """Two heads of ten classes."""
 
     def signature(self):
-        own = super().signature()
-        return own.model_copy(update={"heads": {**own.heads, "value": Head(shape=(10,))}})
+        signature = super().signature()
+        return signature.model_copy(update={"heads": {**signature.heads, "value": Head(shape=(10,))}})
 
 
 def test_a_model_without_the_head_of_the_task_has_a_size(context, stored, digits_file):
@@ -75,9 +75,14 @@ def test_a_model_without_the_head_of_the_task_has_a_size(context, stored, digits
     size = path.stat().st_size
     context = replace(context, dataset=TwoTasks(), task=Classification(head="value"))
     assert measured(context, stored(path, "a")) == {}
-    found = Figures.model_validate_json((context.output / MEASUREMENT).read_text())
-    assert (found.metrics, found.primary, found.contents.parameters, found.contents.size_bytes) == ({}, "accuracy", 650, size)
-    assert found.reason == "this model has no head 'value', which the task is about (it has: logits)"
+    figures = Figures.model_validate_json((context.output / MEASUREMENT).read_text())
+    assert (figures.metrics, figures.primary, figures.contents.parameters, figures.contents.size_bytes) == (
+        {},
+        "accuracy",
+        650,
+        size,
+    )
+    assert figures.reason == "this model has no head 'value', which the task is about (it has: logits)"
 
 
 def test_a_task_that_does_not_fit_the_data_is_refused(context, stored, digits_file):
@@ -97,10 +102,10 @@ def test_measurement(context, stored, digits_file, split):
     samples = Digits().split(split)
     scores = samples.inputs["image"].reshape(len(samples), -1) @ weight + bias
     right = scores.argmax(1) == samples.targets["label"]
-    found = Figures.model_validate_json((context.output / MEASUREMENT).read_text())
-    assert (found.split, found.samples, found.primary) == (split, len(samples), "accuracy")
-    assert found.metrics["accuracy"].value == facts["accuracy"] == right.mean()
-    assert (found.contents.parameters, found.contents.macs, found.contents.size_bytes) == (650, 640, size)
+    figures = Figures.model_validate_json((context.output / MEASUREMENT).read_text())
+    assert (figures.split, figures.samples, figures.primary) == (split, len(samples), "accuracy")
+    assert figures.metrics["accuracy"].value == facts["accuracy"] == right.mean()
+    assert (figures.contents.parameters, figures.contents.macs, figures.contents.size_bytes) == (650, 640, size)
     with np.load(context.output / PREDICTIONS, allow_pickle=False) as arrays:
         np.testing.assert_allclose(arrays["head.logits"], scores, atol=1e-4)
         np.testing.assert_array_equal(arrays["right.accuracy"], right)
@@ -121,20 +126,20 @@ def test_comparison(context, stored, digits_file, linear_file):
     start = stored(digits_file()[0], "small")
     ready = replace(context, inputs={"baseline": (baseline,), "start": (start,)}, splits=("test",))
     facts = Compare(conditions=TimingConditions(seconds=0.2, batch=4, threads=1)).run(ready)
-    found = Timing.model_validate_json((context.output / COMPARISON).read_text())
-    assert facts["verdict"] == found.speedup.verdict == "faster"
-    assert facts["speedup"] == found.speedup.speedup.value > 2
-    assert (found.speedup.model.batch, found.speedup.model.threads) == (4, 1)
-    assert found.machine == dict(Compare().depends())
+    timing = Timing.model_validate_json((context.output / COMPARISON).read_text())
+    assert facts["verdict"] == timing.speedup.verdict == "faster"
+    assert facts["speedup"] == timing.speedup.speedup.value > 2
+    assert (timing.speedup.model.batch, timing.speedup.model.threads) == (4, 1)
+    assert timing.machine == dict(Compare().depends())
 
 
 def test_a_model_is_timed_alone_where_there_is_no_baseline(context, stored, digits_file):
     ready = replace(context, inputs={"start": (stored(digits_file()[0], "a"),)}, splits=("test",))
     facts = Compare(conditions=TimingConditions(seconds=0.1, threads=1, concurrency=2)).run(ready)
-    found = Timing.model_validate_json((context.output / COMPARISON).read_text())
-    assert found.speedup is None
-    assert facts == {"latency_ms": found.latency.p50_ms.value}
-    assert (found.load.clients, found.load.batch) == (2, 1)
+    timing = Timing.model_validate_json((context.output / COMPARISON).read_text())
+    assert timing.speedup is None
+    assert facts == {"latency_ms": timing.latency.p50_ms.value}
+    assert (timing.load.clients, timing.load.batch) == (2, 1)
 
 
 def test_nan_makes_no_measurement(context, stored, linear_file):

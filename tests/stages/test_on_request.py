@@ -33,7 +33,7 @@ def stored(folder, kind, write):
     return Draft(kind, "k", {"type": "x"}).commit(folder)
 
 
-def found(context):
+def table_of(context):
     return Findings.model_validate_json((context.output / FINDINGS).read_text())
 
 
@@ -54,7 +54,7 @@ def test_robustness_sees_the_pictures_it_says(digits_file, context_for, tmp_path
     model = stored(tmp_path / "file", OnnxModel, lambda folder: path.rename(folder / "model.onnx"))
     context = context_for(Digits(), inputs={"start": (model,), "baseline": (model,)}, splits=("test",), seed=3)
     Robustness(baseline="b", severities=(2,), batch=100).run(context)
-    table, split = found(context), Digits().split("test")
+    table, split = table_of(context), Digits().split("test")
     assert [line.name for line in table.lines] == ["clean", "noise 2", "blur 2", "contrast 2"]
     images, index, labels = split.inputs["image"], split.index, split.targets["label"]
     for line, kind in zip(table.lines, (None, "noise", "blur", "contrast"), strict=True):
@@ -73,24 +73,24 @@ def test_robustness_and_attacks_change_what_the_model_takes(digits_file, context
     def beside(dataset):
         class Paired(type(dataset)):
             def split(self, name):
-                found = super().split(name)
-                return Split({"other": 255 - found.inputs["image"], **found.inputs}, found.targets, found.index)
+                part = super().split(name)
+                return Split({"other": 255 - part.inputs["image"], **part.inputs}, part.targets, part.index)
 
         return Paired()
 
     model = stored(tmp_path / "file", OnnxModel, lambda folder: digits_file()[0].rename(folder / "model.onnx"))
-    given = {"inputs": {"start": (model,), "baseline": (model,)}, "splits": ("test",)}
+    settings = {"inputs": {"start": (model,), "baseline": (model,)}, "splits": ("test",)}
     tables = []
     for dataset in (Digits(), beside(Digits())):
-        context = context_for(dataset, **given)
+        context = context_for(dataset, **settings)
         Robustness(baseline="b", severities=(3,)).run(context)
-        tables.append(found(context).figures())
+        tables.append(table_of(context).figures())
     assert tables[0] == tables[1]
     network, tables = checkpoint(Mlp(hidden=(4,))), []
     for dataset in (toy(), beside(toy())):
         context = context_for(dataset, inputs={"start": (network,)}, splits=("test",))
         Attack(epsilons=(20.0,)).run(context)
-        tables.append(found(context).figures())
+        tables.append(table_of(context).figures())
     assert tables[0] == tables[1]
 
 
@@ -99,8 +99,8 @@ def test_an_attack_does_what_calculus_says():
     weight = torch.tensor([[1.0, -2.0, 0.5]])
     inputs = {"x": torch.tensor([[10.0, 10.0, 100.0]])}
 
-    def loss(given):
-        return (given["x"] * weight).sum()
+    def loss(moved):
+        return (moved["x"] * weight).sum()
 
     for steps in (1, 20):
         moved = attack._moved(loss, inputs, inputs, {"x": (0.0, 101.0)}, 4.0, steps)["x"]
@@ -130,15 +130,15 @@ def test_attacks_stay_within_epsilon_and_hurt(checkpoint, toy, context_for):
     start, dataset = checkpoint(Mlp(hidden=(8,))), toy()
     context = context_for(dataset, inputs={"start": (start,)}, splits=("test",))
     Attack(epsilons=(1.0, 60.0), steps=8).run(context)
-    values = {line.name: line.cells[0].value for line in found(context).lines}
+    values = {line.name: line.cells[0].value for line in table_of(context).lines}
     assert list(values) == ["clean", "fgsm 1", "fgsm 60", "pgd 1", "pgd 60"]
     network, split = restore.checkpoint(start).network, dataset.split("test")
     images, labels = torch.from_numpy(split.inputs["image"]).float(), torch.from_numpy(split.targets["label"])
     clean = (network(images)["logits"].argmax(1) == labels).float().mean().item()
     assert values["clean"] == pytest.approx(clean)
 
-    def loss(given):
-        return nn.functional.cross_entropy(network(given["image"])["logits"], labels)
+    def loss(moved):
+        return nn.functional.cross_entropy(network(moved["image"])["logits"], labels)
 
     ends = {"image": (float(images.min()), float(images.max()))}
     batch = Batch({"image": images}, {}, torch.from_numpy(split.index))
@@ -171,10 +171,10 @@ def test_similarity_of_layers(checkpoint, toy, context_for):
     start, teacher = checkpoint(Convnet(widths=(4, 4))), checkpoint(Convnet(widths=(4, 8)), seed=1)
     context = context_for(toy(), inputs={"start": (start,), "teacher": (start,)}, splits=("test",))
     Similarity(teacher="t", layers=("0", "-1")).run(context)
-    assert [line.cells[0] for line in found(context).lines] == pytest.approx([1, 1])
+    assert [line.cells[0] for line in table_of(context).lines] == pytest.approx([1, 1])
     context = context_for(toy(), inputs={"start": (start,), "teacher": (teacher,)}, splits=("test",))
     Similarity(teacher="t", layers=("0",), teacher_layers=("1",), batch=7).run(context)
-    assert 0 < found(context).lines[0].cells[0] < 0.999
+    assert 0 < table_of(context).lines[0].cells[0] < 0.999
     with pytest.raises(RecipeError, match="there is no layer 'nix'"):
         Similarity(teacher="t", layers=("nix",)).run(context)
     with pytest.raises(ValueError, match="1 names for 2 layers"):
@@ -202,13 +202,13 @@ def test_all_layers_together_are_the_quantised_model(program, toy):
     quantised = samples.answers(restore.program(program), inputs)["logits"]
     np.testing.assert_allclose(whole["logits"], quantised, atol=1e-4 * abs(quantised).max())
     assert abs(quantised - exact).max() > 1e-3 * abs(exact).max()
-    assert all(torch.equal(each, untouched[name]) for name, each in graph.state_dict().items())  # no range moved
+    assert all(torch.equal(tensor, untouched[name]) for name, tensor in graph.state_dict().items())  # no range moved
 
 
 def test_the_cost_of_each_layer(program, toy, context_for):
     context = context_for(toy(), inputs={"start": (program,)})
     Sensitivity().run(context)
-    table = found(context)
+    table = table_of(context)
     names = [line.name for line in table.lines]
     assert names[-3:] == ["other operators", "all together", "interplay"]
     assert len(names) > 5

@@ -15,13 +15,13 @@ def test_figures_by_hand_and_independent_of_batches():
     whole.add(reference, other)
     for row in range(3):
         pieces.add(reference[row : row + 1], other[row : row + 1])
-    for each in (whole, pieces):
-        assert each.samples == 3
-        assert each.max_abs_error == 2.0
-        assert each.relative_error == pytest.approx(2 / 4)
-        assert each.rms_error == pytest.approx(math.sqrt((1 + 4) / 6))
-        assert each.sqnr_db == pytest.approx(10 * math.log10((9 + 16 + 1 + 4) / 5))
-        assert each.argmax_agreement == pytest.approx(2 / 3)
+    for agreement in (whole, pieces):
+        assert agreement.samples == 3
+        assert agreement.max_abs_error == 2.0
+        assert agreement.relative_error == pytest.approx(2 / 4)
+        assert agreement.rms_error == pytest.approx(math.sqrt((1 + 4) / 6))
+        assert agreement.sqnr_db == pytest.approx(10 * math.log10((9 + 16 + 1 + 4) / 5))
+        assert agreement.argmax_agreement == pytest.approx(2 / 3)
 
 
 def test_equal_outputs_have_no_noise():
@@ -34,8 +34,8 @@ def test_equal_outputs_have_no_noise():
 def test_nan_is_never_lost(order):
     values = [np.array([[1.0, 2.0]]), np.array([[np.nan, 2.0]])][order]
     broken = Agreement()
-    for each in values:
-        broken.add(np.array([[1.0, 2.0]]), each)
+    for value in values:
+        broken.add(np.array([[1.0, 2.0]]), value)
     assert math.isnan(broken.max_abs_error)
     assert math.isnan(broken.rms_error)
 
@@ -47,6 +47,6 @@ def test_a_head_of_one_value_decides_nothing():
 
 
 def test_heads_are_kept_apart():
-    found: dict[str, Agreement] = {}
-    compare(found, {"a": np.zeros((1, 2)), "b": np.zeros((1, 2))}, {"b": np.ones((1, 2)), "a": np.zeros((1, 2))})
-    assert (found["a"].max_abs_error, found["b"].max_abs_error) == (0.0, 1.0)
+    agreements: dict[str, Agreement] = {}
+    compare(agreements, {"a": np.zeros((1, 2)), "b": np.zeros((1, 2))}, {"b": np.ones((1, 2)), "a": np.zeros((1, 2))})
+    assert (agreements["a"].max_abs_error, agreements["b"].max_abs_error) == (0.0, 1.0)

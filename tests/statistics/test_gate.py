@@ -40,11 +40,11 @@ def test_promises_are_understood(text, row, quantity, at_most, limit):
 
 def test_the_change_of_a_share_is_a_share():
     assert [sort_of(f"top5_accuracy{end}") for end in ("_drop", "_worse", "_change", "_vs_baseline")] == ["share"] * 4
-    assert [changed(each) for each in ("mae_worse", "macs")] == [("mae", "_worse"), ("macs", "")]
+    assert [changed(quantity) for quantity in ("mae_worse", "macs")] == [("mae", "_worse"), ("macs", "")]
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "is not of the form"),
         ("small", "is not of the form"),
@@ -60,10 +60,10 @@ def test_the_change_of_a_share_is_a_share():
         ("macs<=1e999", "too large"),
     ],
 )
-def test_what_is_not_understood_is_refused(text, said):
-    with pytest.raises(RecipeError, match=said):
+def test_what_is_not_understood_is_refused(text, message):
+    with pytest.raises(RecipeError, match=message):
         parse(text)
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=message):
         Gate.model_validate(text)
 
 
@@ -76,7 +76,7 @@ def test_an_editor_accepts_both_forms():
 
 
 @pytest.mark.parametrize(
-    ("promise", "found", "outcome"),
+    ("promise", "figure", "outcome"),
     [
         ("x<=0.5", estimate(0.1, 0.2, 0.5), "met"),  # ends on the limit
         ("x<=0.5", estimate(0.1, 0.2, 0.5 + 1e-9), "undecided"),
@@ -93,8 +93,8 @@ def test_an_editor_accepts_both_forms():
         ("x<=0.5", None, "not measured"),
     ],
 )
-def test_boundaries(promise, found, outcome):
-    judged = judge(parse(promise), "row", found)
+def test_boundaries(promise, figure, outcome):
+    judged = judge(parse(promise), "row", figure)
     assert (judged.outcome, judged.passes) == (outcome, outcome == "met")
 
 
@@ -126,7 +126,7 @@ def test_so_many_samples_decide_about_as_often_as_not(better):
     asked = 200 + judged.needs
 
     def decided(samples):
-        tries = [judge(gate, "row", wilson(int(each), samples)).outcome for each in random.binomial(samples, truth, 300)]
+        tries = [judge(gate, "row", wilson(int(count), samples)).outcome for count in random.binomial(samples, truth, 300)]
         return tries.count("met" if better else "not met") / 300
 
     assert 0.35 < decided(asked) < 0.65
@@ -141,18 +141,18 @@ def test_no_number_of_samples_decides_what_lies_on_the_limit():
 
 @given(st.tuples(*[st.floats(-1e6, 1e6)] * 3).map(sorted), st.floats(-1e6, 1e6), st.booleans())
 def test_exactly_one_outcome_and_needs_only_where_undecided(ends, limit, at_most):
-    found = estimate(*ends)
-    judged = judge(parse(f"x{'<=' if at_most else '>='}{limit!r}"), "row", found)
+    figure = estimate(*ends)
+    judged = judge(parse(f"x{'<=' if at_most else '>='}{limit!r}"), "row", figure)
     apart = 1e-6 * max(1, abs(limit))
-    good = [value <= limit if at_most else value >= limit for value in (found.low, found.high)]
-    if min(abs(found.low - limit), abs(found.high - limit)) > apart:
+    good = [value <= limit if at_most else value >= limit for value in (figure.low, figure.high)]
+    if min(abs(figure.low - limit), abs(figure.high - limit)) > apart:
         expected = "met" if all(good) else "undecided" if any(good) else "not met"
         assert judged.outcome == expected
     assert judged.needs is None or (judged.outcome == "undecided" and judged.needs >= 1 and math.isfinite(judged.needs))
 
 
 @pytest.mark.parametrize(
-    ("promise", "rows", "said"),
+    ("promise", "rows", "message"),
     [
         ("accuracy_drop<=0.01", ["teacher", "int8"], ""),
         ("top5_accuracy>=0.9", ["teacher", "int8"], ""),
@@ -174,6 +174,6 @@ def test_exactly_one_outcome_and_needs_only_where_undecided(ends, limit, at_most
         ("robustnes.noise_5_accuracy>=0.5", ["teacher", "int8"], "did you mean 'robustness'"),
     ],
 )
-def test_what_can_never_be_judged_says_so(promise, rows, said):
-    found = impossible(parse(promise), rows, "teacher", "accuracy", ["accuracy", "top5_accuracy"], ["robustness"])
-    assert (said in found) if said else found == ""
+def test_what_can_never_be_judged_says_so(promise, rows, message):
+    complaint = impossible(parse(promise), rows, "teacher", "accuracy", ["accuracy", "top5_accuracy"], ["robustness"])
+    assert (message in complaint) if message else complaint == ""

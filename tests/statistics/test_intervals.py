@@ -114,19 +114,19 @@ def cells(random):
 def test_95_percent_intervals_hold_the_truth_95_percent_of_the_time(make, truth):
     """1500 tries: a true 95% comes out between 93% and 97% but for one seed in 3000; seeded, so never by chance."""
     random = np.random.default_rng(2)
-    found = [make(random) for _ in range(1500)]
-    held = np.mean([each.low <= truth <= each.high for each in found])
+    estimates = [make(random) for _ in range(1500)]
+    held = np.mean([estimate.low <= truth <= estimate.high for estimate in estimates])
     assert 0.93 <= held <= 0.97
 
 
 def test_the_interval_of_a_median_holds_at_least_so_often():
     random = np.random.default_rng(2)  # it may hold more often: there are only so many pairs of sorted values
-    found = [median(random.exponential(size=30), 0.95) for _ in range(2000)]
-    assert np.mean([each.low <= math.log(2) <= each.high for each in found]) > 0.93
+    estimates = [median(random.exponential(size=30), 0.95) for _ in range(2000)]
+    assert np.mean([estimate.low <= math.log(2) <= estimate.high for estimate in estimates]) > 0.93
 
 
 @pytest.mark.parametrize(
-    ("cells", "better", "said"),
+    ("cells", "better", "verdict"),
     [
         ((900, 30, 5, 65), "higher", "worse"),
         ((900, 5, 30, 65), "higher", "better"),
@@ -135,9 +135,9 @@ def test_the_interval_of_a_median_holds_at_least_so_often():
         ((900, 0, 0, 100), "higher", "same"),
     ],
 )
-def test_better_same_or_worse(cells, better, said):
+def test_better_same_or_worse(cells, better, verdict):
     before, after = table(*cells)
-    assert judge_change(paired_difference(before, after), mcnemar(before, after), better) == said
+    assert judge_change(paired_difference(before, after), mcnemar(before, after), better) == verdict
 
 
 def test_without_a_test_the_interval_decides():

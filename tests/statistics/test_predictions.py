@@ -18,10 +18,10 @@ from compress_cli.statistics.predictions import (
 )
 
 
-def answers(said, labels, classes=3, sure=4.0):
+def answers(chosen, labels, classes=3, sure=4.0):
     """Scores whose highest is `sure` for the class said, 0 elsewhere."""
-    scores = np.zeros((len(said), classes), np.float32)
-    scores[np.arange(len(said)), said] = sure
+    scores = np.zeros((len(chosen), classes), np.float32)
+    scores[np.arange(len(chosen)), chosen] = sure
     return ScoredSamples(scores, np.asarray(labels))
 
 
@@ -31,20 +31,20 @@ AFTER = np.array([0, 1, 2, 1, 1, 0, 2, 2, 2, 2])  # 7 right: 1 and 5 lost, 9 gai
 
 
 def test_shares_by_hand():
-    found = compare_predictions(answers(BEFORE, LABELS), answers(AFTER, LABELS), np.arange(10), ("cat", "dog"))
-    assert found.agreement == wilson(6, 10)
-    assert found.right_to_wrong == wilson(2, 10)
-    assert found.wrong_to_right == wilson(1, 10)
-    assert found.churn == wilson(3, 10)
-    assert [(each.name, each.samples, each.change.value) for each in found.classes] == [
+    comparison = compare_predictions(answers(BEFORE, LABELS), answers(AFTER, LABELS), np.arange(10), ("cat", "dog"))
+    assert comparison.agreement == wilson(6, 10)
+    assert comparison.right_to_wrong == wilson(2, 10)
+    assert comparison.wrong_to_right == wilson(1, 10)
+    assert comparison.churn == wilson(3, 10)
+    assert [(label.name, label.samples, label.change.value) for label in comparison.classes] == [
         ("cat", 3, pytest.approx(-1 / 3)),
         ("dog", 3, pytest.approx(-1 / 3)),
         ("2", 4, pytest.approx(0.25)),
     ]
-    assert [(each.before, each.after) for each in found.classes] == [(2 / 3, 1 / 3), (1.0, 2 / 3), (0.75, 1.0)]
-    assert found.worst_class_drop.value == pytest.approx(1 / 3)
-    assert found.worst_class_drop.high > -min(each.change.low for each in found.classes)  # holds for all at once
-    assert [(each.index, each.label, each.before, each.after) for each in found.changed] == [
+    assert [(label.before, label.after) for label in comparison.classes] == [(2 / 3, 1 / 3), (1.0, 2 / 3), (0.75, 1.0)]
+    assert comparison.worst_class_drop.value == pytest.approx(1 / 3)
+    assert comparison.worst_class_drop.high > -min(label.change.low for label in comparison.classes)  # holds for all at once
+    assert [(sample.index, sample.label, sample.before, sample.after) for sample in comparison.changed] == [
         (1, "cat", "cat", "dog"),
         (5, "dog", "dog", "cat"),
         (9, "2", "cat", "2"),
@@ -65,10 +65,10 @@ def test_divergence_from_an_impossible_class_is_not_a_number_to_show():
     assert compare_predictions(after, before, np.arange(2)).kl.value > 0  # the other way it is finite
 
 
-def ece_by_loop(found):
+def ece_by_loop(scored):
     """As Guo et al. 2017 write it, equation 3, bin by bin."""
-    shares = np.exp(found.scores) / np.exp(found.scores).sum(axis=1, keepdims=True)
-    confidence, right = shares.max(axis=1), shares.argmax(axis=1) == found.labels
+    shares = np.exp(scored.scores) / np.exp(scored.scores).sum(axis=1, keepdims=True)
+    confidence, right = shares.max(axis=1), shares.argmax(axis=1) == scored.labels
     total = 0.0
     for m in range(BINS):
         inside = (confidence >= m / BINS) & ((confidence < (m + 1) / BINS) | (m == BINS - 1))
@@ -87,17 +87,17 @@ def calibrated(samples, seed, sharper=1.0):
 
 @pytest.mark.parametrize("sharper", [0.3, 1.0, 3.0])
 def test_calibration_error_is_that_of_the_paper(sharper):
-    found = calibrated(700, 0, sharper)
-    assert calibration_error(found).value == pytest.approx(ece_by_loop(found), abs=1e-12)
+    scored = calibrated(700, 0, sharper)
+    assert calibration_error(scored).value == pytest.approx(ece_by_loop(scored), abs=1e-12)
 
 
 def test_the_interval_of_the_calibration_error_holds_the_truth():
     """The truth from very many samples; 100 tries of 95%, seeded: 88 would be three deviations below."""
     truth = ece_by_loop(calibrated(400_000, 99, 2.0))
-    found = [calibration_error(calibrated(400, seed, 2.0)) for seed in range(100)]
-    held = sum(each.low <= truth <= each.high for each in found)
+    errors = [calibration_error(calibrated(400, seed, 2.0)) for seed in range(100)]
+    held = sum(error.low <= truth <= error.high for error in errors)
     assert held >= 88
-    assert np.mean([each.high - each.low for each in found]) < 0.1  # and says something
+    assert np.mean([error.high - error.low for error in errors]) < 0.1  # and says something
 
 
 def test_overconfidence_is_seen():
@@ -111,9 +111,9 @@ def test_the_drop_of_the_worst_class_is_not_chosen_by_chance():
     labels = np.repeat(np.arange(10), 60)
     for _ in range(60):
         before, after = (np.where(random.random(600) < 0.8, labels, (labels + 1) % 10) for _ in range(2))
-        found = compare_predictions(answers(before, labels, 10), answers(after, labels, 10), np.arange(600))
-        held += found.worst_class_drop.low <= 0
-        alone += found.classes[0].change.high >= 0
+        comparison = compare_predictions(answers(before, labels, 10), answers(after, labels, 10), np.arange(600))
+        held += comparison.worst_class_drop.low <= 0
+        alone += comparison.classes[0].change.high >= 0
     assert held >= 56
     assert alone < held
 
@@ -134,17 +134,17 @@ def test_shares_always_add_up(samples, classes, seed):
     random = np.random.default_rng(seed)
     labels = random.integers(0, classes, samples)
     before, after = (ScoredSamples(random.normal(0, 3, (samples, classes)), labels) for _ in range(2))
-    found = compare_predictions(before, after, np.arange(samples))
-    change = found.wrong_to_right.value - found.right_to_wrong.value
-    assert found.churn.value == pytest.approx(found.wrong_to_right.value + found.right_to_wrong.value)
+    comparison = compare_predictions(before, after, np.arange(samples))
+    change = comparison.wrong_to_right.value - comparison.right_to_wrong.value
+    assert comparison.churn.value == pytest.approx(comparison.wrong_to_right.value + comparison.right_to_wrong.value)
     assert change == pytest.approx(after.right.mean() - before.right.mean())
-    assert sum(each.samples * each.change.value for each in found.classes) == pytest.approx(samples * change)
-    assert found.agreement.value <= 1 - found.churn.value + 1e-12
-    assert len(found.changed) <= 24
-    for each in (found.agreement, found.churn, found.kl, found.ece, found.worst_class_drop):
-        assert each.low <= each.value <= each.high
+    assert sum(label.samples * label.change.value for label in comparison.classes) == pytest.approx(samples * change)
+    assert comparison.agreement.value <= 1 - comparison.churn.value + 1e-12
+    assert len(comparison.changed) <= 24
+    for estimate in (comparison.agreement, comparison.churn, comparison.kl, comparison.ece, comparison.worst_class_drop):
+        assert estimate.low <= estimate.value <= estimate.high
     back = compare_predictions(after, before, np.arange(samples))
-    assert (back.right_to_wrong, back.wrong_to_right) == (found.wrong_to_right, found.right_to_wrong)
+    assert (back.right_to_wrong, back.wrong_to_right) == (comparison.wrong_to_right, comparison.right_to_wrong)
 
 
 def test_what_can_not_be_compared_is_refused():

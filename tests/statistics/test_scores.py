@@ -1,6 +1,7 @@
 """Metrics that are no mean over samples: change, interval and direction are those of the metric itself."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from compress_cli.data.tasks import Task
 from compress_cli.data.tasks.classification import Classification
 from compress_cli.errors import DataError, RecipeError, StageError
 from compress_cli.statistics import scores
-from compress_cli.statistics.intervals import Estimate, bootstrap, mcnemar, paired_difference
+from compress_cli.statistics.intervals import Estimate, bootstrap, mcnemar, paired_difference, wilson
 
 
 @pytest.fixture
@@ -49,9 +50,9 @@ def test_auc_is_scikit_learns_and_its_change_too(task):
     random = np.random.default_rng(1)
     labels = random.integers(0, 2, 400)
     models = [labels * gain + random.normal(size=400) for gain in (0.6, -0.1)]
-    found = [task("ranking").scores({"score": model}, {"label": labels})["auc"] for model in models]
-    assert [score.value for score in found] == pytest.approx([roc_auc_score(labels, model) for model in models])
-    change = scores.change(*found)
+    pair = [task("ranking").scores({"score": model}, {"label": labels})["auc"] for model in models]
+    assert [score.value for score in pair] == pytest.approx([roc_auc_score(labels, model) for model in models])
+    change = scores.change(*pair)
     assert change.value == pytest.approx(roc_auc_score(labels, models[1]) - roc_auc_score(labels, models[0]))
     assert change.high < -0.05
     loss = scores.worse_by(change, task("ranking").better)
@@ -146,7 +147,18 @@ def test_a_task_that_breaks_its_word_is_named(task):
     class Lost(type(task("ranking"))):
         metrics = {"roc": "higher"}
 
+    class Inexact(type(task("ranking"))):
+        share: Any = np.array([True, True, True, False])
+
+        def right(self, pieces):
+            return {"auc": self.share}
+
     heads, targets = {"score": np.arange(4.0)}, {"label": np.array([0, 1, 0, 1])}
+    assert Inexact().scores(heads, targets)["auc"].estimate == wilson(3, 4)  # which its value is, by chance
+    with pytest.raises(StageError, match=r"'auc' is 0.75 by `combine`, but 0.5 of the samples are right by `right`"):
+        Inexact(share=np.array([True, False, True, False])).scores(heads, targets)
+    with pytest.raises(StageError, match=r"`right` gives float64 \(4,\) for 'auc'; it has to give one bool a sample"):
+        Inexact(share=np.ones(4)).scores(heads, targets)
     for judged in (Wrong().value, Wrong().scores):
         with pytest.raises(StageError, match=r"task wrong: `combine` does not give the primary metric 'auc' \(it gives: roc\)"):
             judged(heads, targets)

@@ -121,7 +121,7 @@ class Task(Plugin):
         samples = len(next(iter(heads.values())))
         if samples == 0:
             raise DataError("there are no samples to evaluate on: the split is empty")
-        pieces = self.pieces(heads, targets)
+        pieces = np.asarray(self.pieces(heads, targets))
         if len(pieces) != samples:
             raise StageError(f"task {self.type}: `pieces` gives {len(pieces)} rows for {samples} samples; give one a sample")
         return pieces

@@ -77,7 +77,7 @@ def test_labels_in_range_pass():
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"),
+    ("labels", "message"),
     [
         (np.array([0, 10]), r"label 10 at position 1 is out of range for 10 classes \(0 to 9\); 1 of 2"),
         (np.array([-1, 0]), "label -1 at position 0"),
@@ -85,8 +85,8 @@ def test_labels_in_range_pass():
         (np.zeros((3, 10), np.int64), r"int64 \(3, 10\)"),
     ],
 )
-def test_labels_that_do_not_fit(labels, said):
-    with pytest.raises(DataError, match=said):
+def test_labels_that_do_not_fit(labels, message):
+    with pytest.raises(DataError, match=message):
         TASK.check(signature(), {"label": labels})
 
 

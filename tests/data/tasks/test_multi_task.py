@@ -125,7 +125,7 @@ class Ranking(Classification):
 
 
 @pytest.mark.parametrize(
-    ("tasks", "said"),
+    ("tasks", "message"),
     [
         ({"shape": SETTINGS["tasks"]["shape"]}, "at least 2 items"),
         ({"mean": SETTINGS["tasks"]["shape"], "colour": SETTINGS["tasks"]["colour"]}, "'mean' is what their average"),
@@ -134,6 +134,6 @@ class Ranking(Classification):
         ({"shape": Classification(), "rank": Ranking()}, "can't be averaged: accuracy of 'shape', rank of 'rank'"),
     ],
 )
-def test_tasks_that_do_not_go_together(tasks, said):
-    with pytest.raises(ValueError, match=said):
+def test_tasks_that_do_not_go_together(tasks, message):
+    with pytest.raises(ValueError, match=message):
         MultiTask.model_validate({"tasks": tasks})
