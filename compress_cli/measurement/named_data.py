@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
+
 from compress_cli.data import arrays, pictures
 from compress_cli.data.datasets import Dataset, SplitName
+from compress_cli.data.datasets._class_numbers import MOST
 from compress_cli.data.datasets.csv import Csv
 from compress_cli.data.datasets.image_folder import SPLITS, FolderClasses, ImageFolder
 from compress_cli.data.datasets.npz import Npz
@@ -19,6 +22,7 @@ from compress_cli.errors import DataError, RecipeError
 from compress_cli.measurement.sessions import Port, Session
 from compress_cli.onnx_graph.card import Card, chosen, reads_files
 from compress_cli.progress import Log, Progress
+from compress_cli.settings import complaints
 
 
 @dataclass(frozen=True)
@@ -111,17 +115,22 @@ def _of_pictures(path: Path, request: Request, classes: FolderClasses = None) ->
     if prepare.crop and not prepare.resize:
         raise RecipeError("--preprocess crop: pictures of a folder have many sizes; say resize too: resize=256,crop=224")
     channels: Literal[1, 3] = 1 if 1 in port.shape[1:] else 3
-    dataset = ImageFolder(
-        root=path,
-        height=height,
-        width=width,
-        resize=prepare.resize,
-        channels=channels,
-        classes=classes or _folder_classes(path, splits, request),
-        normalise=False,
-        val_share=0.0,
-        test_share=1.0,
-    )
+    names = classes or _folder_classes(path, splits, request)
+    try:
+        dataset = ImageFolder(
+            root=path,
+            height=height,
+            width=width,
+            resize=prepare.resize,
+            channels=channels,
+            classes=names,
+            normalise=False,
+            val_share=0.0,
+            test_share=1.0,
+        )
+    except ValidationError as error:
+        _, message = complaints(error)[0]
+        raise RecipeError(f"--data {path}: {message}") from None
     return NamedData(dataset, prepare.without_resizing())
 
 
@@ -162,7 +171,9 @@ def _classes(request: Request) -> int | tuple[str, ...]:
     if not isinstance(request.task, Classification):
         return ()
     if request.card and len(request.card.classes) == 1:
-        return next(iter(request.card.classes.values()))
+        names = next(iter(request.card.classes.values()))
+        if len(set(names)) == len(names) > 1:
+            return names
     shapes = [port.shape for port in request.session.outputs.values()]
     count = shapes[0][1] if len(shapes) == 1 and len(shapes[0]) == 2 else None
-    return count if count and count > 1 else ()
+    return count if count and 1 < count <= MOST else ()

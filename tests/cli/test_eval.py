@@ -318,6 +318,24 @@ def test_a_card_finds_its_files_in_the_folder_that_is_named(compress, digits_fil
     assert (outcome.code, "data: has no file 'test.npz', which the file was made with" in outcome.err) == (3, True)
 
 
+def test_class_names_that_name_none_are_not_used(compress, digits_file, tmp_path):
+    test = Digits().split("test")
+    np.savez(tmp_path / "d.npz", image=test.inputs["image"], label=test.targets["label"])
+    for names in (("a",) * 10, ("one",)):
+        path, weight, bias = digits_file(metadata=card(classes={"logits": names}))
+        found = json.loads(compress("eval", path, "--data", "d.npz", "--json").out)
+        assert found["metrics"]["accuracy"]["value"] == right(weight, bias).mean()
+
+
+def test_a_resize_below_what_the_file_takes_is_refused(compress, linear_file, tmp_path):
+    (tmp_path / "pictures" / "one").mkdir(parents=True)
+    (tmp_path / "pictures" / "two").mkdir(parents=True)
+    path = linear_file(np.ones((48, 2)), shape=("n", 3, 4, 4))
+    outcome = compress("eval", path, "--data", "pictures", "--preprocess", "resize=3")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--data pictures: resize: must not be below height and width (4 x 4)" in outcome.err
+
+
 def test_a_card_can_not_list_files_either(compress, digits_file, tmp_path):
     """Of a dataset whose field takes a list of files."""
     (tmp_path / "listed.py").write_text(
