@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
-from compress_cli.measurement.latency import compare, made_up
+from compress_cli.measurement.example import made_up
+from compress_cli.measurement.latency import compare
 from compress_cli.measurement.sessions import open_session
 
 pytestmark = pytest.mark.slow
