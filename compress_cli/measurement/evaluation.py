@@ -1,4 +1,4 @@
-"""Evaluation: one ONNX file measured, alone or beside an older one, on its own data, on other data or on none."""
+"""Evaluation: one ONNX file measured, alone or against an older one, on its own data, on other data or on none."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from compress_cli.data.datasets.npz import Npz
 from compress_cli.data.tasks import Task
 from compress_cli.document import setting
 from compress_cli.errors import RecipeError
-from compress_cli.measurement import clients, latency, measure, sessions
+from compress_cli.measurement import clients, example, input_range, latency, measure, sessions
 from compress_cli.measurement import profile as profiler
 from compress_cli.measurement.clients import Load
-from compress_cli.measurement.latency import Feeds, Latency, Speedup
+from compress_cli.measurement.latency import Latency, Speedup
 from compress_cli.measurement.measure import Result
 from compress_cli.measurement.profile import Profile
-from compress_cli.measurement.sessions import Options, Session
-from compress_cli.onnx_graph import contents as held
+from compress_cli.measurement.sessions import Feeds, Options, Session
+from compress_cli.measurement.timing import Caches
+from compress_cli.onnx_graph import contents as graph_contents
 from compress_cli.onnx_graph.card import Card, chosen
 from compress_cli.onnx_graph.contents import Contents
 from compress_cli.progress import Log, Progress
-from compress_cli.settings import suggest
+from compress_cli.statistics.gate import Judged
 from compress_cli.statistics.intervals import Estimate, mcnemar, paired_difference
+from compress_cli.statistics.predictions import PredictionComparison, compare_predictions
+
+LOOKED_AT = 16  # samples whose range is looked at
 
 
 class Against(BaseModel):
-    """The file beside an older one."""
+    """The file compared with an older one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,10 +51,12 @@ class Against(BaseModel):
     """Of the primary metric on the same samples; None without data."""
     change_p: float | None
     """McNemar's p-value; None for a metric that is not right-or-wrong."""
+    predictions: PredictionComparison | None = None
+    """The answers of both on the same samples; None without data, or for a task that names no classes."""
 
 
 class Evaluation(BaseModel):
-    """One file: what it holds, how well it does, how long it takes."""
+    """The measurements of one file: contents, metrics, latency."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -67,15 +73,20 @@ class Evaluation(BaseModel):
     split: str
     samples: int
     primary: str
+    better: Literal["higher", "lower"] = "higher"
+    """Which way the primary metric is better."""
     metrics: dict[str, Estimate]
     against: Against | None
+    warnings: list[str] = []
+    """What makes the figures doubtful."""
+    gates: list[Judged] = []
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be measured, and how."""
+    """What to measure, and how."""
 
-    data: str = ""  # as `--data` takes it; empty: what the file says
+    data: str = ""  # as `--data` takes it; empty: what the file's card names
     task: str = ""
     split: SplitName = "test"
     preprocess: str = ""
@@ -84,58 +95,77 @@ class Asked:
     threads: int | None = None  # None: all cores
     options: Options = field(default_factory=Options)
     seconds: float = 0.5  # for the timing
+    caches: Caches = "warm"
     concurrency: int = 1
     shapes: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
     profiled: bool = False
 
 
+@dataclass(frozen=True)
+class Samples:
+    """A split of a dataset, and the task that judges answers on it."""
+
+    dataset: Dataset
+    task: Task
+    split: Split
+
+
 def evaluate(model: Path, baseline: Path | None, asked: Asked, log: Log) -> Evaluation:
-    """All that is measured of a file, and of the baseline on the same samples."""
-    prepare = preprocess.parse(asked.preprocess) if asked.preprocess else None
+    """Measure a file, and the baseline on the same samples."""
     session = sessions.open_session(model, asked.threads, asked.options)
     older = sessions.open_session(baseline, asked.threads, asked.options) if baseline else None
-    dataset, judge = _about(session, asked, log)
-    part = dataset.split(asked.split) if dataset else None
-    if part is not None and dataset is not None:
-        judge.check(dataset.signature(), part.targets)
-    if part is not None and prepare:
-        part = preprocess.prepared(part, prepare)
-    both = [each for each in (session, older) if each]
-    results = [measure.evaluate(each, part, judge, asked.batch, log) for each in both] if part is not None else []
-    timed, against, feeds = _timed(session, older, part, asked, results)
+    opened = [session, older] if older else [session]
+    samples, task = _samples(opened, asked, log)
+    results = [measure.evaluate(each, samples.split, task, asked.batch, log) for each in opened] if samples else []
+    feeds = _feeds(opened, samples, asked)
+    speedup = latency.compare(older, session, (feeds[1], feeds[0]), 2 * asked.seconds, 0, asked.caches) if older else None
     return Evaluation(
         model=str(model),
-        contents=held.contents(model),
+        contents=graph_contents.contents(model),
         machine=sessions.machine(),
         session=asked.options,
-        latency=timed,
-        load=clients.load(session, feeds, asked.concurrency, asked.seconds) if asked.concurrency > 1 else None,
-        profile=profiler.profile(model, feeds, asked.threads, asked.options) if asked.profiled else None,
-        data=dataset.type if dataset else "",
-        split=asked.split if dataset else "",
-        samples=len(part) if part else 0,
-        primary=results[0].primary if results else judge.primary,
+        latency=speedup.model if speedup else latency.latency(session, feeds[0], asked.seconds, asked.caches),
+        load=clients.load(session, feeds[0], asked.concurrency, asked.seconds) if asked.concurrency > 1 else None,
+        profile=profiler.profile(model, feeds[0], asked.threads, asked.options) if asked.profiled else None,
+        data=samples.dataset.type if samples else "",
+        split=asked.split if samples else "",
+        samples=len(samples.split) if samples else 0,
+        primary=results[0].primary if results else task.primary,
+        better=task.better,
         metrics=results[0].metrics if results else {},
-        against=against,
+        against=_against(model, older, speedup, samples, results) if older and speedup else None,
+        warnings=_warnings(opened, samples.split) if samples and not asked.preprocess else [],
     )
 
 
-def _about(session: Session, asked: Asked, log: Log) -> tuple[Dataset | None, Task]:
-    """Dataset and task: from the command line, or else from the file's own card."""
-    card = None if asked.data and asked.task else Card.from_metadata(session.metadata)
-    named_task = asked.task or "classification"
-    judge = chosen(Task, card.task) if card and not asked.task else setting(Task, named_task, "--task")  # type: ignore[type-abstract]
-    assert isinstance(judge, Task)
+def _samples(opened: list[Session], asked: Asked, log: Log) -> tuple[Samples | None, Task]:
+    """The samples to measure on, prepared as `--preprocess` says, and the task; no samples where nothing names a dataset."""
+    prepare = preprocess.parse(asked.preprocess) if asked.preprocess else None
+    dataset, task = _about(opened, asked, log)
+    if dataset is None:
+        return None, task
+    split = dataset.split(asked.split)
+    task.check(dataset.signature(), split.targets)
+    return Samples(dataset, task, preprocess.prepared(split, prepare) if prepare else split), task
+
+
+def _about(opened: list[Session], asked: Asked, log: Log) -> tuple[Dataset | None, Task]:
+    """Dataset and task: from the command line, or else from the card of the first file that has one."""
+    cards = [] if asked.data and asked.task else [Card.from_metadata(session.metadata) for session in opened]
+    card = next((card for card in cards if card), None)
+    task = chosen(Task, card.task) if card and not asked.task else setting(Task, asked.task or "classification", "--task")  # type: ignore[type-abstract]
+    assert isinstance(task, Task)
     if asked.data:
-        return _named(session, asked), judge
+        return _named(opened[0], asked), task
     if card is None:
-        return None, judge
-    named = chosen(Dataset, card.dataset)
-    assert isinstance(named, Dataset)
-    if named.fingerprint() != card.fingerprint:
-        note = f"the dataset {named.type} here is not the one the file was made with; its figures may differ"
+        return None, task
+    dataset = chosen(Dataset, card.dataset)
+    assert isinstance(dataset, Dataset)
+    if dataset.fingerprint() != card.fingerprint:
+        note = f"the dataset {dataset.type} here is not the one the file was made with; its figures may differ"
         log(Progress("measure", 0, 0, note=note))
-    return named, judge
+    return dataset, task
 
 
 def _named(session: Session, asked: Asked) -> Dataset:
@@ -163,24 +193,23 @@ def _named(session: Session, asked: Asked) -> Dataset:
     return setting(Dataset, asked.data, "--data")  # type: ignore[type-abstract]
 
 
-def _timed(
-    session: Session, older: Session | None, part: Split | None, asked: Asked, results: list[Result]
-) -> tuple[Latency, Against | None, Feeds]:
-    """Latency on the first samples, or on made-up ones; in turn with the baseline's where there is one."""
-    opened = [each for each in (session, older) if each]
-    shapes = _shapes(session, asked.shapes)
-    batch = asked.latency_batch
-    feeds = [measure.sample(each, part, batch) if part else latency.made_up(each, batch, shapes) for each in opened]
-    if older is None:
-        return latency.latency(session, feeds[0], asked.seconds), None, feeds[0]
-    speedup = latency.compare(older, session, (feeds[1], feeds[0]), 2 * asked.seconds)
+def _feeds(opened: list[Session], samples: Samples | None, asked: Asked) -> list[Feeds]:
+    """What each file is timed with: the first samples, or made-up ones."""
+    if samples:
+        return [measure.sample(session, samples.split, asked.latency_batch) for session in opened]
+    shapes, values = example.shapes(opened[0], asked.shapes), example.values(opened[0], asked.values)
+    return [example.made_up(session, asked.latency_batch, shapes, values) for session in opened]
+
+
+def _against(model: Path, older: Session, speedup: Speedup, samples: Samples | None, results: list[Result]) -> Against:
+    """What changed from the baseline to the file."""
+    new, old = graph_contents.contents(model), graph_contents.contents(older.path)
     change = p = None
     if results and results[0].primary == results[1].primary:
         before, after = results[1].correct, results[0].correct
         change = paired_difference(before, after)
         p = mcnemar(before, after)
-    new, old = (held.contents(each.path) for each in opened)
-    against = Against(
+    return Against(
         baseline=str(older.path),
         contents=old,
         metrics=results[1].metrics if results else {},
@@ -188,19 +217,19 @@ def _timed(
         speedup=speedup,
         change=change,
         change_p=p,
+        predictions=_predictions(samples, results) if samples else None,
     )
-    return speedup.model, against, feeds[0]
 
 
-def _shapes(session: Session, given: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """`--shape image=1x3x224x224`: RecipeError for another form, or an input that there is not."""
-    found = {}
-    for each in given:
-        name, _, axes = each.rpartition("=")
-        numbers = axes.split("x")
-        if not name or not all(one.isascii() and one.isdigit() and 0 < int(one) < 10**6 for one in numbers):
-            raise RecipeError(f"--shape {each}: is not of the form input=1x3x224x224")
-        if name not in session.inputs:
-            raise RecipeError(f"--shape {each}: the file has no input '{name}'; {suggest(name, list(session.inputs))}")
-        found[name] = tuple(map(int, numbers))
-    return found
+def _predictions(samples: Samples, results: list[Result]) -> PredictionComparison | None:
+    """The answers compared sample by sample; None where the task names no classes."""
+    after, before = (samples.task.answers(result.heads, samples.split.targets) for result in results)
+    if before is None or after is None:
+        return None
+    return compare_predictions(before, after, samples.split.index, samples.task.classes(samples.dataset.signature()))
+
+
+def _warnings(opened: list[Session], split: Split) -> list[str]:
+    """What makes the figures of the files doubtful, by the looks of the first samples."""
+    texts = {session.path: input_range.warning(session, measure.sample(session, split, LOOKED_AT)) for session in opened}
+    return [f"{path}: {text}" for path, text in texts.items() if text]

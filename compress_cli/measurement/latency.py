@@ -95,8 +95,8 @@ def compare(
     batch of each.
 
     Both get the same number of runs, timed and untimed, in blocks whose order is drawn at random. Each trial gives one ratio
-    of medians. The interval is Student's, of the trimmed mean of their logarithms: it holds whatever disturbs the runs of one trial,
-    and whatever two sessions of one file differ by.
+    of medians. The interval is Student's, of the trimmed mean of their logarithms: it holds whatever disturbs the runs of
+    one trial, and whatever two sessions of one file differ by.
     """
     pair = ((baseline, feeds[0]), (model, feeds[1]))
     series = timing.trials(pair, seconds, TRIALS, caches, seed)

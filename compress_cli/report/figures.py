@@ -129,8 +129,10 @@ def conditions(report: Report) -> str:
         machine = report.machine
         threads = f"{timed.threads} thread{'s' if timed.threads > 1 else ''}"
         said += (
-            f", of speed-up with 99%. Latency of a batch of {timed.batch} with {threads}"
-            f" on {machine.get('processor')}, ONNX Runtime {machine.get('onnxruntime')}, each timed in turn with the baseline"
+            f"{', of speed-up with 99%' if report.baseline else ''}. Latency of "
+            f"{'one run' if timed.batch is None else f'a batch of {timed.batch}'} with {threads} and {timed.caches} caches"
+            f" on {machine.get('processor')}, ONNX Runtime {machine.get('onnxruntime')}"
+            f"{', each timed in turn with the baseline' if report.baseline else ''}"
         )
     return f"{said}."
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from compress_cli.statistics.intervals import Estimate
 
-
 TRIMMED = 5  # one in so many at either end
 FEWEST_TO_TRIM = 12
 
