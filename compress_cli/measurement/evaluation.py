@@ -119,10 +119,11 @@ def evaluate(model: Path, baseline: Path | None, asked: Asked, log: Log) -> Eval
     samples, task = _samples(opened, asked, log)
     results = [measure.evaluate(each, samples.split, task, asked.batch, log) for each in opened] if samples else []
     feeds = _feeds(opened, samples, asked)
+    contents = [_contents(each, fed, asked) for each, fed in zip(opened, feeds, strict=True)]
     speedup = latency.compare(older, session, (feeds[1], feeds[0]), 2 * asked.seconds, 0, asked.caches) if older else None
     return Evaluation(
         model=str(model),
-        contents=graph_contents.contents(model),
+        contents=contents[0],
         machine=sessions.machine(),
         session=asked.options,
         latency=speedup.model if speedup else latency.latency(session, feeds[0], asked.seconds, asked.caches),
@@ -134,7 +135,7 @@ def evaluate(model: Path, baseline: Path | None, asked: Asked, log: Log) -> Eval
         primary=results[0].primary if results else task.primary,
         better=task.better,
         metrics=results[0].metrics if results else {},
-        against=_against(model, older, speedup, samples, results) if older and speedup else None,
+        against=_against(older, contents, speedup, samples, results) if older and speedup else None,
         warnings=_warnings(opened, samples.split) if samples and not asked.preprocess else [],
     )
 
@@ -201,9 +202,17 @@ def _feeds(opened: list[Session], samples: Samples | None, asked: Asked) -> list
     return [example.made_up(session, asked.latency_batch, shapes, values) for session in opened]
 
 
-def _against(model: Path, older: Session, speedup: Speedup, samples: Samples | None, results: list[Result]) -> Against:
+def _contents(session: Session, feeds: Feeds, asked: Asked) -> Contents:
+    """The contents of a file; operations are counted for the shapes of `--shape`, where the user states them."""
+    shapes = {name: array.shape for name, array in feeds.items()} if asked.shapes else None
+    return graph_contents.contents(session.path, shapes)
+
+
+def _against(
+    older: Session, contents: list[Contents], speedup: Speedup, samples: Samples | None, results: list[Result]
+) -> Against:
     """What changed from the baseline to the file."""
-    new, old = graph_contents.contents(model), graph_contents.contents(older.path)
+    new, old = contents
     change = p = None
     if results and results[0].primary == results[1].primary:
         before, after = results[1].correct, results[0].correct

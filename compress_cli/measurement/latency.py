@@ -21,7 +21,7 @@ Verdict = Literal["faster", "same", "slower", "too noisy to say"]
 
 VERSION = 3
 TRIALS = 6  # in `seconds`, each on sessions of its own: what the interval is made of
-LOOKS = (1, 2, 4, 8)  # times `seconds`: a comparison that is still too noisy to say goes on until the next
+LOOKS = (1, 2, 4, 8, 16)  # times `seconds`: a comparison that is still too noisy to say goes on until the next
 CONFIDENCE = 0.99
 AT_EACH_LOOK = 1 - (1 - CONFIDENCE) / len(LOOKS)  # so that all looks together keep the confidence (Bonferroni)
 NOTICEABLE = 0.03  # a smaller difference is not called one
@@ -91,7 +91,7 @@ def latency(session: Session, feeds: Feeds, seconds: float = 0.5, caches: Caches
 def compare(
     baseline: Session, model: Session, feeds: tuple[Feeds, Feeds], seconds: float = 0.7, seed: int = 0, caches: Caches = "warm"
 ) -> Speedup:
-    """Time two models in turn for about `seconds`, up to eight times as long while it is too noisy to say; feeds are the
+    """Time two models in turn for about `seconds`, up to sixteen times as long while it is too noisy to say; feeds are the
     batch of each.
 
     Both get the same number of runs, timed and untimed, in blocks whose order is drawn at random. Each trial gives one ratio

@@ -83,9 +83,16 @@ class Session:
     """An open ONNX file."""
 
     def __init__(
-        self, path: Path, session: onnxruntime.InferenceSession, threads: int, options: Options, opened_in_s: float = 0.0
+        self,
+        path: Path,
+        session: onnxruntime.InferenceSession,
+        threads: int,
+        options: Options,
+        opened_in_s: float = 0.0,
+        origin: str = "",
     ):
         self.path = path
+        self.origin = origin
         self.threads = threads
         self.options = options
         self.opened_in_s = opened_in_s
@@ -93,6 +100,10 @@ class Session:
         self.inputs = {node.name: _port(node) for node in session.get_inputs()}
         self.outputs = {node.name: _port(node) for node in session.get_outputs()}
         self.readable = [name for name, port in self.outputs.items() if port.dtype not in WITHOUT_NUMPY]
+
+    def __str__(self) -> str:
+        """The file as messages name it."""
+        return _named(self.path, self.origin)
 
     @cached_property
     def metadata(self) -> dict[str, str]:
@@ -132,9 +143,9 @@ class Session:
 
     @property
     def per_sample(self) -> list[str]:
-        """Outputs that may hold one row a sample: not those whose declared first axis has another size."""
+        """Outputs that may hold one row a sample: not those whose declared first axis has another size, if there are others."""
         sizes = {name: self.outputs[name].shape[:1] for name in self.readable}
-        return [name for name, size in sizes.items() if size and size[0] in (None, self.batch)]
+        return [name for name, size in sizes.items() if size and size[0] in (None, self.batch)] or self.readable
 
     def samples(self, feeds: Feeds) -> int | None:
         """How many samples these arrays hold; None where the file does not tell which axis counts them."""
@@ -143,7 +154,7 @@ class Session:
 
     def reopened(self) -> Session:
         """Another session of the same file, with the same options."""
-        return open_session(self.path, self.threads, self.options)
+        return open_session(self.path, self.threads, self.options, origin=self.origin)
 
     def run(self, inputs: Feeds) -> dict[str, np.ndarray]:
         """Output name -> array; StageError where the file and the inputs do not fit or an operator fails.
@@ -153,22 +164,26 @@ class Session:
         if not self.readable:
             port = next(iter(self.outputs.items()), None)
             what = f"output '{port[0]}' is {port[1].dtype}, which NumPy does not have" if port else "it has no output"
-            raise ArtifactError(f"{self.path}: {what}; export it with a Cast to float32 at the end")
+            raise ArtifactError(f"{self}: {what}; export it with a Cast to float32 at the end")
         try:
             outputs = self.raw.run(self.readable, inputs)
         except FAILURES as error:
-            raise StageError(f"{self.path}: ONNX Runtime could not run it: {_reason(error)}") from None
+            raise StageError(f"{self}: ONNX Runtime could not run it: {_reason(error)}") from None
         return dict(zip(self.readable, outputs, strict=True))
 
 
 def open_session(
-    path: Path, threads: int | None = None, options: Options | None = None, profile: Path | None = None
+    path: Path,
+    threads: int | None = None,
+    options: Options | None = None,
+    profile: Path | None = None,
+    origin: str = "",
 ) -> Session:
     """Open an ONNX file, with `threads` threads for one operator (default: the cores at hand).
 
-    profile: a folder where ONNX Runtime writes what each node took and the graph as it rewrote it. ArtifactError where there
-    is no such file, it is no ONNX file, is truncated, lacks its external data, or asks for an operator that this ONNX Runtime
-    does not have.
+    profile: a folder where ONNX Runtime writes what each node took and the graph as it rewrote it. origin: the user's file of
+    which this one is a copy, for messages. ArtifactError where there is no such file, it is no ONNX file, is truncated, lacks
+    its external data, or asks for an operator that this ONNX Runtime does not have.
     """
     if path.is_dir():
         raise ArtifactError(f"{path}: is a folder, not an ONNX file")
@@ -192,12 +207,12 @@ def open_session(
     try:
         session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=list(options.providers))
     except FAILURES as error:
-        raise ArtifactError(f"{path}: {_why_not(path, error)}") from None
+        raise ArtifactError(f"{_named(path, origin)}: {_why_not(path, error)}") from None
     lacking = [each for each in options.providers if each not in session.get_providers()]
     if lacking:  # ONNX Runtime goes on without it, with a warning
         raise ArtifactError(f"ONNX Runtime could not start its {lacking[0]} on this machine; its driver or device is missing")
     try:
-        return Session(path, session, count, options, time.perf_counter() - begun)
+        return Session(path, session, count, options, time.perf_counter() - begun, origin)
     except UnicodeDecodeError:
         raise ArtifactError(f"{path}: is damaged: a name in it is not UTF-8; export it again or fetch it again") from None
 
@@ -221,6 +236,10 @@ def machine() -> dict[str, str | int]:
         "system": f"{platform.system()} {platform.machine()}",
         "onnxruntime": onnxruntime.__version__,
     }
+
+
+def _named(path: Path, origin: str) -> str:
+    return f"{path} (a copy of {origin})" if origin else str(path)
 
 
 def _port(node: onnxruntime.NodeArg) -> Port:

@@ -62,9 +62,13 @@ class Contents(BaseModel):
     """The twenty largest constants."""
 
 
-def contents(path: Path) -> Contents:
-    """Read a file; ArtifactError where it is no ONNX file, or its external data is missing or outside its folder."""
+def contents(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Contents:
+    """Read a file; ArtifactError where it is no ONNX file, or its external data is missing or outside its folder.
+
+    shapes: input name -> its shape, for counting the operations of a file that leaves axes open.
+    """
     model = files.load(path)
+    _fix(model.graph, shapes or {})
     external = storage.model_files(path, model)
     weights = graph.weights(model.graph)
     kinds: Counter[str] = Counter()
@@ -100,6 +104,13 @@ def contents(path: Path) -> Contents:
         bytes_by_kind=dict(by_kind.most_common()),
         largest=sorted(constants, key=lambda each: -each.size_bytes)[:LISTED],
     )
+
+
+def _fix(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Put numbers in the place of the open axes of inputs."""
+    for port in graph.input:
+        for axis, size in zip(port.type.tensor_type.shape.dim, shapes.get(port.name, ()), strict=False):
+            axis.dim_value = size
 
 
 def zeros(model: onnx.ModelProto, weights: dict[str, tuple[str, int]], path: Path) -> dict[str, int | None]:

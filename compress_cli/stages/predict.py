@@ -39,7 +39,9 @@ class Predict(Stage):
     def run(self, context: Context) -> dict[str, Any]:
         how = self.conditions
         split = context.split(self.split, how.batch)
-        session = sessions.open_session(context.inputs["start"][0].file("model.onnx"), how.threads, how.session)
+        model = context.inputs["start"][0]
+        origin = str(model.manifest.facts.get("file", ""))
+        session = sessions.open_session(model.file("model.onnx"), how.threads, how.session, origin=origin)
         heads = measure.predict(session, split, how.batch, context.log, context.saves)
         measure.keep(context.output / measure.PREDICTIONS, {"index": split.index}, heads)
         return {"samples": len(split)}

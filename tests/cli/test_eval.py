@@ -6,6 +6,7 @@ import sys
 from xml.etree import ElementTree
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, save
 from PIL import Image
@@ -366,8 +367,63 @@ def test_open_axes_need_their_shape(compress, linear_file):
     assert (outcome.code, "--shape image=" in outcome.err) == (3, True)
     found = json.loads(compress("eval", path, "--shape", "image=5x3x2x2", "--json").out)
     assert found["latency"]["batch"] == 5
-    assert found["contents"]["macs_unknown"] == "input 'image' has an open axis besides the batch"
+    assert found["contents"]["macs"] == 36  # for one sample
+    assert found["contents"]["peak_activation_bytes"] > 0
     assert compress("eval", path, "--shape", "image=5x3x2").code == 3
+
+
+def test_a_scalar_input_and_an_axis_of_0(compress, tmp_path):
+    """A sampling rate that has to be right, and a past of length 0."""
+    kinds = {
+        "sound": (TensorProto.FLOAT, ("n", "length")),
+        "sr": (TensorProto.INT64, ()),
+        "past": (TensorProto.FLOAT, ("n", 0)),
+    }
+    inputs = [helper.make_tensor_value_info(name, *kind) for name, kind in kinds.items()]
+    nodes = [
+        helper.make_node("Concat", ["sound", "past"], ["all"], axis=1),
+        helper.make_node("Unsqueeze", ["sr", "axes"], ["count"]),
+        helper.make_node("Slice", ["all", "start", "count", "one"], ["y"]),
+    ]
+    constants = {"axes": [0], "start": [0], "one": [1]}
+    fixed = [helper.make_tensor(name, TensorProto.INT64, [1], value) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], fixed)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "sound.onnx")
+    assert compress(*quick("sound.onnx", "--shape", "sound=1x512", "--value", "sr=16")).code == 0
+    found = json.loads(compress(*quick("sound.onnx", "--shape", "sound=1x512", "--shape", "past=1x0", "--json")).out)
+    assert found["latency"]["batch"] == 1
+    slip = compress(*quick("sound.onnx", "--value", "sr=fast"))
+    assert (slip.code, slip.out) == (2, "")
+    assert "is not of the form input=number" in slip.err
+
+
+@pytest.mark.parametrize("extra", ["mask", "bfloat16", "uint4"])
+def test_an_output_that_is_not_asked_about(compress, linear_file, extra):
+    """A mask of another size than the samples, and numbers that NumPy does not have: the classes are there."""
+    path = linear_file(np.eye(64, 10), metadata=card())
+    model = onnx.load(path)
+    if extra == "mask":
+        model.graph.initializer.append(helper.make_tensor("ones", TensorProto.FLOAT, [1, 3], [1, 1, 1]))
+        model.graph.node.append(helper.make_node("Identity", ["ones"], ["mask"]))
+        model.graph.output.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, (1, 3)))
+    else:
+        kind = TensorProto.DataType.Value(extra.upper())
+        model.graph.node.append(helper.make_node("Cast", ["logits"], ["other"], to=kind))
+        model.graph.output.append(helper.make_tensor_value_info("other", kind, ("batch", 10)))
+        model.opset_import[0].version = 21
+    save(model, path)
+    found = json.loads(compress(*quick(path, "--json")).out)
+    assert found["metrics"]["accuracy"]["value"] == right(np.eye(64, 10), 0).mean()
+
+
+def test_nothing_but_an_output_that_numpy_does_not_have(compress, tmp_path):
+    shape = {"x": (TensorProto.FLOAT, ("n", 4)), "y": (TensorProto.BFLOAT16, ("n", 4))}
+    x, y = (helper.make_tensor_value_info(name, *kind) for name, kind in shape.items())
+    graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)], "g", [x], [y])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
+    outcome = compress(*quick("m.onnx"))
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (3, "", 1)
+    assert "m.onnx: output 'y' is bfloat16, which NumPy does not have" in outcome.err
 
 
 def test_clients_options_and_a_profile(compress, digits_file):

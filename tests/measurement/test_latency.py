@@ -58,7 +58,7 @@ def test_it_goes_on_while_it_is_too_noisy_and_not_for_ever(monkeypatch, pair):
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
     found = compare(*pair, (feeds, feeds), 100)
     assert found.verdict == "too noisy to say"
-    assert found.speedup.samples == 8 * TRIALS
+    assert found.speedup.samples == 16 * TRIALS
     assert compare(*pair, (feeds, feeds), 0.01).speedup.samples == TRIALS  # where the time is up before
 
 

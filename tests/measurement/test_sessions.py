@@ -154,6 +154,15 @@ def test_outputs_that_numpy_does_not_have(tmp_path, kind):
         open_session(only).run({"x": x})
 
 
+def test_messages_name_the_users_file_too(model):
+    session = open_session(model, origin="mine.onnx")
+    with pytest.raises(StageError, match=rf"{model} \(a copy of mine.onnx\): ONNX Runtime could not run it"):
+        session.run({"image": np.zeros((1, 9), np.float32)})
+    model.write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"\(a copy of mine.onnx\): is empty"):
+        session.reopened()
+
+
 def test_a_session_opens_again(model):
     first = open_session(model, 1, Options(optimisation="basic"))
     second = first.reopened()
