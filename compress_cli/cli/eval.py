@@ -147,20 +147,20 @@ def judged(
     from compress_cli.report import gates as promises
     from compress_cli.statistics import gate
 
-    wanted = tuple(gate.parse(text) for text in outputs.gates)
-    against.refuse(wanted, model, baseline)
-    if outputs.junit and not wanted:
+    promised = tuple(gate.parse(text) for text in outputs.gates)
+    against.refuse(promised, model, baseline)
+    if outputs.junit and not promised:
         raise RecipeError("--junit: there are no gates to write; name some with --gate")
-    made = measured(model, baseline, asked, quiet)
-    report = against.report(made, wanted)
-    made = made.model_copy(update={"gates": report.gates})
-    write_tables(evaluation.table(made), outputs.csv, outputs.latex)
+    result = measured(model, baseline, asked, quiet)
+    report = against.report(result, promised)
+    result = result.model_copy(update={"gates": report.gates})
+    write_tables(evaluation.table(result), outputs.csv, outputs.latex)
     write_junit(report, outputs.junit)
-    write_summary(against.summary(report, made))
+    write_summary(against.summary(report, result))
     if outputs.json:
-        typer.echo(made.model_dump_json(indent=1))
+        typer.echo(result.model_dump_json(indent=1))
     else:
-        show(made)
+        show(result)
         for line in against.printed(report):
             typer.echo(line)
     promises.decide(report)

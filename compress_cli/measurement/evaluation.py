@@ -32,8 +32,6 @@ from compress_cli.statistics.gate import Judged
 from compress_cli.statistics.intervals import Estimate, mcnemar, paired_difference
 from compress_cli.statistics.predictions import PredictionComparison, compare_predictions
 
-LOOKED_AT = 16  # samples whose range is looked at
-
 
 class Against(BaseModel):
     """The file compared with an older one."""
@@ -73,8 +71,8 @@ class Evaluation(BaseModel):
     split: str
     samples: int
     primary: str
-    better: Literal["higher", "lower"] = "higher"
-    """Which way the primary metric is better."""
+    better: dict[str, Literal["higher", "lower"]] = {}
+    """Metric name -> which of its values are the good ones."""
     metrics: dict[str, Estimate]
     against: Against | None
     warnings: list[str] = []
@@ -117,9 +115,9 @@ def evaluate(model: Path, baseline: Path | None, asked: Asked, log: Log) -> Eval
     older = sessions.open_session(baseline, asked.threads, asked.options) if baseline else None
     opened = [session, older] if older else [session]
     samples, task = _samples(opened, asked, log)
-    results = [measure.evaluate(each, samples.split, task, asked.batch, log) for each in opened] if samples else []
+    results = [measure.evaluate(file, samples.split, task, asked.batch, log) for file in opened] if samples else []
     feeds = _feeds(opened, samples, asked)
-    contents = [_contents(each, fed, asked) for each, fed in zip(opened, feeds, strict=True)]
+    contents = [_contents(file, inputs, asked) for file, inputs in zip(opened, feeds, strict=True)]
     speedup = latency.compare(older, session, (feeds[1], feeds[0]), 2 * asked.seconds, 0, asked.caches) if older else None
     return Evaluation(
         model=str(model),
@@ -133,7 +131,7 @@ def evaluate(model: Path, baseline: Path | None, asked: Asked, log: Log) -> Eval
         split=asked.split if samples else "",
         samples=len(samples.split) if samples else 0,
         primary=results[0].primary if results else task.primary,
-        better=task.better,
+        better={task.primary: task.better} if results else {},
         metrics=results[0].metrics if results else {},
         against=_against(older, contents, speedup, samples, results) if older and speedup else None,
         warnings=_warnings(opened, samples.split) if samples and not asked.preprocess else [],
@@ -240,5 +238,7 @@ def _predictions(samples: Samples, results: list[Result]) -> PredictionCompariso
 
 def _warnings(opened: list[Session], split: Split) -> list[str]:
     """What makes the figures of the files doubtful, by the looks of the first samples."""
-    texts = {session.path: input_range.warning(session, measure.sample(session, split, LOOKED_AT)) for session in opened}
+    texts = {
+        session.path: input_range.warning(session, measure.sample(session, split, input_range.LOOKED_AT)) for session in opened
+    }
     return [f"{path}: {text}" for path, text in texts.items() if text]

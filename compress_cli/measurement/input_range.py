@@ -9,6 +9,7 @@ from compress_cli.measurement.sessions import Feeds, Session
 from compress_cli.onnx_graph import files
 from compress_cli.onnx_graph.card import Card
 
+LOOKED_AT = 16  # samples
 RAW = 20.0  # values that were scaled or normalised stay below: 0..1, -1..1, or a few standard deviations
 UNCHANGED = {"Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Pad", "Slice", "Resize", "Split",
              "Concat", "Gather"}  # fmt: skip

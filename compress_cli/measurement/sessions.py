@@ -55,16 +55,16 @@ class Options(Settings):
 
     @field_validator("providers")
     @classmethod
-    def _there(cls, providers: tuple[str, ...]) -> tuple[str, ...]:
+    def _available(cls, providers: tuple[str, ...]) -> tuple[str, ...]:
         """`cpu` and `CPUExecutionProvider` alike; in full, so that both make one key."""
-        at_hand = {each.removesuffix("ExecutionProvider").lower(): each for each in onnxruntime.get_available_providers()}
-        found = []
-        for given in providers:
-            short = given.removesuffix("ExecutionProvider").lower()
+        at_hand = {name.removesuffix("ExecutionProvider").lower(): name for name in onnxruntime.get_available_providers()}
+        full_names = []
+        for provider in providers:
+            short = provider.removesuffix("ExecutionProvider").lower()
             if short not in at_hand:
-                raise ValueError(f"this ONNX Runtime has no provider '{given}'; {suggest(short, list(at_hand))}")
-            found.append(at_hand[short])
-        return tuple(found)
+                raise ValueError(f"this ONNX Runtime has no provider '{provider}'; {suggest(short, list(at_hand))}")
+            full_names.append(at_hand[short])
+        return tuple(full_names)
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ class Session:
         tensors = {name: port for name, port in self.inputs.items() if port.shape}
         opened = {name: port.names[0] for name, port in tensors.items() if port.shape[0] is None}
         if opened:
-            told = set(opened.values()) - {""}
-            agree = len(told) <= 1 and not any(OTHER_AXIS.fullmatch(axis) for axis in told)
+            axes = set(opened.values()) - {""}
+            agree = len(axes) <= 1 and not any(OTHER_AXIS.fullmatch(axis) for axis in axes)
             return dict.fromkeys(opened, 0) if agree else {}
         agree = len({port.shape[0] for port in tensors.values()}) == 1
         return dict.fromkeys(tensors, 0) if agree else {}
@@ -208,7 +208,7 @@ def open_session(
         session = onnxruntime.InferenceSession(os.fspath(path), settings, providers=list(options.providers))
     except FAILURES as error:
         raise ArtifactError(f"{_named(path, origin)}: {_why_not(path, error)}") from None
-    lacking = [each for each in options.providers if each not in session.get_providers()]
+    lacking = [name for name in options.providers if name not in session.get_providers()]
     if lacking:  # ONNX Runtime goes on without it, with a warning
         raise ArtifactError(f"ONNX Runtime could not start its {lacking[0]} on this machine; its driver or device is missing")
     try:
@@ -220,7 +220,7 @@ def open_session(
 def cores() -> int:
     """Physical cores that this process may use, container limits included."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    physical = {_physical_core(each) for each in allowed}
+    physical = {_physical_core(core) for core in allowed}
     return max(1, min(len(physical), _quota()))
 
 

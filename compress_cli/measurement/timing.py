@@ -22,6 +22,9 @@ MOST_RUNS = 200  # in a block
 SLOW_S = 0.05  # a longer run is timed alone: what the caches held before it hardly matters to it
 GROUP_S = 3e-4  # asking for interruptions takes a microsecond, so short runs are asked about together
 WARM_UP_S = 0.01  # the least, of all models together; a single round where that takes longer
+PADDING = (4.0, 12.0)  # logarithms of bytes: blocks of 55 B to 160 kB
+MOST_BLOCKS = 200
+PADDED_TRIALS = (2, 9)  # so many trials keep their padding: from, to
 REOPENING = 2.0  # times the whole timing: files that take longer to open six times keep their sessions
 EVICTED_BYTES = 64 << 20  # where the system does not tell the size of the largest cache
 
@@ -52,29 +55,39 @@ def trials(
 ) -> Iterator[tuple[Runs, ...]]:
     """Yield one trial after the other, `count` of them in about `seconds`: the runs of each model.
 
-    Where a model's weights and buffers lie in memory changes its time by up to 5%, and differs from one session of the same
-    file to the next. Each trial therefore opens its own sessions, where that does not take too long.
+    Where a model's weights and buffers lie in memory changes the time of a small one by 5% and more, and differs from one
+    session of the same file to the next. Each trial therefore opens its own sessions, where that does not take too long.
     """
     order = np.random.default_rng(seed)
     reopen = count * sum(session.opened_in_s for session, _ in models) <= REOPENING * seconds
     evicted = np.zeros(_evicted_bytes(), np.uint8) if caches == "cold" else None
     for session, feeds in models:
         session.run(feeds)  # with its complaints, before the bare runs that are timed
+    padding: list[list[np.ndarray]] = []
     while True:
         with _undisturbed():
             pace = _warm_up(models, seconds / count / 4, caches)
             trial = _trial(models, pace, seconds / count, evicted, order)
         yield trial
         if reopen:
-            models = _reopened(models, order)
+            models = _reopened(models, padding, order)
+            del padding[: -int(order.integers(*PADDED_TRIALS))]
 
 
-def _reopened(models: Sequence[tuple[Session, Feeds]], order: np.random.Generator) -> list[tuple[Session, Feeds]]:
-    """Fresh sessions and arrays, in random order; the old ones are still there, so that the new ones lie elsewhere."""
-    fresh = {
-        position: (models[position][0].reopened(), {name: array.copy() for name, array in models[position][1].items()})
-        for position in order.permutation(len(models))
-    }
+def _reopened(
+    models: Sequence[tuple[Session, Feeds]], padding: list[list[np.ndarray]], order: np.random.Generator
+) -> list[tuple[Session, Feeds]]:
+    """Fresh sessions and arrays, opened in random order.
+
+    Memory that was freed is given out again, so a session would lie where the last one lay, trial for trial. The old ones are
+    still open meanwhile, and blocks of random sizes, added to `padding`, shift the new ones.
+    """
+    fresh = {}
+    for position in order.permutation(len(models)):
+        sizes = np.exp(order.uniform(*PADDING, order.integers(1, MOST_BLOCKS)))
+        padding.append([np.empty(int(size), np.uint8) for size in sizes])
+        session, feeds = models[position]
+        fresh[position] = (session.reopened(), {name: array.copy() for name, array in feeds.items()})
     return [fresh[position] for position in range(len(models))]
 
 

@@ -89,7 +89,7 @@ def _row(
     better: Literal["higher", "lower"],
 ) -> Row:
     record, figures, timing = measured.record, measured.figures, measured.timing
-    noted = "; ".join(measured.made.manifest.facts.get("notes", ()))
+    noted = "; ".join((*measured.made.manifest.facts.get("notes", ()), *measured.notes))
     row = Row(
         name=record.name,
         stage=record.stage,

@@ -13,7 +13,7 @@ from compress_cli.report.document import Report, Row
 from compress_cli.settings import suggest
 from compress_cli.statistics import gate
 from compress_cli.statistics.gate import AGAINST_BASELINE, SORTS, Gate
-from compress_cli.statistics.intervals import judge_change
+from compress_cli.statistics.intervals import Change, judge_change
 
 
 def refuse(gates: tuple[Gate, ...], model: Path, baseline: Path | None) -> None:
@@ -42,7 +42,7 @@ def report(evaluation: Evaluation, gates: tuple[Gate, ...] = ()) -> Report:
         seed=0,
         baseline=baseline,
         primary=evaluation.primary,
-        better=evaluation.better,
+        better=evaluation.better.get(evaluation.primary, "higher"),
         split=evaluation.split,
         samples=evaluation.samples,
         rows=rows,
@@ -74,18 +74,25 @@ def _row(evaluation: Evaluation, name: str) -> Row:
     )  # fmt: skip
     if against is None:
         return row
-    change = against.change
     return row.model_copy(
         update={
             "compression_ratio": against.compression_ratio,
-            "change": change,
+            "change": against.change,
             "change_p": against.change_p,
-            "change_verdict": judge_change(change, against.change_p, evaluation.better) if change else None,
+            "change_verdict": _verdict(evaluation),
             "predictions": against.predictions,
             "speedup": against.speedup.speedup,
             "verdict": against.speedup.verdict,
         }
     )
+
+
+def _verdict(evaluation: Evaluation) -> Change | None:
+    """What can be said of the primary metric's change at 95%."""
+    against = evaluation.against
+    if against is None or against.change is None:
+        return None
+    return judge_change(against.change, against.change_p, evaluation.better.get(evaluation.primary, "higher"))
 
 
 def _names(model: str, baseline: str) -> tuple[str, str]:

@@ -31,6 +31,8 @@ class Stored:
     predictions: PredictionComparison | None
     index: np.ndarray  # (N,), empty where nothing was measured, or the model lacks the head that the task is about
     correct: np.ndarray  # (N,)
+    notes: tuple[str, ...] = ()
+    """What makes its figures doubtful."""
 
     @property
     def sources(self) -> list[str]:
@@ -54,6 +56,7 @@ def read(store: Path, row: ModelRecord) -> Stored:
         else None,
         index=index,
         correct=correct,
+        notes=_notes(store, measurement) if measurement else (),
     )
 
 
@@ -65,6 +68,13 @@ def artifact_of(store: Path, key: str) -> Artifact:
     if found.manifest.kind in ("Measurement", "Comparison"):
         found.verify()
     return found
+
+
+def _notes(store: Path, measurement: Artifact) -> tuple[str, ...]:
+    """Notes of the run over the samples that a measurement judges."""
+    sources = measurement.manifest.inputs.get("predictions", [])
+    runs = [artifact.read(store / source.key) for source in sources]
+    return tuple(note for run in runs if run for note in run.manifest.facts.get("notes", ()))
 
 
 def document(source: Artifact, name: str, kind: type[Document]) -> Document:

@@ -480,3 +480,14 @@ def test_memory_does_not_grow_with_the_data(linear_file, tmp_path, dtype, few, o
         peaks.append(peak)
     print(peaks)
     assert peaks[1] <= 1.1 * peaks[0]
+
+
+def test_the_report_of_a_run_warns_of_raw_pictures(compress, digits_file, tmp_path):
+    """A file without a card and without a normalisation inside, fed 0..255 by the dataset."""
+    digits_file(name="foreign.onnx")
+    (tmp_path / "r.yaml").write_text("dataset: digits\nstages:\n  - {type: load, onnx: foreign.onnx}\n")
+    outcome = compress("run", "r.yaml")
+    assert outcome.code == 0
+    (row,) = json.loads((tmp_path / "runs/r/report.json").read_text())["rows"]
+    assert "input 'image' holds values up to 255" in row["note"]
+    assert "scale=1 says that raw values are right" in " ".join(outcome.out.split())
