@@ -61,7 +61,7 @@ def load(request):
 
 
 def verdicts(tmp_path, comparisons, repeated):
-    """How often each verdict falls for each number of threads, over all sizes, with freshly opened sessions each time."""
+    """How often each verdict falls, over sizes and numbers of threads alike, with freshly opened sessions each time."""
     cases = {(size, threads): Counter() for size in SIZES for threads in (1, 2)}
     for seed in range(comparisons):
         size, threads = list(cases)[seed % len(cases)]
@@ -72,20 +72,17 @@ def verdicts(tmp_path, comparisons, repeated):
     for (size, threads), counter in cases.items():
         print(f"\n{size}, {threads} threads: {dict(counter)}", end="")
     print(f"\nload {os.getloadavg()}")
-    return {threads: sum((cases[size, threads] for size in SIZES), Counter()) for threads in (1, 2)}
+    return sum(cases.values(), Counter())
 
 
 def test_a_model_is_not_faster_than_itself(tmp_path, load):
-    found = sum(verdicts(tmp_path, COMPARISONS, repeated=0).values(), Counter())
+    found = verdicts(tmp_path, COMPARISONS, repeated=0)
     assert found["faster"] + found["slower"] <= COMPARISONS * LEVEL
     if load == "idle":
         assert found["too noisy to say"] <= 0.1 * COMPARISONS
 
 
 def test_a_tenth_more_work_is_slower(tmp_path, load):
-    """With two threads on two busy cores a run of a ms is seldom undisturbed: it may be too noisy to say, never "faster"."""
     found = verdicts(tmp_path, COMPARISONS, repeated=2)
-    assert found[1]["slower"] >= 0.9 * found[1].total()
-    assert found[1]["faster"] + found[2]["faster"] <= COMPARISONS * LEVEL
-    if load == "idle":
-        assert found[2]["slower"] >= 0.9 * found[2].total()
+    assert found["slower"] >= 0.9 * COMPARISONS
+    assert found["faster"] <= COMPARISONS * LEVEL

@@ -96,18 +96,18 @@ def test_throughput_is_runs_by_their_time(machine):
 
 
 def test_sessions_that_differ_by_their_place_in_memory_are_not_taken_for_models(machine, noise):
-    """Each opening draws a factor of up to 5%: the level holds. Six at most of 1,000 are more than 1% by chance."""
+    """Each opening draws a factor of up to 5%: the level holds. More than 4 of 100 would be so by chance once in 290 times."""
     random, wrong = np.random.default_rng(1), 0
-    for seed in range(200):
+    for seed in range(100):
         pair = [machine.session(name, noise(1e-3), opening=lambda: 1 + 0.05 * random.random()) for name in "ab"]
         wrong += compare(*pair, ({}, {}), 0.1, seed).verdict in ("faster", "slower")
-    assert wrong <= 6
+    assert wrong <= 4
 
 
 def test_the_level_holds_where_a_load_comes_and_goes(machine, noise):
     """The machine is up to three times slower for a while: both suffer, and neither is called faster."""
     random, wrong, undecided = np.random.default_rng(2), 0, 0
-    for seed in range(200):
+    for seed in range(100):
         phase = 6.28 * random.random()
 
         def takes(phase=phase):
@@ -116,8 +116,8 @@ def test_the_level_holds_where_a_load_comes_and_goes(machine, noise):
         verdict = compare(machine.session("a", takes), machine.session("b", takes), ({}, {}), 0.3, seed).verdict
         wrong += verdict in ("faster", "slower")
         undecided += verdict == "too noisy to say"
-    assert wrong <= 6
-    assert undecided <= 20
+    assert wrong <= 4
+    assert undecided <= 10
 
 
 def test_a_tenth_slower_is_found(machine, noise):

@@ -32,7 +32,7 @@ def test_values_far_off_hardly_move_it():
 @pytest.mark.parametrize("count", [6, 12, 24, 48])
 @pytest.mark.parametrize("degrees", [3, 1000])
 def test_it_holds_the_level(count, degrees):
-    """Values of normal and of heavier tails: at 95%, 3,000 times, outside at most 6.2%."""
-    drawn = np.exp(np.random.default_rng(count).standard_t(degrees, (3000, count)) / 10)
+    """Values of normal and of heavier tails: at 95%, 1,000 times, outside at most 7%."""
+    drawn = np.exp(np.random.default_rng(count).standard_t(degrees, (1000, count)) / 10)
     estimates = [geometric_mean(values, 0.95) for values in drawn]
-    assert sum(not found.low <= 1 <= found.high for found in estimates) / 3000 < 0.062
+    assert sum(not found.low <= 1 <= found.high for found in estimates) / 1000 < 0.07
