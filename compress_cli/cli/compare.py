@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
-from compress_cli.cli import Json, Plugins, Quiet, Tables, read_plugins, write_tables
+from compress_cli.cli import Gates, Json, JUnit, Plugins, Quiet, Tables, read_plugins
 from compress_cli.cli.eval import (  # fmt: skip
     Batch,
+    CachesChoice,
     Data,
     LatencyBatch,
+    Outputs,
     Prepare,
     Providers,
     Seconds,
@@ -18,7 +20,8 @@ from compress_cli.cli.eval import (  # fmt: skip
     SplitChoice,
     TaskName,
     Threads,
-    measured,
+    Value,
+    judged,
     session_options,
 )
 
@@ -36,7 +39,11 @@ def command(
     providers: Providers = "",
     session: SessionOptions = "",
     seconds: Seconds = 0.5,
+    caches: CachesChoice = "warm",
     shape: Shape = [],  # noqa: B006 - typer copies it
+    value: Value = [],  # noqa: B006
+    gates: Gates = [],  # noqa: B006
+    junit: JUnit = None,
     csv: Tables = None,
     latex: Tables = None,
     plugins: Plugins = [],  # noqa: B006 - typer copies it
@@ -48,11 +55,18 @@ def command(
     from compress_cli.report import evaluation
 
     read_plugins(plugins)
-    options = session_options(providers, session)
-    asked = Asked(data, task, split, preprocess, batch, latency_batch, threads, options, seconds, shapes=tuple(shape))
-    made = measured(after, before, asked, quiet)
-    write_tables(evaluation.table(made), csv, latex)
-    if json:
-        typer.echo(made.model_dump_json(indent=1))
-    else:
-        evaluation.compare(made)
+    asked = Asked(
+        data=data,
+        task=task,
+        split=split,
+        preprocess=preprocess,
+        batch=batch,
+        latency_batch=latency_batch,
+        threads=threads,
+        options=session_options(providers, session),
+        seconds=seconds,
+        caches=caches,
+        shapes=tuple(shape),
+        values=tuple(value),
+    )
+    judged(after, before, asked, Outputs(gates, junit, csv, latex, json), quiet, evaluation.compare)

@@ -1,14 +1,16 @@
 """`compress eval`"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from compress_cli.cli import Json, Plugins, Quiet, Tables, read_plugins, write_tables
+from compress_cli.cli import Gates, Json, JUnit, Plugins, Quiet, Tables, read_plugins, write_junit, write_tables
 from compress_cli.errors import RecipeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from compress_cli.measurement.evaluation import Asked, Evaluation
     from compress_cli.measurement.sessions import Options
     from compress_cli.progress import Progress
@@ -17,20 +19,22 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="a dataset: its name, a mapping as JSON or YAML ('{type: npz, train: my.npz}'), or a .npz, a .csv or a folder "
-        "of pictures, all of which is measured, or the folder of the data that the file was made with; default: what the "
-        "file says",
+        help="the samples to measure on: a dataset's name, a mapping in YAML or JSON ('{type: npz, train: my.npz}'), a .npz, a "
+        ".csv or a folder of pictures, all of which is measured, or the folder of the data that the file was made with; "
+        "default: the dataset that the file's card names",
         show_default=False,
     ),
 ]
-TaskName = Annotated[str, typer.Option("--task", help="what counts as good; default: what the file says", show_default=False)]
+TaskName = Annotated[
+    str, typer.Option("--task", help="the task, which defines the metrics; default: the card's", show_default=False)
+]
 SplitChoice = Annotated[Literal["test", "val", "train"], typer.Option("--split", help="the samples to measure on")]
 Prepare = Annotated[
     str,
     typer.Option(
         "--preprocess",
-        help="for a model from elsewhere: resize=256,crop=224 (or size=224, which stretches),scale=1/255,"
-        "mean=0.485:0.456:0.406,std=...,colour=bgr,layout=nhwc",
+        help="how pictures are prepared for a model from elsewhere: resize=256,crop=224 (or size=224, which stretches),"
+        "scale=1/255,mean=0.485:0.456:0.406,std=...,colour=bgr,layout=nhwc",
         show_default=False,
     ),
 ]
@@ -40,18 +44,35 @@ Threads = Annotated[
     int | None, typer.Option("--threads", min=1, max=1024, help="threads; default: all cores", show_default=False)
 ]
 Providers = Annotated[
-    str, typer.Option("--providers", help="ONNX Runtime's providers, the preferred one first: cuda,cpu", show_default=False)
+    str,
+    typer.Option(
+        "--providers", help="ONNX Runtime's execution providers, the preferred one first: cuda,cpu", show_default=False
+    ),
 ]
 SessionOptions = Annotated[
-    str, typer.Option("--session", help="its other options: '{optimisation: basic, execution: parallel}'", show_default=False)
+    str,
+    typer.Option("--session", help="its other options: '{optimisation: basic, execution: parallel}'", show_default=False),
 ]
 Seconds = Annotated[float, typer.Option("--seconds", min=0.01, max=600, help="time for the timing")]
+CachesChoice = Annotated[
+    Literal["warm", "cold"],
+    typer.Option(
+        "--caches",
+        help="warm: timed run after run, as benchmarks and busy servers do; cold: the processor's caches hold other data "
+        "before each timed run, as in a program that does other work between two calls",
+    ),
+]
 Concurrency = Annotated[
     int, typer.Option("--concurrency", min=1, max=1024, help="clients at once, whose throughput is measured too")
 ]
 Shape = Annotated[
     list[str],
-    typer.Option("--shape", help="of an input that the file leaves open: input=1x3x224x224 (without data)", show_default=False),
+    typer.Option(
+        "--shape", help="without data: shape of an input that the file leaves open: input=1x3x224x224", show_default=False
+    ),
+]
+Value = Annotated[
+    list[str], typer.Option("--value", help="without data: the number that fills an input: sr=16000", show_default=False)
 ]
 
 
@@ -68,32 +89,82 @@ def command(
     providers: Providers = "",
     session: SessionOptions = "",
     seconds: Seconds = 0.5,
+    caches: CachesChoice = "warm",
     concurrency: Concurrency = 1,
     shape: Shape = [],  # noqa: B006 - typer copies it
+    value: Value = [],  # noqa: B006
     profile: Annotated[
-        bool, typer.Option("--profile", help="also what each node takes, and an int8 graph's float islands")
+        bool, typer.Option("--profile", help="time each node too, and show the float islands of an int8 graph")
     ] = False,
+    gates: Gates = [],  # noqa: B006
+    junit: JUnit = None,
     csv: Tables = None,
     latex: Tables = None,
-    plugins: Plugins = [],  # noqa: B006 - typer copies it
+    plugins: Plugins = [],  # noqa: B006
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure an ONNX file: size, accuracy, latency. With --baseline against an older one."""
+    """Measure an ONNX file: size, accuracy, latency. With --baseline against an older one, with --gate as a test."""
     from compress_cli.measurement.evaluation import Asked
     from compress_cli.report import evaluation
 
     read_plugins(plugins)
-    options = session_options(providers, session)
     asked = Asked(
-        data, task, split, preprocess, batch, latency_batch, threads, options, seconds, concurrency, tuple(shape), profile
+        data=data,
+        task=task,
+        split=split,
+        preprocess=preprocess,
+        batch=batch,
+        latency_batch=latency_batch,
+        threads=threads,
+        options=session_options(providers, session),
+        seconds=seconds,
+        caches=caches,
+        concurrency=concurrency,
+        shapes=tuple(shape),
+        values=tuple(value),
+        profiled=profile,
     )
-    made = measured(model, baseline, asked, quiet)
-    write_tables(evaluation.table(made), csv, latex)
-    if json:
-        typer.echo(made.model_dump_json(indent=1))
+    outputs = Outputs(gates, junit, csv, latex, json)
+    judged(model, baseline, asked, outputs, quiet, evaluation.show)
+
+
+class Outputs(NamedTuple):
+    """What is made of an evaluation besides what is printed."""
+
+    gates: list[str]
+    junit: Path | None
+    csv: Path | None
+    latex: Path | None
+    json: bool
+
+
+def judged(
+    model: Path, baseline: Path | None, asked: "Asked", outputs: Outputs, quiet: bool, show: "Callable[[Evaluation], None]"
+) -> None:
+    """Measure, write what was asked for, print, and judge the gates: GateError where one is not met."""
+    from compress_cli.cli._summary import write_summary
+    from compress_cli.report import against, evaluation
+    from compress_cli.report import gates as promises
+    from compress_cli.statistics import gate
+
+    promised = tuple(gate.parse(text) for text in outputs.gates)
+    against.refuse(promised, model, baseline)
+    if outputs.junit and not promised:
+        raise RecipeError("--junit: there are no gates to write; name some with --gate")
+    result = measured(model, baseline, asked, quiet)
+    report = against.report(result, promised)
+    result = result.model_copy(update={"gates": report.gates})
+    write_tables(evaluation.table(result), outputs.csv, outputs.latex)
+    write_junit(report, outputs.junit)
+    write_summary(against.summary(report, result))
+    if outputs.json:
+        typer.echo(result.model_dump_json(indent=1))
     else:
-        evaluation.show(made)
+        show(result)
+        for line in against.printed(report):
+            typer.echo(line)
+    promises.decide(report)
 
 
 def session_options(providers: str, session: str) -> "Options":
@@ -106,7 +177,7 @@ def session_options(providers: str, session: str) -> "Options":
     options = setting(Options, session, "--session") if session else Options()
     if not providers:
         return options
-    names = tuple(each.strip() for each in providers.split(",") if each.strip())
+    names = tuple(name.strip() for name in providers.split(",") if name.strip())
     try:
         return Options.model_validate({**options.model_dump(), "providers": names})
     except ValidationError as error:

@@ -1,39 +1,51 @@
 """`compress predict`"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from compress_cli.cli import Json
 
+if TYPE_CHECKING:
+    from compress_cli.measurement.prediction import Answer
+
 
 def command(
-    model: Annotated[Path, typer.Argument(help="an ONNX file that classifies", show_default=False)],
+    model: Annotated[Path, typer.Argument(help="an ONNX file", show_default=False)],
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", help="a picture, a folder of pictures, or a .npz", show_default=False)
     ],
-    head: Annotated[str, typer.Option(help="the output with the class scores; default: the only one", show_default=False)] = "",
-    top: Annotated[int, typer.Option(min=1, help="classes to show of each")] = 3,
+    head: Annotated[str, typer.Option(help="the output to answer from; default: the only one", show_default=False)] = "",
+    top: Annotated[int, typer.Option(min=1, help="classes to show for each input")] = 3,
     batch: Annotated[int, typer.Option(min=1, help="samples in one run")] = 32,
     json: Json = False,
 ) -> None:
-    """Classify pictures, or the arrays of an npz. Prints class names with probabilities."""
+    """Answer for pictures, or for the arrays of an npz. Prints class names with probabilities, or numbers."""
     import json as format_json
 
-    from compress_cli.measurement import sessions
-    from compress_cli.measurement.prediction import classify
+    from compress_cli.measurement import prediction, sessions
     from compress_cli.report.figures import printable
 
-    answers = classify(sessions.open_session(model), source, head, top, batch)
+    answers = prediction.predict(sessions.open_session(model), source, head, top, batch)
     if json:
-        document = [
-            {"input": each.input, "classes": [{"class": name, "probability": share} for name, share in each.classes]}
-            for each in answers
-        ]
-        typer.echo(format_json.dumps(document, indent=1))
+        typer.echo(format_json.dumps([_document(answer) for answer in answers], indent=1))
         return
-    width = max(len(each.input) for each in answers)
-    for each in answers:
-        classes = ", ".join(f"{name} {100 * share:.1f}%" for name, share in each.classes)
-        typer.echo(printable(f"{each.input:{width}}  {classes}"))
+    width = max((len(answer.input) for answer in answers), default=0)
+    for answer in answers:
+        typer.echo(printable(f"{answer.input:{width}}  {_line(answer)}"))
+
+
+def _document(answer: "Answer") -> dict[str, object]:
+    if answer.classes is None:
+        return {"input": answer.input, "numbers": answer.numbers}
+    return {
+        "input": answer.input,
+        "classes": [{"class": name, "probability": probability} for name, probability in answer.classes],
+    }
+
+
+def _line(answer: "Answer") -> str:
+    if answer.classes is None:
+        return ", ".join(f"{number:.6g}" for number in answer.numbers or [])
+    return ", ".join(f"{name} {100 * probability:.1f}%" for name, probability in answer.classes)

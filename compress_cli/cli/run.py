@@ -1,6 +1,5 @@
 """`compress run`"""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +10,6 @@ from compress_cli.cli import Gates, Json, JUnit, Output, Plugins, Quiet, Recipe,
 if TYPE_CHECKING:
     from compress_cli.pipeline.plan import Plan
     from compress_cli.report import Report
-
-SUMMARY = "GITHUB_STEP_SUMMARY"  # a file in which a job on GitHub says what it found
 
 
 def command(
@@ -94,7 +91,7 @@ def _planned(
 
 def write_report(made: "Report", directory: Path) -> None:
     """The report's files, and the summary of the CI job where there is one."""
-    from compress_cli.errors import ArtifactError
+    from compress_cli.cli._summary import write_summary
     from compress_cli.report import markdown, page
     from compress_cli.store import durable, seal
 
@@ -103,10 +100,4 @@ def write_report(made: "Report", directory: Path) -> None:
     durable.write(directory / "report.md", text.encode())
     durable.write(directory / "report.html", page.render(made, page.background(directory)).encode())
     seal.seal_reports(directory)
-    summary = os.environ.get(SUMMARY)
-    if summary:
-        try:
-            with Path(summary).open("a") as out:
-                out.write(text)
-        except OSError as error:
-            raise ArtifactError(f"{summary}: can't be written ({error.strerror}); {SUMMARY} names it") from None
+    write_summary(text)

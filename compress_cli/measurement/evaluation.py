@@ -1,4 +1,4 @@
-"""Evaluation: one ONNX file measured, alone or beside an older one, on its own data, on other data or on none."""
+"""Evaluation: one ONNX file measured, alone or against an older one, on its own data, on other data or on none."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from pydantic import BaseModel, ConfigDict
 
 from compress_cli.data import preprocess
 from compress_cli.data.datasets import Dataset, Split, SplitName
-from compress_cli.data.preprocess import Preprocess
 from compress_cli.data.tasks import Task
 from compress_cli.document import setting
-from compress_cli.errors import ArtifactError, RecipeError
-from compress_cli.measurement import clients, latency, measure, named_data, sessions
+from compress_cli.errors import ArtifactError
+from compress_cli.measurement import clients, example, input_range, latency, measure, named_data, sessions
 from compress_cli.measurement import profile as profiler
 from compress_cli.measurement.clients import Load
-from compress_cli.measurement.latency import Feeds, Latency, Speedup
+from compress_cli.measurement.latency import Latency, Speedup
 from compress_cli.measurement.measure import Result
 from compress_cli.measurement.profile import Profile
-from compress_cli.measurement.sessions import Options, Session
-from compress_cli.onnx_graph import contents as held
+from compress_cli.measurement.sessions import Feeds, Options, Session
+from compress_cli.measurement.timing import Caches
+from compress_cli.onnx_graph import contents as graph_contents
 from compress_cli.onnx_graph.card import Card, chosen
 from compress_cli.onnx_graph.contents import Contents
-from compress_cli.onnx_graph.shapes import parse
 from compress_cli.progress import Log
-from compress_cli.settings import suggest
+from compress_cli.statistics.gate import Judged
 from compress_cli.statistics.intervals import Estimate
+from compress_cli.statistics.predictions import PredictionComparison, compare_predictions
 from compress_cli.statistics.scores import Better, change_p, changes
 
 
 class Against(BaseModel):
-    """The file beside an older one."""
+    """The file compared with an older one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,10 +48,12 @@ class Against(BaseModel):
     """McNemar's p-value; None for a metric that is not right-or-wrong."""
     secondary_changes: dict[str, Estimate]
     """Of the other metrics that both files have, on the same samples."""
+    predictions: PredictionComparison | None = None
+    """The answers of both on the same samples; None without data, or for a task that names no classes."""
 
 
 class Evaluation(BaseModel):
-    """One file: what it holds, how well it does, how long it takes."""
+    """The measurements of one file: contents, metrics, latency."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -72,13 +74,16 @@ class Evaluation(BaseModel):
     better: dict[str, Better]
     """Metric name -> which of its values are the good ones."""
     against: Against | None
+    warnings: list[str] = []
+    """What makes the figures doubtful."""
+    gates: list[Judged] = []
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be measured, and how."""
+    """What to measure, and how."""
 
-    data: str = ""  # as `--data` takes it; empty: what the file says
+    data: str = ""  # as `--data` takes it; empty: what the file's card names
     task: str = ""
     split: SplitName = "test"
     preprocess: str = ""
@@ -87,81 +92,107 @@ class Asked:
     threads: int | None = None  # None: all cores
     options: Options = field(default_factory=Options)
     seconds: float = 0.5  # for the timing
+    caches: Caches = "warm"
     concurrency: int = 1
     shapes: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()
     profiled: bool = False
 
 
+@dataclass(frozen=True)
+class Samples:
+    """A split of a dataset, and the task that judges answers on it."""
+
+    dataset: Dataset
+    task: Task
+    split: Split
+
+
 def evaluate(model: Path, baseline: Path | None, asked: Asked, log: Log) -> Evaluation:
-    """All that is measured of a file, and of the baseline on the same samples."""
+    """Measure a file, and the baseline on the same samples."""
     session = sessions.open_session(model, asked.threads, asked.options)
     older = sessions.open_session(baseline, asked.threads, asked.options) if baseline else None
-    dataset, prepare, judge = _about(session, asked, log)
-    part = dataset.split(asked.split) if dataset else None
-    if part is not None and dataset is not None:
-        judge.check(dataset.signature(), part.targets)
-    if part is not None and prepare:
-        part = preprocess.prepared(part, prepare)
-    both = [each for each in (session, older) if each]
-    results = [measure.evaluate(each, part, judge, asked.batch, log) for each in both] if part is not None else []
-    timed, against, feeds = _timed(session, older, part, asked, results)
+    opened = [session, older] if older else [session]
+    samples, task = _samples(opened, asked, log)
+    results = [measure.evaluate(file, samples.split, task, asked.batch, log) for file in opened] if samples else []
+    feeds = _feeds(opened, samples, asked)
+    contents = [_contents(file, inputs, asked) for file, inputs in zip(opened, feeds, strict=True)]
+    speedup = latency.compare(older, session, (feeds[1], feeds[0]), 2 * asked.seconds, 0, asked.caches) if older else None
     return Evaluation(
         model=str(model),
-        contents=held.contents(model, _sizes(feeds, asked.latency_batch)),
+        contents=contents[0],
         machine=sessions.machine(),
         session=asked.options,
-        latency=timed,
-        load=clients.load(session, feeds, asked.concurrency, asked.seconds) if asked.concurrency > 1 else None,
-        profile=profiler.profile(model, feeds, asked.threads, asked.options) if asked.profiled else None,
-        data=dataset.type if dataset else "",
-        split=asked.split if dataset else "",
-        samples=len(part) if part else 0,
-        primary=results[0].primary if results else judge.primary,
+        latency=speedup.model if speedup else latency.latency(session, feeds[0], asked.seconds, asked.caches),
+        load=clients.load(session, feeds[0], asked.concurrency, asked.seconds) if asked.concurrency > 1 else None,
+        profile=profiler.profile(model, feeds[0], asked.threads, asked.options) if asked.profiled else None,
+        data=samples.dataset.type if samples else "",
+        split=asked.split if samples else "",
+        samples=len(samples.split) if samples else 0,
+        primary=results[0].primary if results else task.primary,
         metrics=results[0].metrics if results else {},
         better=results[0].better if results else {},
-        against=against,
+        against=_against(older, contents, speedup, samples, results) if older and speedup else None,
+        warnings=_warnings(opened, samples.split) if samples and not asked.preprocess else [],
     )
 
 
-def _about(session: Session, asked: Asked, log: Log) -> tuple[Dataset | None, Preprocess | None, Task]:
-    """Dataset, what is done to its pictures, and task: from the command line, or else from the file's own card."""
-    card = _card(session, asked)
+def _samples(opened: list[Session], asked: Asked, log: Log) -> tuple[Samples | None, Task]:
+    """The samples to measure on, prepared as `--preprocess` says, and the task; no samples where nothing names a dataset."""
+    card = _card(opened, asked)
     prepare = preprocess.parse(asked.preprocess) if asked.preprocess else None
-    named_task = asked.task or "classification"
-    judge = chosen(Task, card.task) if card and not asked.task else setting(Task, named_task, "--task")  # type: ignore[type-abstract]
-    assert isinstance(judge, Task)
+    task = chosen(Task, card.task) if card and not asked.task else setting(Task, asked.task or "classification", "--task")  # type: ignore[type-abstract]
+    assert isinstance(task, Task)
     if asked.data:
-        data = named_data.named(named_data.Request(session, card, judge, asked.data, asked.split, prepare, log))
-        return data.dataset, data.preprocess, judge
-    return named_data.recorded(card, log) if card else None, prepare, judge
+        request = named_data.Request(opened[0], card, task, asked.data, asked.split, prepare, log)
+        data = named_data.named(request)
+        dataset, prepare = data.dataset, data.preprocess
+    elif card:
+        dataset = named_data.recorded(card, log)
+    else:
+        return None, task
+    split = dataset.split(asked.split)
+    task.check(dataset.signature(), split.targets)
+    return Samples(dataset, task, preprocess.prepared(split, prepare) if prepare else split), task
 
 
-def _card(session: Session, asked: Asked) -> Card | None:
-    """What the file says of itself; a damaged card does not matter where data and task are named."""
+def _card(opened: list[Session], asked: Asked) -> Card | None:
+    """The card of the first file that has one; a damaged card does not matter where data and task are named."""
     try:
-        return Card.from_metadata(session.metadata)
+        cards = [Card.from_metadata(session.metadata) for session in opened]
     except ArtifactError:
         if asked.data and asked.task:
             return None
         raise
+    return next((card for card in cards if card), None)
 
 
-def _timed(
-    session: Session, older: Session | None, part: Split | None, asked: Asked, results: list[Result]
-) -> tuple[Latency, Against | None, Feeds]:
-    """Latency on the first samples, or on made-up ones; in turn with the baseline's where there is one."""
-    opened = [each for each in (session, older) if each]
-    shapes = _shapes(session, asked.shapes)
-    batch = asked.latency_batch
-    feeds = [measure.sample(each, part, batch) if part else latency.made_up(each, batch, shapes) for each in opened]
-    if older is None:
-        return latency.latency(session, feeds[0], asked.seconds), None, feeds[0]
-    speedup = latency.compare(older, session, (feeds[1], feeds[0]), 2 * asked.seconds)
-    after, before = (each.scores for each in results) if results else ({}, {})
+def _feeds(opened: list[Session], samples: Samples | None, asked: Asked) -> list[Feeds]:
+    """What each file is timed with: the first samples, or made-up ones."""
+    if samples:
+        return [measure.sample(session, samples.split, asked.latency_batch) for session in opened]
+    shapes, values = example.shapes(opened[0], asked.shapes), example.values(opened[0], asked.values)
+    return [example.made_up(session, asked.latency_batch, shapes, values) for session in opened]
+
+
+def _contents(session: Session, feeds: Feeds, asked: Asked) -> Contents:
+    """The contents of a file; multiply-accumulates depend on the axes that it leaves open, as one sample has them."""
+    sizes = {
+        name: (1 if array.shape[0] == asked.latency_batch else array.shape[0], *array.shape[1:]) if array.ndim else ()
+        for name, array in feeds.items()
+    }
+    return graph_contents.contents(session.path, sizes)
+
+
+def _against(
+    older: Session, contents: list[Contents], speedup: Speedup, samples: Samples | None, results: list[Result]
+) -> Against:
+    """What changed from the baseline to the file."""
+    new, old = contents
+    after, before = (result.scores for result in results) if results else ({}, {})
     paired, primary = changes(before, after), results[0].primary if results else ""
     change = paired.pop(primary, None)
-    new, old = (held.contents(each.path, _sizes(inputs, batch)) for each, inputs in zip(opened, feeds, strict=True))
-    against = Against(
+    return Against(
         baseline=str(older.path),
         contents=old,
         metrics=results[1].metrics if results else {},
@@ -170,22 +201,21 @@ def _timed(
         change=change,
         change_p=change_p(before[primary], after[primary]) if change else None,
         secondary_changes=paired,
+        predictions=_predictions(samples, results) if samples else None,
     )
-    return speedup.model, against, feeds[0]
 
 
-def _sizes(feeds: Feeds, batch: int) -> dict[str, tuple[int, ...]]:
-    """Of one sample of the inputs that are timed: multiply-accumulates depend on the axes that a file leaves open."""
-    return {
-        name: (1 if array.shape[0] == batch else array.shape[0], *array.shape[1:]) if array.ndim else ()
-        for name, array in feeds.items()
+def _predictions(samples: Samples, results: list[Result]) -> PredictionComparison | None:
+    """The answers compared sample by sample; None where the task names no classes."""
+    after, before = (samples.task.scored_samples(result.heads, samples.split.targets) for result in results)
+    if before is None or after is None:
+        return None
+    return compare_predictions(before, after, samples.split.index, samples.task.classes(samples.dataset.signature()))
+
+
+def _warnings(opened: list[Session], split: Split) -> list[str]:
+    """What makes the figures of the files doubtful, by the looks of the first samples."""
+    texts = {
+        session.path: input_range.warning(session, measure.sample(session, split, input_range.LOOKED_AT)) for session in opened
     }
-
-
-def _shapes(session: Session, given: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """`--shape image=1x3x224x224`: RecipeError for another form, or an input that there is not."""
-    found = parse(given)
-    for name in found:
-        if name not in session.inputs:
-            raise RecipeError(f"--shape {name}: the file has no input '{name}'; {suggest(name, list(session.inputs))}")
-    return found
+    return [f"{path}: {text}" for path, text in texts.items() if text]

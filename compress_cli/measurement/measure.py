@@ -171,7 +171,8 @@ def predict(session: Session, split: Split, batch: int, log: Log, saves: Saves |
         for start in range(done, count, size):
             end = min(start + size, count)
             outputs = session.run(_feeds(session, names, split, slice(start, end)))
-            for name, output in outputs.items():
+            for name in session.per_sample:
+                output = outputs[name]
                 if start == 0:
                     _check_output(session, name, output, size if session.batch else end)
                     heads[name] = np.empty((count, *output.shape[1:]), output.dtype)
@@ -208,9 +209,7 @@ def fitting(session: Session, split: Split) -> dict[str, str]:
         given = ", ".join(
             f"{name}: {array.dtype} (N{''.join(f', {axis}' for axis in array.shape[1:])})" for name, array in arrays.items()
         )
-        raise ArtifactError(
-            f"{session.path}: the file takes other inputs than the data gives\n  file: {taken}\n  data: {given}"
-        )
+        raise ArtifactError(f"{session}: the file takes other inputs than the data gives\n  file: {taken}\n  data: {given}")
     return names
 
 
@@ -257,7 +256,7 @@ def _state(heads: dict[str, np.ndarray], done: int) -> Save:
 def _check_output(session: Session, name: str, output: np.ndarray, batch: int) -> None:
     if output.ndim == 0 or len(output) != batch:
         raise StageError(
-            f"{session.path}: output '{name}' has shape {output.shape} for {batch} samples; its first axis should be theirs"
+            f"{session}: output '{name}' has shape {output.shape} for {batch} samples; its first axis should be theirs"
         )
 
 
@@ -265,6 +264,6 @@ def _check_numbers(session: Session, name: str, values: np.ndarray) -> None:
     if values.dtype.kind == "f" and np.isnan(values).any():
         bad = int(np.isnan(values.reshape(len(values), -1)).any(axis=1).sum())
         raise StageError(
-            f"{session.path}: output '{name}' is NaN for {bad} of {len(values)} samples; no figure can be given. "
+            f"{session}: output '{name}' is NaN for {bad} of {len(values)} samples; no figure can be given. "
             "Check the training, or the input's range"
         )

@@ -1,4 +1,4 @@
-"""Ask a file what a picture shows: inputs from where the user has them, answers as class names with probabilities."""
+"""Answers of a file to the user's own inputs: class names with probabilities, or numbers."""
 
 from __future__ import annotations
 
@@ -15,36 +15,57 @@ from compress_cli.measurement.sessions import Session
 from compress_cli.onnx_graph.card import Card
 from compress_cli.settings import suggest
 
+CLASSIFICATION = "classification"
+
 
 @dataclass(frozen=True)
 class Answer:
-    """What a file says of one input."""
+    """The answer of a file to one input: classes, or numbers where it does not classify."""
 
     input: str
-    classes: list[tuple[str, float]]
+    classes: list[tuple[str, float]] | None = None
     """Class name and probability, the likeliest first."""
+    numbers: list[float] | None = None
 
 
-def classify(session: Session, source: Path, head: str, top: int, batch: int) -> list[Answer]:
-    """The `top` likeliest classes of a picture, of every picture in a folder, or of every sample in a `.npz`."""
+def predict(session: Session, source: Path, head: str, top: int, batch: int) -> list[Answer]:
+    """The answers to a picture, to every picture in a folder, or to every sample in a `.npz`: the `top` likeliest classes,
+    or the numbers of a regression."""
     names, split = _arrays(source, session) if source.suffix == ".npz" else _pictures(source, session)
     heads = measure.predict(session, split, batch, lambda progress: None)
     card = Card.from_metadata(session.metadata)
-    named = str(card.task.get("head", "")) if card else ""  # a teacher of another task has a card, but not that head
-    asked = head or (named if named in heads else "")
+    chosen = _head(session, head, card, heads)
+    outputs = heads[chosen]
+    if _regression(chosen, card, outputs):
+        rows = outputs.reshape(len(outputs), -1).astype(np.float64).tolist()
+        return [Answer(name, numbers=row) for name, row in zip(names, rows, strict=True)]
+    probabilities = _probabilities(session, chosen, outputs)
+    class_names = card.classes.get(chosen, ()) if card else ()
+    labels = class_names if len(class_names) == probabilities.shape[1] else tuple(map(str, range(probabilities.shape[1])))
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    return [
+        Answer(name, [(labels[position], float(row[position])) for position in best])
+        for name, row, best in zip(names, probabilities, order, strict=True)
+    ]
+
+
+def _head(session: Session, head: str, card: Card | None, heads: dict[str, np.ndarray]) -> str:
+    """The output to answer from: the user's, the card's, or the only one; RecipeError where none of these is there."""
+    of_task = str(card.task.get("head", "")) if card else ""  # a teacher of another task has a card, but not that head
+    asked = head or (of_task if of_task in heads else "")
     if asked and asked not in heads:
         raise RecipeError(f"{session.path}: there is no output '{asked}'; {suggest(asked, list(heads))}")
     if not asked and len(heads) > 1:
-        raise RecipeError(f"{session.path}: name the output with the class scores by --head ({', '.join(heads)})")
-    chosen = asked or next(iter(heads))
-    shares = _probabilities(session, chosen, heads[chosen])
-    known = card.classes.get(chosen, ()) if card else ()
-    labels = known if len(known) == shares.shape[1] else tuple(map(str, range(shares.shape[1])))
-    order = np.argsort(-shares, axis=1, kind="stable")[:, :top]
-    return [
-        Answer(name, [(labels[place], float(share[place])) for place in best])
-        for name, share, best in zip(names, shares, order, strict=True)
-    ]
+        raise RecipeError(f"{session.path}: name the output to answer from by --head ({', '.join(heads)})")
+    return asked or next(iter(heads))
+
+
+def _regression(head: str, card: Card | None, outputs: np.ndarray) -> bool:
+    """Whether an output holds numbers rather than class scores: one number a sample, or the card's task names no classes."""
+    if outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1):
+        return True
+    names_classes = card is None or bool(card.classes.get(head)) or card.task.get("type", CLASSIFICATION) == CLASSIFICATION
+    return outputs.ndim == 2 and not names_classes
 
 
 def _probabilities(session: Session, head: str, scores: np.ndarray) -> np.ndarray:
@@ -67,8 +88,8 @@ def _pictures(source: Path, session: Session) -> tuple[list[str], Split]:
         raise DataError(f"{source}: there is no such file or folder")
     name, port = next(iter(session.inputs.items()))
     if len(session.inputs) > 1 or len(port.shape) != 4 or port.shape[1] not in (1, 3):
-        takes = ", ".join(f"{each}: {what}" for each, what in session.inputs.items())
-        raise ArtifactError(f"{session.path}: does not take pictures (it takes {takes}); give its arrays in a .npz")
+        takes = ", ".join(f"{name}: {port}" for name, port in session.inputs.items())
+        raise ArtifactError(f"{session.path}: does not take pictures (it takes {takes}); give arrays in a .npz")
     channels, height, width = port.shape[1:]
     if channels is None or height is None or width is None:
         raise ArtifactError(f"{session.path}: leaves the size of pictures open ({port}); give arrays in a .npz")
@@ -82,9 +103,9 @@ def _pictures(source: Path, session: Session) -> tuple[list[str], Split]:
 
 def _arrays(source: Path, session: Session) -> tuple[list[str], Split]:
     """Arrays by the file's input names; the only array, whatever its name, where the file takes one input."""
-    found = arrays.read(source)
-    held = found if len(found) == 1 else {name: each for name, each in found.items() if name in session.inputs}
-    if len(held) != len(session.inputs):
-        raise DataError(f"{source}: holds arrays {', '.join(found)}; the file takes {', '.join(session.inputs)}")
-    count = len(next(iter(held.values())))
-    return [f"{source}[{place}]" for place in range(count)], Split(held, {}, np.arange(count))
+    stored = arrays.read(source)
+    inputs = stored if len(stored) == 1 else {name: array for name, array in stored.items() if name in session.inputs}
+    if len(inputs) != len(session.inputs):
+        raise DataError(f"{source}: holds arrays {', '.join(stored)}; the file takes {', '.join(session.inputs)}")
+    count = len(next(iter(inputs.values())))
+    return [f"{source}[{position}]" for position in range(count)], Split(inputs, {}, np.arange(count))

@@ -1,9 +1,9 @@
-"""Where the time of a file goes, node by node, and which float islands of an int8 graph cost it."""
+"""The time of a file node by node, and of the float islands in an int8 graph."""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,11 @@ END = "_kernel_time"
 BORDERS = {"QuantizeLinear", "DequantizeLinear"}
 INTEGER = {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm"}
 
+Node = tuple[str, str, int]
+"""Name and operator of a node, and how many nodes before it have the same: names need not be unique."""
+NodeTimes = dict[Node, list[float]]
+"""Node -> ms of each run."""
+
 
 class NodeTime(BaseModel):
     """One node of the graph as ONNX Runtime has rewritten it."""
@@ -37,7 +42,7 @@ class NodeTime(BaseModel):
 
 
 class Island(BaseModel):
-    """Nodes that compute in float, between where integers become real numbers and where they are rounded again."""
+    """Connected nodes that compute in float, between a dequantisation and the next quantisation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -51,7 +56,7 @@ class Island(BaseModel):
 
 
 class Profile(BaseModel):
-    """What each node takes; the costliest come first. Taking these times costs time: their sum is no latency."""
+    """The time of each node, the costliest first. Measuring it takes time too: their sum is no latency."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,7 +70,7 @@ class Profile(BaseModel):
 
 
 def profile(path: Path, feeds: dict[str, np.ndarray], threads: int | None = None, options: Options | None = None) -> Profile:
-    """Run a file some thirty times under ONNX Runtime's own profiler. Its files are gone afterwards."""
+    """Run a file some thirty times under ONNX Runtime's own profiler, whose files are deleted afterwards."""
     with scratch("profile") as folder:
         session = open_session(path, threads, options, folder)
         for _ in range(WARM_UP + RUNS):
@@ -78,97 +83,120 @@ def profile(path: Path, feeds: dict[str, np.ndarray], threads: int | None = None
     return summary(_by_run(events), graph)
 
 
-def summary(times: dict[tuple[str, str, int], list[float]], graph: onnx.GraphProto) -> Profile:
-    """The profile of node times (name, operator, how many of that name come before -> ms of each run) in a graph."""
-    middle = {node: float(np.median(each)) for node, each in times.items()}
-    total = sum(middle.values())
+def summary(times: NodeTimes, graph: onnx.GraphProto) -> Profile:
+    """The profile of node times in a graph."""
+    medians = {node: float(np.median(runs_ms)) for node, runs_ms in times.items()}
+    total = sum(medians.values())
     if not total:
         raise StageError("ONNX Runtime's profiler gave no times of nodes")
     operators: dict[str, float] = defaultdict(float)
-    for (_, operator, _), each in middle.items():
-        operators[operator] += each / total
-    costly = sorted(middle.items(), key=lambda each: -each[1])
+    for (_, operator, _), time_ms in medians.items():
+        operators[operator] += time_ms / total
+    costliest = sorted(medians.items(), key=lambda item: -item[1])[:NODES]
     return Profile(
         runs=max(map(len, times.values())),
         total_ms=total,
         nodes=[
-            NodeTime(name=name, operator=operator, time_ms=each, share=each / total)
-            for (name, operator, _), each in costly[:NODES]
+            NodeTime(name=name, operator=operator, time_ms=time_ms, share=time_ms / total)
+            for (name, operator, _), time_ms in costliest
         ],
-        operators=dict(sorted(operators.items(), key=lambda each: -each[1])),
-        islands=_islands(graph, middle, total),
+        operators=dict(sorted(operators.items(), key=lambda item: -item[1])),
+        islands=_islands(graph, medians, total),
     )
 
 
-def _by_run(events: list[dict[str, object]]) -> dict[tuple[str, str, int], list[float]]:
-    """Node -> ms of each run after the warm-up. Nodes may share a name: the third of that name is the third in each run."""
+def _by_run(events: list[dict[str, object]]) -> NodeTimes:
+    """The times of each run after the warm-up, from the profiler's events."""
     runs: list[list[tuple[str, str, float]]] = [[]]
-    for event in sorted(events, key=lambda each: float(str(each.get("ts", 0)))):
+    for event in sorted(events, key=lambda event: float(str(event.get("ts", 0)))):
         name, arguments = str(event.get("name", "")), event.get("args")
         if event.get("cat") == "Session" and name == "model_run" and runs[-1]:
             runs.append([])
         if event.get("cat") == "Node" and name.endswith(END) and isinstance(arguments, dict):
             runs[-1].append((name.removesuffix(END), str(arguments.get("op_name", "")), float(str(event["dur"])) / 1e3))
-    found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    for run in [each for each in runs if each][WARM_UP:]:
-        seen: dict[tuple[str, str], int] = defaultdict(int)
-        for name, operator, took in run:
-            found[name, operator, seen[name, operator]].append(took)
+    times: NodeTimes = defaultdict(list)
+    for run in [run for run in runs if run][WARM_UP:]:
+        seen: Counter[tuple[str, str]] = Counter()
+        for name, operator, time_ms in run:
+            times[name, operator, seen[name, operator]].append(time_ms)
             seen[name, operator] += 1
-    return found
+    return times
 
 
-def _islands(graph: onnx.GraphProto, middle: dict[tuple[str, str, int], float], total: float) -> list[Island]:
-    """Float nodes that hang together, in a graph that has integers before them and after."""
-    seen: dict[tuple[str, str], int] = defaultdict(int)
-    took = []
+def _islands(graph: onnx.GraphProto, medians: dict[Node, float], total: float) -> list[Island]:
+    """Connected float nodes with integers before and after them, the costliest first."""
+    times = _times(graph, medians)
+    links = _links(graph)
+    group_of = _groups(_floating(graph), links)
+    borders: dict[int, set[int]] = defaultdict(set)  # group -> the conversions around it
+    entered, left = set(), set()
+    for before, after in links:
+        if graph.node[before].op_type == "DequantizeLinear" and after in group_of:
+            entered.add(group_of[after])
+            borders[group_of[after]].add(before)
+        elif before in group_of and graph.node[after].op_type == "QuantizeLinear":
+            left.add(group_of[before])
+            borders[group_of[before]].add(after)
+    islands = []
+    for group in entered & left:
+        inside = [position for position in sorted(group_of) if group_of[position] == group]
+        time_ms, borders_ms = (sum(times[position] for position in positions) for positions in (inside, borders[group]))
+        names = [f"{graph.node[position].op_type} {graph.node[position].name}".strip() for position in inside]
+        islands.append(Island(nodes=names, time_ms=time_ms, borders_ms=borders_ms, share=(time_ms + borders_ms) / total))
+    return sorted(islands, key=lambda island: -island.share)
+
+
+def _times(graph: onnx.GraphProto, medians: dict[Node, float]) -> list[float]:
+    """The time of each node, in ms; 0 for one that the profiler does not name."""
+    seen: Counter[tuple[str, str]] = Counter()
+    times = []
     for node in graph.node:
-        took.append(middle.get((node.name, node.op_type, seen[node.name, node.op_type]), 0.0))
+        times.append(medians.get((node.name, node.op_type, seen[node.name, node.op_type]), 0.0))
         seen[node.name, node.op_type] += 1
-    nodes = list(graph.node)
-    makers = {name: place for place, node in enumerate(nodes) for name in node.output if name}
+    return times
+
+
+def _links(graph: onnx.GraphProto) -> list[tuple[int, int]]:
+    """Positions of nodes of which the second uses a value of the first."""
+    makers = {name: position for position, node in enumerate(graph.node) for name in node.output if name}
+    return [(makers[name], position) for position, node in enumerate(graph.node) for name in node.input if name in makers]
+
+
+def _floating(graph: onnx.GraphProto) -> set[int]:
+    """Positions of the nodes that compute in float."""
     integers = _integers(graph)
-    floating = [
-        node.op_type not in BORDERS and node.op_type not in INTEGER and not integers & {*node.input, *node.output}
-        for node in nodes
-    ]
-    root = list(range(len(nodes)))  # of the group that each node belongs to
+    return {
+        position
+        for position, node in enumerate(graph.node)
+        if node.op_type not in BORDERS | INTEGER and not integers & {*node.input, *node.output}
+    }
 
-    def find(place: int) -> int:
-        while root[place] != place:
-            place = root[place]
-        return place
 
-    borders: dict[int, set[int]] = defaultdict(set)
-    inward, outward = set(), set()
-    links = [(makers[name], place) for place, node in enumerate(nodes) for name in node.input if name in makers]
+def _groups(members: set[int], links: list[tuple[int, int]]) -> dict[int, int]:
+    """Member -> the number of its connected group."""
+    neighbours: dict[int, set[int]] = defaultdict(set)
     for before, after in links:
-        if floating[before] and floating[after]:
-            root[find(before)] = find(after)
-    for before, after in links:
-        if nodes[before].op_type == "DequantizeLinear" and floating[after]:
-            inward.add(find(after))
-            borders[find(after)].add(before)
-        elif floating[before] and nodes[after].op_type == "QuantizeLinear":
-            outward.add(find(before))
-            borders[find(before)].add(after)
-    found = []
-    for group in inward & outward:
-        inside = [place for place in range(len(nodes)) if floating[place] and find(place) == group]
-        own, around = sum(took[place] for place in inside), sum(took[place] for place in borders[group])
-        names = [f"{nodes[place].op_type} {nodes[place].name}".strip() for place in inside]
-        found.append(Island(nodes=names, time_ms=own, borders_ms=around, share=(own + around) / total))
-    return sorted(found, key=lambda each: -each.share)
+        if before in members and after in members:
+            neighbours[before].add(after)
+            neighbours[after].add(before)
+    group_of: dict[int, int] = {}
+    for first in sorted(members):
+        waiting = [first]
+        while waiting:
+            position = waiting.pop()
+            if position not in group_of:
+                group_of[position] = first
+                waiting.extend(neighbours[position])
+    return group_of
 
 
 def _integers(graph: onnx.GraphProto) -> set[str]:
-    """Names of values of 8 bits or fewer: what is quantised, and integer weights."""
+    """Names of values of 8 bits or fewer: quantised activations and integer weights."""
     small = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}
-    found = {each.name for each in graph.initializer if each.data_type in small}
-    found |= {
-        each.name for each in (*graph.value_info, *graph.input, *graph.output) if each.type.tensor_type.elem_type in small
-    }
+    names = {tensor.name for tensor in graph.initializer if tensor.data_type in small}
+    values = (*graph.value_info, *graph.input, *graph.output)
+    names |= {value.name for value in values if value.type.tensor_type.elem_type in small}
     for node in graph.node:  # the runtime's own operators have no inferred types
         if node.op_type == "QuantizeLinear" or (node.op_type.startswith("QLinear") and node.op_type != "QLinearSoftmax"):
-            found.update(node.output)
-    return found
+            names.update(node.output)
+    return names

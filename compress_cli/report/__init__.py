@@ -116,7 +116,7 @@ def _findings(store: Path, record: Record, measured: list[Stored]) -> list[Findi
 def _row(measured: Stored, baseline: Stored | None, origin: Stored | None, timings: list[Timing], better: Better) -> Row:
     record, figures, timing = measured.record, measured.figures, measured.timing
     speedup = timing.speedup if timing else None
-    notes = measured.artifact.manifest.facts.get("notes", ())
+    notes = (*measured.artifact.manifest.facts.get("notes", ()), *measured.notes)
     row = Row(
         name=record.name,
         stage=record.stage,

@@ -7,6 +7,7 @@ from rich.table import Table as Grid
 
 from compress_cli.measurement.clients import Load
 from compress_cli.measurement.evaluation import Against, Evaluation
+from compress_cli.measurement.latency import Latency
 from compress_cli.measurement.profile import Profile
 from compress_cli.measurement.sessions import Options
 from compress_cli.onnx_graph.contents import Contents
@@ -14,6 +15,8 @@ from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 from compress_cli.report.table import Cell, Table
 from compress_cli.statistics.intervals import Estimate
+
+NOTED = 0.05  # share of interrupted runs above which a report says so
 
 
 def show(evaluation: Evaluation, console: Console | None = None) -> None:
@@ -35,10 +38,15 @@ def show(evaluation: Evaluation, console: Console | None = None) -> None:
     threads = f"{latency.threads} thread{'s' if latency.threads > 1 else ''}"
     lines["latency"] = (
         f"{write.milliseconds(latency.p50_ms.value)}, 90% below {write.milliseconds(latency.p90_ms)}, "
-        f"99% below {write.milliseconds(latency.p99_ms)}  (batch {latency.batch}, {threads}, "
+        f"99% below {write.milliseconds(latency.p99_ms)}  ({_batch(latency)}, {threads}, {latency.caches} caches, "
         f"{evaluation.machine['processor']}, ONNX Runtime {evaluation.machine['onnxruntime']}{_options(evaluation.session)})"
     )
-    lines["throughput"] = f"{write.count(round(latency.throughput_per_s))} samples/s"
+    lines["throughput"] = _throughput(latency)
+    if latency.interrupted > NOTED:
+        lines["interrupted"] = (
+            f"{100 * latency.interrupted:.0f}% of the runs, by other processes: the median latency leaves them out, the "
+            "percentiles and the throughput hold them"
+        )
     if evaluation.load:
         lines["under load"] = _under_load(evaluation.load)
     if evaluation.against:
@@ -49,6 +57,8 @@ def show(evaluation: Evaluation, console: Console | None = None) -> None:
     width = max(map(len, lines))
     for name, line in lines.items():
         out.print(f"  {name:{width}}  {write.printable(line)}")
+    for warning in evaluation.warnings:
+        out.print(f"warning: {write.printable(warning)}")
     if evaluation.profile:
         _profile(evaluation.profile, out)
 
@@ -79,10 +89,12 @@ def compare(evaluation: Evaluation, console: Console | None = None) -> None:
     data = f"{evaluation.samples} {evaluation.split} samples of {evaluation.data}; " if evaluation.data else "no data named: "
     threads = f"{timed[0].threads} thread{'s' if timed[0].threads > 1 else ''}"
     out.print(
-        f"{data}latency of a batch of {timed[0].batch} with {threads}, timed in turn, on {evaluation.machine['processor']}, "
-        f"ONNX Runtime {evaluation.machine['onnxruntime']}",
+        f"{data}latency ({_batch(timed[0])}) with {threads} and {timed[0].caches} caches, timed in turn, on "
+        f"{evaluation.machine['processor']}, ONNX Runtime {evaluation.machine['onnxruntime']}",
         style="dim",
     )
+    for warning in evaluation.warnings:
+        out.print(f"warning: {write.printable(warning)}", soft_wrap=True)
 
 
 def table(evaluation: Evaluation) -> Table:
@@ -115,10 +127,22 @@ def _options(session: Options) -> str:
     return "".join(f", {option}" for option in (*providers, *(f"{name} {value}" for name, value in changed.items())))
 
 
+def _batch(latency: Latency) -> str:
+    return "the number of samples in a run is not known" if latency.batch is None else f"batch {latency.batch}"
+
+
+def _throughput(latency: Latency) -> str:
+    if latency.throughput_per_s is None:
+        return f"{write.count(round(latency.runs_per_s or 0))} runs/s"
+    return f"{write.count(round(latency.throughput_per_s))} samples/s"
+
+
 def _under_load(load: Load) -> str:
     rate = load.throughput_per_s
+    samples = "an unknown number of" if rate is None else write.count(round(rate.value))
+    interval = "" if rate is None else f" [{write.count(round(rate.low))}, {write.count(round(rate.high))}]"
     return (
-        f"{write.count(round(rate.value))} samples/s [{write.count(round(rate.low))}, {write.count(round(rate.high))}] from "
+        f"{samples} samples/s{interval} from "
         f"{load.clients} clients at once; {write.milliseconds(load.p50_ms)}, 90% below {write.milliseconds(load.p90_ms)}, "
         f"99% below {write.milliseconds(load.p99_ms)}"
     )

@@ -142,7 +142,8 @@ def conditions(report: Report) -> str:
         machine = report.machine
         threads = f"{timed.threads} thread{'s' if timed.threads > 1 else ''}"
         sentence += (
-            f", of speed-up with 99%. Latency: median for a batch of {timed.batch} with {threads} on "
+            f"{', of speed-up with 99%' if report.baseline else ''}. Latency: median for "
+            f"{'one run' if timed.batch is None else f'a batch of {timed.batch}'} with {threads} and {timed.caches} caches on "
             f"{machine.get('processor')}, ONNX Runtime {machine.get('onnxruntime')}"
         )
     if any(row.baseline_latency for row in report.rows):

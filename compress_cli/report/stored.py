@@ -40,8 +40,9 @@ class Stored:
     predictions: PredictionComparison | None
     index: np.ndarray  # (N,), empty where nothing was measured, or the model lacks the head that the task is about
     scores: dict[str, Score]  # metric name -> score; empty there, too
-
     file: str  # hash of the ONNX file that was measured; empty where there is none
+    notes: tuple[str, ...] = ()
+    """What makes its figures doubtful."""
 
     @property
     def score(self) -> Score | None:
@@ -75,6 +76,7 @@ def read(store: Path, row: ModelRecord) -> Stored:
         index=index,
         scores=scores,
         file=_hash(store, row),
+        notes=_notes(store, measurement) if measurement else (),
     )
 
 
@@ -94,6 +96,13 @@ def artifact_of(store: Path, key: str) -> Artifact:
     if stored.manifest.kind in ("Measurement", "Comparison"):
         stored.verify()
     return stored
+
+
+def _notes(store: Path, measurement: Artifact) -> tuple[str, ...]:
+    """Notes of the run over the samples that a measurement judges."""
+    sources = measurement.manifest.inputs.get("predictions", [])
+    runs = [artifact.read(store / source.key) for source in sources]
+    return tuple(note for run in runs if run for note in run.manifest.facts.get("notes", ()))
 
 
 def document(source: Artifact, name: str, kind: type[Document]) -> Document:

@@ -40,20 +40,17 @@ class Compare(Stage):
     def run(self, context: Context) -> dict[str, Any]:
         how = self.conditions
         split = context.split("test", how.batch)
-        (model, feeds), *others = [
-            (session, measure.sample(session, split, how.batch))
-            for role in ("start", "baseline")
-            for each in context.inputs.get(role, ())
-            for session in [sessions.open_session(each.file("model.onnx"), how.threads, how.session)]
-        ]
-        speedup = None
-        for baseline, older in others:
-            speedup = latency.compare(baseline, model, (older, feeds), how.seconds, context.seed)
+        models = [context.inputs[role][0] for role in ("start", "baseline") if context.inputs.get(role)]
+        opened = [sessions.open_session(model.file("model.onnx"), how.threads, how.session) for model in models]
+        feeds = [measure.sample(session, split, how.batch) for session in opened]
+        model, speedup = opened[0], None
+        if len(opened) > 1:
+            speedup = latency.compare(opened[1], model, (feeds[1], feeds[0]), how.seconds, context.seed, how.caches)
         timing = measure.Timing(
             machine=sessions.machine(),
             session=how.session,
-            latency=speedup.model if speedup else latency.latency(model, feeds, how.seconds),
-            load=clients.load(model, feeds, how.concurrency, how.seconds) if how.concurrency > 1 else None,
+            latency=speedup.model if speedup else latency.latency(model, feeds[0], how.seconds, how.caches),
+            load=clients.load(model, feeds[0], how.concurrency, how.seconds) if how.concurrency > 1 else None,
             speedup=speedup,
         )
         (context.output / measure.COMPARISON).write_text(timing.model_dump_json(indent=1) + "\n")

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from compress_cli.context import Context
 from compress_cli.data.datasets import SplitName
-from compress_cli.measurement import measure, sessions
+from compress_cli.measurement import input_range, measure, sessions
+from compress_cli.progress import Progress
 from compress_cli.stages import Role, Stage
 from compress_cli.store.artifact import Artifact, OnnxModel, Predictions
 
@@ -39,7 +40,12 @@ class Predict(Stage):
     def run(self, context: Context) -> dict[str, Any]:
         how = self.conditions
         split = context.split(self.split, how.batch)
-        session = sessions.open_session(context.inputs["start"][0].file("model.onnx"), how.threads, how.session)
+        model = context.inputs["start"][0]
+        origin = str(model.manifest.facts.get("file", ""))
+        session = sessions.open_session(model.file("model.onnx"), how.threads, how.session, origin=origin)
         heads = measure.predict(session, split, how.batch, context.log, context.saves)
         measure.keep(context.output / measure.PREDICTIONS, {"index": split.index}, heads)
-        return {"samples": len(split)}
+        doubt = input_range.warning(session, measure.sample(session, split, input_range.LOOKED_AT))
+        if doubt:
+            context.log(Progress("measure", len(split), len(split), note=doubt))
+        return {"samples": len(split), **({"notes": [doubt]} if doubt else {})}

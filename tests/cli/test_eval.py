@@ -3,9 +3,12 @@
 import json
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, save
 from PIL import Image
 
 from compress_cli.data.datasets.digits import Digits
@@ -85,6 +88,123 @@ def test_against_an_older_file(compress, digits_file, linear_file):
     assert found["compression_ratio"] == old.stat().st_size / path.stat().st_size
     assert found["speedup"]["verdict"] in ("same", "faster", "slower", "too noisy to say")
     assert "McNemar" in compress("eval", path, "--baseline", old).out
+
+
+@pytest.fixture
+def pair(digits_file, linear_file):
+    """A file with a card, and an older one that knows no threes."""
+    path, weight, bias = digits_file(metadata=card())
+    worse = weight.copy()
+    worse[:, 3] = 0
+    return path, linear_file(worse, bias, name="old.onnx"), right(weight, bias).mean() - right(worse, bias).mean()
+
+
+def quick(*arguments):
+    return ("eval", *arguments, "--seconds", "0.05", "--threads", "1")
+
+
+def test_gates_as_a_test(compress, pair, tmp_path, monkeypatch):
+    """The commonest job: a new file against the old one."""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    path, old, gained = pair
+    gates = ("--gate", "latency_ratio<=50", "--gate", "accuracy_drop<=0.01", "--gate", "size_ratio<=1.3", "--gate", "churn<=1")
+    met = compress(*quick(path, "--baseline", old, *gates, "--junit", "j.xml"))
+    assert met.code == 0
+    assert met.out.count(": met: ") == 4
+    suite = ElementTree.parse(tmp_path / "j.xml").find("testsuite")
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "0", "0")
+    summary = (tmp_path / "summary.md").read_text()
+    assert "# model.onnx" in summary
+    assert "| old.onnx |" in summary
+    assert summary.count("| passed |") == 4
+    broken = compress(*quick(old, "--baseline", path, "--data", "digits", *gates, "--junit", "j.xml", "--json"))
+    assert broken.code == 5
+    assert f"accuracy_drop<=0.01 (old.onnx): not met: {gained:.4g}" in broken.err
+    judged = {each["promise"]: each["outcome"] for each in json.loads(broken.out)["gates"]}
+    assert (judged["accuracy_drop<=0.01"], judged["size_ratio<=1.3"]) == ("not met", "met")
+    assert ElementTree.parse(tmp_path / "j.xml").find("testsuite").get("failures") == "1"
+    assert "**failed**" in (tmp_path / "summary.md").read_text()
+
+
+def test_gates_of_compare(compress, pair):
+    path, old, _ = pair
+    outcome = compress("compare", old, path, "--seconds", "0.05", "--gate", "accuracy>=0.99", "--gate", "old.onnx.macs<=1k")
+    assert outcome.code == 5
+    assert "gate accuracy>=0.99 (model.onnx): not met" in outcome.out
+    assert "gate old.onnx.macs<=1k (old.onnx): met: 640" in outcome.out
+
+
+def test_gates_without_data_or_baseline(compress, digits_file):
+    path, _, _ = digits_file()
+    assert compress(*quick(path, "--gate", "size_bytes<=1MB", "--gate", "latency_ms<=1s")).code == 0
+    assert compress(*quick(path, "--gate", "size_bytes<=1kB")).code == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--gate", "latency_ratio<=1.05"], "latency_ratio compares with another file; name it with --baseline"),
+        (["--gate", "accuracy_drop<=0.01"], "accuracy_drop compares with another file; name it with --baseline"),
+        (["--gate", "speedup>=2"], "speedup compares with another file"),
+        (["--gate", "kl<=2"], "kl compares with another file"),
+        (["--gate", "old.size_bytes<=2"], "'old' is none of the files"),
+        (["--gate", "acuracy>=0.5"], "there is no quantity 'acuracy'"),
+        (["--gate", "accuracy=0.5"], "is not of the form quantity<=limit"),
+        (["--baseline", "model.onnx", "--gate", "model.onnx.speedup>=1", "--gate", "x.macs<=1"], "'x' is none of the files"),
+        (["--junit", "j.xml"], "--junit: there are no gates to write"),
+    ],
+)
+def test_gates_that_can_not_be_decided(compress, digits_file, tmp_path, arguments, said):
+    digits_file(metadata=card())
+    outcome = compress(*quick("model.onnx", *arguments))
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err
+    assert not (tmp_path / "j.xml").exists()
+
+
+def test_compare_finds_the_data_that_a_card_names(compress, pair):
+    """Whichever of the two files has the card."""
+    path, old, gained = pair
+    for arguments, sign in (((old, path), 1), ((path, old), -1)):
+        found = json.loads(compress("compare", *arguments, "--seconds", "0.05", "--json").out)
+        assert (found["data"], found["samples"]) == ("digits", 467)
+        assert found["against"]["change"]["value"] == pytest.approx(sign * gained)
+
+
+def test_raw_pictures_for_a_file_that_does_not_normalise(compress, linear_file, tmp_path):
+    np.savez(
+        tmp_path / "d.npz", image=np.random.default_rng(0).integers(0, 256, (20, 3, 4, 4), np.uint8), label=np.arange(20) % 4
+    )
+    weight = np.random.default_rng(0).normal(size=(48, 4))
+    path = linear_file(weight, shape=("n", 3, 4, 4))
+    doubtful = compress(*quick(path, "--data", "d.npz"))
+    assert "holds values up to 255, and the file does nothing to them before its first weights" in doubtful.out
+    assert "--preprocess scale=1/255" in doubtful.out
+    assert len(json.loads(compress(*quick(path, "--data", "d.npz", "--json")).out)["warnings"]) == 1
+    for arguments in (("--preprocess", "scale=1/255"), ("--preprocess", "scale=1")):
+        assert json.loads(compress(*quick(path, "--data", "d.npz", *arguments, "--json")).out)["warnings"] == []
+    carded = linear_file(weight, shape=("n", 3, 4, 4), metadata=card(), name="carded.onnx")
+    assert json.loads(compress(*quick(carded, "--data", "d.npz", "--json")).out)["warnings"] == []
+
+
+def test_a_state_is_no_batch(compress, tmp_path):
+    """A recurrent state (2, 1, 128) and one window of sound: neither says two samples, and no throughput is made of it."""
+    shapes = {"x": (1, 64), "h": (2, 1, 128)}
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "yz"]
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Relu", ["h"], ["z"])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "state.onnx")
+    found = json.loads(compress(*quick("state.onnx", "--json")).out)["latency"]
+    assert (found["batch"], found["throughput_per_s"]) == (None, None)
+    assert "runs/s" in compress(*quick("state.onnx")).out
+
+
+def test_cold_caches(compress, digits_file):
+    path, _, _ = digits_file()
+    outcome = compress(*quick(path, "--caches", "cold"))
+    assert "cold caches" in outcome.out
+    assert json.loads(compress(*quick(path, "--caches", "cold", "--json")).out)["latency"]["caches"] == "cold"
 
 
 def test_other_data_than_it_was_made_with_is_said(compress, digits_file):
@@ -381,10 +501,65 @@ def test_open_axes_need_their_shape(compress, linear_file):
     found = json.loads(compress("eval", path, "--shape", "image=5x3x2x2", "--json").out)
     assert found["latency"]["batch"] == 5
     assert found["contents"]["macs"] == 12 * 3  # a sample's, for the shape that is timed
+    assert found["contents"]["peak_activation_bytes"] > 0
     assert compress("eval", path, "--shape", "image=5x3x2").code == 3
     state = linear_file(np.ones((12, 3)), shape=(2, 3, 2, 2), name="fixed.onnx")
     found = json.loads(compress("eval", state, "--seconds", "0.01", "--json").out)
     assert found["contents"]["macs"] == 12 * 3  # of a file that insists on 2 samples
+
+
+def test_a_scalar_input_and_an_axis_of_0(compress, tmp_path):
+    """A sampling rate that has to be right, and a past of length 0."""
+    kinds = {
+        "sound": (TensorProto.FLOAT, ("n", "length")),
+        "sr": (TensorProto.INT64, ()),
+        "past": (TensorProto.FLOAT, ("n", 0)),
+    }
+    inputs = [helper.make_tensor_value_info(name, *kind) for name, kind in kinds.items()]
+    nodes = [
+        helper.make_node("Concat", ["sound", "past"], ["all"], axis=1),
+        helper.make_node("Unsqueeze", ["sr", "axes"], ["count"]),
+        helper.make_node("Slice", ["all", "start", "count", "one"], ["y"]),
+    ]
+    constants = {"axes": [0], "start": [0], "one": [1]}
+    fixed = [helper.make_tensor(name, TensorProto.INT64, [1], value) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], fixed)
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "sound.onnx")
+    assert compress(*quick("sound.onnx", "--shape", "sound=1x512", "--value", "sr=16")).code == 0
+    found = json.loads(compress(*quick("sound.onnx", "--shape", "sound=1x512", "--shape", "past=1x0", "--json")).out)
+    assert found["latency"]["batch"] == 1
+    slip = compress(*quick("sound.onnx", "--value", "sr=fast"))
+    assert (slip.code, slip.out) == (2, "")
+    assert "is not of the form input=number" in slip.err
+
+
+@pytest.mark.parametrize("extra", ["mask", "bfloat16", "uint4"])
+def test_an_output_that_is_not_asked_about(compress, linear_file, extra):
+    """A mask of another size than the samples, and numbers that NumPy does not have: the classes are there."""
+    path = linear_file(np.eye(64, 10), metadata=card())
+    model = onnx.load(path)
+    if extra == "mask":
+        model.graph.initializer.append(helper.make_tensor("ones", TensorProto.FLOAT, [1, 3], [1, 1, 1]))
+        model.graph.node.append(helper.make_node("Identity", ["ones"], ["mask"]))
+        model.graph.output.append(helper.make_tensor_value_info("mask", TensorProto.FLOAT, (1, 3)))
+    else:
+        kind = TensorProto.DataType.Value(extra.upper())
+        model.graph.node.append(helper.make_node("Cast", ["logits"], ["other"], to=kind))
+        model.graph.output.append(helper.make_tensor_value_info("other", kind, ("batch", 10)))
+        model.opset_import[0].version = 21
+    save(model, path)
+    found = json.loads(compress(*quick(path, "--json")).out)
+    assert found["metrics"]["accuracy"]["value"] == right(np.eye(64, 10), 0).mean()
+
+
+def test_nothing_but_an_output_that_numpy_does_not_have(compress, tmp_path):
+    shape = {"x": (TensorProto.FLOAT, ("n", 4)), "y": (TensorProto.BFLOAT16, ("n", 4))}
+    x, y = (helper.make_tensor_value_info(name, *kind) for name, kind in shape.items())
+    graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)], "g", [x], [y])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
+    outcome = compress(*quick("m.onnx"))
+    assert (outcome.code, outcome.out, outcome.err.count("\n")) == (3, "", 1)
+    assert "m.onnx: output 'y' is bfloat16, which NumPy does not have" in outcome.err
 
 
 def test_clients_options_and_a_profile(compress, digits_file):
@@ -441,3 +616,14 @@ def test_memory_does_not_grow_with_the_data(linear_file, tmp_path, dtype, few, o
         peaks.append(peak)
     print(peaks)
     assert peaks[1] <= 1.1 * peaks[0]
+
+
+def test_the_report_of_a_run_warns_of_raw_pictures(compress, digits_file, tmp_path):
+    """A file without a card and without a normalisation inside, fed 0..255 by the dataset."""
+    digits_file(name="foreign.onnx")
+    (tmp_path / "r.yaml").write_text("dataset: digits\nstages:\n  - {type: load, onnx: foreign.onnx}\n")
+    outcome = compress("run", "r.yaml")
+    assert outcome.code == 0
+    (row,) = json.loads((tmp_path / "runs/r/report.json").read_text())["rows"]
+    assert "input 'image' holds values up to 255" in row["note"]
+    assert "scale=1 says that raw values are right" in " ".join(outcome.out.split())

@@ -85,6 +85,24 @@ def test_a_larger_picture_in_colour_is_resized_to_grey(compress, digits_file, tm
     assert found[0]["classes"] == [{"class": str(own.argmax()), "probability": pytest.approx(own.max(), abs=1e-5)}]
 
 
+@pytest.mark.parametrize(("width", "task"), [(1, None), (1, {"type": "regression"}), (2, {"type": "regression"})])
+def test_a_regression_answers_with_numbers(compress, linear_file, pictures, tmp_path, width, task):
+    """Not with "0 100.0%", the softmax of one number."""
+    weight, bias = np.random.default_rng(0).normal(size=(64, width)), np.arange(width) + 0.5
+    metadata = Card(task=task, dataset={}, fingerprint="", classes={"logits": ()}, key="").to_metadata() if task else None
+    path = linear_file(weight, bias, metadata=metadata)
+    _, images = pictures
+    np.savez(tmp_path / "x.npz", image=images)
+    numbers = images.reshape(5, -1) @ weight + bias
+    found = json.loads(compress("predict", path, "x.npz", "--json").out)
+    np.testing.assert_allclose([answer["numbers"] for answer in found], numbers, rtol=1e-4)
+    assert "classes" not in found[0]
+    text = compress("predict", path, "x.npz").out
+    assert "%" not in text
+    assert len(text.splitlines()) == 5
+    assert float(text.split()[1].rstrip(",")) == pytest.approx(numbers[0, 0], rel=1e-4)
+
+
 def test_names_in_a_file_can_not_write_to_the_terminal(compress, digits_file, pictures):
     evil = Card(task={}, dataset={}, fingerprint="", classes={"logits": ("\x1b[2J",) * 10}, key="").to_metadata()
     outcome = compress("predict", digits_file(metadata=evil)[0], pictures[0])

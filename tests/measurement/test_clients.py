@@ -7,7 +7,7 @@ import pytest
 
 from compress_cli.errors import StageError
 from compress_cli.measurement.clients import load
-from compress_cli.measurement.latency import made_up
+from compress_cli.measurement.example import made_up
 from compress_cli.measurement.sessions import open_session
 
 
@@ -32,6 +32,10 @@ class Sleeper:
     """A session that takes 20 ms whatever else is going on."""
 
     raw = property(lambda self: self)
+    readable = ()
+
+    def samples(self, feeds):
+        return len(feeds["x"])
 
     def run(self, *arguments):
         time.sleep(0.02)

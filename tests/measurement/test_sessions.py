@@ -1,11 +1,10 @@
 """Opening and running ONNX files, and what is said where that fails."""
 
-import time
-
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 from pydantic import ValidationError
 
 from compress_cli.errors import ArtifactError, StageError
@@ -95,7 +94,6 @@ def test_a_provider_that_is_not_there(model):
     with pytest.raises(ValidationError, match=r"has no provider 'cpuu'; did you mean 'cpu'"):
         Options(providers=("cpuu",))
     assert Options(providers=("cpu",)) == Options(providers=("CPUExecutionProvider",)) == Options()
-    assert open_session(model).works_in_caller
 
 
 def test_options_reach_the_session(model):
@@ -105,19 +103,72 @@ def test_options_reach_the_session(model):
     assert settings.graph_optimization_level == onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     assert settings.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
     assert (settings.intra_op_num_threads, settings.inter_op_num_threads) == (1, 2)
-    assert not session.works_in_caller
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_caller_works_from_start_to_end(linear_file, threads):
-    """Where nothing disturbs a run, the caller's CPU time is its time by the wall clock, however many threads there are."""
-    session = open_session(linear_file(np.ones((512, 512)), shape=("batch", 512)), threads)
-    x, shares = {"image": np.ones((32, 512), np.float32)}, []
-    for _ in range(1000):
-        wall, cpu = time.perf_counter(), time.thread_time()
-        session.raw.run(None, x)
-        shares.append((time.thread_time() - cpu) / (time.perf_counter() - wall))
-    assert np.quantile(shares, 0.95) > 0.9
+def value_info(name, shape, kind=TensorProto.FLOAT):
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def file_of(path, nodes, inputs, outputs):
+    graph = helper.make_graph(nodes, "g", inputs, outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("shapes", "axes", "batch"),
+    [
+        ({"x": ("batch", 16), "h": (2, "batch", 4)}, {"x": 0, "h": 1}, None),
+        ({"x": ("n", 16), "h": (2, 1, 4)}, {"x": 0}, None),
+        ({"x": (1, 16), "h": (2, 1, 4)}, {}, None),  # which of them counts samples is not told
+        ({"x": ("seq", "batch", 16)}, {"x": 1}, None),
+        ({"x": ("seq", 16)}, {}, None),
+        ({"x": (None, 16), "scalar": ()}, {"x": 0}, None),
+        ({"x": (3, 16), "y": (3, 2)}, {"x": 0, "y": 0}, 3),
+        ({"h": (2, 1, 4), "x": ("N", 16)}, {"x": 0}, None),
+        ({"x": ("points", 3), "y": ("edges", 2)}, {}, None),
+        ({"x": (0, 3)}, {"x": 0}, None),
+    ],
+)
+def test_which_axis_counts_samples(tmp_path, shapes, axes, batch):
+    nodes = [helper.make_node("Identity", [name], [f"{name}_out"]) for name in shapes]
+    inputs = [value_info(name, shape) for name, shape in shapes.items()]
+    session = open_session(file_of(tmp_path / "m.onnx", nodes, inputs, [value_info(f"{name}_out", None) for name in shapes]))
+    assert (session.batch_axes, session.batch) == (axes, batch)
+    feeds = {name: np.zeros([5 if axes.get(name) == at else size or 1 for at, size in enumerate(port.shape)])
+             for name, port in session.inputs.items()}  # fmt: skip
+    assert session.samples(feeds) == (5 if axes else None)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.BFLOAT16, TensorProto.UINT4])
+def test_outputs_that_numpy_does_not_have(tmp_path, kind):
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=kind), helper.make_node("Identity", ["x"], ["z"])]
+    inputs, outputs = [value_info("x", ("n", 2))], [value_info("y", ("n", 2), kind), value_info("z", ("n", 2))]
+    x = np.ones((3, 2), np.float32)
+    both = open_session(file_of(tmp_path / "both.onnx", nodes, inputs, outputs)).run({"x": x})
+    assert both.keys() == {"z"}
+    only = file_of(tmp_path / "only.onnx", nodes[:1], inputs, outputs[:1])
+    with pytest.raises(
+        ArtifactError, match=r"output 'y' is (bfloat16|uint4), which NumPy does not have; export it with a Cast"
+    ):
+        open_session(only).run({"x": x})
+
+
+def test_messages_name_the_users_file_too(model):
+    session = open_session(model, origin="mine.onnx")
+    with pytest.raises(StageError, match=rf"{model} \(a copy of mine.onnx\): ONNX Runtime could not run it"):
+        session.run({"image": np.zeros((1, 9), np.float32)})
+    model.write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"\(a copy of mine.onnx\): is empty"):
+        session.reopened()
+
+
+def test_a_session_opens_again(model):
+    first = open_session(model, 1, Options(optimisation="basic"))
+    second = first.reopened()
+    assert (second.path, second.threads, second.options) == (first.path, first.threads, first.options)
+    assert second.raw is not first.raw
+    assert first.opened_in_s > 0
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_a_random_start_is_a_function_of_the_sample(checkpoint, toy, context_for
     for batch in (5, 64):
         context = context_for(toy(), inputs={"start": (start,)}, splits=("test",))
         Attack(epsilons=(20.0,), steps=3, batch=batch).run(context)
-        tables.append(findings(context).figures())
+        tables.append(table_of(context).figures())
     assert tables[0] == tables[1]
 
 
