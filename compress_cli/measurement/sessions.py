@@ -190,7 +190,7 @@ def open_session(
         raise ArtifactError(f"{path}: is a folder, not an ONNX file")
     if not path.is_file():
         raise ArtifactError(f"{path}: there is no such file")
-    expansion.check(path)
+    _check_file(path, origin)
     count, options = threads or cores(), options or Options()
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4  # what matters is raised; warnings of the runtime help nobody here
@@ -217,6 +217,16 @@ def open_session(
         return Session(path, session, count, options, time.perf_counter() - begun, origin)
     except UnicodeDecodeError:
         raise ArtifactError(f"{path}: is damaged: a name in it is not UTF-8; export it again or fetch it again") from None
+
+
+def _check_file(path: Path, origin: str) -> None:
+    """ArtifactError for an empty file, and for one that stands for far more constants than it holds."""
+    if path.stat().st_size == 0:
+        raise ArtifactError(f"{_named(path, origin)}: is empty, not an ONNX file")
+    try:
+        expansion.check(path)
+    except ArtifactError as error:
+        raise ArtifactError(str(error).replace(str(path), _named(path, origin), 1)) from None
 
 
 def cores() -> int:
@@ -253,8 +263,6 @@ def _port(node: onnxruntime.NodeArg) -> Port:
 
 def _why_not(path: Path, error: Exception) -> str:
     text = str(error)
-    if path.stat().st_size == 0:
-        return "is empty, not an ONNX file"
     if isinstance(error, ort.InvalidProtobuf) or "No graph was found" in text:
         return "is not an ONNX file, or is truncated or damaged; export it again or fetch it again"
     if "external data" in text.lower() and ("not allowed" in text or "allowed directory" in text or "escape" in text):

@@ -77,7 +77,7 @@ def broken(tmp_path, model, how):
         ("operator", "an operator that ONNX Runtime .* does not have .*Flaten"),
         ("domain", "an operator that ONNX Runtime .* does not have .*my.company:Flatten"),
         ("later", "later ONNX version .*IR version: 99"),
-        ("axis", "a name in it is not UTF-8"),
+        ("axis", "a name is not UTF-8"),
         ("external", "its weights lie in another file, which is missing.*weights.bin"),
     ],
 )
