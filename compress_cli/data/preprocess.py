@@ -77,7 +77,7 @@ def parse(text: str) -> Preprocess:
         if not equals:
             raise RecipeError(f"--preprocess {part}: is not of the form name=value")
         if name in settings:
-            raise RecipeError(f"--preprocess {name}: stands twice")
+            raise RecipeError(f"--preprocess {name}: is given twice")
         settings[name] = _value(name, value)
     try:
         preprocess = Preprocess.model_validate(settings)

@@ -60,6 +60,7 @@ def named(request: Request) -> NamedData:
         dataset = _of_npz(path, request)
     else:
         dataset = setting(Dataset, request.data, "--data")  # type: ignore[type-abstract]
+        _check_classes(dataset, request)
     return NamedData(dataset, request.preprocess)
 
 
@@ -164,6 +165,21 @@ def _folder_classes(path: Path, splits: list[SplitName], request: Request) -> tu
             f"known; list all classes: --data '{{type: image_folder, root: {path}, classes: classes.txt, ...}}'"
         )
     return folders if "train" in splits and len(folders) > 1 else None
+
+
+def _check_classes(dataset: Dataset, request: Request) -> None:
+    """DataError where class names were sorted into other numbers than the file's outputs have."""
+    known, heads = _classes(request), dataset.signature().heads
+    names = next(iter(heads.values())).classes if len(heads) == 1 else ()
+    if not known or not names or all(name.isdigit() for name in names):
+        return
+    count = known if isinstance(known, int) else len(known)
+    shuffled = isinstance(known, tuple) and known != names and set(known) == set(names)
+    if count != len(names) or shuffled:
+        fault = f"names {len(names)} classes, and the file tells {count} apart" if not shuffled else "has them in another order"
+        raise DataError(
+            f"--data {request.data}: {fault}; list the file's classes, in the order of its outputs, in the dataset's 'classes'"
+        )
 
 
 def _classes(request: Request) -> int | tuple[str, ...]:

@@ -68,18 +68,28 @@ def check(augment: tuple[Augmentation, ...], inputs: Mapping[str, np.ndarray], t
 
 def apply(augment: tuple[Augmentation, ...], batch: Batch, numbers: Tensor) -> Batch:
     """The batch after all augmentations, masks included; numbers (N, sum of `draws`) in [0, 1)."""
-    sizes, inputs, targets, labels, first = _sizes(batch.inputs), dict(batch.inputs), dict(batch.targets), batch.labels, 0
+    sizes, first = _sizes(batch.inputs), 0
     for augmentation in augment:
-        draws = numbers[:, first : first + augmentation.draws]
+        batch = _changed(augmentation, batch, numbers[:, first : first + augmentation.draws], sizes)
         first += augmentation.draws
-        images = {name: augmentation(tensor, draws) for name, tensor in inputs.items() if tensor.ndim == 4}
-        if augmentation.geometric:
-            planes = {name: plane for name, plane in inputs.items() if plane.ndim == 3 and _is_spatial(plane, sizes)}
-            inputs |= {name: augmentation(plane[:, None], draws)[:, 0] for name, plane in planes.items()}
-            targets = _moved(augmentation, targets, draws, sizes)
-            labels = labels and Labels(labels.rows, _moved(augmentation, labels.targets, draws[labels.rows], sizes))
-        inputs |= images
-    return replace(batch, inputs=inputs, targets=targets, labels=labels)
+    return batch
+
+
+def _changed(augmentation: Augmentation, batch: Batch, draws: Tensor, sizes: Sizes) -> Batch:
+    """The batch after one augmentation."""
+    images = {name: augmentation(tensor, draws) for name, tensor in batch.inputs.items() if tensor.ndim == 4}
+    if not augmentation.geometric:
+        return replace(batch, inputs=batch.inputs | images)
+    planes = {
+        name: augmentation(tensor[:, None], draws)[:, 0]
+        for name, tensor in batch.inputs.items()
+        if tensor.ndim == 3 and _is_spatial(tensor, sizes)
+    }
+    labels = batch.labels
+    if labels is not None:
+        labels = Labels(labels.rows, _moved(augmentation, labels.targets, draws[labels.rows], sizes))
+    targets = _moved(augmentation, batch.targets, draws, sizes)
+    return replace(batch, inputs=batch.inputs | images | planes, targets=targets, labels=labels)
 
 
 def _moved(augmentation: Augmentation, targets: dict[str, Tensor], draws: Tensor, sizes: Sizes) -> dict[str, Tensor]:
