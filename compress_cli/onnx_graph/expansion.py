@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from pathlib import Path
 
 import onnx
@@ -26,6 +27,13 @@ def check(path: Path) -> None:
 
     Looks closer only where an operator of those that can grow has constants for inputs, or there are functions.
     """
+    state = path.stat() if path.is_file() else None
+    _check_once(path, state.st_mtime_ns if state else 0, state.st_size if state else 0)
+
+
+@lru_cache(64)
+def _check_once(path: Path, mtime_ns: int, size: int) -> None:
+    """A file is opened several times in a comparison, and a large one takes a while to parse."""
     model = files.load(path)
     if model.functions or _grows(model.graph):
         limits.bounded(path, lambda: _checked(path, model))

@@ -78,14 +78,23 @@ def left_float(model: onnx.ModelProto) -> list[str]:
     for node in model.graph.node:
         if node.op_type in MOVES or kinds.get(node.output[0], TensorProto.UNDEFINED) not in FLOATS:
             continue
-        operands = node.input[1:] if node.op_type == "Where" else node.input[:2] if node.op_type in WEIGHTED else node.input
-        reads_integers = dequantised.keys() >= set(filter(None, operands))
+        reads_integers = dequantised.keys() >= _operands(node, sizes)
         has_kernel = node.op_type in ACTIVATIONS or (node.op_type in INTEGER_KERNELS and reads_integers)
         if has_kernel and (node.op_type in LOGITS or _is_quantised(node.output[0], users)):
             continue
         constants = [name for name in (dequantised.get(name, name) for name in node.input[1:]) if sizes.get(name, 1) > 1]
         names.append(f"{(constants or [node.output[0]])[0].removesuffix('_quantized')}: {node.op_type}")
     return names
+
+
+def _operands(node: onnx.NodeProto, sizes: dict[str, int]) -> set[str]:
+    """Inputs that have to be integers for an integer kernel: no biases, conditions, and no fills, which become integers."""
+    match node.op_type:
+        case "Conv" | "Gemm" | "MatMul":
+            return set(node.input[:2])
+        case "Where":
+            return {name for name in node.input[1:] if sizes.get(name) != 1}
+    return set(filter(None, node.input))
 
 
 def _is_quantised(name: str, users: dict[str, list[onnx.NodeProto]]) -> bool:

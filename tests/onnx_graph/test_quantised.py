@@ -32,12 +32,15 @@ def test_all_operators_that_compute_in_float_are_named_and_moves_are_not():
         *pair("scaled", "sd"),
         node("Add", ["sd", "pd"], ["sum"]),
         *pair("sum", "ud"),
-        node("MatMul", ["ud", "plain.weight"], ["y"]),
+        node("Less", ["ud", "fill"], ["mask"]),
+        node("Where", ["mask", "fill", "ud"], ["masked"]),  # of which the runtime rounds the fill by itself
+        *pair("masked", "md"),
+        node("MatMul", ["md", "plain.weight"], ["y"]),
     ]
     weights = {
         "s": np.float32(0.1), "z": np.uint8(0), "zw": np.int8(0), "w_quantized": np.ones((4, 4), np.int8),
         "norm.weight": np.ones(4, np.float32), "norm.bias": np.ones(4, np.float32), "zeros": np.zeros(2, np.int64),
-        "plain.weight": np.ones((4, 4), np.float32),
+        "plain.weight": np.ones((4, 4), np.float32), "fill": np.float32(-1),
     }  # fmt: skip
     graph = helper.make_graph(
         nodes, "g",
