@@ -106,8 +106,8 @@ def table(evaluation: Evaluation) -> Table:
     headings = ["model", "parameters", "nonzero", "macs", "size_bytes", "gzip_bytes", *evaluation.metrics]
     headings += ["latency_ms", "latency_p90_ms", "latency_p99_ms", "throughput_per_s"]
     rows: list[list[Cell]] = []
-    for model, held, metrics, timed in both:
-        row: list[Cell] = [model, held.parameters, held.nonzero, held.macs, held.size_bytes, held.gzip_bytes]
+    for model, file, metrics, timed in both:
+        row: list[Cell] = [model, file.parameters, file.nonzero, file.macs, file.size_bytes, file.gzip_bytes]
         row += [metrics[name].value if name in metrics else None for name in evaluation.metrics]
         rows.append([*row, timed.p50_ms.value, timed.p90_ms, timed.p99_ms, timed.throughput_per_s])
     return Table(headings, rows)
