@@ -9,27 +9,28 @@ import numpy as np
 from compress_cli.statistics.intervals import Estimate
 
 TRIMMED = 5  # one in so many at either end
-FEWEST_TO_TRIM = 12
+FEWEST_TO_TRIM = 20
 
 
 def central(values: np.ndarray) -> np.ndarray:
-    """Positions of the values without the smallest and the largest fifth; of all values where there are fewer than 12."""
+    """Positions of the values without the smallest and the largest fifth; of all values where there are fewer than 20."""
     cut = len(values) // TRIMMED if len(values) >= FEWEST_TO_TRIM else 0
     return np.sort(np.argsort(values, kind="stable")[cut : len(values) - cut])
 
 
 def geometric_mean(values: np.ndarray, confidence: float, trim: bool = True) -> Estimate:
     """The geometric mean of the central ones of independent positive values (N,), N > 1, with Student's interval of their
-    logarithms, for trimmed means by the winsorised deviation (Tukey & McLaughlin 1963, Sankhya A 25:331). It holds for few
+    logarithms, for trimmed means by the winsorised deviation (Yuen 1974, Biometrika 61:165). It holds for few
     values, is wider where some of them stand out, and few that lie far off do not move it.
     """
     logarithms, count = np.log(values), len(values)
     if count < 2:
         raise ValueError("an interval needs at least two values")
     inner = logarithms[central(values)] if trim else logarithms
-    middle, share = float(inner.mean()), len(inner) / count
-    deviation = float(np.clip(logarithms, inner.min(), inner.max()).std(ddof=1))
-    half = quantile((1 + confidence) / 2, len(inner) - 1) * deviation / (share * math.sqrt(count))
+    middle, kept = float(inner.mean()), len(inner)
+    winsorised = np.clip(logarithms, inner.min(), inner.max())
+    error = math.sqrt(float(((winsorised - winsorised.mean()) ** 2).sum()) / (kept * (kept - 1)))
+    half = quantile((1 + confidence) / 2, kept - 1) * error
     return Estimate(value=math.exp(middle), low=math.exp(middle - half), high=math.exp(middle + half), samples=count)
 
 

@@ -14,9 +14,9 @@ def test_quantiles_are_those_of_scipy(degrees):
 
 
 def test_a_worked_example():
-    found = geometric_mean(np.exp([1.0, 2, 3, 4]), 0.95)
+    mean = geometric_mean(np.exp([1.0, 2, 3, 4]), 0.95)
     low, high = stats.t.interval(0.95, 3, loc=2.5, scale=stats.sem([1, 2, 3, 4]))
-    assert np.log([found.value, found.low, found.high]) == pytest.approx([2.5, low, high])
+    assert np.log([mean.value, mean.low, mean.high]) == pytest.approx([2.5, low, high])
     with pytest.raises(ValueError, match="at least two"):
         geometric_mean(np.ones(1), 0.95)
 
@@ -32,7 +32,7 @@ def test_values_far_off_hardly_move_it():
 @pytest.mark.parametrize("count", [6, 12, 24, 48])
 @pytest.mark.parametrize("degrees", [3, 1000])
 def test_it_holds_the_level(count, degrees):
-    """Values of normal and of heavier tails: at 95%, 1,000 times, outside at most 7%."""
+    """Values of normal and of heavier tails: at 95%, 1,000 times, outside at most 7.5% (5% give more once in 2,000 times)."""
     drawn = np.exp(np.random.default_rng(count).standard_t(degrees, (1000, count)) / 10)
     estimates = [geometric_mean(values, 0.95) for values in drawn]
-    assert sum(not found.low <= 1 <= found.high for found in estimates) / 1000 < 0.07
+    assert sum(not estimate.low <= 1 <= estimate.high for estimate in estimates) / 1000 < 0.075
