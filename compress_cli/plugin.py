@@ -14,6 +14,7 @@ import inspect
 import pkgutil
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -213,6 +214,7 @@ def _folder(contract: type[Plugin]) -> str:
     return contract.__module__.rpartition(".")[2]
 
 
+@cache
 def _built_in(contract: type[Plugin]) -> list[str]:
     package = importlib.import_module(contract.__module__)
     return [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
@@ -224,7 +226,13 @@ def _entry_points(contract: type[Plugin]) -> dict[str, importlib.metadata.EntryP
 
 
 def _group(folder: str) -> dict[str, importlib.metadata.EntryPoint]:
-    return {entry.name: entry for entry in importlib.metadata.entry_points(group=f"compress_cli.{folder}")}
+    return _installed(f"compress_cli.{folder}", tuple(sys.path))
+
+
+@cache
+def _installed(group: str, path: tuple[str, ...]) -> dict[str, importlib.metadata.EntryPoint]:
+    """The entry points of a group in all packages on this path; finding them takes 20 ms."""
+    return {entry.name: entry for entry in importlib.metadata.entry_points(group=group)}
 
 
 def _summary(path: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from compress_cli.document import Key
 from compress_cli.errors import ArtifactError, RecipeError
 from compress_cli.pipeline.recipe import Recipe
-from compress_cli.pipeline.step import Inputs, Step, key
+from compress_cli.pipeline.step import Inputs, RepeatableStage, Step
 from compress_cli.plugin import find
 from compress_cli.settings import Settings, suggest
 from compress_cli.stages import Role, Stage
@@ -26,6 +26,8 @@ class Chain:
     fingerprint: str  # of the dataset
     complaints: list[str] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)  # stages already complained of: what takes their result is not blamed too
+    implied_stages: dict[tuple[Any, ...], Stage] = field(default_factory=dict)  # by type and settings
+    repeatable: dict[int, RepeatableStage] = field(default_factory=dict)  # by the stage's id
 
     def complain(self, loc: Sequence[Key], reason: str) -> None:
         self.complaints.append(self.recipe.complaint(loc, reason))
@@ -85,16 +87,17 @@ class Chain:
 
     def step(self, name: str, stage: Stage, inputs: Inputs, loc: tuple[Key, ...], seed: int, **marks: Any) -> Step:
         """Add what the stage says it needs, then compute kind and key."""
+        repeatable = self.repeatable.setdefault(id(stage), RepeatableStage(stage))
         seed = seed if stage.seed_dependent else 0
-        for role, each in stage.needs().items():
-            own = {taken: _meant(each, taken, inputs[taken]) for taken in each.consumes if taken in inputs}
-            inputs = {**inputs, role: (self.step(f"{name}.{role}", each, own, loc, seed, implied=True),)}
+        for role, needed in repeatable.needs.items():
+            taken = {name: _meant(needed, name, inputs[name]) for name in needed.consumes if name in inputs}
+            inputs = {**inputs, role: (self.step(f"{name}.{role}", needed, taken, loc, seed, implied=True),)}
         try:
             kind = stage.produces({role: tuple(step.kind for step in steps) for role, steps in inputs.items()})
         except RecipeError as error:
             raise RecipeError(self.recipe.complaint(loc, str(error))) from None
         try:
-            known = key(stage, inputs, seed, self.recipe, self.fingerprint)
+            known = repeatable.key(inputs, seed, self.recipe, self.fingerprint)
         except ArtifactError as error:  # a file that the stage names is missing
             raise ArtifactError(self.recipe.complaint(loc, str(error))) from None
         return Step(name, stage, inputs, kind, known, loc, seed, **marks)
@@ -106,9 +109,17 @@ class Chain:
         return self.implied(step, "export", "onnx", {"start": (step,)})
 
     def implied(self, step: Step, stage: str, suffix: str, inputs: Inputs, **settings: Settings) -> Step:
-        made = find(Stage, stage).model_validate(settings)
-        assert isinstance(made, Stage)
-        return self.step(f"{step.name}.{suffix}", made, inputs, step.loc, step.seed, implied=True)
+        """A step that the plan adds to a model of the recipe. Stages are made once: thousands of seeds share them."""
+        known = (stage, *settings.values())
+        if known not in self.implied_stages:
+            self.implied_stages[known] = _stage(stage, settings)
+        return self.step(f"{step.name}.{suffix}", self.implied_stages[known], inputs, step.loc, step.seed, implied=True)
+
+
+def _stage(name: str, settings: dict[str, Any]) -> Stage:
+    stage = find(Stage, name).model_validate(settings)
+    assert isinstance(stage, Stage)
+    return stage
 
 
 def _meant(stage: Stage, role: str, steps: tuple[Step, ...]) -> tuple[Step, ...]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -70,7 +71,7 @@ class Run:
         """Refuse what would fail later: absent data, a stage or a device that there is not, a folder that can't be written."""
         if self.plan.missing_data:
             raise ArtifactError(self.plan.missing_data)
-        self._forced()
+        _ = self._forced  # refuses the name of a stage that there is not
         executor.device(self.plan.recipe.device)
         if self.plan.recipe.threads:
             torch.set_num_threads(self.plan.recipe.threads)
@@ -110,7 +111,7 @@ class Run:
 
         ArtifactError where it is there but damaged; in a repair it counts as not there.
         """
-        if step.key in self._forced():
+        if step.key in self._forced:
             return None
         try:
             return self._whole(step)
@@ -135,6 +136,7 @@ class Run:
         artifact.verify()
         return artifact
 
+    @cached_property
     def _forced(self) -> set[str]:
         """Keys, since two stages, or a stage and an implied step, may be one step; RecipeError for an unknown stage."""
         names = {self.plan.step(name).name for name in self.force}
@@ -201,7 +203,7 @@ class Run:
 
     def _attempt(self, step: Step, inputs: executor.Inputs) -> Attempt:
         return Attempt(
-            forced=step.key in self._forced(),
+            forced=step.key in self._forced,
             inputs={role: executor.recorded(sources) for role, sources in inputs.items()},
             device=executor.named(executor.device(self.plan.recipe.device)),
             libraries=executor.libraries(),

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from compress_cli.document import Key
@@ -53,21 +54,44 @@ class ModelSteps:
         return tuple(each for each in (self.step, self.onnx, self.measurement, self.predictions, self.comparison) if each)
 
 
-def key(stage: Stage, inputs: Inputs, seed: int, recipe: Recipe, fingerprint: str) -> str:
-    """Same key, same artifact: settings, versions, seed, task, data, and the keys of the inputs.
+@dataclass(frozen=True)
+class RepeatableStage:
+    """A stage and what is the same for all its seeds, computed once: a recipe may have thousands."""
 
-    ArtifactError where a file that the stage names is missing.
-    """
-    known: dict[str, Any] = {
-        "stage": {field: each for field, each in identity(stage).items() if field not in stage.consumes},
-        "shared": stage.shared,
-        "depends": stage.depends(),
-        "seed": seed,
-        "task": identity(recipe.task) if stage.task_dependent else None,
-        "dataset": fingerprint,
-        "inputs": {role: [step.key for step in steps] for role, steps in inputs.items()},
-    }
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    stage: Stage
+
+    @cached_property
+    def needs(self) -> dict[str, Stage]:
+        """The stages it implies, by role."""
+        return self.stage.needs()
+
+    def key(self, inputs: Inputs, seed: int, recipe: Recipe, fingerprint: str) -> str:
+        """Same key, same artifact: settings, versions, seed, task, data, and the keys of the inputs.
+
+        ArtifactError where a file that the stage names is missing.
+        """
+        known = {
+            **self._settings,
+            "seed": seed,
+            "task": identity(recipe.task) if self.stage.task_dependent else None,
+            "dataset": fingerprint,
+            "inputs": {role: [step.key for step in steps] for role, steps in inputs.items()},
+        }
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        stage = self.stage
+        return {
+            "stage": {field: setting for field, setting in identity(stage).items() if field not in stage.consumes},
+            "shared": stage.shared,
+            "depends": stage.depends(),
+        }
+
+
+def key(stage: Stage, inputs: Inputs, seed: int, recipe: Recipe, fingerprint: str) -> str:
+    """The key of a stage's step; ArtifactError where a file that the stage names is missing."""
+    return RepeatableStage(stage).key(inputs, seed, recipe, fingerprint)
 
 
 def ordered(steps: Iterable[Step]) -> tuple[Step, ...]:
