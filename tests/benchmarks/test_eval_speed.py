@@ -19,11 +19,11 @@ def convnet(path, width, depth, side):
     from onnx import TensorProto, helper, numpy_helper, save
 
     rng, nodes, weights, last, channels = np.random.default_rng(0), [], {}, "image", 3
-    for place in range(depth):
-        weights[f"w{place}"] = rng.normal(0, 0.1, (width, channels, 3, 3)).astype(np.float32)
-        nodes.append(helper.make_node("Conv", [last, f"w{place}"], [f"c{place}"], pads=[1] * 4))
-        nodes.append(helper.make_node("Relu", [f"c{place}"], [f"r{place}"]))
-        last, channels = f"r{place}", width
+    for layer in range(depth):
+        weights[f"w{layer}"] = rng.normal(0, 0.1, (width, channels, 3, 3)).astype(np.float32)
+        nodes.append(helper.make_node("Conv", [last, f"w{layer}"], [f"c{layer}"], pads=[1] * 4))
+        nodes.append(helper.make_node("Relu", [f"c{layer}"], [f"r{layer}"]))
+        last, channels = f"r{layer}", width
     weights["w"] = rng.normal(0, 0.1, (width, 10)).astype(np.float32)
     nodes += [
         helper.make_node("GlobalAveragePool", [last], ["mean"]),
@@ -35,7 +35,7 @@ def convnet(path, width, depth, side):
         "convnet",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ("batch", 3, side, side))],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("batch", 10))],
-        [numpy_helper.from_array(each, name) for name, each in weights.items()],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
     return open_session(path)
@@ -61,10 +61,10 @@ def test_throughput_is_that_of_a_bare_loop(tmp_path, width, depth, side, batch, 
     times = {bare: [], ours: []}
     order = np.random.default_rng(0)
     for _ in range(ROUNDS):
-        for each in order.permutation([bare, ours]):
+        for way in order.permutation([bare, ours]):
             begun = time.perf_counter()
-            each()
-            times[each].append(time.perf_counter() - begun)
+            way()
+            times[way].append(time.perf_counter() - begun)
     ratio = median(np.array(times[bare]) / np.array(times[ours]), 0.95)
     rate, what = samples / np.median(times[ours]), f"batches of {batch} x 3 x {side} x {side}, {depth} layers of {width}"
     print(f"\n{what}: {ratio.value:.3f} of a bare loop [{ratio.low:.3f}, {ratio.high:.3f}], {rate:.0f} samples/s")

@@ -24,17 +24,17 @@ LEVEL = 0.01
 def chain(path, channels, side, repeated=0):
     """A file of convolutions in a row, of which so many, spread evenly, are done twice."""
     rng, nodes, weights, last = np.random.default_rng(0), [], {}, "image"
-    for place in range(NODES):
-        weights[f"w{place}"] = rng.normal(0, 0.1, (channels, channels, 3, 3)).astype(np.float32)
-        for turn in range(2 if repeated and place % (NODES // repeated) == 0 else 1):
-            nodes.append(helper.make_node("Conv", [last, f"w{place}"], [f"c{place}.{turn}"], pads=[1] * 4))
-            last = f"c{place}.{turn}"
+    for layer in range(NODES):
+        weights[f"w{layer}"] = rng.normal(0, 0.1, (channels, channels, 3, 3)).astype(np.float32)
+        for turn in range(2 if repeated and layer % (NODES // repeated) == 0 else 1):
+            nodes.append(helper.make_node("Conv", [last, f"w{layer}"], [f"c{layer}.{turn}"], pads=[1] * 4))
+            last = f"c{layer}.{turn}"
     graph = helper.make_graph(
         nodes,
         "chain",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, ("batch", channels, side, side))],
         [helper.make_tensor_value_info(last, TensorProto.FLOAT, ("batch", channels, side, side))],
-        [numpy_helper.from_array(each, name) for name, each in weights.items()],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     assert len(nodes) == NODES + repeated
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
@@ -76,13 +76,13 @@ def verdicts(tmp_path, comparisons, repeated):
 
 
 def test_a_model_is_not_faster_than_itself(tmp_path, load):
-    found = verdicts(tmp_path, COMPARISONS, repeated=0)
-    assert found["faster"] + found["slower"] <= COMPARISONS * LEVEL
+    counts = verdicts(tmp_path, COMPARISONS, repeated=0)
+    assert counts["faster"] + counts["slower"] <= COMPARISONS * LEVEL
     if load == "idle":
-        assert found["too noisy to say"] <= 0.1 * COMPARISONS
+        assert counts["too noisy to say"] <= 0.1 * COMPARISONS
 
 
 def test_a_tenth_more_work_is_slower(tmp_path, load):
-    found = verdicts(tmp_path, COMPARISONS, repeated=2)
-    assert found["slower"] >= 0.9 * COMPARISONS
-    assert found["faster"] <= COMPARISONS * LEVEL
+    counts = verdicts(tmp_path, COMPARISONS, repeated=2)
+    assert counts["slower"] >= 0.9 * COMPARISONS
+    assert counts["faster"] <= COMPARISONS * LEVEL

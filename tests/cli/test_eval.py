@@ -39,13 +39,17 @@ def test_a_file_with_a_card_needs_no_flags(compress, digits_file):
     size = path.stat().st_size
     outcome = compress("eval", path, "--json")
     assert (outcome.code, outcome.err) == (0, "")
-    found = json.loads(outcome.out)
-    own = right(weight, bias)
-    assert found["metrics"]["accuracy"] == wilson(int(own.sum()), len(own)).model_dump()
-    assert (found["data"], found["split"], found["samples"]) == ("digits", "test", 467)
-    assert (found["contents"]["parameters"], found["contents"]["macs"], found["contents"]["size_bytes"]) == (650, 640, size)
-    assert found["latency"]["p50_ms"]["value"] > 0
-    assert found["against"] is None
+    document = json.loads(outcome.out)
+    correct = right(weight, bias)
+    assert document["metrics"]["accuracy"] == wilson(int(correct.sum()), len(correct)).model_dump()
+    assert (document["data"], document["split"], document["samples"]) == ("digits", "test", 467)
+    assert (document["contents"]["parameters"], document["contents"]["macs"], document["contents"]["size_bytes"]) == (
+        650,
+        640,
+        size,
+    )
+    assert document["latency"]["p50_ms"]["value"] > 0
+    assert document["against"] is None
 
 
 def test_for_people(compress, digits_file):
@@ -59,17 +63,17 @@ def test_for_people(compress, digits_file):
 
 def test_data_on_the_command_line(compress, digits_file):
     path, weight, bias = digits_file()
-    found = json.loads(compress("eval", path, "--data", "{type: digits}", "--split", "val", "--batch", "7", "--json").out)
-    assert found["metrics"]["accuracy"]["value"] == right(weight, bias, "val").mean()
-    assert found["samples"] == 252
+    document = json.loads(compress("eval", path, "--data", "{type: digits}", "--split", "val", "--batch", "7", "--json").out)
+    assert document["metrics"]["accuracy"]["value"] == right(weight, bias, "val").mean()
+    assert document["samples"] == 252
 
 
 def test_without_card_and_data_there_is_still_size_and_latency(compress, digits_file):
     path, _, _ = digits_file()
     outcome = compress("eval", path, "--latency-batch", "3", "--threads", "1", "--json")
-    found = json.loads(outcome.out)
-    assert (found["metrics"], found["data"], found["samples"]) == ({}, "", 0)
-    assert (found["latency"]["batch"], found["latency"]["threads"]) == (3, 1)
+    document = json.loads(outcome.out)
+    assert (document["metrics"], document["data"], document["samples"]) == ({}, "", 0)
+    assert (document["latency"]["batch"], document["latency"]["threads"]) == (3, 1)
     assert "name it with --data" in compress("eval", path).out
 
 
@@ -78,15 +82,15 @@ def test_against_an_older_file(compress, digits_file, linear_file):
     worse = weight.copy()
     worse[:, 3] = 0  # knows no threes
     old = linear_file(worse, bias, name="old.onnx")
-    found = json.loads(compress("eval", path, "--baseline", old, "--json").out)["against"]
+    document = json.loads(compress("eval", path, "--baseline", old, "--json").out)["against"]
     before, after = right(worse, bias), right(weight, bias)
-    assert found["change"]["value"] == pytest.approx(after.mean() - before.mean())
-    assert found["change"]["low"] > 0
-    assert found["change_p"] < 0.01
-    assert found["secondary_changes"].keys() == {"cross_entropy"}
-    assert found["secondary_changes"]["cross_entropy"]["high"] < 0
-    assert found["compression_ratio"] == old.stat().st_size / path.stat().st_size
-    assert found["speedup"]["verdict"] in ("same", "faster", "slower", "too noisy to say")
+    assert document["change"]["value"] == pytest.approx(after.mean() - before.mean())
+    assert document["change"]["low"] > 0
+    assert document["change_p"] < 0.01
+    assert document["secondary_changes"].keys() == {"cross_entropy"}
+    assert document["secondary_changes"]["cross_entropy"]["high"] < 0
+    assert document["compression_ratio"] == old.stat().st_size / path.stat().st_size
+    assert document["speedup"]["verdict"] in ("same", "faster", "slower", "too noisy to say")
     assert "McNemar" in compress("eval", path, "--baseline", old).out
 
 
@@ -120,7 +124,7 @@ def test_gates_as_a_test(compress, pair, tmp_path, monkeypatch):
     broken = compress(*quick(old, "--baseline", path, "--data", "digits", *gates, "--junit", "j.xml", "--json"))
     assert broken.code == 5
     assert f"accuracy_drop<=0.01 (old.onnx): not met: {gained:.4g}" in broken.err
-    judged = {each["promise"]: each["outcome"] for each in json.loads(broken.out)["gates"]}
+    judged = {gate["promise"]: gate["outcome"] for gate in json.loads(broken.out)["gates"]}
     assert (judged["accuracy_drop<=0.01"], judged["size_ratio<=1.3"]) == ("not met", "met")
     assert ElementTree.parse(tmp_path / "j.xml").find("testsuite").get("failures") == "1"
     assert "**failed**" in (tmp_path / "summary.md").read_text()
@@ -141,7 +145,7 @@ def test_gates_without_data_or_baseline(compress, digits_file):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--gate", "latency_ratio<=1.05"], "latency_ratio compares with another file; name it with --baseline"),
         (["--gate", "accuracy_drop<=0.01"], "accuracy_drop compares with another file; name it with --baseline"),
@@ -154,11 +158,11 @@ def test_gates_without_data_or_baseline(compress, digits_file):
         (["--junit", "j.xml"], "--junit: there are no gates to write"),
     ],
 )
-def test_gates_that_can_not_be_decided(compress, digits_file, tmp_path, arguments, said):
+def test_gates_that_can_not_be_decided(compress, digits_file, tmp_path, arguments, message):
     digits_file(metadata=card())
     outcome = compress(*quick("model.onnx", *arguments))
     assert (outcome.code, outcome.out) == (2, "")
-    assert said in outcome.err
+    assert message in outcome.err
     if "--junit" in arguments:
         assert ElementTree.parse(tmp_path / "j.xml").find(".//error") is not None
 
@@ -167,9 +171,9 @@ def test_compare_finds_the_data_that_a_card_names(compress, pair):
     """Whichever of the two files has the card."""
     path, old, gained = pair
     for arguments, sign in (((old, path), 1), ((path, old), -1)):
-        found = json.loads(compress("compare", *arguments, "--seconds", "0.05", "--json").out)
-        assert (found["data"], found["samples"]) == ("digits", 467)
-        assert found["against"]["change"]["value"] == pytest.approx(sign * gained)
+        document = json.loads(compress("compare", *arguments, "--seconds", "0.05", "--json").out)
+        assert (document["data"], document["samples"]) == ("digits", 467)
+        assert document["against"]["change"]["value"] == pytest.approx(sign * gained)
 
 
 def test_raw_pictures_for_a_file_that_does_not_normalise(compress, linear_file, tmp_path):
@@ -196,8 +200,8 @@ def test_a_state_is_no_batch(compress, tmp_path):
     nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Relu", ["h"], ["z"])]
     graph = helper.make_graph(nodes, "g", inputs, outputs)
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "state.onnx")
-    found = json.loads(compress(*quick("state.onnx", "--json")).out)["latency"]
-    assert (found["batch"], found["throughput_per_s"]) == (None, None)
+    document = json.loads(compress(*quick("state.onnx", "--json")).out)["latency"]
+    assert (document["batch"], document["throughput_per_s"]) == (None, None)
     assert "runs/s" in compress(*quick("state.onnx")).out
 
 
@@ -226,7 +230,7 @@ def test_a_card_leads_to_no_path(compress, digits_file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metadata", "code", "said"),
+    ("metadata", "code", "message"),
     [
         ({"compress.task": "{"}, 3, "metadata about its task and data is damaged"),
         (card(dataset={"type": "no_such"}), 3, "there is no dataset 'no_such'"),
@@ -234,15 +238,15 @@ def test_a_card_leads_to_no_path(compress, digits_file, tmp_path):
         (card(task={"type": 5}), 3, "there is no task '5'"),
     ],
 )
-def test_cards_that_can_not_be_followed(compress, digits_file, metadata, code, said):
+def test_cards_that_can_not_be_followed(compress, digits_file, metadata, code, message):
     outcome = compress("eval", digits_file(metadata=metadata)[0])
     assert (outcome.code, outcome.out) == (code, "")
-    assert said in outcome.err
+    assert message in outcome.err
     assert "Traceback" not in outcome.err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["none.onnx"], 3, "none.onnx: there is no such file"),
         (["text.onnx"], 3, "is not an ONNX file, or is truncated"),
@@ -271,7 +275,7 @@ def test_cards_that_can_not_be_followed(compress, digits_file, metadata, code, s
         (["model.onnx", "--baseline", "none.onnx"], 3, "none.onnx: there is no such file"),
     ],
 )
-def test_bad_input(compress, digits_file, linear_file, tmp_path, monkeypatch, arguments, code, said):
+def test_bad_input(compress, digits_file, linear_file, tmp_path, monkeypatch, arguments, code, message):
     monkeypatch.delenv("COMPRESS_DATA", raising=False)
     digits_file()
     linear_file(np.full((64, 10), np.nan), name="nan.onnx")
@@ -280,13 +284,13 @@ def test_bad_input(compress, digits_file, linear_file, tmp_path, monkeypatch, ar
     np.savez(tmp_path / "other.npz", image=np.zeros((20, 3, 9, 9), np.uint8), label=np.arange(20) % 10)
     np.savez(tmp_path / "labels.npz", image=np.zeros((20, 1, 8, 8), np.uint8), label=np.arange(20) % 10)
     outcome = compress("eval", *arguments)
-    assert said in outcome.err
+    assert message in outcome.err
     assert (outcome.code, outcome.out) == (code, "")
     assert "Traceback" not in outcome.err
 
 
 @pytest.mark.parametrize(
-    ("samples", "labels", "said"),
+    ("samples", "labels", "message"),
     [
         (0, np.zeros(0, int), "there are no samples to measure on: the split is empty"),
         (4, np.linspace(0, 1, 4), "classification needs one class number a sample, not float32 (4,)"),
@@ -296,11 +300,11 @@ def test_bad_input(compress, digits_file, linear_file, tmp_path, monkeypatch, ar
         (4, np.arange(4) - 1, "array 'label': label -1 in row 0 is out of range for 10 classes"),
     ],
 )
-def test_data_for_another_task(compress, linear_file, tmp_path, samples, labels, said):
+def test_data_for_another_task(compress, linear_file, tmp_path, samples, labels, message):
     np.savez(tmp_path / "d.npz", image=np.zeros((samples, 1, 8, 8), np.uint8), label=labels)
     outcome = compress("eval", linear_file(np.ones((64, 10))), "--data", "d.npz")
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (3, "", 1)
-    assert said in outcome.err
+    assert message in outcome.err
     assert "Traceback" not in outcome.err
 
 
@@ -310,7 +314,7 @@ def test_a_model_from_elsewhere_gets_pictures_as_it_wants_them(compress, linear_
     images = rng.integers(0, 256, (50, 3, 6, 6)).astype(np.uint8)
     weight = rng.normal(size=(8 * 8 * 3, 4)).astype(np.float32)
     mean, std = np.array([0.4, 0.5, 0.6]), np.array([0.2, 0.3, 0.25])
-    resized = np.stack([[np.asarray(Image.fromarray(plane).resize((8, 8), 2)) for plane in each] for each in images])
+    resized = np.stack([[np.asarray(Image.fromarray(plane).resize((8, 8), 2)) for plane in image] for image in images])
     made = ((resized[:, ::-1] / 255 - mean[:, None, None]) / std[:, None, None]).transpose(0, 2, 3, 1)
     answers = (made.reshape(50, -1) @ weight).argmax(1)
     labels = np.where(np.arange(50) % 5 == 0, (answers + 1) % 4, answers)  # a fifth are wrong on purpose
@@ -318,13 +322,13 @@ def test_a_model_from_elsewhere_gets_pictures_as_it_wants_them(compress, linear_
     path = linear_file(weight, shape=("n", 8, 8, 3))
     how = "size=8,colour=bgr,scale=1/255,mean=0.4:0.5:0.6,std=0.2:0.3:0.25,layout=nhwc"
     outcome = compress("eval", path, "--data", "d.npz", "--preprocess", how, "--json")
-    found = json.loads(outcome.out)
-    assert (found["metrics"]["accuracy"]["value"], found["samples"]) == (0.8, 50)
+    document = json.loads(outcome.out)
+    assert (document["metrics"]["accuracy"]["value"], document["samples"]) == (0.8, 50)
     assert compress("eval", path, "--data", "d.npz").code == 3  # without it they do not fit
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "message"),
     [
         ("--preprocess", "scale", "is not of the form name=value"),
         ("--preprocess", "scal=1", "there is no field 'scal'; did you mean 'scale'?"),
@@ -342,10 +346,10 @@ def test_a_model_from_elsewhere_gets_pictures_as_it_wants_them(compress, linear_
         ("--shape", "image=axb", "is not of the form"),
     ],
 )
-def test_slips_of_the_command_line(compress, digits_file, option, value, said):
+def test_slips_of_the_command_line(compress, digits_file, option, value, message):
     outcome = compress("eval", digits_file()[0], option, value)
     assert (outcome.code, outcome.out) == (2, "")
-    assert said in outcome.err
+    assert message in outcome.err
 
 
 def test_a_csv_table(compress, linear_file, tmp_path):
@@ -353,15 +357,15 @@ def test_a_csv_table(compress, linear_file, tmp_path):
     rows = [[2, 1, 0], [1, 2, 1], [3, 0, 0], [0, 3, 0]]  # the last is wrong: 3 of 4
     (tmp_path / "t.csv").write_text("a,b,label\n" + "".join(f"{','.join(map(str, row))}\n" for row in rows))
     outcome = compress("eval", linear_file(weight, shape=("n", 2)), "--data", "t.csv", "--json")
-    found = json.loads(outcome.out)
-    assert (found["metrics"]["accuracy"]["value"], found["samples"], found["data"]) == (0.75, 4, "csv")
+    document = json.loads(outcome.out)
+    assert (document["metrics"]["accuracy"]["value"], document["samples"], document["data"]) == (0.75, 4, "csv")
 
 
 def test_a_folder_of_pictures(compress, linear_file, tmp_path):
     for name, shade in (("dark", 10), ("light", 240)):
         (tmp_path / "pictures" / name).mkdir(parents=True)
-        for place in range(10):
-            Image.fromarray(np.full((5, 5, 3), shade, np.uint8)).save(tmp_path / "pictures" / name / f"{place}.png")
+        for number in range(10):
+            Image.fromarray(np.full((5, 5, 3), shade, np.uint8)).save(tmp_path / "pictures" / name / f"{number}.png")
     weight = np.c_[-np.ones(48), np.ones(48)]
     path = linear_file(weight, [48 * 128, -48 * 128], shape=("n", 3, 4, 4))
     found = json.loads(compress("eval", path, "--data", "pictures", "--json").out)
@@ -537,8 +541,8 @@ def test_a_scalar_input_and_an_axis_of_0(compress, tmp_path):
     graph = helper.make_graph(nodes, "g", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], fixed)
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "sound.onnx")
     assert compress(*quick("sound.onnx", "--shape", "sound=1x512", "--value", "sr=16")).code == 0
-    found = json.loads(compress(*quick("sound.onnx", "--shape", "sound=1x512", "--shape", "past=1x0", "--json")).out)
-    assert found["latency"]["batch"] == 1
+    document = json.loads(compress(*quick("sound.onnx", "--shape", "sound=1x512", "--shape", "past=1x0", "--json")).out)
+    assert document["latency"]["batch"] == 1
     slip = compress(*quick("sound.onnx", "--value", "sr=fast"))
     assert (slip.code, slip.out) == (2, "")
     assert "is not of the form input=number" in slip.err
@@ -559,8 +563,8 @@ def test_an_output_that_is_not_asked_about(compress, linear_file, extra):
         model.graph.output.append(helper.make_tensor_value_info("other", kind, ("batch", 10)))
         model.opset_import[0].version = 21
     save(model, path)
-    found = json.loads(compress(*quick(path, "--json")).out)
-    assert found["metrics"]["accuracy"]["value"] == right(np.eye(64, 10), 0).mean()
+    document = json.loads(compress(*quick(path, "--json")).out)
+    assert document["metrics"]["accuracy"]["value"] == right(np.eye(64, 10), 0).mean()
 
 
 def test_nothing_but_an_output_that_numpy_does_not_have(compress, tmp_path):
@@ -576,21 +580,21 @@ def test_nothing_but_an_output_that_numpy_does_not_have(compress, tmp_path):
 def test_clients_options_and_a_profile(compress, digits_file):
     path, _, _ = digits_file()
     arguments = ("eval", path, "--seconds", "0.1", "--concurrency", "3", "--profile", "--session", "{optimisation: basic}")
-    found = json.loads(compress(*arguments, "--json").out)
-    assert (found["load"]["clients"], found["session"]["optimisation"]) == (3, "basic")
-    assert found["profile"]["operators"].keys() >= {"Gemm"}
+    document = json.loads(compress(*arguments, "--json").out)
+    assert (document["load"]["clients"], document["session"]["optimisation"]) == (3, "basic")
+    assert document["profile"]["operators"].keys() >= {"Gemm"}
     text = compress(*arguments).out
-    for said in ("from 3 clients at once", "optimisation basic", "costliest nodes", "Gemm"):
-        assert said in text
+    for message in ("from 3 clients at once", "optimisation basic", "costliest nodes", "Gemm"):
+        assert message in text
 
 
 def test_tables_for_papers(compress, digits_file, tmp_path):
     path, weight, bias = digits_file(name="=my_model.onnx", metadata=card())
     assert compress("eval", path.name, "--csv", "t.csv", "--latex", "t.tex").code == 0
     header, row = (tmp_path / "t.csv").read_text().splitlines()
-    told = dict(zip(header.split(","), row.split(","), strict=True))
-    assert told["model"] == "'=my_model.onnx"  # no formula
-    assert float(told["accuracy"]) == right(weight, bias).mean()
+    cells = dict(zip(header.split(","), row.split(","), strict=True))
+    assert cells["model"] == "'=my_model.onnx"  # no formula
+    assert float(cells["accuracy"]) == right(weight, bias).mean()
     assert r"=my\_model.onnx & 650" in (tmp_path / "t.tex").read_text()
     assert compress("eval", path.name, "--csv", "none/t.csv").code == 3
 
@@ -607,8 +611,8 @@ def eval_and_peak_kb(folder, model, data):
     return json.loads(document + "}"), int(peak)
 
 
-@pytest.mark.parametrize(("dtype", "few", "own"), [(np.uint8, 4000, False), (np.float32, 1000, True)])
-def test_memory_does_not_grow_with_the_data(linear_file, tmp_path, dtype, few, own):
+@pytest.mark.parametrize(("dtype", "few", "correct"), [(np.uint8, 4000, False), (np.float32, 1000, True)])
+def test_memory_does_not_grow_with_the_data(linear_file, tmp_path, dtype, few, correct):
     """At most a tenth more for ten times the data, 120 MB: the only file there is, or one of test samples alone."""
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(3072, 10))
@@ -617,13 +621,13 @@ def test_memory_does_not_grow_with_the_data(linear_file, tmp_path, dtype, few, o
         data = f"{count}.npz"
         images, labels = rng.integers(0, 256, (count, 3, 32, 32), np.uint8).astype(dtype), np.arange(count) % 10
         np.savez(tmp_path / data, image=images, label=labels)
-        if own:
+        if correct:
             np.savez(tmp_path / "train.npz", image=images[:50], label=labels[:50])
             data = f"{{type: npz, train: train.npz, test: {data}, inputs: [image]}}"
-        found, peak = eval_and_peak_kb(tmp_path, model, data)
+        document, peak = eval_and_peak_kb(tmp_path, model, data)
         answers = [(part.reshape(len(part), -1) @ weight).argmax(1) for part in np.array_split(images, count // 500)]
         right = (np.concatenate(answers) == labels).mean()
-        assert (found["samples"], found["metrics"]["accuracy"]["value"]) == (count, right)
+        assert (document["samples"], document["metrics"]["accuracy"]["value"]) == (count, right)
         peaks.append(peak)
     print(peaks)
     assert peaks[1] <= 1.1 * peaks[0]

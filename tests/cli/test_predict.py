@@ -21,8 +21,8 @@ def pictures(tmp_path):
     """A folder of 5 test digits as picture files, and the pixels."""
     images = Digits().split("test").inputs["image"][:5]
     (tmp_path / "pictures").mkdir()
-    for place, each in enumerate(images):
-        Image.fromarray(each[0]).save(tmp_path / "pictures" / f"{place}.png")
+    for number, image in enumerate(images):
+        Image.fromarray(image[0]).save(tmp_path / "pictures" / f"{number}.png")
     return tmp_path / "pictures", images
 
 
@@ -35,10 +35,10 @@ def shares(images, weight, bias):
 def test_a_picture(compress, digits_file, pictures):
     path, weight, bias = digits_file(metadata=CARD)
     folder, images = pictures
-    found = json.loads(compress("predict", path, folder / "2.png", "--json").out)
-    own = shares(images[2:3], weight, bias)[0]
-    assert [each["class"] for each in found[0]["classes"]] == [NAMES[place] for place in np.argsort(-own)[:3]]
-    np.testing.assert_allclose([each["probability"] for each in found[0]["classes"]], np.sort(own)[::-1][:3], atol=1e-5)
+    answers = json.loads(compress("predict", path, folder / "2.png", "--json").out)
+    expected = shares(images[2:3], weight, bias)[0]
+    assert [row["class"] for row in answers[0]["classes"]] == [NAMES[label] for label in np.argsort(-expected)[:3]]
+    np.testing.assert_allclose([row["probability"] for row in answers[0]["classes"]], np.sort(expected)[::-1][:3], atol=1e-5)
 
 
 def test_a_folder_and_an_npz_say_the_same(compress, digits_file, pictures, tmp_path):
@@ -47,12 +47,12 @@ def test_a_folder_and_an_npz_say_the_same(compress, digits_file, pictures, tmp_p
     np.savez(tmp_path / "x.npz", whatever=images)
     of_folder = json.loads(compress("predict", path, folder, "--top", "10", "--json").out)
     of_npz = json.loads(compress("predict", path, tmp_path / "x.npz", "--top", "10", "--json").out)
-    assert [each["input"] for each in of_folder] == [f"{place}.png" for place in range(5)]
-    assert [each["classes"] for each in of_folder] == [each["classes"] for each in of_npz]
-    own = shares(images, weight, bias)
-    for share, each in zip(own, of_npz, strict=True):
-        assert each["classes"][0]["class"] == str(share.argmax())
-        assert sum(one["probability"] for one in each["classes"]) == pytest.approx(1)
+    assert [answer["input"] for answer in of_folder] == [f"{number}.png" for number in range(5)]
+    assert [answer["classes"] for answer in of_folder] == [answer["classes"] for answer in of_npz]
+    expected = shares(images, weight, bias)
+    for share, answer in zip(expected, of_npz, strict=True):
+        assert answer["classes"][0]["class"] == str(share.argmax())
+        assert sum(row["probability"] for row in answer["classes"]) == pytest.approx(1)
 
 
 def test_the_only_output_answers_where_the_task_is_about_another(compress, digits_file, pictures):
@@ -61,8 +61,8 @@ def test_the_only_output_answers_where_the_task_is_about_another(compress, digit
     metadata = Card(**card, dataset={"type": "digits"}, fingerprint="", key="").to_metadata()
     path, weight, bias = digits_file(metadata=metadata)
     folder, images = pictures
-    found = json.loads(compress("predict", path, folder / "2.png", "--json").out)
-    assert found[0]["classes"][0]["class"] == NAMES[shares(images[2:3], weight, bias)[0].argmax()]
+    answers = json.loads(compress("predict", path, folder / "2.png", "--json").out)
+    assert answers[0]["classes"][0]["class"] == NAMES[shares(images[2:3], weight, bias)[0].argmax()]
     refused = compress("predict", path, folder / "2.png", "--head", "colour")
     assert refused.code == 2
     assert "there is no output 'colour'; choose from: logits" in refused.err
@@ -72,17 +72,17 @@ def test_for_people(compress, digits_file, pictures):
     path, weight, bias = digits_file(metadata=CARD)
     folder, images = pictures
     lines = compress("predict", path, folder).out.splitlines()
-    own = shares(images, weight, bias)
+    expected = shares(images, weight, bias)
     assert len(lines) == 5
-    assert lines[0].startswith(f"0.png  {NAMES[own[0].argmax()]} {100 * own[0].max():.1f}%, ")
+    assert lines[0].startswith(f"0.png  {NAMES[expected[0].argmax()]} {100 * expected[0].max():.1f}%, ")
 
 
 def test_a_larger_picture_in_colour_is_resized_to_grey(compress, digits_file, tmp_path):
     path, weight, bias = digits_file()
     Image.new("RGB", (90, 70), (120, 120, 120)).save(tmp_path / "large.png")
-    found = json.loads(compress("predict", path, tmp_path / "large.png", "--top", "1", "--json").out)
-    own = shares(np.full((1, 1, 8, 8), 120), weight, bias)[0]
-    assert found[0]["classes"] == [{"class": str(own.argmax()), "probability": pytest.approx(own.max(), abs=1e-5)}]
+    answers = json.loads(compress("predict", path, tmp_path / "large.png", "--top", "1", "--json").out)
+    expected = shares(np.full((1, 1, 8, 8), 120), weight, bias)[0]
+    assert answers[0]["classes"] == [{"class": str(expected.argmax()), "probability": pytest.approx(expected.max(), abs=1e-5)}]
 
 
 @pytest.mark.parametrize(("width", "task"), [(1, None), (1, {"type": "regression"}), (2, {"type": "regression"})])
@@ -94,9 +94,9 @@ def test_a_regression_answers_with_numbers(compress, linear_file, pictures, tmp_
     _, images = pictures
     np.savez(tmp_path / "x.npz", image=images)
     numbers = images.reshape(5, -1) @ weight + bias
-    found = json.loads(compress("predict", path, "x.npz", "--json").out)
-    np.testing.assert_allclose([answer["numbers"] for answer in found], numbers, rtol=1e-4)
-    assert "classes" not in found[0]
+    answers = json.loads(compress("predict", path, "x.npz", "--json").out)
+    np.testing.assert_allclose([answer["numbers"] for answer in answers], numbers, rtol=1e-4)
+    assert "classes" not in answers[0]
     text = compress("predict", path, "x.npz").out
     assert "%" not in text
     assert len(text.splitlines()) == 5
@@ -111,7 +111,7 @@ def test_names_in_a_file_can_not_write_to_the_terminal(compress, digits_file, pi
 
 
 @pytest.mark.parametrize(
-    ("source", "code", "said"),
+    ("source", "code", "message"),
     [
         ("none.png", 3, "none.png: there is no such file or folder"),
         ("none.npz", 3, "none.npz: there is no such file"),
@@ -122,7 +122,7 @@ def test_names_in_a_file_can_not_write_to_the_terminal(compress, digits_file, pi
         ("two.npz", 3, "holds arrays a, b; the file takes image"),
     ],
 )
-def test_bad_input(compress, digits_file, tmp_path, source, code, said):
+def test_bad_input(compress, digits_file, tmp_path, source, code, message):
     path, _, _ = digits_file()
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.png").write_text("no picture")
@@ -130,7 +130,7 @@ def test_bad_input(compress, digits_file, tmp_path, source, code, said):
     np.savez(tmp_path / "other.npz", image=np.zeros((2, 3, 9, 9), np.uint8))
     np.savez(tmp_path / "two.npz", a=np.zeros((2, 1, 8, 8), np.uint8), b=np.zeros((2, 1, 8, 8), np.uint8))
     outcome = compress("predict", path, source)
-    assert said in outcome.err
+    assert message in outcome.err
     assert (outcome.code, outcome.out) == (code, "")
 
 

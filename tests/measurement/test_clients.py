@@ -19,13 +19,13 @@ def session(linear_file):
 @pytest.mark.parametrize("clients", [1, 3])
 def test_throughput_is_runs_by_time(session, clients):
     begun = time.perf_counter()
-    found = load(session, made_up(session, 4), clients, 0.3)
+    result = load(session, made_up(session, 4), clients, 0.3)
     took = time.perf_counter() - begun
-    assert (found.clients, found.batch) == (clients, 4)
-    assert found.throughput_per_s.low <= found.throughput_per_s.value <= found.throughput_per_s.high
-    assert found.runs * 4 / took < found.throughput_per_s.value * 1.1  # the whole call took longer than the time counted
-    assert found.throughput_per_s.value == pytest.approx(found.runs * 4 / 0.3, rel=0.35)
-    assert found.p50_ms <= found.p90_ms <= found.p99_ms
+    assert (result.clients, result.batch) == (clients, 4)
+    assert result.throughput_per_s.low <= result.throughput_per_s.value <= result.throughput_per_s.high
+    assert result.runs * 4 / took < result.throughput_per_s.value * 1.1  # the whole call took longer than the time counted
+    assert result.throughput_per_s.value == pytest.approx(result.runs * 4 / 0.3, rel=0.35)
+    assert result.p50_ms <= result.p90_ms <= result.p99_ms
 
 
 class Sleeper:

@@ -11,7 +11,7 @@ from compress_cli.measurement.sessions import open_session
 
 @pytest.fixture
 def speech(tmp_path):
-    """Two inputs that need to be told: samples of sound, and their rate, a scalar; and a past that may be empty."""
+    """Two inputs that need options: samples of sound, and their rate, a scalar; and a past that may be empty."""
     inputs = [
         helper.make_tensor_value_info("sound", TensorProto.FLOAT, ("batch", "length")),
         helper.make_tensor_value_info("sr", TensorProto.INT64, ()),
@@ -38,8 +38,8 @@ def test_inputs_have_the_files_shapes(linear_file):
 
 
 def test_shapes_values_and_axes_of_0(speech):
-    told, numbers = shapes(speech, ("sound=2x512",)), values(speech, ("sr=16000",))
-    feeds = made_up(speech, 2, told, numbers)
+    stated, numbers = shapes(speech, ("sound=2x512",)), values(speech, ("sr=16000",))
+    feeds = made_up(speech, 2, stated, numbers)
     assert {name: array.shape for name, array in feeds.items()} == {"sound": (2, 512), "sr": (), "past": (2, 0)}
     assert (feeds["sr"].dtype, int(feeds["sr"])) == (np.int64, 16000)
     assert speech.run(feeds)["rate"] == 16000
@@ -47,7 +47,7 @@ def test_shapes_values_and_axes_of_0(speech):
 
 
 @pytest.mark.parametrize(
-    ("read", "option", "said"),
+    ("read", "option", "message"),
     [
         (shapes, "sound=2x", "is not of the form input=1x3x224x224"),
         (shapes, "sund=2x3", "the file has no input 'sund'; did you mean 'sound'"),
@@ -57,8 +57,8 @@ def test_shapes_values_and_axes_of_0(speech):
         (values, "16000", "the file has no input ''"),
     ],
 )
-def test_slips(speech, read, option, said):
-    with pytest.raises(RecipeError, match=said):
+def test_slips(speech, read, option, message):
+    with pytest.raises(RecipeError, match=message):
         read(speech, (option,))
 
 

@@ -45,7 +45,7 @@ def test_a_fifth_more_work_is_slower(linear_file):
     # Missed where it is too noisy to say; of three, one has to be called, and none the wrong way.
     rng = np.random.default_rng(0)
     files = [linear_file(rng.random((512, width)), shape=("batch", 512), name=f"{width}.onnx") for width in (1024, 1280)]
-    first, second = (open_session(each, threads=1) for each in files)
+    first, second = (open_session(path, threads=1) for path in files)
     feeds = made_up(first, 4)
     verdicts = {compare(first, second, (feeds, feeds), 0.1, seed).verdict for seed in range(3)}
     assert "slower" in verdicts
@@ -56,14 +56,14 @@ def test_it_goes_on_while_it_is_too_noisy_and_not_for_ever(monkeypatch, pair):
     feeds, random, now = made_up(pair[0], 1), np.random.default_rng(0), itertools.count(0, 0.01)
     monkeypatch.setattr(timing, "_trial", lambda *_: [Runs(random.uniform(1, 3, 3), np.zeros(3, bool)) for _ in range(2)])
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
-    found = compare(*pair, (feeds, feeds), 100)
-    assert found.verdict == "too noisy to say"
-    assert found.speedup.samples == 16 * TRIALS
+    result = compare(*pair, (feeds, feeds), 100)
+    assert result.verdict == "too noisy to say"
+    assert result.speedup.samples == 16 * TRIALS
     assert compare(*pair, (feeds, feeds), 0.01).speedup.samples == TRIALS  # where the time is up before
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
+    ("low", "high", "message"),
     [
         (1.5, 2.5, "faster"),
         (1.031, 9.0, "faster"),
@@ -75,24 +75,24 @@ def test_it_goes_on_while_it_is_too_noisy_and_not_for_ever(monkeypatch, pair):
         (0.5, 2.0, "too noisy to say"),
     ],
 )
-def test_verdicts(low, high, said):
-    assert verdict(Estimate(value=(low + high) / 2, low=low, high=high, samples=9)) == said
+def test_verdicts(low, high, message):
+    assert verdict(Estimate(value=(low + high) / 2, low=low, high=high, samples=9)) == message
 
 
 def test_latency_is_that_of_a_plain_loop(pair):
     session = pair[1]
     feeds = made_up(session, 64)
-    found = latency(session, feeds, 0.3)
+    result = latency(session, feeds, 0.3)
     times = []
     for _ in range(200):
         begun = time.perf_counter()
         session.raw.run(None, feeds)
         times.append(1e3 * (time.perf_counter() - begun))
-    assert 0.2 < found.p50_ms.value / np.median(times) < 5  # other work on the machine comes and goes between the two
-    assert found.p50_ms.low <= found.p50_ms.value <= found.p90_ms <= found.p99_ms
-    assert (found.batch, found.threads) == (64, 1)
-    assert found.throughput_per_s == pytest.approx(64 * found.runs_per_s)
-    assert 0.2 < found.throughput_per_s / (64e3 / found.p50_ms.value) <= 1.2
+    assert 0.2 < result.p50_ms.value / np.median(times) < 5  # other work on the machine comes and goes between the two
+    assert result.p50_ms.low <= result.p50_ms.value <= result.p90_ms <= result.p99_ms
+    assert (result.batch, result.threads) == (64, 1)
+    assert result.throughput_per_s == pytest.approx(64 * result.runs_per_s)
+    assert 0.2 < result.throughput_per_s / (64e3 / result.p50_ms.value) <= 1.2
 
 
 def test_time_is_bounded(pair):

@@ -1,4 +1,4 @@
-"""Where time goes: the costliest node is the one with most work, and float islands are told from the rest."""
+"""The costliest node is the one with most work, and float islands are recognised."""
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ def graph_of(nodes, weights, shape=("n", 64)):
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.asarray(each), name) for name, each in weights.items()],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
     )
 
 
 def test_the_costliest_node_comes_first(tmp_path):
     rng = np.random.default_rng(0)
-    weights = {f"w{place}": rng.random(shape, np.float32) for place, shape in enumerate([(64, 8), (8, 4096), (4096, 64)])}
+    weights = {f"w{position}": rng.random(shape, np.float32) for position, shape in enumerate([(64, 8), (8, 4096), (4096, 64)])}
     nodes = [
         helper.make_node("MatMul", ["x", "w0"], ["a"], "small"),
         helper.make_node("MatMul", ["a", "w1"], ["b"], "middle"),
@@ -28,11 +28,11 @@ def test_the_costliest_node_comes_first(tmp_path):
     made = helper.make_model(graph_of(nodes, weights), opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     save(made, tmp_path / "m.onnx")
     before = {*tmp_path.iterdir()}
-    found = profile(tmp_path / "m.onnx", {"x": rng.random((64, 64), np.float32)}, 1)
-    assert [each.name for each in found.nodes] == ["large", "middle", "small"]
-    assert sum(each.time_ms for each in found.nodes) == pytest.approx(found.total_ms)
-    assert found.operators == {"MatMul": pytest.approx(1)}
-    assert (found.runs, found.islands) == (30, [])
+    result = profile(tmp_path / "m.onnx", {"x": rng.random((64, 64), np.float32)}, 1)
+    assert [node.name for node in result.nodes] == ["large", "middle", "small"]
+    assert sum(node.time_ms for node in result.nodes) == pytest.approx(result.total_ms)
+    assert result.operators == {"MatMul": pytest.approx(1)}
+    assert (result.runs, result.islands) == (30, [])
     assert {*tmp_path.iterdir()} == before
 
 
@@ -52,8 +52,8 @@ def test_float_islands():
     weights = {"s": np.float32(1), "z": np.uint8(0), "w": np.ones((1, 1, 1, 1), np.int8)}
     took = {"q0": 1, "conv0": 10, "dq0": 2, "sigmoid": 8, "mul": 4, "q1": 3, "conv1": 10, "dq1": 1, "softmax": 1}
     times = {(node.name, node.op_type, 0): [took[node.name]] * 3 for node in nodes}
-    found = summary(times, graph_of(nodes, weights, ("n", 1, 4, 4)))
-    (island,) = found.islands
+    result = summary(times, graph_of(nodes, weights, ("n", 1, 4, 4)))
+    (island,) = result.islands
     assert sorted(island.nodes) == ["Mul mul", "Sigmoid sigmoid"]
     assert (island.time_ms, island.borders_ms) == (12, 5)
     assert island.share == pytest.approx(17 / 40)

@@ -1,4 +1,4 @@
-"""Opening and running ONNX files, and what is said where that fails."""
+"""Opening and running ONNX files, and the messages where that fails."""
 
 import numpy as np
 import onnx
@@ -67,7 +67,7 @@ def broken(tmp_path, model, how):
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         ("missing", "there is no such file"),
         ("folder", "is a folder"),
@@ -81,9 +81,9 @@ def broken(tmp_path, model, how):
         ("external", "its weights lie in another file, which is missing.*weights.bin"),
     ],
 )
-def test_what_can_not_be_opened(tmp_path, model, how, said, capfd):
+def test_what_can_not_be_opened(tmp_path, model, how, message, capfd):
     path = broken(tmp_path, model, how)
-    with pytest.raises(ArtifactError, match=said) as error:
+    with pytest.raises(ArtifactError, match=message) as error:
         open_session(path)
     assert str(error.value).startswith(str(path))
     assert "onnxruntime_src" not in str(error.value)
@@ -120,7 +120,7 @@ def file_of(path, nodes, inputs, outputs):
     [
         ({"x": ("batch", 16), "h": (2, "batch", 4)}, {"x": 0, "h": 1}, None),
         ({"x": ("n", 16), "h": (2, 1, 4)}, {"x": 0}, None),
-        ({"x": (1, 16), "h": (2, 1, 4)}, {}, None),  # which of them counts samples is not told
+        ({"x": (1, 16), "h": (2, 1, 4)}, {}, None),  # which of them counts samples is not known
         ({"x": ("seq", "batch", 16)}, {"x": 1}, None),
         ({"x": ("seq", 16)}, {}, None),
         ({"x": (None, 16), "scalar": ()}, {"x": 0}, None),
@@ -172,20 +172,20 @@ def test_a_session_opens_again(model):
 
 
 @pytest.mark.parametrize(
-    ("inputs", "said"),
+    ("inputs", "message"),
     [
         ({"image": np.zeros((2, 5), np.float32)}, "Got: 5 Expected: 4"),
         ({"image": np.zeros((2, 4))}, "double"),
         ({"picture": np.zeros((2, 4), np.float32)}, "image"),
     ],
 )
-def test_inputs_that_do_not_fit(model, inputs, said):
-    with pytest.raises(StageError, match=said) as error:
+def test_inputs_that_do_not_fit(model, inputs, message):
+    with pytest.raises(StageError, match=message) as error:
         open_session(model).run(inputs)
     assert str(model) in str(error.value)
 
 
 def test_the_machine_is_named():
-    found = machine()
-    assert found["processor"]
-    assert 1 <= cores() == found["cores"]
+    facts = machine()
+    assert facts["processor"]
+    assert 1 <= cores() == facts["cores"]

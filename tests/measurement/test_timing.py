@@ -54,21 +54,21 @@ def noise():
 
 def test_both_models_get_the_same_runs_in_balanced_order(machine, noise):
     slow, fast = machine.session("slow", noise(1e-3)), machine.session("fast", noise(1e-4))
-    found = compare(slow, fast, ({}, {}), 0.3)
-    assert found.baseline.runs == found.model.runs
+    result = compare(slow, fast, ({}, {}), 0.3)
+    assert result.baseline.runs == result.model.runs
     assert machine.calls.count("slow") == machine.calls.count("fast")  # untimed runs too
     blocks = "".join(name[0] for name in machine.calls if not name.startswith("open"))
     firsts = [blocks[start] for start in range(0, len(blocks), 5)]  # blocks of two untimed runs and three timed ones
     assert 0.4 < firsts.count("s") / len(firsts) < 0.6
-    assert found.verdict == "faster"
-    assert found.speedup.value == pytest.approx(10, rel=0.02)
+    assert result.verdict == "faster"
+    assert result.speedup.value == pytest.approx(10, rel=0.02)
 
 
 def test_the_ratio_is_that_of_the_latencies(machine, noise):
     for seconds in (2e-5, 1e-3, 0.08):
-        found = compare(machine.session("a", noise(2 * seconds, 0.5)), machine.session("b", noise(seconds, 1)), ({}, {}), 0.3)
-        assert found.speedup.value == pytest.approx(found.baseline.p50_ms.value / found.model.p50_ms.value)
-        assert found.speedup.low <= found.speedup.value <= found.speedup.high
+        result = compare(machine.session("a", noise(2 * seconds, 0.5)), machine.session("b", noise(seconds, 1)), ({}, {}), 0.3)
+        assert result.speedup.value == pytest.approx(result.baseline.p50_ms.value / result.model.p50_ms.value)
+        assert result.speedup.low <= result.speedup.value <= result.speedup.high
 
 
 def test_interrupted_runs_are_left_out_of_the_median_and_not_of_the_throughput(machine):
@@ -80,19 +80,19 @@ def test_interrupted_runs_are_left_out_of_the_median_and_not_of_the_throughput(m
             return 5e-3
         return 1e-3
 
-    found = latency(machine.session("a", takes), {}, 3.0)
-    assert found.p50_ms.value == pytest.approx(1)
-    assert found.p90_ms == pytest.approx(5)
-    assert found.interrupted == pytest.approx(0.6, abs=0.03)
-    assert found.throughput_per_s == pytest.approx(1 / 3.4e-3, rel=0.05)
+    result = latency(machine.session("a", takes), {}, 3.0)
+    assert result.p50_ms.value == pytest.approx(1)
+    assert result.p90_ms == pytest.approx(5)
+    assert result.interrupted == pytest.approx(0.6, abs=0.03)
+    assert result.throughput_per_s == pytest.approx(1 / 3.4e-3, rel=0.05)
 
 
 def test_throughput_is_runs_by_their_time(machine):
     """One run in 49 takes 49 times as long: the median does not show it, and half of the throughput is lost."""
     turns = iter(range(10**9))
-    found = latency(machine.session("a", lambda: 1e-3 if next(turns) % 49 else 49e-3), {}, 10.0)
-    assert found.p50_ms.value == pytest.approx(1)
-    assert found.throughput_per_s == pytest.approx(1e3 * 49 / 97, rel=0.03)
+    result = latency(machine.session("a", lambda: 1e-3 if next(turns) % 49 else 49e-3), {}, 10.0)
+    assert result.p50_ms.value == pytest.approx(1)
+    assert result.throughput_per_s == pytest.approx(1e3 * 49 / 97, rel=0.03)
 
 
 def test_sessions_that_differ_by_their_place_in_memory_are_not_taken_for_models(machine, noise):
@@ -154,8 +154,8 @@ def test_files_that_take_long_to_open_keep_their_session(machine, noise):
 
 
 def test_a_long_run_is_timed_alone(machine, noise):
-    found = latency(machine.session("a", noise(0.5)), {}, 0.3)
-    assert found.runs == 12  # two in each trial
+    result = latency(machine.session("a", noise(0.5)), {}, 0.3)
+    assert result.runs == 12  # two in each trial
     assert machine.calls.count("a") == 12 + 6 + 1
 
 
