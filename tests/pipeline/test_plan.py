@@ -229,7 +229,7 @@ def test_a_seed_of_its_own_follows_another(planned):
             ("ratio: 0.5,", "ratio: 0.5, seeds: [1],"),
             "5: stages[2].seeds: 'prune' follows 'student', which has several seeds",
         ),
-        (("[4, 5, 6]", "[4, 4]"), r"4: stages[1].seeds: a seed stands twice in [4, 4]"),
+        (("[4, 5, 6]", "[4, 4]"), r"4: stages[1].seeds: a seed occurs twice in [4, 4]"),
         (("[4, 5, 6]", "[-1]"), "4: stages[1].seeds[0]: must be greater than or equal to 0"),
         (
             ("ratio: 0.5, teacher: teacher", "ratio: 0.5, teacher: t2, start: student"),
