@@ -70,25 +70,25 @@ class Context:
 
     def _without_labels(self, dataset: Dataset) -> Split:
         """The train split of other data than the recipe's, whose labels nobody reads."""
-        given = dataset.split("train")
-        wanted = {key: each.shape for key, each in self.dataset.signature().inputs.items()}
-        there = {key: each.shape[1:] for key, each in given.inputs.items()}
-        if wanted != there:
-            raise DataError(f"transfer: its inputs are {there}, and those of the recipe's dataset {wanted}; they must agree")
-        return Split(given.inputs, {}, given.index)
+        split = dataset.split("train")
+        expected = {key: array.shape for key, array in self.dataset.signature().inputs.items()}
+        shapes = {key: array.shape[1:] for key, array in split.inputs.items()}
+        if expected != shapes:
+            raise DataError(f"transfer: its inputs are {shapes}, and those of the recipe's dataset {expected}; they must agree")
+        return Split(split.inputs, {}, split.index)
 
 
-def _renamed(own: Split, others: Split) -> Split:
-    """Samples to be joined to `own`: the one with the id n gets -1 - n, whatever it is joined to."""
-    for name, each in others.inputs.items():
-        if each.dtype != own.inputs[name].dtype:
+def _renamed(labelled: Split, others: Split) -> Split:
+    """Samples to be joined to `labelled`: the one with the id n gets -1 - n, whatever it is joined to."""
+    for name, array in others.inputs.items():
+        if array.dtype != labelled.inputs[name].dtype:
             raise DataError(
-                f"transfer: its input '{name}' is {each.dtype}, and the recipe's dataset has {own.inputs[name].dtype}; to join "
-                "them, store both alike"
+                f"transfer: its input '{name}' is {array.dtype}, and the recipe's dataset has "
+                f"{labelled.inputs[name].dtype}; to join them, store both alike"
             )
     if not len(others):
         raise DataError("transfer: its train split is empty: there is nothing to join")
-    if min(own.index.min(initial=0), others.index.min()) < 0:
+    if min(labelled.index.min(initial=0), others.index.min()) < 0:
         raise DataError(
             "transfer: sample ids below 0 are those of joined samples; number the samples of both datasets from 0 on"
         )

@@ -22,11 +22,11 @@ def plugins_raise(kind: type[CompressError]) -> Iterator[None]:
     except CompressError:
         raise
     except Exception as error:
-        found = place(error)
-        if found is None:
+        line = place(error)
+        if line is None:
             raise
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise kind(f"{found}: {what} (raised by a plugin from outside)") from error
+        raise kind(f"{line}: {what} (raised by a plugin from outside)") from error
 
 
 def place(error: BaseException) -> str | None:

@@ -68,12 +68,12 @@ def not_in_key(info: FieldInfo) -> bool:
 
 def path_marks(info: FieldInfo) -> list[Location | ByContent]:
     """The marks of a field that holds paths, also within `Folder | None` or a list of files."""
-    found, types = list(info.metadata), [info.annotation]
+    marks, types = list(info.metadata), [info.annotation]
     while types:
-        each = types.pop()
-        found += getattr(each, "__metadata__", ())
-        types += get_args(each)
-    return [mark for mark in found if isinstance(mark, Location | ByContent)]
+        part = types.pop()
+        marks += getattr(part, "__metadata__", ())
+        types += get_args(part)
+    return [mark for mark in marks if isinstance(mark, Location | ByContent)]
 
 
 def file_digest(path: Path) -> str:
@@ -86,11 +86,11 @@ def file_digest(path: Path) -> str:
     return _digest(str(path.resolve()), status.st_size, status.st_mtime_ns)
 
 
-def _contents(given: Any) -> Any:
-    """Digests in the place of paths."""
-    if isinstance(given, Path):
-        return {"sha256": file_digest(given)}
-    return [_contents(each) for each in given] if isinstance(given, tuple) else given
+def _contents(paths: Any) -> Any:
+    """Digests instead of paths: of one, of several, or of none."""
+    if isinstance(paths, Path):
+        return {"sha256": file_digest(paths)}
+    return [_contents(path) for path in paths] if isinstance(paths, tuple) else paths
 
 
 _DIGESTS: dict[tuple[str, int, int], str] = {}

@@ -58,25 +58,27 @@ class Plugin(Settings):
         settings = {"type": value} if isinstance(value, str) else value
         if not isinstance(settings, dict) or not isinstance(settings.get("type"), str):
             raise PydanticCustomError("plugin", f"must be the name of a plugin ({_word(cls)}), or a mapping with its 'type'")
-        rest = {field: given for field, given in settings.items() if field != "type"}
+        rest = {field: setting for field, setting in settings.items() if field != "type"}
         return find(cls, settings["type"]).model_validate(rest, context=info.context)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         """A contract lists its choices; an implementation says its `type`."""
         if cls is Plugin or Plugin not in cls.__bases__:
-            made = handler(schema)
-            own = handler.resolve_ref_schema(made)
-            own["properties"] = {"type": {"const": name_of(cls)}, **own.get("properties", {})}
-            own["required"] = ["type", *(field for field in own.get("required", []) if field != "type")]
-            return dict(made)
-        found = {name: find(cls, name) for name in names(cls)}
-        short = [name for name, each in found.items() if not any(f.is_required() for f in each.model_fields.values())]
+            reference = handler(schema)
+            document = handler.resolve_ref_schema(reference)
+            document["properties"] = {"type": {"const": name_of(cls)}, **document.get("properties", {})}
+            document["required"] = ["type", *(field for field in document.get("required", []) if field != "type")]
+            return dict(reference)
+        plugins = {name: find(cls, name) for name in names(cls)}
+        short = [
+            name for name, plugin in plugins.items() if not any(field.is_required() for field in plugin.model_fields.values())
+        ]
         # As the choices of a union each goes through its own hook and gets its place among the definitions; within a plugin
         # that holds others of its own contract, a reference to that place is enough.
-        choices: list[Any] = [each.__pydantic_core_schema__ for each in found.values()]
+        choices: list[Any] = [plugin.__pydantic_core_schema__ for plugin in plugins.values()]
         if cls in _WITHIN:
-            choices = [core_schema.definition_reference_schema(each["ref"]) for each in choices]
+            choices = [core_schema.definition_reference_schema(choice["ref"]) for choice in choices]
         _WITHIN.append(cls)
         try:
             union = handler(core_schema.union_schema(choices))
@@ -123,20 +125,20 @@ def find(contract: type[Plugin], name: str) -> type[Plugin]:
     if homes[1]:
         entry = _entry_points(contract)[name]
         try:
-            found = entry.load()
+            cls = entry.load()
         except (ImportError, AttributeError, SyntaxError) as error:
             raise PydanticCustomError("plugin", f"the plugin '{name}' of {entry.value} can't be imported: {error}") from None
-        if not (inspect.isclass(found) and issubclass(found, contract)):
+        if not (inspect.isclass(cls) and issubclass(cls, contract)):
             raise PydanticCustomError("plugin", f"the entry point {entry.value} is not a {contract.__name__}")
-        if lacking(found):
-            raise PydanticCustomError("plugin", f"the plugin '{name}' of {entry.value} lacks {lacking(found)}")
-        return found
+        if lacking(cls):
+            raise PydanticCustomError("plugin", f"the plugin '{name}' of {entry.value} lacks {lacking(cls)}")
+        return cls
     if homes[2]:
         return _OUTSIDE[contract][name]
-    known, own = names(contract), "" if _OUTSIDE.get(contract) else ", or bring your own with --plugin FILE"
+    known, hint = names(contract), "" if _OUTSIDE.get(contract) else ", or bring your own with --plugin FILE"
     near = suggest(name, known)
     raise PydanticCustomError(
-        "plugin", f"there is no {_word(contract)} '{name}'; {near}{own if near.startswith('choose') else ''}"
+        "plugin", f"there is no {_word(contract)} '{name}'; {near}{hint if near.startswith('choose') else ''}"
     )
 
 
@@ -187,14 +189,14 @@ def register(path: Path) -> list[str]:
         spec.loader.exec_module(module)
     except (ImportError, SyntaxError, NameError, TypeError, AttributeError, ValueError, SystemExit) as error:
         raise RecipeError(f"--plugin {path}: can't be imported: {type(error).__name__}: {error}") from error
-    found = [
+    classes = [
         member
         for _, member in inspect.getmembers(module, inspect.isclass)
         if issubclass(member, Plugin) and member.__module__ == module_name and Plugin not in member.__bases__
     ]
-    if not found:
+    if not classes:
         raise RecipeError(f"--plugin {path}: holds no plugin class (a subclass of Loss, Model, Dataset, ...)")
-    for cls in found:
+    for cls in classes:
         if lacking(cls):
             raise RecipeError(
                 f"--plugin {path}: {cls.__name__} lacks {lacking(cls)}, which every {contract_of(cls).__name__} has"
@@ -203,7 +205,7 @@ def register(path: Path) -> list[str]:
         if name in names(contract) and _OUTSIDE.get(contract, {}).get(name) is not cls:
             raise RecipeError(f"--plugin {path}: there already is a {_word(contract)} '{name}'; rename the class")
         _OUTSIDE.setdefault(contract, {})[name] = cls
-    return [name_of(cls) for cls in found]
+    return [name_of(cls) for cls in classes]
 
 
 def _word(contract: type[Plugin]) -> str:

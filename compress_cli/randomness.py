@@ -35,15 +35,15 @@ def draws(seed: int, epoch: int, index: np.ndarray, count: int) -> np.ndarray:
 
 def step_seeds(seed: int, epoch: int, steps: int) -> list[int]:
     """For each step of an epoch, the seed of what layers draw by themselves (dropout)."""
-    return [int(each >> np.uint64(1)) for each in _words(seed, epoch, _STEPS, np.arange(steps), 1)[0]]
+    return [int(word >> np.uint64(1)) for word in _words(seed, epoch, _STEPS, np.arange(steps), 1)[0]]
 
 
 def seed_layers(device: str, seed: int) -> None:
-    """Seed what layers draw from; within `apart`, since there the device is at work."""
+    """Seed the generators that layers draw from; call it within `isolated_random_state`, which restores them."""
     torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 0.4 ms a call where there is no GPU
     if device.startswith("cuda"):
-        place = torch.device(device).index
-        torch.cuda.default_generators[torch.cuda.current_device() if place is None else place].manual_seed(seed)
+        index = torch.device(device).index
+        torch.cuda.default_generators[torch.cuda.current_device() if index is None else index].manual_seed(seed)
 
 
 @contextmanager

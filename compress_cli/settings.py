@@ -98,15 +98,15 @@ _BOUNDS = ("greater_than", "less_than", "too_short", "too_long", "multiple_of", 
 
 
 def _reason(finding: Any) -> str:
-    kind, given = finding["type"], finding["input"]
+    kind, value = finding["type"], finding["input"]
     message = _WORDS.get(kind)
     if message is None:
         message = finding["msg"].removeprefix("Value error, ").replace("Input should be ", "must be ")
         if message.startswith(("Tuple should", "List should", "String should")):
             message = "must " + message.partition(" should ")[2]
-    plain = isinstance(given, str | int | float | bool) or given is None
+    plain = isinstance(value, str | int | float | bool) or value is None
     shows = kind in _WORDS or kind.startswith(_BOUNDS)
-    return f"{message} (got {_yaml(given)})" if plain and shows and kind != "missing" else message
+    return f"{message} (got {_yaml(value)})" if plain and shows and kind != "missing" else message
 
 
 def _yaml(value: Any) -> str:

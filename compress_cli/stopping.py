@@ -24,7 +24,7 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class _Stop:
-    """What this process was told, and how it takes it."""
+    """The signal that this process received, if any, and whether it may interrupt now."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -41,10 +41,10 @@ def listening() -> Iterator[None]:
     """Take both signals as this module says; the main thread only."""
     global _stop
     _stop, before = _Stop(), {number: signal.signal(number, _signalled) for number in CODES}
-    ears, mouth = os.pipe()
-    os.set_blocking(mouth, False)
-    fd_before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-    watch = threading.Thread(target=_watch, args=(ears, _stop), daemon=True)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    fd_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    watch = threading.Thread(target=_watch, args=(reader, _stop), daemon=True)
     watch.start()
     try:
         yield
@@ -52,7 +52,7 @@ def listening() -> Iterator[None]:
         signal.set_wakeup_fd(fd_before)
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(mouth)  # ends the watch
+        os.close(writer)  # ends the watch
         watch.join()
 
 
@@ -80,7 +80,7 @@ def held() -> Iterator[None]:
 
 
 def explain(say: Callable[[], str]) -> None:
-    """What to tell the user where the process has to leave without coming back to its senses."""
+    """Set the message for a process that has to end while a library does not return."""
     _stop.say = say
 
 
@@ -90,10 +90,10 @@ def _signalled(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt(_stop.signal.name)
 
 
-def _watch(ears: int, stop: _Stop) -> None:
-    """Stands by while the main thread may be deep in a library; the kernel writes the signals' numbers into `ears`."""
+def _watch(reader: int, stop: _Stop) -> None:
+    """Wait for signals in a thread, since the main one may be deep in a library; their numbers arrive in a pipe."""
     try:
-        while (first := _hear(ears)) not in CODES:
+        while (first := _next_signal(reader)) not in CODES:
             if not first:
                 return
         begun = time.monotonic()
@@ -101,22 +101,22 @@ def _watch(ears: int, stop: _Stop) -> None:
             if passed >= PATIENCE_S and not stop.overdue:
                 stop.overdue = True
                 _thread.interrupt_main(signal.Signals(first))
-            if not select.select([ears], [], [], (LIMIT_S if stop.overdue else PATIENCE_S) - passed)[0]:
+            if not select.select([reader], [], [], (LIMIT_S if stop.overdue else PATIENCE_S) - passed)[0]:
                 continue
-            heard = _hear(ears)
-            if not heard:
+            second = _next_signal(reader)
+            if not second:
                 return
-            if heard == signal.SIGINT and time.monotonic() - begun > TWICE_S and not stop.overdue:
+            if second == signal.SIGINT and time.monotonic() - begun > TWICE_S and not stop.overdue:
                 _leave(first, "ended at once")
         _leave(first, stop.say())
     finally:
-        os.close(ears)
+        os.close(reader)
 
 
-def _hear(ears: int) -> int:
+def _next_signal(reader: int) -> int:
     """The number of the next signal; 0 where nobody will send one any more."""
-    heard = os.read(ears, 1)
-    return heard[0] if heard else 0
+    number = os.read(reader, 1)
+    return number[0] if number else 0
 
 
 def _leave(number: int, message: str) -> None:

@@ -126,7 +126,7 @@ def app() -> typer.Typer:
 def complain(message: str) -> None:
     """One line each on standard error, in red where that shows. Names come from files: no control characters among them."""
     for line in message.split("\n"):
-        line = "".join(each if each.isprintable() else "?" for each in line)
+        line = "".join(letter if letter.isprintable() else "?" for letter in line)
         line = line if len(line) <= LONGEST_LINE else f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
         typer.secho(line if line.startswith(" ") else f"error: {line}", fg="red", err=True)
 

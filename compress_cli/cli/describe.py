@@ -25,8 +25,8 @@ def command(
 
     read_plugins(plugins)
     folder, _, short = name.rpartition("/")
-    known = [(each, plugin) for each, names in catalogue().items() for plugin in names]
-    chosen = [(each, plugin) for each, plugin in known if plugin == short and folder in ("", each)]
+    known = [(kind, plugin) for kind, names in catalogue().items() for plugin in names]
+    chosen = [(kind, plugin) for kind, plugin in known if plugin == short and folder in ("", kind)]
     if not chosen:
         raise RecipeError(f"there is no plugin '{name}'; {suggest(short, sorted({plugin for _, plugin in known}))}")
     documents = [plugin_document(where, plugin) for where, plugin in chosen]
@@ -58,16 +58,16 @@ def plugin_document(folder: str, name: str) -> dict[str, Any]:
 
 def _fields(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
     """The fields of a plugin, and after a block of settings (`training`) those of the block, as `training.epochs`."""
-    found = {}
+    fields = {}
     for field, spec in schema.get("properties", {}).items():
         if field == "type":
             continue
-        found[prefix + field] = _field(spec, definitions, field in schema.get("required", []))
+        fields[prefix + field] = _field(spec, definitions, field in schema.get("required", []))
         for part in (spec, *spec.get("anyOf", [])):
             block = definitions.get(part.get("$ref", "").rpartition("/")[2], {})
             if "properties" in block and "type" not in block["properties"]:
-                found |= _fields(block, definitions, f"{prefix}{field}.")
-    return found
+                fields |= _fields(block, definitions, f"{prefix}{field}.")
+    return fields
 
 
 def _field(spec: dict[str, Any], definitions: dict[str, Any], required: bool) -> dict[str, Any]:
@@ -112,18 +112,18 @@ def _show(fields: dict[str, dict[str, Any]]) -> None:
     columns = max(60, min(shutil.get_terminal_size((WIDTH, 0)).columns, WIDTH))
     width = max(map(len, fields), default=0)
     indent = " " * (width + 2)
-    for field, each in fields.items():
-        default = f"default {json.dumps(_brief(each['default']))}" if each["default"] is not None else "optional"
-        kind = each["type"].removesuffix(" | nothing")
-        about = ", ".join(filter(None, (kind, each["bounds"], "required" if each["default"] == "required" else default)))
+    for field, entry in fields.items():
+        default = f"default {json.dumps(_brief(entry['default']))}" if entry["default"] is not None else "optional"
+        kind = entry["type"].removesuffix(" | nothing")
+        about = ", ".join(filter(None, (kind, entry["bounds"], "required" if entry["default"] == "required" else default)))
         name = typer.style(field, bold=True) + " " * (width - len(field) + 2)
         typer.echo(textwrap.fill(about, columns, initial_indent=indent, subsequent_indent=indent).replace(indent, name, 1))
-        if each["description"]:
-            typer.echo(textwrap.fill(each["description"], columns, initial_indent=indent, subsequent_indent=indent))
+        if entry["description"]:
+            typer.echo(textwrap.fill(entry["description"], columns, initial_indent=indent, subsequent_indent=indent))
 
 
 def _brief(default: Any) -> Any:
     """A plugin by its name alone."""
     if isinstance(default, list):
-        return [_brief(each) for each in default]
+        return [_brief(about) for about in default]
     return default["type"] if isinstance(default, dict) and "type" in default else default

@@ -20,10 +20,10 @@ def command(
     from compress_cli.settings import suggest
 
     read_plugins(plugins)
-    found = catalogue()
-    if kind and kind not in found:
-        raise RecipeError(f"there is no kind of plugin '{kind}'; {suggest(kind, list(found))}")
-    chosen = {kind: found[kind]} if kind else found
+    kinds = catalogue()
+    if kind and kind not in kinds:
+        raise RecipeError(f"there is no kind of plugin '{kind}'; {suggest(kind, list(kinds))}")
+    chosen = {kind: kinds[kind]} if kind else kinds
     if json:
         typer.echo(format_json.dumps(chosen, indent=1))
         return

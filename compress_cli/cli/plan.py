@@ -69,7 +69,7 @@ def _step(step: Any, planned: Any, names: dict[str, str], status: str, cost: Any
         "stage": step.stage.type,
         "makes": step.kind.__name__,
         "implied": step.implied,
-        "inputs": {role: [names[each.key] for each in steps] for role, steps in step.inputs.items() if steps},
+        "inputs": {role: [names[source.key] for source in steps] for role, steps in step.inputs.items() if steps},
         "key": None if planned.missing_data else step.key,
         "status": status,
         "cost": cost.model_dump() if cost else None,

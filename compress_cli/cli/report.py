@@ -32,41 +32,41 @@ def command(
 
     if json + markdown + html > 1:
         raise RecipeError("--json, --markdown and --html: choose one")
-    promised = tuple(gate.parse(each) for each in gates)
-    made = [promises.collect(folder, promised) for folder in folders]
-    if junit and len(made) > 1:
+    promised = tuple(gate.parse(text) for text in gates)
+    reports = [promises.collect(folder, promised) for folder in folders]
+    if junit and len(reports) > 1:
         raise RecipeError("--junit: name one run")
-    if junit and not made[0].gates:
+    if junit and not reports[0].gates:
         raise RecipeError("--junit: this run has no gates to write; name some with --gate")
-    write_junit(made[0], junit)
-    write_tables(rows.table([(str(folder), each) for folder, each in zip(folders, made, strict=True)]), csv, latex)
+    write_junit(reports[0], junit)
+    write_tables(rows.table([(str(folder), report) for folder, report in zip(folders, reports, strict=True)]), csv, latex)
     form = "json" if json else "markdown" if markdown else "html" if html else ""
-    if len(made) == 1:
-        _one(made[0], folders[0], form)
+    if len(reports) == 1:
+        _one(reports[0], folders[0], form)
     else:
-        _several(made, folders, form)
-    for each in made:
-        promises.decide(each)
+        _several(reports, folders, form)
+    for report in reports:
+        promises.decide(report)
 
 
-def _one(made: "Report", folder: Path, form: str) -> None:
+def _one(report: "Report", folder: Path, form: str) -> None:
     from compress_cli.report import markdown, page, terminal
 
     match form:
         case "json":
-            typer.echo(made.model_dump_json(indent=1))
+            typer.echo(report.model_dump_json(indent=1))
         case "markdown":
-            typer.echo(markdown.render(made), nl=False)
+            typer.echo(markdown.render(report), nl=False)
         case "html":
-            typer.echo(page.render(made, page.background(folder)), nl=False)
+            typer.echo(page.render(report, page.background(folder)), nl=False)
         case _:
-            terminal.show(made)
+            terminal.show(report)
 
 
-def _several(made: "list[Report]", folders: list[Path], form: str) -> None:
+def _several(reports: "list[Report]", folders: list[Path], form: str) -> None:
     from compress_cli.report import runs
 
-    together = runs.side_by_side([(str(folder), each) for folder, each in zip(folders, made, strict=True)])
+    together = runs.side_by_side([(str(folder), report) for folder, report in zip(folders, reports, strict=True)])
     match form:
         case "json":
             typer.echo(together.model_dump_json(indent=1))

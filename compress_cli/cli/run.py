@@ -52,16 +52,16 @@ def command(
                 typer.echo(f"every stage works on two batches; on all data they would take about {seconds:.0f} s together")
             return
         run.Run(planned, Store(store or output / ".store"), directory, listener, frozenset(force), repair).execute()
-    made = promises.collect(directory)
-    write_report(made, directory)
-    write_junit(made, junit)
+    report = promises.collect(directory)
+    write_report(report, directory)
+    write_junit(report, junit)
     if json:
-        typer.echo(made.model_dump_json(indent=1))
+        typer.echo(report.model_dump_json(indent=1))
     else:
-        terminal.show(made)
+        terminal.show(report)
         if not quiet:
             typer.echo(f"report: {directory}/report.html, report.md, report.json", err=True)
-    promises.decide(made)
+    promises.decide(report)
 
 
 def _planned(
@@ -73,7 +73,7 @@ def _planned(
     from compress_cli.pipeline import recipe as recipes
     from compress_cli.statistics import gate
 
-    given = tuple(gate.parse(each) for each in gates)
+    promised = tuple(gate.parse(text) for text in gates)
     planned = plan.plan(recipes.load(recipe, overrides))
     forced = [planned.step(name) for name in force]
     if until:
@@ -83,21 +83,21 @@ def _planned(
         late = [step.name for step in forced if step not in planned.stages]
         if late:
             raise RecipeError(f"--force {late[0]}: the run stops before it, after '{until}'; leave out one of the two")
-    planned = planned.promising(given)
+    planned = planned.promising(promised)
     if junit and not planned.gates:
         raise RecipeError("--junit: there are no gates to write; name some with --gate, or in the recipe under 'gates'")
     return planned
 
 
-def write_report(made: "Report", directory: Path) -> None:
+def write_report(report: "Report", directory: Path) -> None:
     """The report's files, and the summary of the CI job where there is one."""
     from compress_cli.cli._summary import write_summary
     from compress_cli.report import markdown, page
     from compress_cli.store import durable, seal
 
-    text = markdown.render(made)
-    durable.write(directory / "report.json", (made.model_dump_json(indent=1) + "\n").encode())
+    text = markdown.render(report)
+    durable.write(directory / "report.json", (report.model_dump_json(indent=1) + "\n").encode())
     durable.write(directory / "report.md", text.encode())
-    durable.write(directory / "report.html", page.render(made, page.background(directory)).encode())
+    durable.write(directory / "report.html", page.render(report, page.background(directory)).encode())
     seal.seal_reports(directory)
     write_summary(text)

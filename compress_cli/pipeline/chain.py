@@ -35,15 +35,15 @@ class Chain:
     def inputs(self, name: str, stage: Stage, role: str, loc: tuple[Key, ...], before: list[Step]) -> tuple[Step, ...] | None:
         """The steps whose results a stage takes in a role, of those before it; None after a complaint."""
         needed = stage.consumes[role]
-        given = getattr(stage, role)
-        wanted = (given,) if isinstance(given, str) else tuple(given or ())
-        if not wanted and not needed.previous:
+        setting = getattr(stage, role)
+        names = (setting,) if isinstance(setting, str) else tuple(setting or ())
+        if not names and not needed.previous:
             if needed.optional:
                 return ()
             self.complain(loc, f"stage '{name}' needs a {role}: name an earlier stage in its field '{role}'")
             return None
-        if wanted:
-            return self._named(name, wanted, role, needed, loc, before)
+        if names:
+            return self._named(name, names, role, needed, loc, before)
         position = int(loc[-1])
         if position == 0:
             makers = "train or load" if Checkpoint in needed.kinds else "load"
@@ -52,38 +52,38 @@ class Chain:
         previous = self.recipe.stages[position - 1]
         if (previous.name or previous.type) in self.failed:
             return None  # its own complaint is enough
-        made = [step for step in before if issubclass(step.kind, MODELS) or issubclass(step.kind, needed.kinds)]
-        return self._fitting(name, made[-1:] or before[-1:], needed, loc)
+        models = [step for step in before if issubclass(step.kind, MODELS) or issubclass(step.kind, needed.kinds)]
+        return self._fitting(name, models[-1:] or before[-1:], needed, loc)
 
     def _named(
-        self, name: str, wanted: tuple[str, ...], role: str, needed: Role, loc: tuple[Key, ...], before: list[Step]
+        self, name: str, names: tuple[str, ...], role: str, needed: Role, loc: tuple[Key, ...], before: list[Step]
     ) -> tuple[Step, ...] | None:
         known = {step.name: step for step in before}
-        if len(wanted) > 1 and not needed.many:
-            self.complain((*loc, role), f"stage '{name}' takes one {role}, not {len(wanted)}")
+        if len(names) > 1 and not needed.many:
+            self.complain((*loc, role), f"stage '{name}' takes one {role}, not {len(names)}")
             return None
         sound = True
-        for each in wanted:
-            if each in known or each in self.failed:
-                sound = sound and each in known
+        for source in names:
+            if source in known or source in self.failed:
+                sound = sound and source in known
                 continue
             sound = False
             later = [other.name or other.type for other in self.recipe.stages]
-            if each in later:
-                self.complain((*loc, role), f"{role} '{each}' is not before stage '{name}'; move it up")
+            if source in later:
+                self.complain((*loc, role), f"{role} '{source}' is not before stage '{name}'; move it up")
             elif known:
-                self.complain((*loc, role), f"{role} '{each}' is no stage of this recipe; {suggest(each, list(known))}")
+                self.complain((*loc, role), f"{role} '{source}' is no stage of this recipe; {suggest(source, list(known))}")
             else:
-                self.complain((*loc, role), f"{role} '{each}' is no stage of this recipe, and none comes before '{name}'")
-        return self._fitting(name, [known[each] for each in wanted], needed, (*loc, role)) if sound else None
+                self.complain((*loc, role), f"{role} '{source}' is no stage of this recipe, and none comes before '{name}'")
+        return self._fitting(name, [known[source] for source in names], needed, (*loc, role)) if sound else None
 
-    def _fitting(self, name: str, found: list[Step], needed: Role, loc: tuple[Key, ...]) -> tuple[Step, ...] | None:
+    def _fitting(self, name: str, steps: list[Step], needed: Role, loc: tuple[Key, ...]) -> tuple[Step, ...] | None:
         if needed.kinds == (OnnxModel,):  # a checkpoint is taken through the file that it is measured through
-            found = [self.file(step) for step in found]
-        unfit = [step for step in found if not issubclass(step.kind, needed.kinds)]
+            steps = [self.file(step) for step in steps]
+        unfit = [step for step in steps if not issubclass(step.kind, needed.kinds)]
         for step in unfit:
             self.complain(loc, f"stage '{name}' needs {_kinds(needed)}, but '{step.name}' makes {_article(step.kind)}")
-        return None if unfit else tuple(found)
+        return None if unfit else tuple(steps)
 
     def step(self, name: str, stage: Stage, inputs: Inputs, loc: tuple[Key, ...], seed: int, **marks: Any) -> Step:
         """Add what the stage says it needs, then compute kind and key."""
@@ -124,9 +124,9 @@ def _stage(name: str, settings: dict[str, Any]) -> Stage:
 
 def _meant(stage: Stage, role: str, steps: tuple[Step, ...]) -> tuple[Step, ...]:
     """Of the steps in a role of the stage that implies this one, those it names; all where it names none."""
-    given = getattr(stage, role)
-    wanted = (given,) if isinstance(given, str) else tuple(given or ())
-    return tuple(step for step in steps if not wanted or (step.variant_of or step.name) in wanted)
+    setting = getattr(stage, role)
+    names = (setting,) if isinstance(setting, str) else tuple(setting or ())
+    return tuple(step for step in steps if not names or (step.variant_of or step.name) in names)
 
 
 def _kinds(role: Role) -> str:

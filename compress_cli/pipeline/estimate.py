@@ -33,25 +33,22 @@ class CostEstimate(BaseModel):
 def past(store: Store) -> list[Manifest]:
     """The manifests of everything in the store, newest last; damaged ones say nothing here."""
     manifests = []
-    for path in sorted(store.root.glob(f"*/{MANIFEST}"), key=lambda each: each.stat().st_mtime):
+    for path in sorted(store.root.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime):
         try:
-            found = artifact.read(path.parent)
+            stored = artifact.read(path.parent)
         except ArtifactError:
             continue  # `run` reports it when it needs it
-        if found:
-            manifests.append(found.manifest)
+        if stored:
+            manifests.append(stored.manifest)
     return manifests
 
 
 def cost(step: Step, known: Iterable[Manifest], trials: Iterable[Trial]) -> CostEstimate | None:
     """The best estimate there is, or None. Of the same settings counts the newest that had the same architecture to do with."""
-    wanted, network = _settings(step.stage.model_dump(mode="json"), step), _architecture(step)
-    alike, by_key = None, {manifest.key: manifest for manifest in known}
-    for manifest in by_key.values():
-        if manifest.key == step.key:
-            return _of(manifest, "earlier run")
-        if _settings(manifest.stage, step) == wanted and _recorded_architecture(manifest, by_key) == network:
-            alike = manifest
+    by_key = {manifest.key: manifest for manifest in known}
+    if step.key in by_key:
+        return _of(by_key[step.key], "earlier run")
+    alike = _alike(step, by_key) if by_key else None
     if alike:
         return _of(alike, "same settings")
     for trial in trials:
@@ -60,41 +57,51 @@ def cost(step: Step, known: Iterable[Manifest], trials: Iterable[Trial]) -> Cost
     return None
 
 
+def _alike(step: Step, known: dict[str, Manifest]) -> Manifest | None:
+    """The newest artifact of the same settings and architecture."""
+    settings, architecture = _settings(step.stage.model_dump(mode="json"), step), _architecture(step)
+    newest = None
+    for manifest in known.values():
+        if _settings(manifest.stage, step) == settings and _recorded_architecture(manifest, known) == architecture:
+            newest = manifest
+    return newest
+
+
 def disk_needed(steps: Iterable[Step], store: Store, trials: Sequence[Trial]) -> int:
     """Bytes that a store needs until these steps are done; a step that nothing is known of counts as none."""
     known, total, training = past(store), 0, 0
     for step in steps:
-        found = cost(step, known, trials)
-        if found:
-            total += found.disk_bytes
-            training = max(training, found.disk_bytes if step.stage.long else 0)
+        estimate = cost(step, known, trials)
+        if estimate:
+            total += estimate.disk_bytes
+            training = max(training, estimate.disk_bytes if step.stage.long else 0)
     return total + STATES * training
 
 
 def _settings(stage: dict[str, Any], step: Step) -> dict[str, Any]:
-    aside = {field for field, info in type(step.stage).model_fields.items() if not_in_key(info)}
-    return {field: value for field, value in stage.items() if field not in aside and field not in step.stage.consumes}
+    left_out = {field for field, info in type(step.stage).model_fields.items() if not_in_key(info)} | step.stage.consumes.keys()
+    return {field: value for field, value in stage.items() if field not in left_out}
 
 
 def _architecture(step: Step) -> Any:
     """The settings of the model that a step makes or works on."""
-    own = step.stage.model_dump(mode="json").get("model")
+    model = step.stage.model_dump(mode="json").get("model")
     sources = [*step.inputs.get("start", ()), *step.sources]
-    return own or next(filter(None, map(_architecture, sources)), None)
+    return model or next(filter(None, map(_architecture, sources)), None)
 
 
 def _recorded_architecture(manifest: Manifest, known: dict[str, Manifest]) -> Any:
-    sources = [*manifest.inputs.get("start", []), *(each for many in manifest.inputs.values() for each in many)]
-    there = (known[each.key] for each in sources if each.key in known)
-    return manifest.stage.get("model") or next(
-        (found for each in there if (found := _recorded_architecture(each, known))), None
-    )
+    if model := manifest.stage.get("model"):
+        return model
+    sources = [*manifest.inputs.get("start", []), *(source for sources in manifest.inputs.values() for source in sources)]
+    architectures = (_recorded_architecture(known[source.key], known) for source in sources if source.key in known)
+    return next(filter(None, architectures), None)
 
 
 def _of(manifest: Manifest, source: str) -> CostEstimate:
     return CostEstimate(
         seconds=manifest.wall_time_s,
-        disk_bytes=sum(each.bytes for each in manifest.files.values()),
+        disk_bytes=sum(file.bytes for file in manifest.files.values()),
         memory_bytes=manifest.environment.get("peak_memory_bytes"),
         source=source,
     )

@@ -1,4 +1,4 @@
-"""One step at work: what it is given, what may go wrong, and the manifest that makes its folder an artifact."""
+"""One step at work: its context, its errors in the user's words, and the manifest that makes its folder an artifact."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Inputs = dict[str, tuple[Artifact, ...]]
 
 
 class Listener(Protocol):
-    """Whoever shows what goes on."""
+    """Shows the progress of a run."""
 
     def begins(self, step: Step, smoke: bool) -> None: ...
     def progress(self, step: Step, progress: Progress) -> None: ...
@@ -40,19 +40,19 @@ class Listener(Protocol):
 
 def device(wanted: str) -> str:
     """The device a recipe means; RecipeError for a GPU that is not there."""
-    there = torch.cuda.is_available()
+    available = torch.cuda.is_available()
     if wanted == "auto":
-        return "cuda" if there else "cpu"
-    if wanted.startswith("cuda") and not there:
+        return "cuda" if available else "cpu"
+    if wanted.startswith("cuda") and not available:
         raise RecipeError(f"device '{wanted}': PyTorch sees no CUDA device here; use 'cpu' or 'auto'")
     if wanted.startswith("cuda:") and int(wanted.partition(":")[2]) >= torch.cuda.device_count():
         raise RecipeError(f"device '{wanted}': PyTorch sees only {torch.cuda.device_count()} here, counted from cuda:0")
     return wanted
 
 
-def named(where: str) -> str:
+def named(device: str) -> str:
     """A device as manifests know it, `cuda (NVIDIA H200)`: two kinds of GPU add in another order."""
-    return f"{where} ({torch.cuda.get_device_name(where)})" if where.startswith("cuda") else where
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def threads(count: int) -> Iterator[None]:
 
 def recorded(sources: Sequence[Artifact]) -> list[Source]:
     """What a manifest remembers of a step's inputs in one role."""
-    return [Source(key=each.manifest.key, digest=each.digest) for each in sources]
+    return [Source(key=source.manifest.key, digest=source.digest) for source in sources]
 
 
 def peak_memory() -> int:
@@ -145,7 +145,7 @@ def _environment(where: str) -> dict[str, Any]:
 
 
 def _facts(step: Step, context: Context) -> dict[str, Any]:
-    """What the stage has to say; a full disk or memory is the user's to mend, not a bug."""
+    """The facts that the stage returns; a full disk or memory is a ResourceError, since the user can mend it."""
     try:
         with plugins_raise(StageError):
             return step.stage.run(context)

@@ -16,19 +16,19 @@ from compress_cli.store import durable
 from compress_cli.store.record import LOCK, Record
 
 
-def write(made: Recipe, directory: Path) -> None:
+def write(recipe: Recipe, directory: Path) -> None:
     """Every default filled in, overrides applied, paths absolute."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: plain(each) for name, each in value.items()}
+            return {name: plain(item) for name, item in value.items()}
         if isinstance(value, list | tuple):
-            return [plain(each) for each in value]
+            return [plain(item) for item in value]
         return str(value.absolute()) if isinstance(value, Path) else value
 
     versions = ", ".join(f"{name} {version}" for name, version in executor.libraries().items())
-    document = yaml.safe_dump(plain(made.model_dump()), sort_keys=False, allow_unicode=True)
-    durable.write(directory / LOCK, f"# {made.path.name} as it was run, with {versions}\n{document}".encode())
+    document = yaml.safe_dump(plain(recipe.model_dump()), sort_keys=False, allow_unicode=True)
+    durable.write(directory / LOCK, f"# {recipe.path.name} as it was run, with {versions}\n{document}".encode())
 
 
 def planned(directory: Path, record: Record) -> Plan:

@@ -1,6 +1,6 @@
 """Plan: the recipe resolved into steps, each with its inputs, its kind and its key.
 
-Beside the stages of the recipe there are implied ones: what a stage says it needs, and for every model a float or int8
+The stages of the recipe imply further steps: what a stage says it needs, and for every model a float or int8
 ONNX file, its measurement on the test split, and its comparison with the baseline.
 """
 
@@ -42,9 +42,9 @@ class Plan:
     def _in_turn(self) -> Iterator[Step]:
         for stage in self.stages:
             yield stage
-            yield from (each for row in self.rows if row.step is stage for each in (row.onnx, row.measurement))
+            yield from (step for row in self.rows if row.step is stage for step in (row.onnx, row.measurement))
         yield from self.repeated
-        yield from (each for row in (*self.rows, *self.variants) for each in row.steps)
+        yield from (step for row in (*self.rows, *self.variants) for step in row.steps)
 
     @property
     def needed(self) -> frozenset[str]:
@@ -53,18 +53,18 @@ class Plan:
 
     def step(self, name: str) -> Step:
         """The recipe's stage of that name; RecipeError with the nearest names otherwise."""
-        own = {step.name: step for step in self.stages}
-        if name not in own:
-            raise RecipeError(f"there is no stage '{name}' in {self.recipe.path}; {suggest(name, list(own))}")
-        return own[name]
+        stages = {step.name: step for step in self.stages}
+        if name not in stages:
+            raise RecipeError(f"there is no stage '{name}' in {self.recipe.path}; {suggest(name, list(stages))}")
+        return stages[name]
 
     def until(self, name: str) -> Plan:
         """The plan of the recipe's stages up to and with that one; the recipe's gates are about its end, and wait."""
-        kept = self.stages[: self.stages.index(self.step(name)) + 1]
-        names = {step.name for step in kept}
+        stages = self.stages[: self.stages.index(self.step(name)) + 1]
+        names = {step.name for step in stages}
         return replace(
             self,
-            stages=kept,
+            stages=stages,
             rows=tuple(row for row in self.rows if row.step.name in names),
             repeated=tuple(step for step in self.repeated if step.variant_of in names),
             variants=tuple(row for row in self.variants if row.step.variant_of in names),
@@ -73,7 +73,7 @@ class Plan:
 
     def promising(self, gates: tuple[Gate, ...]) -> Plan:
         """The plan with gates of the command line too; RecipeError for one that could never be judged."""
-        lines = [f"--gate '{each.promise}': {reason}" for each in gates if (reason := self.impossible(each))]
+        lines = [f"--gate '{gate.promise}': {reason}" for gate in gates if (reason := self.impossible(gate))]
         if lines:
             raise RecipeError("\n".join(lines))
         return replace(self, gates=(*self.gates, *gates))
@@ -127,34 +127,36 @@ class _Planner:
         name, gates = baseline.name if baseline else "", self.recipe.gates
         repeated = tuple(step for copies in self.again.values() for step in copies.values())
         variants = tuple(self._measured(step) for step in (*repeated, *self.controls) if issubclass(step.kind, MODELS))
-        made = Plan(self.recipe, tuple(steps), rows, name, repeated, variants, gates, missing)
+        resolved = Plan(self.recipe, tuple(steps), rows, name, repeated, variants, gates, missing)
         for position, gate in enumerate(gates):
-            if reason := made.impossible(gate):
+            if reason := resolved.impossible(gate):
                 self.chain.complain(("gates", position), reason)
         if self.chain.complaints:
             raise RecipeError("\n".join(self.chain.complaints))
-        return made
+        return resolved
 
     def _resolve(self, name: str, stage: Stage, loc: tuple[Key, ...], before: list[Step]) -> Step | None:
         """The step of a stage, or None after a complaint."""
         inputs: Inputs = {}
         sound = True
         for role in stage.consumes:
-            found = self.chain.inputs(name, stage, role, loc, before)
-            if found is None:
+            sources = self.chain.inputs(name, stage, role, loc, before)
+            if sources is None:
                 sound = False
             else:
-                inputs[role] = found
+                inputs[role] = sources
         seeds = self._seeds(name, stage, inputs, loc) if sound else None
         if seeds is None:
             return None
-        step, *_ = (self._repeat(name, stage, inputs, loc, each, first=each == seeds[0]) for each in seeds)
+        step, *_ = (self._repeat(name, stage, inputs, loc, seed, first=seed == seeds[0]) for seed in seeds)
         return step
 
     def _seeds(self, name: str, stage: Stage, inputs: Inputs, loc: tuple[Key, ...]) -> tuple[int, ...] | None:
         """The seeds of a stage, the reported one first: its own, those of what it follows, or the recipe's."""
-        followed = {each.name: self.seeds[each.name] for steps in inputs.values() for each in steps if each.name in self.seeds}
-        if stage.seeds and (several := [each for each, seeds in followed.items() if len(seeds) > 1]):
+        followed = {
+            source.name: self.seeds[source.name] for steps in inputs.values() for source in steps if source.name in self.seeds
+        }
+        if stage.seeds and (several := [source for source, seeds in followed.items() if len(seeds) > 1]):
             self.chain.complain((*loc, "seeds"), f"'{name}' follows '{several[0]}', which has several seeds; keep one of them")
             return None
         if not stage.seeds and len(set(followed.values())) > 1:
@@ -168,10 +170,11 @@ class _Planner:
         return varied or (self.recipe.seed,)
 
     def _repeat(self, name: str, stage: Stage, inputs: Inputs, loc: tuple[Key, ...], seed: int, first: bool) -> Step:
-        """The stage with one of its seeds, made of what it follows with that seed, and what stands beside it."""
+        """The stage with one of its seeds, made of what it follows with that seed, and its controls."""
         if not first:
             inputs = {
-                role: tuple(self.again.get(each.name, {}).get(seed, each) for each in steps) for role, steps in inputs.items()
+                role: tuple(self.again.get(source.name, {}).get(seed, source) for source in steps)
+                for role, steps in inputs.items()
             }
         step = self.chain.step(
             name if first else f"{name}.seed{seed}", stage, inputs, loc, seed, variant_of="" if first else name
@@ -179,19 +182,21 @@ class _Planner:
         if not first:
             self.again.setdefault(name, {})[seed] = step
         for role, other in stage.controls().items():
-            own = {taken: inputs[taken] for taken in other.consumes if taken in inputs}
-            self.controls.append(self.chain.step(f"{step.name}.{role}", other, own, loc, seed, variant_of=name, variant=role))
+            sources = {taken: inputs[taken] for taken in other.consumes if taken in inputs}
+            self.controls.append(
+                self.chain.step(f"{step.name}.{role}", other, sources, loc, seed, variant_of=name, variant=role)
+            )
         return step
 
     def _baseline(self, models: list[Step]) -> Step | None:
-        wanted = self.recipe.baseline
-        if wanted is None or wanted in self.chain.failed:
+        name = self.recipe.baseline
+        if name is None or name in self.chain.failed:
             return models[0] if models else None
         for step in models:
-            if step.name == wanted:
+            if step.name == name:
                 return step
         self.chain.complain(
-            ("baseline",), f"'{wanted}' is no stage that makes a model; {suggest(wanted, [s.name for s in models])}"
+            ("baseline",), f"'{name}' is no stage that makes a model; {suggest(name, [s.name for s in models])}"
         )
         return None
 

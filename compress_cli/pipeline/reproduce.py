@@ -95,19 +95,19 @@ def compared(then: Path, now: Path) -> Reproduction:
 
 def _whole(record: Record, directory: Path) -> dict[str, Artifact]:
     """A run's artifacts by the names of their steps, each compared with its hashes."""
-    store, found = Store(directory / record.store), {}
+    store, artifacts = Store(directory / record.store), {}
     for name, key in record.keys(directory).items():
-        made = store.get(key)
-        if made is None:
+        stored = store.get(key)
+        if stored is None:
             raise ArtifactError(f"{name}: {store.directory(key)} is missing; {artifact.REMEDY}")
-        made.verify()
-        found[name] = made
-    return found
+        stored.verify()
+        artifacts[name] = stored
+    return artifacts
 
 
 def _as_then(planned: Plan, before: dict[str, Artifact]) -> Plan:
     """With the number of threads that the run had, on which bytes depend."""
-    threads = next((each.manifest.environment.get("threads") for each in before.values()), None)
+    threads = next((artifact.manifest.environment.get("threads") for artifact in before.values()), None)
     if not isinstance(threads, int) or threads < 1:
         return planned
     recipe = planned.recipe.model_copy(update={"threads": threads})
@@ -115,13 +115,13 @@ def _as_then(planned: Plan, before: dict[str, Artifact]) -> Plan:
 
 
 def _differences(pairs: list[tuple[Artifact, Artifact]]) -> list[str]:
-    found: dict[str, None] = {}
+    differences: dict[str, None] = {}
     for then, now in pairs:
         for name in MATTERS:
-            one, other = (each.manifest.environment.get(name) for each in (then, now))
+            one, other = (artifact.manifest.environment.get(name) for artifact in (then, now))
             if one != other:
-                found[f"{name}: {_said(one, other)}"] = None
-    return list(found)
+                differences[f"{name}: {_said(one, other)}"] = None
+    return list(differences)
 
 
 def _said(one: Any, other: Any) -> str:
@@ -158,5 +158,5 @@ def _figures(name: str, then: Figures, now: Figures) -> Compared:
     return Compared(step=name, outcome="within intervals", said="; ".join(told))
 
 
-def _document(made: Artifact, name: str, kind: Any) -> Any:
-    return kind.model_validate(json.loads(made.file(name).read_text()))
+def _document(source: Artifact, name: str, kind: Any) -> Any:
+    return kind.model_validate(json.loads(source.file(name).read_text()))

@@ -77,7 +77,8 @@ class Run:
             torch.set_num_threads(self.plan.recipe.threads)
         for step in self._linked():
             if os.path.lexists(link := self.directory / step.name) and not link.is_symlink():
-                raise ArtifactError(f"{link}: is in the way of the link to stage '{step.name}'; move it elsewhere")
+                kind = durable.kind_of(link)
+                raise ArtifactError(f"{link}: is a {kind}, in the way of the link to stage '{step.name}'; move it elsewhere")
         _writable(self.directory)
         durable.require_folder(self.store.root / MEMORY)
 

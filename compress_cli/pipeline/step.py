@@ -36,7 +36,7 @@ class Step:
     @property
     def sources(self) -> list[Step]:
         """The steps whose results it takes."""
-        return [each for steps in self.inputs.values() for each in steps]
+        return [source for steps in self.inputs.values() for source in steps]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ModelSteps:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        return tuple(each for each in (self.step, self.onnx, self.measurement, self.predictions, self.comparison) if each)
+        return tuple(step for step in (self.step, self.onnx, self.measurement, self.predictions, self.comparison) if step)
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def ordered(steps: Iterable[Step]) -> tuple[Step, ...]:
     placed: dict[str, Step] = {}
 
     def place(step: Step) -> None:
-        for each in step.sources:
-            place(each)
+        for source in step.sources:
+            place(source)
         if step.key not in placed or (placed[step.key].implied and not step.implied):
             placed[step.key] = step
 

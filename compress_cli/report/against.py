@@ -43,6 +43,7 @@ def report(evaluation: Evaluation, gates: tuple[Gate, ...] = ()) -> Report:
         baseline=baseline,
         primary=evaluation.primary,
         better=evaluation.better.get(evaluation.primary, "higher"),
+        directions=evaluation.better,
         split=evaluation.split,
         samples=evaluation.samples,
         rows=rows,
@@ -80,7 +81,9 @@ def _row(evaluation: Evaluation, name: str) -> Row:
             "change": against.change,
             "change_p": against.change_p,
             "change_verdict": _verdict(evaluation),
+            "secondary_changes": against.secondary_changes,
             "predictions": against.predictions,
+            "baseline_latency": against.speedup.baseline,
             "speedup": against.speedup.speedup,
             "verdict": against.speedup.verdict,
         }

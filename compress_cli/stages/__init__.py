@@ -26,12 +26,12 @@ def _one_word(name: str) -> str:
 
 def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"a seed stands twice in {list(seeds)}: the second run would be the first one again")
+        raise ValueError(f"a seed occurs twice in {list(seeds)}: the second run would be the first one again")
     return seeds
 
 
 Name = Annotated[str, AfterValidator(_one_word), NotInKey()]
-"""Names a link in the run's folder, beside `run.json`, and stands between dots in `--set` and in `teacher.onnx`."""
+"""Names a link in the run's folder, next to `run.json`; a part of `--set` paths and of names such as `teacher.onnx`."""
 Seeds = Annotated[Many[Annotated[int, Field(ge=0, lt=2**32)]], AfterValidator(_different), NotInKey()]
 
 
@@ -81,7 +81,7 @@ class Stage(Plugin):
         return {}
 
     def controls(self) -> dict[str, Stage]:
-        """Stages whose models the report holds against this one's, by suffix; they take their inputs from the same roles."""
+        """Stages whose models the report compares with this one's, by suffix; they take their inputs from the same roles."""
         return {}
 
     def depends(self) -> dict[str, Any]:

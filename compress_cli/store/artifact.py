@@ -232,6 +232,10 @@ def _flushed(path: Path) -> File:
 
 
 def _seal(document: dict[str, Any]) -> str:
+    """A hash that shows damage and hasty edits; no signature: whoever can write the store can compute it anew.
+
+    To know that a store is yours, protect its folder.
+    """
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 

@@ -79,7 +79,7 @@ class _Loop:
         precision.place(network, self.precision.name)
         self.objective = Objective(network, losses, teachers, context.device, self.precision.name)
         seed_layers(context.device, step_seeds(context.seed, 0, 1)[0])
-        self.objective.shape(first, self.loader.pool.labelled, len(self.loader.pool))
+        self.objective.build_adapters(first, self.loader.pool.labelled, len(self.loader.pool))
         self.state = self._begin_state()
         self.evaluated = self.state.average.network if self.state.average else network  # the network that counts
         self.last_step_s = 0.0

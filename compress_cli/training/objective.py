@@ -1,4 +1,4 @@
-"""Objective: what training makes small, the weighted sum of losses between a network's outputs, labels and teachers."""
+"""Objective: the weighted sum of losses between a network's outputs, labels and teachers, which training minimises."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from compress_cli.training.precision import Name, computing, placed
 
 def hard_losses(task: Task, heads: Collection[str]) -> tuple[Loss, ...]:
     """The losses on true labels of the parts of a task that a model with these heads can do, each on its head and target."""
-    return tuple(_hard_loss(each) for each in (task.within(heads) or task).parts.values())
+    return tuple(_hard_loss(part) for part in (task.within(heads) or task).parts.values())
 
 
 def _hard_loss(task: Task) -> Loss:
@@ -34,58 +34,62 @@ def _hard_loss(task: Task) -> Loss:
 
 
 class Objective:
-    """Losses of a network in a number format, with what teachers say. It owns the trainable parts, `adapters`.
+    """The losses that are minimised: a weighted sum over a network's outputs, in a number format, against labels and teachers.
 
-    RecipeError where no loss weighs anything.
+    It owns the trainable parts of the losses, `adapters`. RecipeError where no loss has a weight.
     """
 
     def __init__(self, network: Network, losses: tuple[Loss, ...], teachers: Ensemble, device: str, precision: Name):
-        self.losses = tuple(each for each in losses if each.weight)
+        self.losses = tuple(loss for loss in losses if loss.weight)
         if not self.losses:
             raise RecipeError("no loss has a weight above 0: nothing would be learnt")
         self.network, self.teachers, self.device, self.precision = network, teachers, device, precision
-        self.layers = tuple(dict.fromkeys(layer for each in self.losses for layer in each.student_layers()))
+        self.layers = tuple(dict.fromkeys(layer for loss in self.losses for layer in loss.student_layers()))
         self.adapters = nn.ModuleList()
 
     def observed(self) -> AbstractContextManager[dict[str, Tensor]]:
-        """Within it the dictionary that it gives holds what the layers asked for showed in the last pass."""
+        """Yields the activations of the requested layers in the latest forward pass."""
         return observe(self.network, self.layers)
 
-    def shape(self, first: Batch, labelled: int, samples: int) -> None:
-        """Make the adapters, on one pass that changes nothing; `labelled` of all samples count in losses that read labels."""
+    def build_adapters(self, first: Batch, labelled: int, samples: int) -> None:
+        """Make the adapters, on one pass that changes nothing; of so many samples, `labelled` have labels."""
         self.network.eval()
-        with torch.no_grad(), self.observed() as seen:
-            student, mixer = self._student(first, seen), self.teachers.adapter().to(self.device)
+        with torch.no_grad(), self.observed() as features:
+            student, mixer = self._student(first, features), self.teachers.adapter().to(self.device)
             teachers = self.teachers.outputs(first, mixer)
-        made = [
-            each.adapter(student, teachers.for_loss(each), labelled if each.reads_labels() else samples) for each in self.losses
+        counts = [labelled if loss.reads_labels() else samples for loss in self.losses]
+        adapters = [
+            loss.adapter(student, teachers.for_loss(loss), count) for loss, count in zip(self.losses, counts, strict=True)
         ]
-        self.adapters = nn.ModuleList([*made, mixer]).to(self.device)
+        self.adapters = nn.ModuleList([*adapters, mixer]).to(self.device)
 
-    def __call__(self, part: Batch, seen: dict[str, Tensor], epochs: float, known: float) -> Tensor:
-        """Shape (), after so many epochs; `known` is the part's share of the batch's labels over its share of the samples.
+    def __call__(self, batch: Batch, features: dict[str, Tensor], epochs: float, label_share: float) -> Tensor:
+        """The loss of a microbatch after so many epochs, shape ().
 
-        StageError where nothing that is trained has a part in it.
+        label_share: its share of the batch's labels over its share of the samples. StageError where nothing that is trained
+        has a part in the loss.
         """
         *adapters, mixer = self.adapters
-        teachers, student = self.teachers.outputs(part, mixer), self._student(part, seen)
+        teachers, student = self.teachers.outputs(batch, mixer), self._student(batch, features)
         terms = []
-        for each, adapter in zip(self.losses, adapters, strict=True):
-            shown, share = teachers.arguments(each, student), known if each.reads_labels() else 1.0
-            if shown:
-                terms.append(each.weight * each.factor(epochs) * share * one_number(each, each(*shown, adapter)))
+        for loss, adapter in zip(self.losses, adapters, strict=True):
+            arguments = teachers.arguments(loss, student)
+            if arguments:
+                share = label_share if loss.reads_labels() else 1.0
+                value = one_number(loss, loss(*arguments, adapter))
+                terms.append(loss.weight * loss.factor(epochs) * share * value)
         total, mixing = torch.stack(terms).sum() if terms else torch.zeros(()), teachers.loss()
         if not total.requires_grad:
-            raise StageError(f"no loss depends on what is trained: {', '.join(each.type for each in self.losses)}")
-        return total if mixing is None else total + known * mixing
+            raise StageError(f"no loss depends on what is trained: {', '.join(loss.type for loss in self.losses)}")
+        return total if mixing is None else total + label_share * mixing
 
-    def _student(self, given: Batch, seen: dict[str, Tensor]) -> Outputs:
+    def _student(self, batch: Batch, features: dict[str, Tensor]) -> Outputs:
         """Outputs in float32, whatever they were computed in: losses are sums of small differences."""
-        given = Batch(placed(given.inputs, self.precision), given.targets, given.index)
+        batch = Batch(placed(batch.inputs, self.precision), batch.targets, batch.index)
         with computing(self.precision, self.device):
-            made = outputs(self.network, self.network.signature, given, self.layers, seen)
-        return replace(made, heads=_float(made.heads), features=_float(made.features))
+            student = outputs(self.network, self.network.signature, batch, self.layers, features)
+        return replace(student, heads=_float(student.heads), features=_float(student.features))
 
 
 def _float(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: each.float() if each.is_floating_point() else each for name, each in tensors.items()}
+    return {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}

@@ -9,7 +9,7 @@ from torch import nn
 
 from compress_cli.data.signature import Signature
 from compress_cli.errors import RecipeError
-from compress_cli.networks.models import Model, only_head, only_input
+from compress_cli.networks.models import Heads, Model, only_head, only_input
 from compress_cli.settings import suggest
 
 _AUXILIARY = ("googlenet", "inception_v3")  # their side classifiers train only; without them one head is one tensor
@@ -18,8 +18,8 @@ _AUXILIARY = ("googlenet", "inception_v3")  # their side classifiers train only;
 class Torchvision(Model):
     """A classification network of torchvision by its builder's name, with fresh weights and the dataset's number of classes.
 
-    Layers for features go by torchvision's own names, such as `layer1` or `features.3`. Weights published for torchvision load
-    into it by name, where the number of classes is theirs.
+    Several heads are linear layers in the place of the last one. Layers for features go by torchvision's own names, such as
+    `layer1` or `features.3`. Weights published for torchvision load into it by name, where the number of classes is theirs.
     """
 
     name: str = Field(description="the builder, such as resnet50 or mobilenet_v2")
@@ -40,7 +40,8 @@ class Torchvision(Model):
         channels, height, width = only_input(signature, self.type, axes=3)
         if channels != 3:
             raise RecipeError(f"torchvision's '{self.name}' takes 3 channels, and the dataset's pictures have {channels}")
-        settings: dict[str, Any] = {"num_classes": only_head(signature, self.type)}
+        several = len(signature.heads) != 1
+        settings: dict[str, Any] = {"num_classes": 1 if several else only_head(signature, self.type)}
         if self.name in _AUXILIARY:
             settings |= {"aux_logits": False, "init_weights": True}
         if self.name.startswith("vit_"):
@@ -51,4 +52,15 @@ class Torchvision(Model):
             body: nn.Module = torchvision.models.get_model(self.name, weights=None, **settings)
         except (ValueError, RuntimeError, AssertionError) as error:  # a patch size that does not divide the picture
             raise RecipeError(f"torchvision can't build '{self.name}' for pictures of {height} x {width}: {error}") from None
+        return self._with_heads(body, signature) if several else body
+
+    def _with_heads(self, body: nn.Module, signature: Signature) -> nn.Module:
+        """A linear layer for each head in the place of the last one."""
+        linear = [(name, module) for name, module in body.named_modules() if isinstance(module, nn.Linear)]
+        if not signature.heads or not linear or linear[-1][1].out_features != 1:
+            raise RecipeError(
+                f"torchvision's '{self.name}' can't have the heads {', '.join(signature.heads) or 'of no target'}"
+            )
+        name, last = linear[-1]
+        body.set_submodule(name, Heads(last.in_features, signature))
         return body

@@ -35,7 +35,7 @@ def built(name, **heads):
 
 
 def test_no_model_is_left_out():
-    assert set(SMALL) == set(names(Model))
+    assert set(SMALL) == set(names(Model)) - {"torchvision"}  # which has a test of its own
 
 
 @pytest.mark.parametrize("name", SMALL)

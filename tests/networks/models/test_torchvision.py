@@ -4,6 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from compress_cli.data.signature import Head, Signature
 from compress_cli.errors import RecipeError
 from compress_cli.networks.models import Model
 
@@ -21,6 +22,15 @@ def test_names_are_torchvisions_own(network):
     made = network({"type": "torchvision", "name": "resnet18"}, classes=1000)
     made.body.load_state_dict(torchvision.models.resnet18(weights=None).state_dict())
     assert made(torch.rand(2, 3, 32, 32))["label"].shape == (2, 1000)
+
+
+def test_several_heads_are_linear_layers_on_the_same_features(signature):
+    asked = Signature(inputs=signature(pixels=32).inputs, heads={"a": Head(shape=(3,)), "b": Head(shape=(5,))})
+    body = Model.model_validate({"type": "torchvision", "name": "shufflenet_v2_x0_5"}).build(asked).eval()
+    heads = body(torch.rand(2, 3, 32, 32))
+    assert {name: head.shape for name, head in heads.items()} == {"a": (2, 3), "b": (2, 5)}
+    with pytest.raises(RecipeError, match="can't have the heads a, b"), torch.device("meta"):
+        Model.model_validate({"type": "torchvision", "name": "squeezenet1_1"}).build(asked)
 
 
 def test_what_does_not_fit_is_refused(signature):
