@@ -67,7 +67,7 @@ class Silent:
 def main() -> None:
     walks = {
         "batch": Walk(("training/loader.py", "epoch"), ("losses/cross_entropy.py", "__call__"), through_stages=True),
-        "key": Walk(("pipeline/recipe.py", "load"), ("store/artifact.py", "write_manifest"), through_stages=False),
+        "key": Walk(("pipeline/recipe.py", "load"), ("store/artifact.py", "commit"), through_stages=False),
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "r.yaml")

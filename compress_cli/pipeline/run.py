@@ -21,6 +21,7 @@ from compress_cli.pipeline.attempt import Attempt
 from compress_cli.pipeline.executor import Listener, Workspace
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.step import Step
+from compress_cli.pipeline.summary import Outcome
 from compress_cli.progress import Progress
 from compress_cli.store import disk, durable, run_index, seal
 from compress_cli.store.artifact import REMEDY, Artifact, Source, UnreadableError
@@ -59,7 +60,9 @@ class Run:
             self._rehearse()
             for step in self.plan.steps:
                 self._advance(step)
-        record = summary.record(self, time.monotonic() - begun)
+        store = os.path.relpath(self.store.root.resolve(), self.directory.resolve())
+        outcome = Outcome(self.artifacts, self.cached, self.problems)
+        record = summary.record(self.plan, outcome, store, time.monotonic() - begun)
         seal.unseal(self.directory)
         record.write(self.directory)
         lock.write(self.plan.recipe, self.directory)
