@@ -254,9 +254,9 @@ def _snake(name: str) -> str:
 
 
 def _only_class(contract: type[Plugin], module: Any) -> type[Plugin]:
-    (found,) = (
+    (plugin,) = (
         member
         for _, member in inspect.getmembers(module, inspect.isclass)
         if issubclass(member, contract) and member.__module__ == module.__name__
     )
-    return found
+    return plugin

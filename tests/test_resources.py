@@ -285,5 +285,5 @@ def test_the_disk_that_was_full_is_named(small, kilobytes):
 def test_only_what_the_user_can_mend_is_a_lack():
     assert disk.lack(OSError(2, "No such file or directory", "x"), Path()) is None
     assert "x: Read-only file system" in str(disk.lack(OSError(30, "Read-only file system", "x"), Path()))
-    assert disk.told("I/O error: No space left on device (os error 28)", Path("w")).errno == 28
-    assert disk.told("header too large", Path("w")) is None
+    assert disk.os_error("I/O error: No space left on device (os error 28)", Path("w")).errno == 28
+    assert disk.os_error("header too large", Path("w")) is None

@@ -29,7 +29,7 @@ def command(
         typer.echo(reproduction.model_dump_json(indent=1))
     else:
         for artifact in reproduction.artifacts:
-            typer.echo(f"{artifact.step}: {artifact.outcome}{f' ({artifact.said})' if artifact.said else ''}")
+            typer.echo(f"{artifact.step}: {artifact.outcome}{f' ({artifact.detail})' if artifact.detail else ''}")
         typer.echo(
             "compared by figures, since this machine differs: " + "; ".join(reproduction.differs)
             if reproduction.differs

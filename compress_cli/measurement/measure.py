@@ -206,10 +206,10 @@ def fitting(session: Session, split: Split) -> dict[str, str]:
     fits = set(names.values()) <= set(arrays) and all(_fits(port, arrays[names[name]]) for name, port in ports.items())
     if not fits:
         taken = ", ".join(f"{name}: {port}" for name, port in ports.items())
-        given = ", ".join(
+        offered = ", ".join(
             f"{name}: {array.dtype} (N{''.join(f', {axis}' for axis in array.shape[1:])})" for name, array in arrays.items()
         )
-        raise ArtifactError(f"{session}: the file takes other inputs than the data gives\n  file: {taken}\n  data: {given}")
+        raise ArtifactError(f"{session}: the file takes other inputs than the data gives\n  file: {taken}\n  data: {offered}")
     return names
 
 
@@ -245,7 +245,7 @@ def _begun(saves: Saves, count: int, log: Log) -> tuple[dict[str, np.ndarray], i
     for name, array in saved.arrays.items():
         heads[name] = np.empty((count, *array.shape[1:]), array.dtype)
         heads[name][:done] = array
-    log(Progress("measure", done, count, note=f"resumed at {saved.place}"))
+    log(Progress("measure", done, count, note=f"resumed at {saved.progress}"))
     return heads, done
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from compress_cli.data.signature import Input, Signature
 from compress_cli.errors import ArtifactError, RecipeError, StageError
-from compress_cli.fault import place
+from compress_cli.fault import location
 from compress_cli.networks import features
 from compress_cli.networks.edits import Edit
 from compress_cli.networks.models import Model, Network
@@ -204,7 +204,7 @@ def _prove(network: Network, name: str) -> None:
         with torch.no_grad():
             heads = network(*example(signature))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        if place(error):
+        if location(error):
             raise  # from a plugin's own line, which says more
         shapes = {key: spec.shape for key, spec in signature.inputs.items()}
         raise StageError(f"the model '{name}' can't take the inputs {shapes}: {_first(error)}") from error

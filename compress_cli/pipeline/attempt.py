@@ -34,10 +34,10 @@ class Attempt(BaseModel):
     def finished(self, output: Path) -> bool:
         """Whether the try came as far as a whole artifact, which lacks only its name."""
         try:
-            found = artifact.read(output)
-            if found is None or found.manifest.inputs != self.inputs:
+            stored = artifact.read(output)
+            if stored is None or stored.manifest.inputs != self.inputs:
                 return False
-            found.verify()
+            stored.verify()
         except ArtifactError:
             return False
         return True
@@ -90,8 +90,8 @@ def _read(folder: Path) -> Attempt | None:
 
 
 def _empty(directory: Path) -> None:
-    for each in directory.iterdir():
-        if each.is_dir() and not each.is_symlink():
-            shutil.rmtree(each)
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
         else:
-            each.unlink()
+            path.unlink()

@@ -38,16 +38,16 @@ class Listener(Protocol):
     def ended(self, step: Step, cached: bool, seconds: float, problem: str) -> None: ...
 
 
-def device(wanted: str) -> str:
+def device(name: str) -> str:
     """The device a recipe means; RecipeError for a GPU that is not there."""
     available = torch.cuda.is_available()
-    if wanted == "auto":
+    if name == "auto":
         return "cuda" if available else "cpu"
-    if wanted.startswith("cuda") and not available:
-        raise RecipeError(f"device '{wanted}': PyTorch sees no CUDA device here; use 'cpu' or 'auto'")
-    if wanted.startswith("cuda:") and int(wanted.partition(":")[2]) >= torch.cuda.device_count():
-        raise RecipeError(f"device '{wanted}': PyTorch sees only {torch.cuda.device_count()} here, counted from cuda:0")
-    return wanted
+    if name.startswith("cuda") and not available:
+        raise RecipeError(f"device '{name}': PyTorch sees no CUDA device here; use 'cpu' or 'auto'")
+    if name.startswith("cuda:") and int(name.partition(":")[2]) >= torch.cuda.device_count():
+        raise RecipeError(f"device '{name}': PyTorch sees only {torch.cuda.device_count()} here, counted from cuda:0")
+    return name
 
 
 def named(device: str) -> str:
@@ -159,8 +159,8 @@ def _facts(step: Step, context: Context) -> dict[str, Any]:
             f"out of memory ({_allocated(error)}); {_memory()}; use a smaller batch or a smaller model"
         ) from error
     except SafetensorError as error:  # which words the system's errors its own way
-        told = disk.told(str(error), context.output)
-        lacking = disk.lack(told, context.output) if told else None
+        system_error = disk.os_error(str(error), context.output)
+        lacking = disk.lack(system_error, context.output) if system_error else None
         if lacking is None:
             raise
         raise lacking from error

@@ -172,7 +172,7 @@ class Run:
         self.listener.ended(step, step.key in self.cached, time.monotonic() - begun, self.problems.get(step.key, ""))
 
     def _make(self, step: Step) -> Artifact:
-        inputs = {role: tuple(self.artifacts[each.key] for each in steps) for role, steps in step.inputs.items()}
+        inputs = {role: tuple(self.artifacts[source.key] for source in steps) for role, steps in step.inputs.items()}
 
         def waits(holder: str) -> None:
             self.listener.progress(step, Progress("wait", 0, 0, note=f"waits for {holder}, which works on it"))
@@ -223,8 +223,8 @@ class Run:
     def _kept(self) -> str:
         whole = [step.name for step in self.plan.stages if step.key in self.artifacts]
         kept = f"kept: {', '.join(whole)}" if whole else "no stage was finished before it"
-        if self.at_work and self.at_work[1].place:
-            kept += f", and '{self.at_work[0].name}' up to {self.at_work[1].place}"
+        if self.at_work and self.at_work[1].progress:
+            kept += f", and '{self.at_work[0].name}' up to {self.at_work[1].progress}"
         return f"{kept}; the same command goes on from there"
 
 

@@ -37,7 +37,7 @@ def report(evaluation: Evaluation, gates: tuple[Gate, ...] = ()) -> Report:
                 latency=against.speedup.baseline, **dict(against.contents),
             ),
         )  # fmt: skip
-    made = Report(
+    document = Report(
         recipe=model,
         seed=0,
         baseline=baseline,
@@ -55,12 +55,12 @@ def report(evaluation: Evaluation, gates: tuple[Gate, ...] = ()) -> Report:
     complaints = [f"--gate '{promise.promise}': {reason}" for promise, reason in reasons.items() if reason]
     if complaints:
         raise RecipeError("\n".join(complaints))
-    return made.model_copy(update={"gates": promises.judge(made, gates)})
+    return document.model_copy(update={"gates": promises.judge(document, gates)})
 
 
-def summary(made: Report, evaluation: Evaluation) -> str:
+def summary(document: Report, evaluation: Evaluation) -> str:
     """The report as Markdown: the table, on what it was measured, warnings, gates."""
-    lines = markdown.render(made).splitlines()
+    lines = markdown.render(document).splitlines()
     head = [line for line in lines if not line.startswith("Seed ")]
     text = "\n".join(head) + "\n"
     warnings = [f"- warning: {markdown.plain(warning)}" for warning in evaluation.warnings]
@@ -119,6 +119,6 @@ def _impossible(promise: Gate, names: tuple[str, str]) -> str:
     return ""
 
 
-def printed(made: Report) -> list[str]:
+def printed(document: Report) -> list[str]:
     """The gates in words, one line each."""
-    return [write.printable(f"gate {write.gate(judged)}") for judged in made.gates]
+    return [write.printable(f"gate {write.gate(judged)}") for judged in document.gates]

@@ -47,8 +47,8 @@ def background(directory: Path) -> Background:
     store = directory / record.store
     artifacts = {row.name: artifact.read(store / row.key) for row in record.rows}
     lock = directory / LOCK
-    facts = {name: made.manifest.facts for name, made in artifacts.items() if made}
-    environments = [made.manifest.environment for made in artifacts.values() if made]
+    facts = {name: artifact.manifest.facts for name, artifact in artifacts.items() if artifact}
+    environments = [artifact.manifest.environment for artifact in artifacts.values() if artifact]
     compared = next((row.predictions for row in reversed(record.rows) if row.predictions), None)
     return Background(
         facts,

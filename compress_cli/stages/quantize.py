@@ -106,7 +106,7 @@ def _calibrate(prepared: nn.Module, signature: Signature, calibration: Split, ba
         fresh = prepared.state_dict()
         restore.put(prepared, {name: state.tensor(array, fresh[name].dtype) for name, array in saved.arrays.items()})
         done = saved.document["done"]
-        context.log(Progress("calibrate", done, total, note=f"resumed at {saved.place}"))
+        context.log(Progress("calibrate", done, total, note=f"resumed at {saved.progress}"))
     with torch.no_grad():
         for number, part in enumerate(samples.parts(calibration.take(np.s_[done * batch :]), batch), done + 1):
             prepared(*samples.tensors(part, signature))

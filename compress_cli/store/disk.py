@@ -65,7 +65,7 @@ def amount(count: int) -> str:
     return f"{count} bytes"
 
 
-def told(text: str, path: Path) -> OSError | None:
-    """The error of the system in a message of a library that words it its own way: `... (os error 28)`."""
+def os_error(text: str, path: Path) -> OSError | None:
+    """The operating system's error, parsed from the message of a library that words it its own way: `... (os error 28)`."""
     number = re.search(r"os error (\d+)", text)
     return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else None

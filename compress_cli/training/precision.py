@@ -46,13 +46,13 @@ def computing(name: Name, device: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def place(module: nn.Module, name: Name) -> None:
+def reorder_weights(module: nn.Module, name: Name) -> None:
     """Order the weights in memory as that format wants them."""
     last = name.endswith("channels_last")
     module.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
 
 
-def placed(inputs: dict[str, Tensor], name: Name) -> dict[str, Tensor]:
+def reordered(inputs: dict[str, Tensor], name: Name) -> dict[str, Tensor]:
     """Images in that format's order."""
     if not name.endswith("channels_last"):
         return inputs
@@ -92,8 +92,8 @@ class _Trial:
     def seconds(self, name: Name, share: float = 1.0) -> float:
         """The time of one forward and backward pass on that share of the batch; RuntimeError where an operator lacks it."""
         rows = max(2, int(share * len(next(iter(self.inputs.values())))))
-        inputs = placed({key: tensor[:rows] for key, tensor in self.inputs.items()}, name)
-        place(self.network, name)
+        inputs = reordered({key: tensor[:rows] for key, tensor in self.inputs.items()}, name)
+        reorder_weights(self.network, name)
         self._wait()
         start = time.perf_counter()
         with computing(name, self.device):
