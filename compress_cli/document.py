@@ -71,7 +71,7 @@ class Document:
 
     @classmethod
     def read(cls, path: Path) -> Document:
-        """RecipeError, with the line, where the file can't be read or is not YAML."""
+        """Parse a file; RecipeError, with the line, where it can't be read or is not YAML."""
         try:
             size = path.stat().st_size
             if size > LARGEST_BYTES:
@@ -256,7 +256,7 @@ def _position(sequence: yaml.SequenceNode, part: str, where: str) -> int:
 
 
 def _called(node: yaml.Node) -> list[str]:
-    """What an entry of a list goes by: its name before its type."""
+    """The names of a list's entry: its name before its type."""
     if isinstance(node, yaml.ScalarNode):
         return [node.value]
     if not isinstance(node, yaml.MappingNode):

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     The one place where an error becomes a message and an exit code.
     """
-    # PyTorch's threads that wait would spin, and beside another busy process that costs most of the speed (12x was seen).
+    # PyTorch's threads that wait would spin, and next to another busy process that costs most of the speed (12x was seen).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic: true`; PyTorch looks once a process
     arguments = sys.argv[1:] if arguments is None else arguments

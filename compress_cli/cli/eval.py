@@ -11,7 +11,7 @@ from compress_cli.errors import RecipeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from compress_cli.measurement.evaluation import Asked, Evaluation
+    from compress_cli.measurement.evaluation import Evaluation, EvaluationRequest
     from compress_cli.measurement.sessions import Options
     from compress_cli.progress import Progress
 
@@ -105,11 +105,11 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Measure an ONNX file: size, accuracy, latency. With --baseline against an older one, with --gate as a test."""
-    from compress_cli.measurement.evaluation import Asked
+    from compress_cli.measurement.evaluation import EvaluationRequest
     from compress_cli.report import evaluation
 
     read_plugins(plugins)
-    asked = Asked(
+    request = EvaluationRequest(
         data=data,
         task=task,
         split=split,
@@ -126,11 +126,11 @@ def command(
         profiled=profile,
     )
     outputs = Outputs(gates, junit, csv, latex, json)
-    judged(model, baseline, asked, outputs, quiet, evaluation.show)
+    measure_and_check(model, baseline, request, outputs, quiet, evaluation.show)
 
 
 class Outputs(NamedTuple):
-    """What is made of an evaluation besides what is printed."""
+    """Where the results of an evaluation are written besides the terminal."""
 
     gates: list[str]
     junit: Path | None
@@ -139,8 +139,13 @@ class Outputs(NamedTuple):
     json: bool
 
 
-def judged(
-    model: Path, baseline: Path | None, asked: "Asked", outputs: Outputs, quiet: bool, show: "Callable[[Evaluation], None]"
+def measure_and_check(
+    model: Path,
+    baseline: Path | None,
+    request: "EvaluationRequest",
+    outputs: Outputs,
+    quiet: bool,
+    show: "Callable[[Evaluation], None]",
 ) -> None:
     """Measure, write what was asked for, print, and judge the gates: GateError where one is not met."""
     from compress_cli.cli._summary import write_summary
@@ -152,7 +157,7 @@ def judged(
     against.refuse(promised, model, baseline)
     if outputs.junit and not promised:
         raise RecipeError("--junit: there are no gates to write; name some with --gate")
-    result = measured(model, baseline, asked, quiet)
+    result = measured(model, baseline, request, quiet)
     report = against.report(result, promised)
     result = result.model_copy(update={"gates": report.gates})
     write_tables(evaluation.table(result), outputs.csv, outputs.latex)
@@ -184,7 +189,7 @@ def session_options(providers: str, session: str) -> "Options":
         raise RecipeError(f"--providers: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
-def measured(model: Path, baseline: Path | None, asked: "Asked", quiet: bool) -> "Evaluation":
+def measured(model: Path, baseline: Path | None, request: "EvaluationRequest", quiet: bool) -> "Evaluation":
     """The evaluation, with a bar on standard error where that is a terminal, and notes."""
     from rich.console import Console
     from rich.progress import Progress as Bars
@@ -201,4 +206,4 @@ def measured(model: Path, baseline: Path | None, asked: "Asked", quiet: bool) ->
             else:
                 bars.update(bar, completed=progress.done, total=progress.total)
 
-        return evaluate(model, baseline, asked, log)
+        return evaluate(model, baseline, request, log)

@@ -27,7 +27,7 @@ from compress_cli.settings import complaints
 
 @dataclass(frozen=True)
 class NamedData:
-    """A dataset, and what is still to be done to its pictures."""
+    """A dataset, and the preprocessing that its pictures still need."""
 
     dataset: Dataset
     preprocess: Preprocess | None
@@ -161,7 +161,7 @@ def _folder_classes(path: Path, splits: list[SplitName], request: Request) -> tu
     folders = tuple(sorted(folder.name for folder in home.iterdir() if folder.is_dir() and not folder.name.startswith(".")))
     if isinstance(known, int) and len(folders) != known and len(folders) > 1:
         raise DataError(
-            f"{home}: has folders of {len(folders)} classes, and the file tells {known} apart: which number each has is not "
+            f"{home}: has folders of {len(folders)} classes, and the file predicts {known}: which number each has is not "
             f"known; list all classes: --data '{{type: image_folder, root: {path}, classes: classes.txt, ...}}'"
         )
     return folders if "train" in splits and len(folders) > 1 else None
@@ -176,14 +176,14 @@ def _check_classes(dataset: Dataset, request: Request) -> None:
     count = known if isinstance(known, int) else len(known)
     shuffled = isinstance(known, tuple) and known != names and set(known) == set(names)
     if count != len(names) or shuffled:
-        fault = f"names {len(names)} classes, and the file tells {count} apart" if not shuffled else "has them in another order"
+        fault = f"names {len(names)} classes, and the file predicts {count}" if not shuffled else "has them in another order"
         raise DataError(
             f"--data {request.data}: {fault}; list the file's classes, in the order of its outputs, in the dataset's 'classes'"
         )
 
 
 def _classes(request: Request) -> int | tuple[str, ...]:
-    """What the file tells apart: names by its card, or their number; an empty tuple where that is unknown."""
+    """The classes that the file predicts: names by its card, or their number; an empty tuple where that is unknown."""
     if not isinstance(request.task, Classification):
         return ()
     if request.card and len(request.card.classes) == 1:

@@ -119,7 +119,7 @@ def _close_axes(graph: onnx.GraphProto, sizes: Mapping[str, tuple[int, ...]]) ->
 
 
 def _named_lengths(ports: list[onnx.ValueInfoProto], sizes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Name of an open axis -> its length in `sizes`; Unknown where a shape does not fit its input, the batch aside."""
+    """Name of an open axis -> its length in `sizes`; Unknown where a shape, but for the batch, does not fit its input."""
     lengths = {}
     for port in ports:
         axes, shape = port.type.tensor_type.shape.dim, sizes.get(port.name)

@@ -17,7 +17,7 @@ FORMAT = 1  # of saves: raise it where older ones can't be gone on from
 
 
 class Attempt(BaseModel):
-    """What a try began with. Precision stands in the saves themselves."""
+    """What a try began with. The saves themselves hold the precision."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -45,9 +45,9 @@ class Attempt(BaseModel):
     def hindrance(self, earlier: Attempt) -> str:
         """Why this try can't go on from an earlier one; empty where it can."""
         if earlier.format != self.format:
-            return "what was saved is of another version of compress"
+            return "its saves are of another version of compress"
         if self.forced and not earlier.forced:
-            return "a fresh result was asked for"
+            return "--force requests a fresh result"
         if earlier.inputs != self.inputs:
             return "what was saved was made from other inputs"
         if earlier.device != self.device:

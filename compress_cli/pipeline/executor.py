@@ -70,7 +70,7 @@ def perform(recipe: Recipe, step: Step, inputs: Inputs, workspace: Workspace) ->
     """Run a step's stage in the workspace and commit its output as an artifact.
 
     RecipeError and ArtifactError, with the stage's line, where its settings or what they name prove wrong; StageError for
-    what fails on the way.
+    any step that fails.
     """
     context = _context(recipe, step, inputs, workspace)
     try:

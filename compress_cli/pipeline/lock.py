@@ -1,4 +1,4 @@
-"""A run's lock file: the recipe as it was understood, from which the run can be gone through again."""
+"""A run's lock file: the recipe with all defaults filled in, from which the run can be repeated."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class ModelSteps:
     step: Step
     onnx: Step
     measurement: Step
-    comparison: Step | None = None  # None for a baseline beside others, and for a stage repeated with another seed
+    comparison: Step | None = None  # None for the baseline of others, and for a stage repeated with another seed
     predictions: Step | None = None
 
     @property

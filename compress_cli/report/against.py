@@ -25,7 +25,7 @@ def refuse(gates: tuple[Gate, ...], model: Path, baseline: Path | None) -> None:
 
 
 def report(evaluation: Evaluation, gates: tuple[Gate, ...] = ()) -> Report:
-    """The evaluation's rows, the baseline's first, and its gates, judged; RecipeError for a quantity that there is not."""
+    """The evaluation's rows, the baseline's first, and its gates, checked; RecipeError for an unknown quantity."""
     against = evaluation.against
     baseline, model = _names(evaluation.model, against.baseline if against else "")
     rows = [_row(evaluation, model)]
@@ -121,4 +121,4 @@ def _impossible(promise: Gate, names: tuple[str, str]) -> str:
 
 def printed(document: Report) -> list[str]:
     """The gates in words, one line each."""
-    return [write.printable(f"gate {write.gate(judged)}") for judged in document.gates]
+    return [write.printable(f"gate {write.gate(result)}") for result in document.gates]

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from compress_cli.measurement.latency import Latency, Verdict
 from compress_cli.onnx_graph.contents import Constant
 from compress_cli.statistics.findings import Findings
-from compress_cli.statistics.gate import Judged
+from compress_cli.statistics.gate import GateResult
 from compress_cli.statistics.intervals import Change, Estimate
 from compress_cli.statistics.predictions import PredictionComparison
 from compress_cli.statistics.repeats import Distilled, Spread
@@ -111,7 +111,7 @@ class Report(BaseModel):
     """Where latency was measured; empty where it was not."""
     wall_time_s: float
     """Of the last run, in which stages that were up to date took none."""
-    gates: list[Judged] = []
+    gates: list[GateResult] = []
     findings: list[FindingsTable] = []
     spread: list[Spread] = []
     """Models that were made with several seeds; the rows are of the first."""

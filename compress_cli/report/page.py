@@ -129,9 +129,9 @@ def _gates(report: Report) -> str:
     if not report.gates:
         return ""
     lines = [
-        f'<li class="{"fail" if not judged.passes else "pass" if judged.outcome == "met" else "let"}">'
-        f"{'✗' if not judged.passes else '✓' if judged.outcome == 'met' else '○'} {text(write.gate(judged))}</li>"
-        for judged in report.gates
+        f'<li class="{"fail" if not result.passes else "pass" if result.outcome == "met" else "let"}">'
+        f"{'✗' if not result.passes else '✓' if result.outcome == 'met' else '○'} {text(write.gate(result))}</li>"
+        for result in report.gates
     ]
     return f'<h2>Gates</h2><ul class="gates">{"".join(lines)}</ul>'
 

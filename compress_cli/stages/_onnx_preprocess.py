@@ -19,7 +19,7 @@ RESIZE, SLICE = 18, 10  # the opsets from which Resize uses the filter of pictur
 
 
 def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], preprocess: Preprocess, path: Path) -> None:
-    """Let the input `name` take raw pictures (N, channels, height, width) as float32, and prepare them inside the graph.
+    """Make the input `name` take raw pictures (N, channels, height, width) as float32, and preprocess them inside the graph.
 
     `shape` is that of a picture. RecipeError where the graph can't hold the preparation.
     """
@@ -59,7 +59,7 @@ def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], preproces
 
 
 def _check_fields(preprocess: Preprocess) -> None:
-    """RecipeError for a setting that no node here stands for."""
+    """RecipeError for a setting that no ONNX node here can express."""
     for name, field in type(preprocess).model_fields.items():
         if name not in (*GEOMETRY, *VALUES) and getattr(preprocess, name) != field.default:
             raise RecipeError(f"preprocess.{name}: can't become part of an ONNX graph; prepare the dataset instead")

@@ -141,7 +141,7 @@ class Table(Artifact):
 
 
 class Predictions(Artifact):
-    """What a model file says of each sample of a split."""
+    """A model file's predictions for every sample of a split."""
 
 
 class Measurement(Artifact):

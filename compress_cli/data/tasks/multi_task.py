@@ -19,7 +19,7 @@ class MultiTask(Task):
     """Several tasks of one model, each on a head of its own (Caruana 1997, Machine Learning 28:41).
 
     The primary metric is the mean of the tasks' primary metrics; each task's own metrics are called `<name>_<metric>`. A
-    model that has the heads of some tasks only, such as the teacher of one, is trained and judged on these.
+    model that has the heads of some tasks only, such as the teacher of one, is trained and evaluated on these.
     """
 
     tasks: dict[PartName, Task] = Field(
@@ -96,7 +96,7 @@ class MultiTask(Task):
         return right
 
     def answer(self, heads: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        """Task name -> what that task says of the sample."""
+        """Task name -> that task's answer for the sample."""
         parts = [task.answer(heads) for task in self.tasks.values()]
         return [dict(zip(self.tasks, answers, strict=True)) for answers in zip(*parts, strict=True)]
 

@@ -83,7 +83,7 @@ class StaticInt8(Quantizer):
     def quantize_onnx(self, model: Path, name: str, batches: Iterable[dict[str, np.ndarray]], output: Path) -> dict[str, Any]:
         """Quantise a float ONNX file; one batch is in memory at a time, and of its activations only the extremes stay.
 
-        What the file says of itself survives. A file of an older opset is converted first, and both are compared on numbers
+        The file's metadata survives. A file of an older opset is converted first, and both are compared on numbers
         like those of the first batch. StageError where nothing can be quantised or the file is quantised already.
         """
         source = files.load(model)
