@@ -147,7 +147,7 @@ def measure_and_check(
     quiet: bool,
     show: "Callable[[Evaluation], None]",
 ) -> None:
-    """Measure, write what was asked for, print, and judge the gates: GateError where one is not met."""
+    """Measure, write the requested files, print, and check the gates: GateError where one is not met."""
     from compress_cli.cli._summary import write_summary
     from compress_cli.report import against, evaluation
     from compress_cli.report import gates as promises

@@ -68,8 +68,8 @@ class Stage(Plugin):
     name: Name = Field("", description="what other stages and the report call it; default: the stage's type")
     seeds: Seeds = Field(
         (),
-        description="repeat this stage and what follows with each of these seeds, for the spread; the first is reported; one "
-        "alone stands for the recipe's",
+        description="repeat this stage and the later ones with each of these seeds; the report shows the first one's figures, "
+        "and the spread; a single seed replaces the recipe's",
     )
 
     @abstractmethod
