@@ -50,7 +50,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put two ONNX files side by side. Bytes, MACs, accuracy on the same samples, latency timed in turn."""
+    """Compare two ONNX files. Bytes, MACs, accuracy on the same samples, latency timed in turn."""
     from compress_cli.measurement.evaluation import EvaluationRequest
     from compress_cli.report import evaluation
 

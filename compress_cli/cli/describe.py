@@ -45,7 +45,7 @@ def command(
 
 
 def plugin_document(folder: str, name: str) -> dict[str, Any]:
-    """What a plugin is and its fields, as JSON-ready data: `plugin_document("losses", "soft_targets")`."""
+    """A plugin's description and fields as JSON-ready data: `plugin_document("losses", "soft_targets")`."""
     import inspect
 
     from compress_cli.plugin import contract, find
@@ -104,7 +104,7 @@ def _type(spec: dict[str, Any], definitions: dict[str, Any]) -> str:
 
 
 def _show(fields: dict[str, dict[str, Any]]) -> None:
-    """Each field on a line with its type, bounds and default, and under that what it is."""
+    """Print each field on a line with its type, bounds and default, and its description below."""
     import json
     import shutil
     import textwrap

@@ -33,7 +33,7 @@ Prepare = Annotated[
     str,
     typer.Option(
         "--preprocess",
-        help="how pictures are prepared for a model from elsewhere: resize=256,crop=224 (or size=224, which stretches),"
+        help="how pictures are prepared for a model that was not made here: resize=256,crop=224 (or size=224, which stretches),"
         "scale=1/255,mean=0.485:0.456:0.406,std=...,colour=bgr,layout=nhwc",
         show_default=False,
     ),
@@ -51,9 +51,11 @@ Providers = Annotated[
 ]
 SessionOptions = Annotated[
     str,
-    typer.Option("--session", help="its other options: '{optimisation: basic, execution: parallel}'", show_default=False),
+    typer.Option(
+        "--session", help="other ONNX Runtime options: '{optimisation: basic, execution: parallel}'", show_default=False
+    ),
 ]
-Seconds = Annotated[float, typer.Option("--seconds", min=0.01, max=600, help="time for the timing")]
+Seconds = Annotated[float, typer.Option("--seconds", min=0.01, max=600, help="duration of the timing")]
 CachesChoice = Annotated[
     Literal["warm", "cold"],
     typer.Option(

@@ -15,7 +15,7 @@ def command(
     model: Annotated[Path, typer.Argument(help="an ONNX file, a .safetensors file, or a stage's folder", show_default=False)],
     shape: Annotated[
         list[str],
-        typer.Option("--shape", help="of an input that an ONNX file leaves open, for MACs: input=1x128", show_default=False),
+        typer.Option("--shape", help="for MACs: shape of an open input of an ONNX file: input=1x128", show_default=False),
     ] = [],  # noqa: B006 - typer copies it
     plugins: Plugins = [],  # noqa: B006 - typer copies it
     json: Json = False,

@@ -16,8 +16,8 @@ def command(
         list[Path],
         typer.Argument(metavar="RUN...", help="folders of runs, such as runs/RECIPE; several are shown in one table"),
     ],
-    markdown: Annotated[bool, typer.Option("--markdown", help="as Markdown")] = False,
-    html: Annotated[bool, typer.Option("--html", help="as a page for a browser")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown")] = False,
+    html: Annotated[bool, typer.Option("--html", help="print an HTML page")] = False,
     gates: Gates = [],  # noqa: B006 - typer copies it
     junit: JUnit = None,
     csv: Tables = None,

@@ -27,7 +27,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a recipe, print its report, judge its gates. Stages that are up to date are skipped."""
+    """Run a recipe, print its report, check its gates. Stages that are up to date are skipped."""
     import json as format_json
 
     from compress_cli.cli._live import Live

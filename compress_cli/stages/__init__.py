@@ -65,7 +65,7 @@ class Stage(Plugin):
     task_dependent: ClassVar[bool] = True
     """Whether the task changes its result; one result of a stage that is not serves every task."""
 
-    name: Name = Field("", description="what other stages and the report call it; default: the stage's type")
+    name: Name = Field("", description="the stage's name in the recipe and the report; default: its type")
     seeds: Seeds = Field(
         (),
         description="repeat this stage and the later ones with each of these seeds; the report shows the first one's figures, "

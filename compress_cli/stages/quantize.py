@@ -36,8 +36,8 @@ class Quantize(Stage):
     """Quantise a checkpoint, or an ONNX file, after calibrating on training images.
 
     The facts hold the signal-to-noise ratio of every head against the float model (`sqnr_db`, on val), and what stays
-    float. Calibration runs on the CPU, so that the same recipe gives the same bytes wherever training ran. What is
-    interrupted goes on with the batch it was at; that of an ONNX file, whose ranges ONNX Runtime keeps to itself, starts anew.
+    float. Calibration runs on the CPU, so that the same recipe gives the same bytes wherever training ran. An
+    interrupted calibration resumes at its batch; that of an ONNX file starts anew, since ONNX Runtime hides its ranges.
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, OnnxModel))}
