@@ -1,4 +1,4 @@
-"""What a stage may use besides its settings."""
+"""What a stage may use in addition to its settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compress_cli.store.saves import Saves
 
 @dataclass(frozen=True)
 class Context:
-    """All a stage may use besides its settings; a new field needs a reason."""
+    """All that a stage may use in addition to its settings; a new field needs a reason."""
 
     inputs: dict[str, tuple[Artifact, ...]]  # by role; empty = not given
     output: Path  # an empty folder that becomes the artifact

@@ -3,7 +3,7 @@
 CompressError          exit 1
 ├── RecipeError        exit 2   the recipe or the command line is wrong: file, line, field, remedy
 ├── ArtifactError      exit 3   something on disk is missing, damaged or of the wrong kind
-│   └── DataError      exit 3   a dataset's files are not at hand, or are not what they should be
+│   └── DataError      exit 3   a dataset's files are missing, or are not what they should be
 ├── StageError         exit 4   a stage or a model failed while running: names it, what is saved, how to resume
 │   └── ResourceError  exit 4   disk, memory or a permission was lacking: how much, where
 ├── GateError          exit 5   a promise about the result is not met, or undecided
@@ -34,7 +34,7 @@ class ArtifactError(CompressError):
 
 
 class DataError(ArtifactError):
-    """A dataset's files are not at hand, or are not what they should be."""
+    """A dataset's files are missing, or are not what they should be."""
 
 
 class StageError(CompressError):

@@ -1,4 +1,4 @@
-"""Whose error it is: what a plugin from outside raises is its author's to mend; what this package raises is a bug of ours."""
+"""Who has to fix an error: one that an outside plugin raises is its author's; one that this package raises is a bug of ours."""
 
 from __future__ import annotations
 

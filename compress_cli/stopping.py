@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish what is in hand, then stop; in time whatever the process is doing.
+"""Ctrl-C and SIGTERM: finish the current piece of work, then stop; within a time limit whatever the process is doing.
 
 Within `held` a first signal waits: for `check`, which a loop calls wherever it can be left, or for the end. Elsewhere it
 raises KeyboardInterrupt at once. What takes longer than `PATIENCE_S` is broken off, and a library that does not come back
@@ -38,7 +38,7 @@ _stop = _Stop()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Take both signals as this module says; the main thread only."""
+    """Handle both signals as the module's docstring describes; in the main thread only."""
     global _stop
     _stop, before = _Stop(), {number: signal.signal(number, _signalled) for number in CODES}
     reader, writer = os.pipe()

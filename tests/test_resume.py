@@ -198,7 +198,7 @@ def test_a_save_of_something_else_is_not_taken_up(toy, context_for, tmp_path):
     found, facts = fitted(context_for(toy(), saves=Saves(tmp_path, warn=notes.append)))
     assert same(found, expected)
     assert len(facts["epochs"]) == EPOCHS
-    assert notes[0].startswith("begins anew: what was saved does not fit what is trained (average/")
+    assert notes[0].startswith("begins anew: its saves do not fit the training (average/")
 
 
 class NanAt(CrossEntropy):

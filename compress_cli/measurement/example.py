@@ -90,7 +90,7 @@ def _shape(session: Session, name: str, batch: int) -> tuple[int, ...]:
     port, batch_axis = session.inputs[name], session.batch_axes.get(name)
     if any(size is None and axis != batch_axis for axis, size in enumerate(port.shape)):
         raise ArtifactError(
-            f"{session.path}: input '{name}' is {port}; tell its shape with --shape {name}=..., or name data with --data"
+            f"{session.path}: input '{name}' is {port}; give its shape with --shape {name}=..., or name data with --data"
         )
     return tuple(batch if size is None else size for size in port.shape)
 

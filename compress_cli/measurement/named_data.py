@@ -114,7 +114,7 @@ def _of_pictures(path: Path, request: Request, classes: FolderClasses = None) ->
     port = next(iter(request.session.inputs.values()))
     height, width = _sides(path, port, prepare)
     if prepare.crop and not prepare.resize:
-        raise RecipeError("--preprocess crop: pictures of a folder have many sizes; say resize too: resize=256,crop=224")
+        raise RecipeError("--preprocess crop: pictures of a folder have many sizes; set resize too: resize=256,crop=224")
     channels: Literal[1, 3] = 1 if 1 in port.shape[1:] else 3
     names = classes or _folder_classes(path, splits, request)
     try:
@@ -144,7 +144,7 @@ def _sides(path: Path, port: Port, prepare: Preprocess) -> tuple[int, int]:
     sides = [axis for axis in axes if axis is not None] if len(port.shape) == 4 else []
     if len(sides) != 2:
         raise RecipeError(
-            f"--data {path}: the file leaves the size of pictures open; say it by --preprocess size=224, or resize=256,crop=224"
+            f"--data {path}: the file leaves the size of pictures open; set --preprocess size=224, or resize=256,crop=224"
         )
     return sides[0], sides[1]
 

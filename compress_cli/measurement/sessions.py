@@ -266,7 +266,7 @@ def _why_not(path: Path, error: Exception) -> str:
     if isinstance(error, ort.InvalidProtobuf) or "No graph was found" in text:
         return "is not an ONNX file, or is truncated or damaged; export it again or fetch it again"
     if "external data" in text.lower() and ("not allowed" in text or "allowed directory" in text or "escape" in text):
-        return f"wants weights from outside its folder, which are never read ({_reason(error)})"
+        return f"refers to weights outside its folder, which are never read ({_reason(error)})"
     if "External data path" in text or "external data" in text.lower():
         return f"its weights lie in another file, which is missing or damaged ({_reason(error)})"
     if "No Op registered" in text or "not a registered function/op" in text or isinstance(error, ort.NotImplemented):

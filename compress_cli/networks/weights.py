@@ -105,7 +105,7 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
         if tensor.layout is not torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes()
     ]
     if grown:
-        raise ArtifactError(f"{path}: tensors stand for more values than the file holds (such as {', '.join(grown[:3])})")
+        raise ArtifactError(f"{path}: tensors claim more values than the file holds (such as {', '.join(grown[:3])})")
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}

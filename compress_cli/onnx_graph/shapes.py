@@ -34,7 +34,7 @@ class Shapes:
 def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]] | None = None) -> Shapes:
     """Shape and number type of every value, for one sample where the file leaves the batch open.
 
-    sizes: input name -> its shape, where an axis besides the batch is open. Unknown says what can't be inferred.
+    sizes: input name -> its shape, where an axis besides the batch is open. Unknown names what can't be inferred.
     """
     skeleton = _skeleton(inlined(model))
     batch = _close_axes(skeleton.graph, sizes or {})

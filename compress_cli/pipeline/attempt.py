@@ -49,13 +49,13 @@ class Attempt(BaseModel):
         if self.forced and not earlier.forced:
             return "--force requests a fresh result"
         if earlier.inputs != self.inputs:
-            return "what was saved was made from other inputs"
+            return "its saves were made from other inputs"
         if earlier.device != self.device:
-            return f"what was saved was made on {earlier.device}, and this is {self.device}"
+            return f"its saves were made on {earlier.device}, and this is {self.device}"
         changed = [name for name in self.libraries if self.libraries[name] != earlier.libraries.get(name)]
         if changed:
             name = changed[0]
-            return f"what was saved was made with {name} {earlier.libraries.get(name)}, and this is {self.libraries[name]}"
+            return f"its saves were made with {name} {earlier.libraries.get(name)}, and this is {self.libraries[name]}"
         return ""
 
 

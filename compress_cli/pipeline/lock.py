@@ -42,7 +42,7 @@ def planned(directory: Path, record: Record) -> Plan:
     try:
         again = plan.plan(recipe.load(path))
     except RecipeError as error:
-        raise ArtifactError(f"{error}\n  (a run with plugins of one's own needs the same --plugin again)") from None
+        raise ArtifactError(f"{error}\n  (a run with plugins of your own needs the same --plugin)") from None
     if again.missing_data:
         raise ArtifactError(again.missing_data)
     names = record.keys(directory)

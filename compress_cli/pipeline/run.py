@@ -43,15 +43,15 @@ class Run:
     directory: Path  # runs/<recipe>
     listener: Listener
     force: frozenset[str] = frozenset()
-    repair: bool = False  # what is damaged is made anew, instead of stopping there
-    artifacts: dict[str, Artifact] = field(default_factory=dict)  # key -> what is there now
+    repair: bool = False  # make damaged artifacts again, instead of raising an error
+    artifacts: dict[str, Artifact] = field(default_factory=dict)  # key -> the stored artifact
     cached: set[str] = field(default_factory=set)  # keys of steps that did not run
     damaged: dict[str, str] = field(default_factory=dict)  # keys of steps whose artifact was not whole -> what was found
     problems: dict[str, str] = field(default_factory=dict)  # keys of measuring steps that could not run -> why
     at_work: tuple[Step, Saves] | None = None  # the last step that was begun
 
     def execute(self) -> Record:
-        """Run what is not up to date. Errors leave every whole artifact in place."""
+        """Run the steps that are not up to date. An error leaves every complete artifact in place."""
         self._check()
         begun = time.monotonic()
         with self._explained():
@@ -84,7 +84,7 @@ class Run:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Interrupts, and errors of the system that the user can mend, say what is kept."""
+        """Interrupts, and errors of the system that the user can fix, report which results are saved."""
         stopping.explain(lambda: f"interrupted; {self._kept()}")
         try:
             yield

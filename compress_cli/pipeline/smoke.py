@@ -43,7 +43,7 @@ class Passed(BaseModel):
 
 
 def rehearse(plan: Plan, listener: Listener, present: dict[str, Artifact], directory: Path) -> list[Trial]:
-    """The smoke run of a run in `directory`, or what is remembered of it where the same steps passed before an interrupt."""
+    """The smoke run of a run in `directory`, or its stored result where the same steps passed before an interrupt."""
     device, libraries = executor.named(executor.device(plan.recipe.device)), executor.libraries()
     earlier = _read(directory / PASSED)
     if earlier and (earlier.device, earlier.libraries) == (device, libraries):

@@ -176,7 +176,7 @@ def gate(result: GateResult) -> str:
     if result.needs is not None:
         sentence += f"; needs about {result.needs:,} more {'rounds of timing' if timed else 'samples'}"
     elif result.outcome == "undecided":
-        sentence += "; it lies on the limit, which no number of samples would decide"
+        sentence += "; the value lies on the limit, which no number of samples can decide"
     return f"{sentence} (the gate lets it pass)" if result.outcome == "undecided" and result.passes else sentence
 
 

@@ -263,7 +263,7 @@ def _training(behind: Background) -> str:
         spread = not figure.endswith("accuracy")  # losses fall by orders of magnitude
         plot = plots.curves(curves, "epoch", write.title(figure), partial(write.metric, figure), spread)
         drawn.append(f"<figure>{plot}</figure>")
-    legend = "<p>Metrics are those of the val split, which chooses the epoch that is kept.</p>"
+    legend = "<p>Metrics are those of the val split, which selects the epoch whose weights are used.</p>"
     return f'<h2>Training</h2>{legend}<div class="plots">{"".join(drawn)}</div>' if drawn else ""
 
 

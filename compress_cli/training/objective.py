@@ -80,7 +80,7 @@ class Objective:
                 terms.append(loss.weight * loss.factor(epochs) * share * value)
         total, mixing = torch.stack(terms).sum() if terms else torch.zeros(()), teachers.loss()
         if not total.requires_grad:
-            raise StageError(f"no loss depends on what is trained: {', '.join(loss.type for loss in self.losses)}")
+            raise StageError(f"no loss depends on the trained weights: {', '.join(loss.type for loss in self.losses)}")
         return total if mixing is None else total + label_share * mixing
 
     def _student(self, batch: Batch, features: dict[str, Tensor]) -> Outputs:

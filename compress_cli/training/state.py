@@ -84,7 +84,7 @@ class State:
         tensors = self._tensors()
         wrong = _mismatch(tensors, save.arrays)
         if wrong:
-            return f"what was saved does not fit what is trained ({wrong})"
+            return f"its saves do not fit the training ({wrong})"
         with torch.no_grad():
             for name, value in tensors.items():
                 value.copy_(tensor(save.arrays[name], value.dtype))

@@ -37,9 +37,9 @@ def left(tmp_path):
         ({"forced": True}, {"forced": True}, ""),
         ({"forced": True}, {}, ""),
         ({}, {"forced": True}, "--force requests a fresh result"),
-        ({}, {"inputs": {}}, "what was saved was made from other inputs"),
-        ({"device": "cuda"}, {}, "what was saved was made on cuda, and this is cpu"),
-        ({}, {"libraries": {"torch": "3"}}, "what was saved was made with torch 2.15.0, and this is 3"),
+        ({}, {"inputs": {}}, "its saves were made from other inputs"),
+        ({"device": "cuda"}, {}, "its saves were made on cuda, and this is cpu"),
+        ({}, {"libraries": {"torch": "3"}}, "its saves were made with torch 2.15.0, and this is 3"),
         ({"format": 0}, {}, "its saves are of another version of compress"),
     ],
 )

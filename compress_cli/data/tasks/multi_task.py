@@ -31,7 +31,7 @@ class MultiTask(Task):
     @model_validator(mode="after")
     def _alike(self) -> MultiTask:
         if "mean" in self.tasks:
-            raise ValueError("tasks: 'mean' is what their average is called; name the task otherwise")
+            raise ValueError("tasks: 'mean' is the name of their average; choose another name for the task")
         if nested := [name for name, task in self.tasks.items() if isinstance(task, MultiTask)]:
             raise ValueError(f"tasks: '{nested[0]}' has several tasks itself; list them all here")
         kinds = {task.primary: name for name, task in self.tasks.items()}
