@@ -175,7 +175,7 @@ def measure_and_check(
 
 
 def session_options(providers: str, session: str) -> "Options":
-    """How ONNX Runtime is to run; RecipeError for what it does not have."""
+    """The options of ONNX Runtime; RecipeError for a provider that it does not have."""
     from pydantic import ValidationError
 
     from compress_cli.document import setting

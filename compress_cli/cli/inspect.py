@@ -40,7 +40,7 @@ def command(
 
 
 def _artifact(folder: Path, sizes: dict[str, tuple[int, ...]]) -> "Listing":
-    """What a stage made; a Checkpoint's multiply-accumulates are counted by PyTorch on its rebuilt network."""
+    """The layers of a stage's result; a Checkpoint's multiply-accumulates are counted by PyTorch on its rebuilt network."""
     from compress_cli.errors import ArtifactError
     from compress_cli.onnx_graph import layers
     from compress_cli.store import artifact, safetensors

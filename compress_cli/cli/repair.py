@@ -110,7 +110,7 @@ def _write_report(directory: Path) -> None:
 
 
 def _digests(store: "Store", record: "Record") -> dict[str, str]:
-    """Key -> digest of what was written, where the manifest can still be read."""
+    """Key -> digest in the manifest, where that can still be read."""
     from compress_cli.errors import ArtifactError
     from compress_cli.store import artifact
 

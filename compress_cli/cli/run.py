@@ -67,7 +67,7 @@ def command(
 def _planned(
     recipe: Path, overrides: list[str], until: str, force: list[str], gates: list[str], junit: Path | None, quiet: bool
 ) -> "Plan":
-    """The plan with the gates of the command line; RecipeError for whatever is wrong with either."""
+    """The plan with the gates of the command line; RecipeError where either is wrong."""
     from compress_cli.errors import RecipeError
     from compress_cli.pipeline import plan
     from compress_cli.pipeline import recipe as recipes

@@ -63,7 +63,7 @@ class Evaluation(BaseModel):
     session: Options
     latency: Latency
     load: Load | None
-    """With several clients at once, where they were asked for."""
+    """With several clients at once, where requested."""
     profile: Profile | None
     data: str
     """Name of the dataset; empty where there was none, and so no metrics."""
@@ -75,7 +75,7 @@ class Evaluation(BaseModel):
     """Metric name -> which of its values are the good ones."""
     against: Against | None
     warnings: list[str] = []
-    """What makes the figures doubtful."""
+    """Reasons to doubt the figures."""
     gates: list[GateResult] = []
 
 
@@ -167,7 +167,7 @@ def _card(opened: list[Session], request: EvaluationRequest) -> Card | None:
 
 
 def _feeds(opened: list[Session], samples: Samples | None, request: EvaluationRequest) -> list[Feeds]:
-    """What each file is timed with: the first samples, or made-up ones."""
+    """The inputs that each file is timed with: the first samples, or synthetic ones."""
     if samples:
         return [measure.sample(session, samples.split, request.latency_batch) for session in opened]
     shapes, values = example.shapes(opened[0], request.shapes), example.values(opened[0], request.values)
@@ -186,7 +186,7 @@ def _contents(session: Session, feeds: Feeds, request: EvaluationRequest) -> Con
 def _against(
     older: Session, contents: list[Contents], speedup: Speedup, samples: Samples | None, results: list[Result]
 ) -> Against:
-    """What changed from the baseline to the file."""
+    """The changes from the baseline to the file."""
     new, old = contents
     after, before = (result.scores for result in results) if results else ({}, {})
     paired, primary = changes(before, after), results[0].primary if results else ""
@@ -213,7 +213,7 @@ def _predictions(samples: Samples, results: list[Result]) -> PredictionCompariso
 
 
 def _warnings(opened: list[Session], split: Split) -> list[str]:
-    """What makes the figures of the files doubtful, by the looks of the first samples."""
+    """Reasons to doubt the figures, found in the first samples."""
     texts = {
         session.path: input_range.warning(session, measure.sample(session, split, input_range.LOOKED_AT)) for session in opened
     }

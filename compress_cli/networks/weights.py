@@ -24,7 +24,7 @@ UNREADABLE = (
     pickle.UnpicklingError, struct.error, ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError,
     MemoryError, OSError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
-"""What reading a damaged file raises, with `weights_only=True` too."""
+"""Exceptions that torch.load raises for a damaged file, with `weights_only=True` too."""
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def _torch_load(path: Path) -> Any:
-    """What torch.save wrote, read without running any of it."""
+    """Read a file of torch.save without running any code in it."""
     if zipfile.is_zipfile(path):
         _check_archive(path)
     try:

@@ -104,7 +104,7 @@ def _wrong(message: Any, opsets: dict[str, int]) -> str:
 
 
 def _texts(message: Any) -> Iterator[str | bytes]:
-    """Its text fields: protobuf leaves as bytes what is not UTF-8."""
+    """Its text fields: protobuf returns bytes for text that is not UTF-8."""
     for field, value in message.ListFields():
         if field.type == field.TYPE_STRING:
             yield from [value] if isinstance(value, str | bytes) else value

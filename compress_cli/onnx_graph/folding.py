@@ -79,7 +79,7 @@ def _small(tensor: onnx.TensorProto) -> np.ndarray | None:
 def _value(
     node: onnx.NodeProto, constants: Constants, shapes: dict[str, tuple[int | None, ...]], opsets: dict[str, int]
 ) -> np.ndarray | None:
-    """What the operator gives; None where that depends on the model's inputs, or is not small."""
+    """The operator's constant result; None where it depends on the model's inputs, or is not small."""
     if node.domain not in ("", "ai.onnx") or node.op_type not in SHAPE_ARITHMETIC or len(node.output) != 1:
         return None
     inputs = {name: constants.get(name) for name in node.input if name}

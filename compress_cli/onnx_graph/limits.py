@@ -15,7 +15,7 @@ from typing import NoReturn
 from compress_cli.errors import ArtifactError
 
 MEMORY_BYTES, MEMORY_FACTOR = 2 * 10**9, 10
-"""What reading a file may take: so much, and so many times its size."""
+"""The memory that reading a file may take: a constant, and a multiple of its size."""
 TIME_S, RATE = 60, 20_000_000
 """Seconds that it may last: so many, and one more for so many bytes."""
 

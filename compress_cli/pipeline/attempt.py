@@ -79,7 +79,7 @@ def begin(attempt: Attempt, output: Path, saves: Path, say: Callable[[str], None
 
 
 def _read(folder: Path) -> Attempt | None:
-    """What the try in this folder began with; None where there is none, or it can't be read."""
+    """The try in this folder; None where there is none, or it can't be read."""
     path = folder / MARK
     if not path.is_file():
         return None

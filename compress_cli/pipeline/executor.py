@@ -120,7 +120,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def recorded(sources: Sequence[Artifact]) -> list[Source]:
-    """What a manifest remembers of a step's inputs in one role."""
+    """The manifest's entries for a step's inputs in one role."""
     return [Source(key=source.manifest.key, digest=source.digest) for source in sources]
 
 
@@ -172,7 +172,7 @@ def _facts(step: Step, context: Context) -> dict[str, Any]:
 
 
 def _memory() -> str:
-    """What the process took before it was refused more."""
+    """The process's peak memory before the failure."""
     return f"{disk.amount(peak_memory())} were taken before"
 
 

@@ -30,7 +30,7 @@ from compress_cli.store.store import Store
 
 LOG = "log.jsonl"
 FILES = (LOG, RECORD, LOCK, smoke.PASSED, "report.json", "report.md", "report.html")
-"""What a run writes into its folder, besides links."""
+"""The files that a run writes into its folder; links come in addition."""
 MEMORY = ".machine"  # in the store: choices made once per machine
 
 

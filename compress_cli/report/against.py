@@ -91,7 +91,7 @@ def _row(evaluation: Evaluation, name: str) -> Row:
 
 
 def _verdict(evaluation: Evaluation) -> Change | None:
-    """What can be said of the primary metric's change at 95%."""
+    """The verdict on the primary metric's change at 95%."""
     against = evaluation.against
     if against is None or against.change is None:
         return None

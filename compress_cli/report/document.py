@@ -57,7 +57,7 @@ class Row(BaseModel):
     change_p: float | None = None
     """McNemar's p-value of "right equally often"; None for a metric that is not right-or-wrong."""
     change_verdict: Change | None = None
-    """What can be said of it at 95%: by McNemar's test, or by the interval."""
+    """The verdict at 95%: by McNemar's test, or by the interval."""
     made_from: str = ""
     """The model that its stage started from, or was taught by; empty where it started afresh."""
     gained: Estimate | None = None
@@ -124,7 +124,7 @@ class Report(BaseModel):
         return once(self.rows)
 
     def direction(self, metric: str) -> Better | None:
-        """Which way a metric is better; None for what is no metric of this run."""
+        """Whether higher or lower values of a metric are better; None for a figure that is no metric of this run."""
         return self.better if metric == self.primary else self.directions.get(metric)
 
 

@@ -32,7 +32,7 @@ CHANGES: dict[Change, str] = {"better": "better", "worse": "worse", "same": "no 
 
 @dataclass(frozen=True)
 class Background:
-    """What a page shows besides the report: how the stages went, and with what software."""
+    """What a page shows in addition to the report: the stages' facts, and the software."""
 
     facts: dict[str, dict[str, Any]]  # row name -> what its stage noted
     environment: dict[str, Any]
@@ -42,7 +42,7 @@ class Background:
 
 
 def background(directory: Path) -> Background:
-    """Of the run in `directory`; what is not there is left out."""
+    """The background of the run in `directory`; missing files are left out."""
     record = Record.read(directory)
     store = directory / record.store
     artifacts = {row.name: artifact.read(store / row.key) for row in record.rows}
@@ -118,7 +118,7 @@ def _tiles(report: Report) -> str:
 
 
 def _answers(report: Report, behind: Background) -> str:
-    """What changed in the answers; nothing where the task has no classes."""
+    """The answers that changed; empty where the task has no classes."""
     table = predictions.answers(report)
     if not table:
         return ""
@@ -165,7 +165,7 @@ def _planes(report: Report) -> str:
 
 
 def _latency(row: Row, report: Report) -> tuple[float, float, float] | None:
-    """Milliseconds of the baseline divided by the speed-up: what was timed at different moments does not compare."""
+    """Milliseconds of the baseline divided by the speed-up: times taken at different moments can't be compared."""
     baseline = next((other.latency for other in report.rows if other.name == report.baseline), None)
     if baseline and _is_baseline(row, report):
         return (baseline.p50_ms.value,) * 3

@@ -56,7 +56,7 @@ class Stage(Plugin):
     shared: ClassVar[dict[str, int]] = {}
     """Versions of the nouns whose change changes this stage's bytes: `{"training": training.VERSION}`."""
     splits: ClassVar[tuple[SplitName, ...]] = ("train", "val")
-    """What it may see; only measuring sees `test`."""
+    """The splits that it may read; only measurements read `test`."""
     long: ClassVar[bool] = False
     """Whether it may take minutes: a smoke run goes before the first of them."""
 
@@ -85,7 +85,7 @@ class Stage(Plugin):
         return {}
 
     def depends(self) -> dict[str, Any]:
-        """What changes the result besides settings, inputs and data: a library's version, the machine for a timing."""
+        """What changes the result apart from settings, inputs and data: a library's version, the machine for a timing."""
         return {}
 
     @abstractmethod

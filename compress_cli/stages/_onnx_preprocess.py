@@ -66,7 +66,7 @@ def _check_fields(preprocess: Preprocess) -> None:
 
 
 def _geometry(preprocess: Preprocess, shape: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """(height, width) that pictures are resized to, (top, left) of what is cut out of them, (height, width) of that."""
+    """(height, width) that pictures are resized to, (top, left) of the crop, (height, width) of the crop."""
     plain = preprocess.model_copy(update={name: type(preprocess).model_fields[name].default for name in VALUES})
     height, width = plain.model_copy(update={"crop": None}).apply(np.zeros((1, *shape), np.uint8)).shape[2:]
     rows, columns = np.indices((height, width), np.float32)  # each pixel's place

@@ -162,7 +162,7 @@ def _figures(agreement: Agreement) -> dict[str, float | None]:
 
 
 def _remedy(start: Artifact) -> str:
-    """What to do about a runtime that strays from the simulation."""
+    """The remedy where the runtime deviates from the simulation."""
     settings = json.loads(start.file(restore.QUANTIZER).read_text())
     if settings.get("reduce_range") is False:
         return (

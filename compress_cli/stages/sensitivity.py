@@ -1,4 +1,4 @@
-"""What each layer's quantisation costs."""
+"""The cost of each layer's quantisation."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def parse(text: str) -> Gate:
 
 
 def sort_of(quantity: str) -> Sort:
-    """What a quantity counts."""
+    """The unit of a quantity."""
     if quantity in SORTS:
         return SORTS[quantity]
     return "share" if changed(quantity)[0].removesuffix("_vs_baseline").endswith("accuracy") else "number"
@@ -182,7 +182,7 @@ def _needs(figure: Estimate, limit: float) -> int | None:
 
 @lru_cache
 def _terms(promise: str) -> Terms:
-    """ValueError says what is wrong with a promise."""
+    """Parse a promise; ValueError where it is malformed."""
     match = PROMISE.fullmatch(promise)
     if match is None:
         raise ValueError(

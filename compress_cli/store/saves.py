@@ -78,7 +78,7 @@ class Saves:
         return None
 
     def forget(self, reason: str) -> None:
-        """Remove all saves, and say why the stage begins anew."""
+        """Remove all saves, and report why the stage starts again from the beginning."""
         self.warn(f"begins anew: {reason}")
         self.progress, self.earlier_s = "", 0.0
         for path in self._paths():

@@ -111,7 +111,7 @@ class _Loop:
         return self._facts()
 
     def _epoch(self, epoch: int, features: dict[str, Tensor]) -> None:
-        """Train through an epoch, or through what is left of one that was saved."""
+        """Train through an epoch, or through the rest of a saved one."""
         self.network.train()
         state, meter, steps = self.state, Meter(), self.loader.steps
         seeds = step_seeds(self.context.seed, epoch, steps)

@@ -149,7 +149,7 @@ def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def _subject(network: nn.Module, inputs: dict[str, Tensor], steps: int, device: str) -> tuple[str, dict[str, object]]:
-    """What a choice holds for, and its hash."""
+    """The conditions of a choice, and their hash."""
     modules = [(name, type(module).__qualname__) for name, module in network.named_modules()]
     weights = [(name, tuple(weight.shape)) for name, weight in network.state_dict().items()]
     subject = {
@@ -173,7 +173,7 @@ def _processor() -> str:
 
 
 def _recall(memory: Path) -> dict[str, dict]:
-    """Earlier choices. A file that can't be read is as good as none: formats are timed and the file is written anew."""
+    """Earlier choices. A file that can't be read counts as missing: formats are timed and the file is written again."""
     path = memory / REMEMBERED
     try:
         known = json.loads(path.read_text()) if path.is_file() else {}

@@ -137,7 +137,7 @@ def _check(model: onnx.ModelProto, name: str) -> None:
 
 @contextlib.contextmanager
 def _failures_of_onnxruntime(name: str) -> Iterator[None]:
-    """Within, what ONNX Runtime's quantizer raises becomes a StageError; it raises whatever its code stumbles over."""
+    """Turn any exception of ONNX Runtime's quantizer into a StageError; it has no class of its own."""
     try:
         yield
     except (CompressError, MemoryError):
