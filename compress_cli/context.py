@@ -1,4 +1,4 @@
-"""What a stage may use besides its settings."""
+"""What a stage may use in addition to its settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compress_cli.store.saves import Saves
 
 @dataclass(frozen=True)
 class Context:
-    """All a stage may use besides its settings; a new field needs a reason."""
+    """All that a stage may use in addition to its settings; a new field needs a reason."""
 
     inputs: dict[str, tuple[Artifact, ...]]  # by role; empty = not given
     output: Path  # an empty folder that becomes the artifact
@@ -30,8 +30,8 @@ class Context:
     key: str  # of this step: an exported file names it
     memory: Path  # a folder that remembers choices made once per machine (precision)
     saves: Saves = field(default_factory=Saves)  # where it goes on, and where it leaves its state now and then
-    transfer: Dataset | None = None  # whose train split, without labels, stands for that of `dataset`
-    join: bool = False  # or stands beside it
+    transfer: Dataset | None = None  # whose train split, without labels, replaces that of `dataset`
+    join: bool = False  # or is added to it
     samples: int | None = None  # how many an epoch shows, by repeating those that there are; default: each once
     limit: int | None = None  # at most this many training steps and batches anywhere: the smoke run's two
     splits: tuple[SplitName, ...] = ("train", "val")  # what the stage may see
@@ -44,7 +44,7 @@ class Context:
         return self._limited(self.whole(name), batch, shared=name == "train")
 
     def unlabelled(self, batch: int = 32) -> Split | None:
-        """Samples without labels that training sees beside the train split, if any; no id is in both.
+        """Samples without labels that training sees in addition to the train split, if any; no id is in both.
 
         In a smoke run they share its batches."""
         if self.transfer is None or not self.join:

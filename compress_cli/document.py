@@ -58,12 +58,12 @@ _TYPES: dict[str, tuple[str, str, Callable[[str], Any]]] = {  # tag -> pattern, 
     "float": (_FLOAT, "-+.0123456789", lambda text: float(re.sub(r"\.(?=[a-zA-Z])", "", text))),
 }
 for _tag, (_pattern, _first, _) in _TYPES.items():
-    _initial = ["" if each == "\0" else each for each in _first]
+    _initial = ["" if character == "\0" else character for character in _first]
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _initial)
 
 
 class Document:
-    """The nodes of one YAML file, changed by `--set`, and where each of them stands."""
+    """The nodes of one YAML file, changed by `--set`, and the line of each."""
 
     def __init__(self, path: Path, root: yaml.Node):
         self.path = path
@@ -71,7 +71,7 @@ class Document:
 
     @classmethod
     def read(cls, path: Path) -> Document:
-        """RecipeError, with the line, where the file can't be read or is not YAML."""
+        """Parse a file; RecipeError, with the line, where it can't be read or is not YAML."""
         try:
             size = path.stat().st_size
             if size > LARGEST_BYTES:
@@ -109,11 +109,11 @@ class Document:
         try:
             return contract.model_validate(self.data(), context={"base": base})
         except ValidationError as error:
-            lines = [f"{self.place(loc)}: {reason}" for loc, reason in complaints(error)]
+            lines = [f"{self.location(loc)}: {reason}" for loc, reason in complaints(error)]
             raise RecipeError("\n".join(lines)) from None
 
-    def place(self, loc: Sequence[Key]) -> str:
-        """`recipe.yaml:12: stages[2].ratio`, the deepest node on the way to `loc` that is there."""
+    def location(self, loc: Sequence[Key]) -> str:
+        """`recipe.yaml:12: stages[2].ratio`, for the deepest node along `loc` that exists."""
         node, mark, field = self.root, self.root.start_mark, ""
         for part in loc:
             field += f"[{part}]" if isinstance(part, int) else f".{part}" if field else part
@@ -164,40 +164,40 @@ def _compose(text: str, name: str) -> yaml.Node | None:
 def _plain(node: yaml.Node, complaints: list[str], left: list[int], depth: int = 0) -> Any:
     """`left` counts down the nodes that may still be built, so that aliases of aliases can't grow without end."""
     left[0] -= 1
-    place = f"{node.start_mark.name}:{node.start_mark.line + 1}"
+    line = f"{node.start_mark.name}:{node.start_mark.line + 1}"
     if left[0] < 0 or depth > DEEPEST:
         what = f"nested deeper than {DEEPEST} levels" if depth > DEEPEST else f"larger than {MOST_NODES} values"
-        raise RecipeError(f"{place}: is {what}, its aliases counted")
+        raise RecipeError(f"{line}: is {what}, its aliases counted")
     tag = node.tag.removeprefix("tag:yaml.org,2002:")
     if tag not in ("seq", "map") and not isinstance(node, yaml.ScalarNode):
-        raise RecipeError(f"{place}: the tag {node.tag} is not allowed here; write the plain value")
+        raise RecipeError(f"{line}: the tag {node.tag} is not allowed here; write the plain value")
     if isinstance(node, yaml.SequenceNode):
-        return [_plain(each, complaints, left, depth + 1) for each in node.value]
+        return [_plain(entry, complaints, left, depth + 1) for entry in node.value]
     if isinstance(node, yaml.MappingNode):
-        made: dict[Any, Any] = {}
+        mapping: dict[Any, Any] = {}
         for key, value in node.value:
-            line = f"{key.start_mark.name}:{key.start_mark.line + 1}"
+            key_line = f"{key.start_mark.name}:{key.start_mark.line + 1}"
             if not isinstance(key, yaml.ScalarNode):
-                raise RecipeError(f"{line}: a key is a word, not a list or a mapping")
-            _check_text(key.value, line)
-            if key.value in made:
-                complaints.append(f"{line}: {key.value}: is given twice")
-            made[key.value] = _plain(value, complaints, left, depth + 1)
-        return made
-    _check_text(node.value, place)
+                raise RecipeError(f"{key_line}: a key is a word, not a list or a mapping")
+            _check_text(key.value, key_line)
+            if key.value in mapping:
+                complaints.append(f"{key_line}: {key.value}: is given twice")
+            mapping[key.value] = _plain(value, complaints, left, depth + 1)
+        return mapping
+    _check_text(node.value, line)
     if tag in ("int", "float") and len(node.value) > LONGEST_NUMBER:
-        raise RecipeError(f"{place}: is a number with too many digits")
+        raise RecipeError(f"{line}: is a number with too many digits")
     if tag in _TYPES and re.fullmatch(_TYPES[tag][0], node.value):
         return _TYPES[tag][2](node.value)
     if tag != "str":
-        raise RecipeError(f"{place}: the tag {node.tag} is not allowed here; write the plain value")
+        raise RecipeError(f"{line}: the tag {node.tag} is not allowed here; write the plain value")
     return node.value
 
 
-def _check_text(text: str, place: str) -> None:
+def _check_text(text: str, line: str) -> None:
     """Half of a character, which only an escape (backslash, u, d800) can make, can't be written to any file."""
-    if any("\ud800" <= each <= "\udfff" for each in text):
-        raise RecipeError(f"{place}: holds half of a character (a surrogate); write the character itself")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise RecipeError(f"{line}: holds half of a character (a surrogate); write the character itself")
 
 
 def _entry(node: yaml.Node, part: str, where: str) -> yaml.Node:
@@ -214,9 +214,9 @@ def _entry(node: yaml.Node, part: str, where: str) -> yaml.Node:
                 value = _as_mapping(value, where)
                 mapping.value[position] = (key, value)
             return value  # type: ignore[no-any-return]
-    made = yaml.MappingNode("tag:yaml.org,2002:map", [], _mark(where), _mark(where))
-    mapping.value.append((_word(part, where), made))
-    return made
+    child = yaml.MappingNode("tag:yaml.org,2002:map", [], _mark(where), _mark(where))
+    mapping.value.append((_word(part, where), child))
+    return child
 
 
 def _replace(node: yaml.Node, part: str, value: yaml.Node, where: str) -> None:
@@ -224,7 +224,7 @@ def _replace(node: yaml.Node, part: str, value: yaml.Node, where: str) -> None:
         node.value[_position(node, part, where)] = value
         return
     mapping = _as_mapping(node, where)
-    mapping.value = [(key, each) for key, each in mapping.value if key.value != part]
+    mapping.value = [(key, old) for key, old in mapping.value if key.value != part]
     mapping.value.append((_word(part, where), value))
 
 
@@ -239,16 +239,16 @@ def _as_mapping(node: yaml.Node, where: str) -> yaml.MappingNode:
 
 
 def _position(sequence: yaml.SequenceNode, part: str, where: str) -> int:
-    called = [_called(each) for each in sequence.value]
+    called = [_called(entry) for entry in sequence.value]
     if part.isdecimal() and int(part) < len(called):
         return int(part)
-    found = [position for position, names in enumerate(called) if names and part == names[0]] or [
+    positions = [position for position, names in enumerate(called) if names and part == names[0]] or [
         position for position, names in enumerate(called) if part in names
     ]
-    if len(found) == 1:
-        return found[0]
+    if len(positions) == 1:
+        return positions[0]
     known = [names[0] for names in called if names]
-    if found:
+    if positions:
         raise RecipeError(
             f"{where}: several entries are called '{part}'; give them a name, or say which by its position from 0"
         )
@@ -256,7 +256,7 @@ def _position(sequence: yaml.SequenceNode, part: str, where: str) -> int:
 
 
 def _called(node: yaml.Node) -> list[str]:
-    """What an entry of a list goes by: its name before its type."""
+    """The names of a list's entry: its name before its type."""
     if isinstance(node, yaml.ScalarNode):
         return [node.value]
     if not isinstance(node, yaml.MappingNode):

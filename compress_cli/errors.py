@@ -1,13 +1,13 @@
 """Errors a user can act on. Everything else is a bug and keeps its traceback.
 
 CompressError          exit 1
-├── RecipeError        exit 2   the recipe or the command line is wrong: file, line, field, what would do
+├── RecipeError        exit 2   the recipe or the command line is wrong: file, line, field, remedy
 ├── ArtifactError      exit 3   something on disk is missing, damaged or of the wrong kind
-│   └── DataError      exit 3   a dataset's files are not at hand, or are not what they should be
-├── StageError         exit 4   a stage or a model failed while running: names it, what is kept, how to go on
+│   └── DataError      exit 3   a dataset's files are missing, or are not what they should be
+├── StageError         exit 4   a stage or a model failed while running: names it, what is saved, how to resume
 │   └── ResourceError  exit 4   disk, memory or a permission was lacking: how much, where
 ├── GateError          exit 5   a promise about the result is not met, or undecided
-├── Interrupted        exit 130 (Ctrl-C) or 143 (SIGTERM): says what is kept
+├── Interrupted        exit 130 (Ctrl-C) or 143 (SIGTERM): says what is saved
 └── ReaderGone         exit 141   the program that reads standard output ended first (`| head`), as other tools end then
 
 With `--json` an error is a JSON document on standard output too: `{"error": {"code": 3, "message": "..."}}`, unless the
@@ -34,7 +34,7 @@ class ArtifactError(CompressError):
 
 
 class DataError(ArtifactError):
-    """A dataset's files are not at hand, or are not what they should be."""
+    """A dataset's files are missing, or are not what they should be."""
 
 
 class StageError(CompressError):

@@ -1,4 +1,4 @@
-"""Whose error it is: what a plugin from outside raises is its author's to mend; what this package raises is a bug of ours."""
+"""Who has to fix an error: one that an outside plugin raises is its author's; one that this package raises is a bug of ours."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def plugins_raise(kind: type[CompressError]) -> Iterator[None]:
     except CompressError:
         raise
     except Exception as error:
-        line = place(error)
+        line = location(error)
         if line is None:
             raise
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise kind(f"{line}: {what} (raised by a plugin from outside)") from error
 
 
-def place(error: BaseException) -> str | None:
-    """`my_losses.py:12` where a plugin from outside was the last at work, libraries aside; None where this package was."""
+def location(error: BaseException) -> str | None:
+    """`my_losses.py:12`: the line of an outside plugin that raised the error, or called the library that did; else None."""
     outside = _outside()
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename in outside:

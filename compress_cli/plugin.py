@@ -148,7 +148,7 @@ def lacking(cls: type[Plugin]) -> str:
 
 
 def catalogue() -> dict[str, dict[str, str]]:
-    """Folder -> plugin name -> what it is, read from the files without importing them."""
+    """Folder -> plugin name -> its summary, read from the files without importing them."""
     outside = {_folder(contract): classes for contract, classes in _OUTSIDE.items()}
     plugins: dict[str, dict[str, str]] = {}
     for name, folder in folders().items():
@@ -238,7 +238,7 @@ def _installed(group: str, path: tuple[str, ...]) -> dict[str, importlib.metadat
 
 
 def _summary(path: Path) -> str:
-    """What the class of a plugin file is: of several in the file, the one that is called as the file is."""
+    """The summary of a plugin file's class: of several in the file, the one with the file's name."""
     tree = ast.parse(path.read_text())
     classes = {_snake(node.name): ast.get_docstring(node) for node in tree.body if isinstance(node, ast.ClassDef)}
     return _first_paragraph(classes.get(path.stem) or next(filter(None, reversed(classes.values())), ""))
@@ -254,9 +254,9 @@ def _snake(name: str) -> str:
 
 
 def _only_class(contract: type[Plugin], module: Any) -> type[Plugin]:
-    (found,) = (
+    (plugin,) = (
         member
         for _, member in inspect.getmembers(module, inspect.isclass)
         if issubclass(member, contract) and member.__module__ == module.__name__
     )
-    return found
+    return plugin

@@ -28,7 +28,7 @@ class NotInKey:
 
 
 class NotInKeyAtDefault:
-    """Marks a field that came after results had been kept: at its default it stays out of keys, which mean what they meant."""
+    """Marks a field added after results had been stored: at its default it stays out of keys, so old keys remain valid."""
 
 
 class ByContent:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish what is in hand, then stop; in time whatever the process is doing.
+"""Ctrl-C and SIGTERM: finish the current piece of work, then stop; within a time limit whatever the process is doing.
 
 Within `held` a first signal waits: for `check`, which a loop calls wherever it can be left, or for the end. Elsewhere it
 raises KeyboardInterrupt at once. What takes longer than `PATIENCE_S` is broken off, and a library that does not come back
@@ -30,7 +30,7 @@ class _Stop:
         self.signal: signal.Signals | None = None
         self.held = 0
         self.overdue = False
-        self.say: Callable[[], str] = lambda: "interrupted"
+        self.message: Callable[[], str] = lambda: "interrupted"
 
 
 _stop = _Stop()
@@ -38,7 +38,7 @@ _stop = _Stop()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Take both signals as this module says; the main thread only."""
+    """Handle both signals as the module's docstring describes; in the main thread only."""
     global _stop
     _stop, before = _Stop(), {number: signal.signal(number, _signalled) for number in CODES}
     reader, writer = os.pipe()
@@ -56,8 +56,8 @@ def listening() -> Iterator[None]:
         watch.join()
 
 
-def told() -> bool:
-    """Whether a signal waits."""
+def requested() -> bool:
+    """Whether a signal asked this process to stop."""
     return _stop.signal is not None
 
 
@@ -79,9 +79,9 @@ def held() -> Iterator[None]:
         check()
 
 
-def explain(say: Callable[[], str]) -> None:
+def explain(message: Callable[[], str]) -> None:
     """Set the message for a process that has to end while a library does not return."""
-    _stop.say = say
+    _stop.message = message
 
 
 def _signalled(number: int, frame: FrameType | None) -> None:
@@ -108,7 +108,7 @@ def _watch(reader: int, stop: _Stop) -> None:
                 return
             if second == signal.SIGINT and time.monotonic() - begun > TWICE_S and not stop.overdue:
                 _leave(first, "ended at once")
-        _leave(first, stop.say())
+        _leave(first, stop.message())
     finally:
         os.close(reader)
 

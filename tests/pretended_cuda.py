@@ -216,14 +216,14 @@ class _Autocast(TorchFunctionMode):
         self.dtype = dtype
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        wanted = self.dtype if func in LOWER else torch.float32 if func in FULL else None
-        if wanted is not None:
-            args = _each(lambda each: self._cast(each, wanted), args)
+        dtype = self.dtype if func in LOWER else torch.float32 if func in FULL else None
+        if dtype is not None:
+            args = _each(lambda each: self._cast(each, dtype), args)
         return func(*args, **(kwargs or {}))
 
-    def _cast(self, leaf, wanted):
+    def _cast(self, leaf, dtype):
         floats = isinstance(leaf, Pretended) and leaf.dtype in (torch.float32, self.dtype)
-        return leaf.to(wanted) if floats else leaf
+        return leaf.to(dtype) if floats else leaf
 
 
 def attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):

@@ -73,7 +73,7 @@ def test_a_block_brings_its_statistics(lively):
     ("pairs", "word"),
     [
         ([("layer2", "layer1")], r"into 'layer1': layer1.0.weight is \(6, 4, 3, 3\) in the teacher and \(4, 1, 3, 3\) in"),
-        ([("layer1.0", "layer1")], r"layer1.0.weight is not there in the teacher and \(4, 1, 3, 3\) in the student"),
+        ([("layer1.0", "layer1")], r"layer1.0.weight is missing in the teacher and \(4, 1, 3, 3\) in the student"),
         ([("pool1", "pool1")], "the layer 'pool1' has no weights to start from"),
         ([("layer3", "layer1")], "there is no layer 'layer3'; did you mean 'layer"),
         ([("fc", "fc"), ("fc", "-1")], "the layer '-1' would start from two layers; leave one of them out"),

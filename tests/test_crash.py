@@ -52,13 +52,13 @@ class Harness:
         self.keys = forks(plan=str(folder / "r.yaml"))
         self.store = folder / "reference"
         self.whole = {step: self.order(step, self.store) for step in STEPS}
-        assert [each["code"] for each in self.whole.values()] == [0] * len(STEPS), self.said()
+        assert [each["code"] for each in self.whole.values()] == [0] * len(STEPS), self.output()
 
     def order(self, step, store, **when):
         recipe, output, log = (str(self.folder / name) for name in ("r.yaml", "output", "log.txt"))
         return self.forks(recipe=recipe, steps=self.until(step), store=str(store), output=output, log=log, **when)
 
-    def said(self):
+    def output(self):
         return (self.folder / "log.txt").read_text()
 
     def until(self, step):
@@ -71,9 +71,9 @@ class Harness:
         for each in self.made(self.until(step) if force else self.until(step)[:-1]):
             shutil.copytree(self.store / each, store / each)
         tries = [self.order(step, store, force=force, **when) for when in whens]
-        assert {each["code"] for each in tries} <= {-9, 0}, self.said()
+        assert {each["code"] for each in tries} <= {-9, 0}, self.output()
         last = self.order(step, store, force=force)
-        assert last["code"] == 0, self.said()
+        assert last["code"] == 0, self.output()
         made = {REGISTER, *self.made(self.until(step))}
         reference = {name: each for name, each in contents(self.store).items() if name.split("/")[0] in made}
         assert contents(store) == reference

@@ -455,8 +455,8 @@ def test_cublas_is_told_before_its_first_product(pretended_cuda, compress, monke
 
 
 def test_an_operator_that_can_t_repeat_is_named(pretended_cuda):
-    said = pytest.raises(StageError, match=r"^put_ can't repeat its sums on CUDA; leave out")
-    with pretended_cuda.device(), said, randomness.isolated_random_state("cuda", deterministic=True):
+    refused = pytest.raises(StageError, match=r"^put_ can't repeat its sums on CUDA; leave out")
+    with pretended_cuda.device(), refused, randomness.isolated_random_state("cuda", deterministic=True):
         torch.zeros(3).put_(torch.tensor([0]), torch.ones(1))
     assert not torch.are_deterministic_algorithms_enabled()
 

@@ -86,8 +86,8 @@ def test_all_repeated_keys_are_named_at_once(read):
 
 def test_places_are_lines(read):
     document = read("seed: 1\nstages:\n  - type: train\n    model:\n      depth: 3\n")
-    assert document.place(("stages", 0, "model", "depth")).endswith("r.yaml:5: stages[0].model.depth")
-    assert document.place(("stages", 0, "epochs")).endswith("r.yaml:3: stages[0].epochs")
+    assert document.location(("stages", 0, "model", "depth")).endswith("r.yaml:5: stages[0].model.depth")
+    assert document.location(("stages", 0, "epochs")).endswith("r.yaml:3: stages[0].epochs")
 
 
 def test_overrides_go_by_name_type_and_position(read):
@@ -108,7 +108,7 @@ def test_overrides_go_by_name_type_and_position(read):
         ],
         "name": "x",
     }
-    assert document.place(("stages", 2, "ratio")) == "--set stages.again.ratio=0.5: stages[2].ratio"
+    assert document.location(("stages", 2, "ratio")) == "--set stages.again.ratio=0.5: stages[2].ratio"
 
 
 @pytest.mark.parametrize(

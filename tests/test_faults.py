@@ -58,7 +58,7 @@ def outside(monkeypatch):
     [
         ("loss: explodes", "mine.py:11: KeyError: 'nope'"),
         ("loss: too_many", "the loss 'too_many' gave a tensor of shape (128,) instead of one number"),
-        ("loss: constant", "no loss depends on what is trained: constant"),
+        ("loss: constant", "no loss depends on the trained weights: constant"),
         ("model: number", "the model 'number' built int instead of a torch.nn.Module"),
         ("model: misfit", "the model 'misfit' can't take the inputs {'image': (1, 8, 8)}: "),
         ("model: narrow", "gives heads logits (9), and the data asks for logits (10)"),

@@ -108,7 +108,7 @@ def test_pickled_arrays_are_never_loaded(proof, tmp_path):
 
 @pytest.mark.parametrize(("save", "mapped"), [(np.savez_compressed, False), (np.savez_compressed, True), (np.savez, True)])
 def test_arrays_of_every_kind_come_through(tmp_path, save, mapped):
-    wanted = {
+    originals = {
         "float": np.arange(6, dtype=np.float64).reshape(3, 2),
         "order": np.asfortranarray(np.arange(12).reshape(3, 4)),
         "big": np.arange(3, dtype=">i2"),
@@ -116,16 +116,16 @@ def test_arrays_of_every_kind_come_through(tmp_path, save, mapped):
         "truth": np.array([True, False, True]),
         "none": np.zeros((3, 0), np.uint8),
     }
-    save(tmp_path / "a.npz", **wanted)
-    found = arrays.read(tmp_path / "a.npz", mapped=mapped)
-    assert found.keys() == wanted.keys()
-    for name, each in wanted.items():
-        np.testing.assert_array_equal(found[name], each)
-        assert found[name].dtype == each.dtype
-        arrays.release(found[name])
-        np.testing.assert_array_equal(found[name], each)
+    save(tmp_path / "a.npz", **originals)
+    stored = arrays.read(tmp_path / "a.npz", mapped=mapped)
+    assert stored.keys() == originals.keys()
+    for name, array in originals.items():
+        np.testing.assert_array_equal(stored[name], array)
+        assert stored[name].dtype == array.dtype
+        arrays.release(stored[name])
+        np.testing.assert_array_equal(stored[name], array)
     if save is np.savez_compressed:
-        found["float"][0] = 7  # the reader's own
+        stored["float"][0] = 7  # the reader's own
 
 
 def test_mapped_arrays_are_checked_too(tmp_path):
@@ -197,7 +197,7 @@ def test_weights_that_grow_when_they_are_unpacked(compress, tmp_path):
     assert (outcome.code, "would unpack to" in outcome.err) == (3, True), outcome
     torch.save({"w": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "w.pt")
     outcome = compress("run", "r.yaml")
-    assert (outcome.code, "stand for more values than the file holds (such as w)" in outcome.err) == (3, True), outcome
+    assert (outcome.code, "claim more values than the file holds (such as w)" in outcome.err) == (3, True), outcome
 
 
 # --- safetensors
@@ -246,7 +246,7 @@ def test_tensors_that_can_be(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("seed: 1e999", "must be"),
         ("seed: " + "9" * 10_000, "too many digits"),
@@ -274,11 +274,11 @@ def test_tensors_that_can_be(tmp_path):
         ("device: " + "[" * 39 + "]" * 39, "device"),
     ],
 )
-def test_a_hostile_recipe_is_one_clear_complaint(compress, proof, tmp_path, text, said):
+def test_a_hostile_recipe_is_one_clear_complaint(compress, proof, tmp_path, text, message):
     (tmp_path / "r.yaml").write_text(f"dataset: digits\nstages:\n{TRAIN}{text}\n")
     outcome = compress("plan", "r.yaml")
     assert outcome.code == 2, outcome
-    assert said in outcome.err
+    assert message in outcome.err
     assert "\x1b[2J" not in outcome.err
     assert "Traceback" not in outcome.err
     assert len(outcome.err) < 20_000
@@ -481,7 +481,7 @@ def test_what_fuzzing_found_in_onnx_files(compress, linear_file, break_it):
     path = linear_file(np.ones((64, 10)))
     path.write_bytes(break_it(onnx.load(path)))
     outcome = compress("inspect", path)
-    assert (outcome.code, "breaks ONNX's own rules" in outcome.err) == (3, True), outcome
+    assert (outcome.code, "violates ONNX's rules" in outcome.err) == (3, True), outcome
 
 
 def test_shapes_that_do_not_fit_are_not_counted(compress, linear_file):

@@ -1,4 +1,4 @@
-"""Full disk, read-only folder, lost permission, no memory: what was lacking is said, exit 4, and what was whole stays whole."""
+"""Full disk, read-only folder, lost permission, no memory: the error names the lack, exit code 4, the rest stays whole."""
 
 import os
 import pwd
@@ -37,27 +37,27 @@ def started(folder, *arguments, before="", prefix=()):
 @pytest.fixture
 def small(tmp_path):
     """A file system of 20 MB, and a recipe beside it."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "none", place], capture_output=True)
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "none", folder], capture_output=True)
     if mounted.returncode:
         pytest.skip("this user can't mount a small file system")
     (tmp_path / "r.yaml").write_text(RECIPE % 4)
-    yield place
-    subprocess.run(["umount", place], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
 
 
-def assert_clear(done, code, *said):
+def assert_clear(done, code, *messages):
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert not re.search(r"\bBug\b", done.stderr)
-    for each in said:
-        assert each in done.stderr, done.stderr
+    for message in messages:
+        assert message in done.stderr, done.stderr
 
 
-def fill(place, left):
-    free = shutil.disk_usage(place).free
-    (place / "filler").write_bytes(b"\0" * (free - left))
+def fill(folder, left):
+    free = shutil.disk_usage(folder).free
+    (folder / "filler").write_bytes(b"\0" * (free - left))
 
 
 def whole(compress, run):
@@ -65,11 +65,11 @@ def whole(compress, run):
     assert outcome.code == 0, outcome
 
 
-def clear(outcome, code, *said):
+def clear(outcome, code, *messages):
     assert outcome.code == code, outcome
     assert "Traceback" not in outcome.err
-    for each in said:
-        assert each in outcome.err, outcome
+    for message in messages:
+        assert message in outcome.err, outcome
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_memory_that_runs_out_while_training(compress, begun):
 def test_memory_that_runs_out_anywhere_else(compress, monkeypatch, tmp_path):
     from compress_cli.pipeline import recipe
 
-    def no_memory(*given):
+    def no_memory(*arguments):
         raise MemoryError("Unable to allocate 8.00 TiB")
 
     monkeypatch.setattr(recipe, "load", no_memory)
@@ -225,10 +225,10 @@ def test_room_is_asked_for_where_the_folder_will_be(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2_000_000, "2.0 MB"), (3.21e9, "3.2 GB")]
+    ("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (2_000_000, "2.0 MB"), (3.21e9, "3.2 GB")]
 )
-def test_amounts(count, said):
-    assert disk.amount(int(count)) == said
+def test_amounts(count, text):
+    assert disk.amount(int(count)) == text
 
 
 @pytest.fixture
@@ -285,5 +285,5 @@ def test_the_disk_that_was_full_is_named(small, kilobytes):
 def test_only_what_the_user_can_mend_is_a_lack():
     assert disk.lack(OSError(2, "No such file or directory", "x"), Path()) is None
     assert "x: Read-only file system" in str(disk.lack(OSError(30, "Read-only file system", "x"), Path()))
-    assert disk.told("I/O error: No space left on device (os error 28)", Path("w")).errno == 28
-    assert disk.told("header too large", Path("w")) is None
+    assert disk.os_error("I/O error: No space left on device (os error 28)", Path("w")).errno == 28
+    assert disk.os_error("header too large", Path("w")) is None

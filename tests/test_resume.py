@@ -177,7 +177,7 @@ def test_the_precision_chosen_stays(toy, context_for, tmp_path):
     save = Saves(tmp_path).load()
     (tmp_path / "again").mkdir()
     rewritten = Saves(tmp_path / "again", EVERY_STEP)
-    rewritten.step(lambda: type(save)(save.arrays, json.loads(changed), save.place))
+    rewritten.step(lambda: type(save)(save.arrays, json.loads(changed), save.progress))
     context = context_for(toy(), saves=Saves(tmp_path / "again"))
     assert fitted(context, precision="auto")[1]["precision"]["name"] == "bfloat16"
     assert context.environment["precision"] == "bfloat16"
@@ -195,10 +195,10 @@ def test_a_save_of_something_else_is_not_taken_up(toy, context_for, tmp_path):
         fitted(context_for(toy(), saves=Mortal(tmp_path, 4, after=True)), ema=0.5)
     notes: ClassVar[list] = []
     expected, _ = fitted(context_for(toy()))
-    found, facts = fitted(context_for(toy(), saves=Saves(tmp_path, say=notes.append)))
+    found, facts = fitted(context_for(toy(), saves=Saves(tmp_path, warn=notes.append)))
     assert same(found, expected)
     assert len(facts["epochs"]) == EPOCHS
-    assert notes[0].startswith("begins anew: what was saved does not fit what is trained (average/")
+    assert notes[0].startswith("begins anew: its saves do not fit the training (average/")
 
 
 class NanAt(CrossEntropy):
@@ -221,7 +221,7 @@ def test_a_loss_that_is_nan_leaves_the_last_good_save(toy, context_for, tmp_path
     assert "broke down in epoch 2 of 3, at step 2 of 3: the loss is nan" in str(caught.value)
     assert "the same command would go on from epoch 2, step 1, the last good save, and break down again" in str(caught.value)
     kept = Saves(tmp_path).load()
-    assert kept.place == "epoch 2, step 1"
+    assert kept.progress == "epoch 2, step 1"
     assert all(np.isfinite(each).all() for each in kept.arrays.values() if each.dtype.kind == "f")
 
 

@@ -74,11 +74,11 @@ def test_the_state_is_saved_and_the_same_command_goes_on(forks, tmp_path, number
     command.wait_for("second: epoch 5/")
     command.send(number)
     ended, seconds = command.end()
-    said = command.log.read_text()
-    assert ended == code, said
+    output = command.log.read_text()
+    assert ended == code, output
     assert seconds < 5
-    assert "Traceback" not in said
-    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in output
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
     kept = "error: interrupted; kept: first, and 'second' up to (epoch \\d+, step \\d+); the same command goes on from there"
     found = re.fullmatch(kept, line)
     assert found, line

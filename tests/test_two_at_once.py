@@ -33,13 +33,13 @@ def test_two_recipes_that_share_a_teacher_train_it_once(tmp_path):
     for name, width in (("a", 5), ("b", 6)):
         (tmp_path / f"{name}.yaml").write_text(HEAD + TEACHER % 20 + STUDENT % width)
     processes = [start(tmp_path, f"{name}.yaml") for name in "ab"]
-    said = [ended(process)[1] for process in processes]
-    trained = [text.count("teacher: epoch 20/20") for text in said]
-    assert sorted(trained) == [0, 1], said
-    waiting = said[trained.index(0)]
+    outputs = [ended(process)[1] for process in processes]
+    trained = [text.count("teacher: epoch 20/20") for text in outputs]
+    assert sorted(trained) == [0, 1], outputs
+    waiting = outputs[trained.index(0)]
     holder = processes[trained.index(1)].pid
     assert f"teacher: waits for process {holder} on " in waiting or "teacher: up to date" in waiting
-    assert all(text.count("student: epoch 1/1") == 1 for text in said)
+    assert all(text.count("student: epoch 1/1") == 1 for text in outputs)
     first, second = (os.readlink(tmp_path / "runs" / name / "teacher") for name in "ab")
     assert first == second
     assert not list((tmp_path / "runs" / ".store").glob("*.lock"))

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from compress_cli.report import Report
     from compress_cli.report.table import Table
 
-Tables = Annotated[Path | None, typer.Option(help="write the figures there too, as a table", show_default=False)]
+Tables = Annotated[Path | None, typer.Option(help="also write the figures to this file, as a table", show_default=False)]
 Recipe = Annotated[Path, typer.Argument(help="the recipe, a YAML file", show_default=False)]
 Set = Annotated[list[str], typer.Option("--set", help="override a field: --set stages.prune.ratio=0.5", show_default=False)]
 Plugins = Annotated[list[Path], typer.Option("--plugin", help="a Python file with plugins of your own", show_default=False)]
-Output = Annotated[Path, typer.Option("--output", "-o", help="where runs go")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="folder of runs")]
 StoreFolder = Annotated[
     Path | None,
-    typer.Option("--store", envvar="COMPRESS_STORE", help="where artifacts are kept and shared; default: OUTPUT/.store"),
+    typer.Option("--store", envvar="COMPRESS_STORE", help="where artifacts are stored and shared; default: OUTPUT/.store"),
 ]
 Gates = Annotated[
     list[str], typer.Option("--gate", help="a promise: 'accuracy_drop<=0.01', 'int8.size_bytes<=200kB'", show_default=False)
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     The one place where an error becomes a message and an exit code.
     """
-    # PyTorch's threads that wait would spin, and beside another busy process that costs most of the speed (12x was seen).
+    # PyTorch's threads that wait would spin, and next to another busy process that costs most of the speed (12x was seen).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic: true`; PyTorch looks once a process
     arguments = sys.argv[1:] if arguments is None else arguments

@@ -1,4 +1,4 @@
-"""What a command that fails leaves besides its message: a JSON document, and an error in the JUnit file."""
+"""What a failed command writes in addition to its message: a JSON document, and an error in the JUnit file."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what would be removed")] = False,
     json: Json = False,
 ) -> None:
-    """Remove from the store what no run refers to, and what killed processes left. What a process works on stays."""
+    """Remove artifacts that no run refers to, and leftovers of killed processes. Artifacts in use by a process stay."""
     from compress_cli.store import reclaim
     from compress_cli.store.disk import amount
     from compress_cli.store.store import Store

@@ -21,7 +21,7 @@ from compress_cli.cli.eval import (  # fmt: skip
     TaskName,
     Threads,
     Value,
-    judged,
+    measure_and_check,
     session_options,
 )
 
@@ -50,12 +50,12 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Put two ONNX files side by side. Bytes, MACs, accuracy on the same samples, latency timed in turn."""
-    from compress_cli.measurement.evaluation import Asked
+    """Compare two ONNX files. Bytes, MACs, accuracy on the same samples, latency timed in turn."""
+    from compress_cli.measurement.evaluation import EvaluationRequest
     from compress_cli.report import evaluation
 
     read_plugins(plugins)
-    asked = Asked(
+    request = EvaluationRequest(
         data=data,
         task=task,
         split=split,
@@ -69,4 +69,4 @@ def command(
         shapes=tuple(shape),
         values=tuple(value),
     )
-    judged(after, before, asked, Outputs(gates, junit, csv, latex, json), quiet, evaluation.compare)
+    measure_and_check(after, before, request, Outputs(gates, junit, csv, latex, json), quiet, evaluation.compare)

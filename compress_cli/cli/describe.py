@@ -38,14 +38,14 @@ def command(
         typer.secho(f"{document['kind']}/{document['name']}", bold=True)
         typer.echo(f"{document['about']}\n")
         _show(document["fields"])
-        words = {word for each in document["fields"].values() for word in each["type"].split()}
+        words = {word for field in document["fields"].values() for word in field["type"].split()}
         lists = [folder for kind, folder in folders.items() if kind in words]
         if lists:
             typer.echo(f"\n`compress list` names the choices of {', '.join(lists)}")
 
 
 def plugin_document(folder: str, name: str) -> dict[str, Any]:
-    """What a plugin is and its fields, as JSON-ready data: `plugin_document("losses", "soft_targets")`."""
+    """A plugin's description and fields as JSON-ready data: `plugin_document("losses", "soft_targets")`."""
     import inspect
 
     from compress_cli.plugin import contract, find
@@ -97,14 +97,14 @@ def _type(spec: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "enum" in spec:
         return " | ".join(map(str, spec["enum"]))
     if "anyOf" in spec:
-        return " | ".join(dict.fromkeys(_type(each, definitions) for each in spec["anyOf"]))
+        return " | ".join(dict.fromkeys(_type(part, definitions) for part in spec["anyOf"]))
     if spec.get("type") == "array":
         return f"list of {_type(spec.get('items', {}), definitions)}"
     return {"null": "nothing", "object": "mapping"}.get(spec.get("type", ""), str(spec.get("type", "any")))
 
 
 def _show(fields: dict[str, dict[str, Any]]) -> None:
-    """Each field on a line with its type, bounds and default, and under that what it is."""
+    """Print each field on a line with its type, bounds and default, and its description below."""
     import json
     import shutil
     import textwrap

@@ -11,7 +11,7 @@ from compress_cli.errors import RecipeError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from compress_cli.measurement.evaluation import Asked, Evaluation
+    from compress_cli.measurement.evaluation import Evaluation, EvaluationRequest
     from compress_cli.measurement.sessions import Options
     from compress_cli.progress import Progress
 
@@ -33,7 +33,7 @@ Prepare = Annotated[
     str,
     typer.Option(
         "--preprocess",
-        help="how pictures are prepared for a model from elsewhere: resize=256,crop=224 (or size=224, which stretches),"
+        help="how pictures are prepared for a model that was not made here: resize=256,crop=224 (or size=224, which stretches),"
         "scale=1/255,mean=0.485:0.456:0.406,std=...,colour=bgr,layout=nhwc",
         show_default=False,
     ),
@@ -51,9 +51,11 @@ Providers = Annotated[
 ]
 SessionOptions = Annotated[
     str,
-    typer.Option("--session", help="its other options: '{optimisation: basic, execution: parallel}'", show_default=False),
+    typer.Option(
+        "--session", help="other ONNX Runtime options: '{optimisation: basic, execution: parallel}'", show_default=False
+    ),
 ]
-Seconds = Annotated[float, typer.Option("--seconds", min=0.01, max=600, help="time for the timing")]
+Seconds = Annotated[float, typer.Option("--seconds", min=0.01, max=600, help="duration of the timing")]
 CachesChoice = Annotated[
     Literal["warm", "cold"],
     typer.Option(
@@ -105,11 +107,11 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Measure an ONNX file: size, accuracy, latency. With --baseline against an older one, with --gate as a test."""
-    from compress_cli.measurement.evaluation import Asked
+    from compress_cli.measurement.evaluation import EvaluationRequest
     from compress_cli.report import evaluation
 
     read_plugins(plugins)
-    asked = Asked(
+    request = EvaluationRequest(
         data=data,
         task=task,
         split=split,
@@ -126,11 +128,11 @@ def command(
         profiled=profile,
     )
     outputs = Outputs(gates, junit, csv, latex, json)
-    judged(model, baseline, asked, outputs, quiet, evaluation.show)
+    measure_and_check(model, baseline, request, outputs, quiet, evaluation.show)
 
 
 class Outputs(NamedTuple):
-    """What is made of an evaluation besides what is printed."""
+    """Where the results of an evaluation are written besides the terminal."""
 
     gates: list[str]
     junit: Path | None
@@ -139,10 +141,15 @@ class Outputs(NamedTuple):
     json: bool
 
 
-def judged(
-    model: Path, baseline: Path | None, asked: "Asked", outputs: Outputs, quiet: bool, show: "Callable[[Evaluation], None]"
+def measure_and_check(
+    model: Path,
+    baseline: Path | None,
+    request: "EvaluationRequest",
+    outputs: Outputs,
+    quiet: bool,
+    show: "Callable[[Evaluation], None]",
 ) -> None:
-    """Measure, write what was asked for, print, and judge the gates: GateError where one is not met."""
+    """Measure, write the requested files, print, and check the gates: GateError where one is not met."""
     from compress_cli.cli._summary import write_summary
     from compress_cli.report import against, evaluation
     from compress_cli.report import gates as promises
@@ -152,7 +159,7 @@ def judged(
     against.refuse(promised, model, baseline)
     if outputs.junit and not promised:
         raise RecipeError("--junit: there are no gates to write; name some with --gate")
-    result = measured(model, baseline, asked, quiet)
+    result = measured(model, baseline, request, quiet)
     report = against.report(result, promised)
     result = result.model_copy(update={"gates": report.gates})
     write_tables(evaluation.table(result), outputs.csv, outputs.latex)
@@ -168,7 +175,7 @@ def judged(
 
 
 def session_options(providers: str, session: str) -> "Options":
-    """How ONNX Runtime is to run; RecipeError for what it does not have."""
+    """The options of ONNX Runtime; RecipeError for a provider that it does not have."""
     from pydantic import ValidationError
 
     from compress_cli.document import setting
@@ -184,7 +191,7 @@ def session_options(providers: str, session: str) -> "Options":
         raise RecipeError(f"--providers: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
 
 
-def measured(model: Path, baseline: Path | None, asked: "Asked", quiet: bool) -> "Evaluation":
+def measured(model: Path, baseline: Path | None, request: "EvaluationRequest", quiet: bool) -> "Evaluation":
     """The evaluation, with a bar on standard error where that is a terminal, and notes."""
     from rich.console import Console
     from rich.progress import Progress as Bars
@@ -201,4 +208,4 @@ def measured(model: Path, baseline: Path | None, asked: "Asked", quiet: bool) ->
             else:
                 bars.update(bar, completed=progress.done, total=progress.total)
 
-        return evaluate(model, baseline, asked, log)
+        return evaluate(model, baseline, request, log)

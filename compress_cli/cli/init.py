@@ -15,15 +15,15 @@ HEAD = """\
 
 seed: 0
 
-# The data. `digits` comes along; `compress list datasets` shows the others, and a Python file with a Dataset class of
-# your own joins with --plugin my_data.py.
+# The data. `digits` is built in; `compress list datasets` shows the others, and --plugin my_data.py adds a Dataset class
+# of your own.
 dataset: digits
 
 """
 
 TEACHER = """\
 stages:
-  # The teacher may be large: it is never shipped. A model you have trained already takes its place with
+  # The teacher may be large: it is never shipped. To use a model you have trained already, write instead
   #   - {type: load, name: teacher, weights: my_weights.safetensors, model: {type: resnet, depth: 56}}
   - type: train
     name: teacher
@@ -72,7 +72,7 @@ SERVER = """\
     teacher: teacher
     training: {epochs: 15}
 
-  # 8-bit integers in the placement that ONNX Runtime fuses into integer kernels from end to end.
+  # 8-bit integers, with quantisation nodes where ONNX Runtime fuses them into integer kernels from end to end.
   - type: quantize
     name: int8
     quantizer: {type: static_int8, reduce_range: false}   # full 8-bit weights: exact with VNNI, so since 2019 on servers
@@ -81,24 +81,24 @@ SERVER = """\
 
 CI = """\
   # Quick enough for every commit: quantisation needs calibration only, no training, and what has not changed is not run
-  # again (share the store between jobs: COMPRESS_STORE=/path/that/lasts).
+  # again (jobs share the store with COMPRESS_STORE=/a/persistent/path).
   - type: quantize
     name: int8
 
 """
 
 EXPORT = """\
-  # One file with a dynamic batch; it takes raw pixels and says of itself what it was made for, so that
+  # One file with a dynamic batch; it takes raw pixels, and its metadata name the task and the data, so that
   # `compress eval model.onnx` needs no flags.
   - type: export
     name: onnx
 """
 
 GATES = """
-# What every commit has to keep, judged on the end of the interval that speaks against it; a broken promise is exit code 5.
+# What every commit has to keep, checked at the unfavourable end of the interval; a gate that is not met gives exit code 5.
 gates:
   - size_ratio<=0.5
-  # - accuracy_drop<=0.01     # undecided, which is no pass, until there are enough test samples
+  # - accuracy_drop<=0.01     # fails as undecided until there are enough test samples
   # - latency_ms<=2
 """
 
@@ -114,10 +114,10 @@ def command(
     target: Annotated[
         str,
         typer.Option(
-            "--for", help="mobile, server or ci: the comments say why each method", autocompletion=lambda: [*STARTERS]
+            "--for", help="mobile, server or ci: the comments say why each method is used", autocompletion=lambda: [*STARTERS]
         ),
     ] = "mobile",
-    force: Annotated[bool, typer.Option("--force", help="write over a file that is there")] = False,
+    force: Annotated[bool, typer.Option("--force", help="overwrite an existing file")] = False,
 ) -> None:
     """Write a commented starter recipe that runs as it is."""
     from compress_cli.errors import ArtifactError, RecipeError
@@ -127,7 +127,7 @@ def command(
 
         raise RecipeError(f"--for: there is no starter '{target}'; {suggest(target, list(STARTERS))}")
     if path.exists() and not force:
-        raise RecipeError(f"{path}: is there already; name another file, or write over it with --force")
+        raise RecipeError(f"{path}: exists already; name another file, or overwrite it with --force")
     try:
         path.write_text(HEAD.format(file=path) + STARTERS[target])
     except OSError as error:

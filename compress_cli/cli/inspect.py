@@ -15,7 +15,7 @@ def command(
     model: Annotated[Path, typer.Argument(help="an ONNX file, a .safetensors file, or a stage's folder", show_default=False)],
     shape: Annotated[
         list[str],
-        typer.Option("--shape", help="of an input that an ONNX file leaves open, for MACs: input=1x128", show_default=False),
+        typer.Option("--shape", help="for MACs: shape of an open input of an ONNX file: input=1x128", show_default=False),
     ] = [],  # noqa: B006 - typer copies it
     plugins: Plugins = [],  # noqa: B006 - typer copies it
     json: Json = False,
@@ -40,7 +40,7 @@ def command(
 
 
 def _artifact(folder: Path, sizes: dict[str, tuple[int, ...]]) -> "Listing":
-    """What a stage made; a Checkpoint's multiply-accumulates are counted by PyTorch on its rebuilt network."""
+    """The layers of a stage's result; a Checkpoint's multiply-accumulates are counted by PyTorch on its rebuilt network."""
     from compress_cli.errors import ArtifactError
     from compress_cli.onnx_graph import layers
     from compress_cli.store import artifact, safetensors

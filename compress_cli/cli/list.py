@@ -12,7 +12,7 @@ def command(
     plugins: Plugins = [],  # noqa: B006 - typer copies it
     json: Json = False,
 ) -> None:
-    """List the plugins there are, by kind. Stages, losses, models, datasets, ..."""
+    """List the available plugins by kind. Stages, losses, models, datasets, ..."""
     import json as format_json
 
     from compress_cli.errors import RecipeError

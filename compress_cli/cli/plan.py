@@ -20,7 +20,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what a run would do and what it may cost. Nothing is run: steps, inputs, keys, and what is up to date."""
+    """Show what a run would do and what it may cost. Steps, inputs, keys, what is up to date; nothing is run."""
     import json as format_json
 
     from compress_cli.pipeline import plan as plans

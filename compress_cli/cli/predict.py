@@ -16,12 +16,12 @@ def command(
     source: Annotated[
         Path, typer.Argument(metavar="INPUT", help="a picture, a folder of pictures, or a .npz", show_default=False)
     ],
-    head: Annotated[str, typer.Option(help="the output to answer from; default: the only one", show_default=False)] = "",
+    head: Annotated[str, typer.Option(help="the output to read; default: the only one", show_default=False)] = "",
     top: Annotated[int, typer.Option(min=1, help="classes to show for each input")] = 3,
     batch: Annotated[int, typer.Option(min=1, help="samples in one run")] = 32,
     json: Json = False,
 ) -> None:
-    """Answer for pictures, or for the arrays of an npz. Prints class names with probabilities, or numbers."""
+    """Predict the classes of pictures, or of the arrays of an npz. Prints class names with probabilities, or numbers."""
     import json as format_json
 
     from compress_cli.measurement import prediction, sessions

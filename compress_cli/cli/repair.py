@@ -19,7 +19,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Restore a run's damaged files. Damaged artifacts are made anew, and what follows from them if other bytes come out."""
+    """Restore a run's damaged files. Damaged artifacts are made again, and later ones too if the bytes differ."""
     import json as format_json
 
     from compress_cli.store import integrity
@@ -52,7 +52,7 @@ def command(
 
 
 def _refuse_unreadable(damaged: "list[DamagedFile]") -> None:
-    """ArtifactError for files that may be whole, and that only their owner can open to this user."""
+    """ArtifactError for files that may be whole, and that this user has no permission to read."""
     from compress_cli.errors import ArtifactError
 
     closed = [str(file) for file in damaged if file.unreadable]
@@ -77,7 +77,7 @@ def _restore(directory: Path) -> bool:
 
 
 def _redo(directory: Path, quiet: bool) -> dict[str, str]:
-    """Go through the run again from its lock file; name of each step that ran -> what came of it."""
+    """Run the lock file again; name of each step that ran -> its outcome."""
     from compress_cli.cli._live import Live
     from compress_cli.pipeline import lock
     from compress_cli.pipeline import run as runs
@@ -110,7 +110,7 @@ def _write_report(directory: Path) -> None:
 
 
 def _digests(store: "Store", record: "Record") -> dict[str, str]:
-    """Key -> digest of what was written, where the manifest can still be read."""
+    """Key -> digest in the manifest, where that can still be read."""
     from compress_cli.errors import ArtifactError
     from compress_cli.store import artifact
 

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 def command(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="folders of runs, such as runs/RECIPE; several are put side by side"),
+        typer.Argument(metavar="RUN...", help="folders of runs, such as runs/RECIPE; several are shown in one table"),
     ],
-    markdown: Annotated[bool, typer.Option("--markdown", help="as Markdown")] = False,
-    html: Annotated[bool, typer.Option("--html", help="as a page for a browser")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown")] = False,
+    html: Annotated[bool, typer.Option("--html", help="print an HTML page")] = False,
     gates: Gates = [],  # noqa: B006 - typer copies it
     junit: JUnit = None,
     csv: Tables = None,
     latex: Tables = None,
     json: Json = False,
 ) -> None:
-    """Show the table of a run again, or of several side by side. Gates are judged, nothing is measured."""
+    """Show the table of a run again, or of several runs together. Gates are checked, nothing is measured."""
     from compress_cli.errors import RecipeError
     from compress_cli.report import gates as promises
     from compress_cli.report import rows

@@ -27,7 +27,7 @@ def command(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a recipe, print its report, judge its gates. Stages that are up to date are skipped."""
+    """Run a recipe, print its report, check its gates. Stages that are up to date are skipped."""
     import json as format_json
 
     from compress_cli.cli._live import Live
@@ -67,7 +67,7 @@ def command(
 def _planned(
     recipe: Path, overrides: list[str], until: str, force: list[str], gates: list[str], junit: Path | None, quiet: bool
 ) -> "Plan":
-    """The plan with the gates of the command line; RecipeError for whatever is wrong with either."""
+    """The plan with the gates of the command line; RecipeError where either is wrong."""
     from compress_cli.errors import RecipeError
     from compress_cli.pipeline import plan
     from compress_cli.pipeline import recipe as recipes

@@ -12,7 +12,7 @@ def command(
     run: Annotated[Path, typer.Argument(help="a run's folder (runs/RECIPE), or one artifact's", show_default=False)],
     json: Json = False,
 ) -> None:
-    """Compare the files of a run and of its artifacts with what was written. Each damaged, missing or strange one is named."""
+    """Check the files of a run and of its artifacts against their hashes. Names each damaged, missing or unknown file."""
     from compress_cli.store import integrity
     from compress_cli.store.disk import amount
 

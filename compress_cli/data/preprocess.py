@@ -15,7 +15,7 @@ from compress_cli.settings import Many, Settings
 
 
 class Preprocess(Settings):
-    """What is done to pictures (N, channels, height, width), in the order of these fields."""
+    """Preprocessing of pictures (N, channels, height, width), in the order of these fields."""
 
     size: int | None = Field(None, ge=1, le=4096, description="pixels a side that pictures are stretched to (bilinear)")
     resize: int | None = Field(None, ge=1, le=8192, description="pixels that the shorter side is resized to (bilinear)")
@@ -35,7 +35,7 @@ class Preprocess(Settings):
         return self
 
     def without_resizing(self) -> Preprocess:
-        """What is left to be done to pictures that have their size already."""
+        """The remaining steps for pictures that have their size already."""
         return self.model_copy(update={"size": None, "resize": None, "crop": None})
 
     def apply(self, images: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from compress_cli.losses._projection import channel_axis, comparable, same_size
 
 
 class AttentionTransfer(Loss):
-    """Match maps of where activations are large (Zagoruyko & Komodakis 2017, arXiv:1612.03928).
+    """Match spatial attention maps (Zagoruyko & Komodakis 2017, arXiv:1612.03928).
 
     A map is sum_c |F_c|^power over the channels, of length 1 (L2) over the positions of a sample; the loss is the mean
     over samples and unmasked positions of the squared difference (the form that the usual weight of 1000 goes with), summed

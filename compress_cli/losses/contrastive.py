@@ -15,11 +15,11 @@ from compress_cli.losses._relations import Relations, by_label, by_teacher
 
 
 class Contrastive(Loss):
-    """Draw together what belongs together and push the rest a margin apart (Hadsell, Chopra & LeCun 2006, CVPR).
+    """Pull similar samples together and push the others at least a margin away (Hadsell, Chopra & LeCun 2006, CVPR).
 
-    d^2 for pairs that belong together, max(0, margin - d)^2 for pairs that do not, each averaged over its pairs, and half
-    of their sum; d are the student's own Euclidean distances of flattened features of length 1. Summed over layers, and
-    averaged over teachers where their neighbours belong together.
+    Half the sum of d^2 over positive pairs and max(0, margin - d)^2 over negative pairs, each averaged over its pairs; d
+    are the student's own Euclidean distances of flattened features of length 1. Summed over layers, and averaged over
+    teachers where their neighbours belong together.
     """
 
     layers: Layers = Field(

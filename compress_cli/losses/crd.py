@@ -17,7 +17,7 @@ UNKNOWN = torch.iinfo(torch.int64).max  # sorts behind every id
 
 
 class Crd(Loss):
-    """Tell the other network's view of a sample from its views of other samples (CRD; Tian et al. 2020, arXiv:1910.10699).
+    """Contrast a sample's features in both networks with those of other samples (CRD; Tian et al. 2020, arXiv:1910.10699).
 
     Both networks' flattened features are mapped to length 1 in `size` dimensions by trained linear maps. For student f and
     remembered teacher g: h = u / (u + negatives/M), u = exp(f'g / temperature) / Z, M samples, and the loss is
@@ -30,7 +30,7 @@ class Crd(Loss):
         min_length=1, max_length=1, description="the embedding: a layer name, or {student: ..., teacher: ...}"
     )
     size: int = Field(128, ge=1, description="dimensions of the common space")
-    temperature: float = Field(0.07, gt=0, description="lower looks closer at near samples")
+    temperature: float = Field(0.07, gt=0, description="lower gives more weight to the nearest negatives")
     momentum: float = Field(0.5, ge=0, lt=1, description="share of the memory that stays")
     negatives: int = Field(16384, ge=1, description="samples contrasted with each")
     other: Literal["class", "sample"] = Field("class", description="negatives are of another class, or any other sample")

@@ -14,10 +14,10 @@ from compress_cli.losses import Loss, label_entropy, labels, logits_of
 
 
 class CrossEntropy(Loss):
-    """Cross-entropy with the true labels, smoothed if asked for (Szegedy et al. 2016, arXiv:1512.00567).
+    """Cross-entropy with the true labels, with optional label smoothing (Szegedy et al. 2016, arXiv:1512.00567).
 
-    Heads (N, classes) or (N, classes, ...) with labels (N,) or (N, ...); a label of -100 is left out, and a batch of nothing
-    else costs 0. A head of one value is the logit of a yes, and its labels are 0 and 1.
+    Heads (N, classes) or (N, classes, ...) with labels (N,) or (N, ...); a label of -100 is ignored, and a batch of
+    only such labels has loss 0. A head of one value is the logit of the positive class, and its labels are 0 and 1.
     """
 
     needs_teacher: ClassVar[bool] = False

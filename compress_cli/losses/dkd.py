@@ -27,7 +27,9 @@ class Dkd(Loss):
     head: str = Field("", description="the head that is compared; default: the only one")
     target: str = Field("", description="the target that holds the labels; default: the only one")
     alpha: float = Field(1.0, ge=0, description="factor of the target class")
-    beta: float = Field(8.0, ge=0, description="factor of the other classes; the paper's 1 to 10 by how sure the teacher is")
+    beta: float = Field(
+        8.0, ge=0, description="factor of the other classes; 1 to 10 in the paper, more for a confident teacher"
+    )
     temperature: float = Field(4.0, gt=0, description="softens both sides")
     standardise: bool = Field(
         False,

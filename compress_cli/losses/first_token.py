@@ -14,7 +14,7 @@ from compress_cli.losses._projection import Distance, distances, first_token, pr
 
 
 class FirstToken(Loss):
-    """Match the first token's state, its length included (a hint on one token; Romero et al. 2015, arXiv:1412.6550).
+    """Match the first token's state, norm included (a hint on one token; Romero et al. 2015, arXiv:1412.6550).
 
     Features (N, T, C), of which position 0 is read; averaged over channels, samples and teachers, summed over layers. A linear
     projector is trained where widths differ. `cls_token` compares the directions alone.

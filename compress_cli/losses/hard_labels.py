@@ -13,10 +13,10 @@ from compress_cli.losses import Loss, over_teachers, paired
 
 
 class HardLabels(Loss):
-    """Cross-entropy with the class the teacher decides for (hard distillation; Touvron et al. 2021, arXiv:2012.12877).
+    """Cross-entropy with the teacher's predicted class (hard distillation; Touvron et al. 2021, arXiv:2012.12877).
 
-    Works on data without labels. Averaged over samples, positions and teachers. A head of one value decides for yes
-    where it is above 0.
+    Works on data without labels. Averaged over samples, positions and teachers. A head of one value predicts
+    the positive class where it is above 0.
     """
 
     weighs_samples: ClassVar[bool] = True

@@ -13,7 +13,7 @@ from compress_cli.losses import Loss, over_teachers, paired
 
 
 class MultiLabelTargets(Loss):
-    """Match the teacher's softened yes or no of every label (Hinton et al. 2015, arXiv:1503.02531, in Bernoulli form).
+    """Match the teacher's softened probability of every label (Hinton et al. 2015, arXiv:1503.02531, in Bernoulli form).
 
     T^2 * sum_j KL(sigmoid(t_j/T) || sigmoid(s_j/T)) over the labels of a head (N, labels, ...), averaged over samples,
     positions and teachers.

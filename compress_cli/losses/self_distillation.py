@@ -17,7 +17,7 @@ from compress_cli.settings import Many
 
 
 class SelfDistillation(Loss):
-    """Put classifiers behind early layers that learn the last one's probabilities (Zhang et al. 2019, arXiv:1905.08094).
+    """Add classifiers to early layers and teach them the last one's probabilities (Zhang et al. 2019, arXiv:1905.08094).
 
     CE(last, label) + sum over exits of (1 - alpha) * CE(exit, label) + alpha * T^2 * KL(softmax(last/T) || softmax(exit/T)),
     with no gradient to the last classifier from the exits' divergence, averaged over samples. The exits (3 x 3 convolution,

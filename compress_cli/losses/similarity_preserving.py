@@ -13,7 +13,7 @@ from compress_cli.losses._relations import unit
 
 
 class SimilarityPreserving(Loss):
-    """Samples that activate the teacher alike shall activate the student alike (Tung & Mori 2019, arXiv:1907.09682).
+    """Match the similarities between the samples of a batch (Tung & Mori 2019, arXiv:1907.09682).
 
     ||G_t - G_s||^2 / N^2 with G = Q Q', Q the flattened features (N, ...), and the rows of G of length 1 (L2); summed
     over layers, averaged over teachers. Shapes may differ.

@@ -17,13 +17,13 @@ class SoftTargets(Loss):
     """Match the teacher's softened class probabilities (Hinton et al. 2015, arXiv:1503.02531).
 
     T^2 * KL(softmax(t/T) || softmax(s/T)), averaged over samples, over positions of dense heads (N, classes, ...), and
-    over teachers. For a head of one value the probabilities are those of a yes and a no.
+    over teachers. A head of one value gives the probabilities of two classes, by its sigmoid.
     """
 
     weighs_samples: ClassVar[bool] = True
 
     head: str = Field("", description="the head that is compared; default: the only one")
-    temperature: float = Field(4.0, gt=0, description="softens both sides; higher shows more of the wrong classes")
+    temperature: float = Field(4.0, gt=0, description="softens both sides; higher gives the wrong classes more weight")
     standardise: bool = Field(
         False,
         description="bring all logits of a sample to mean 0 and deviation 1 first (Sun et al. 2024); from 3 classes on",

@@ -24,7 +24,7 @@ from compress_cli.onnx_graph import contents as graph_contents
 from compress_cli.onnx_graph.card import Card, chosen
 from compress_cli.onnx_graph.contents import Contents
 from compress_cli.progress import Log
-from compress_cli.statistics.gate import Judged
+from compress_cli.statistics.gate import GateResult
 from compress_cli.statistics.intervals import Estimate
 from compress_cli.statistics.predictions import PredictionComparison, compare_predictions
 from compress_cli.statistics.scores import Better, change_p, changes
@@ -63,7 +63,7 @@ class Evaluation(BaseModel):
     session: Options
     latency: Latency
     load: Load | None
-    """With several clients at once, where they were asked for."""
+    """With several clients at once, where requested."""
     profile: Profile | None
     data: str
     """Name of the dataset; empty where there was none, and so no metrics."""
@@ -75,12 +75,12 @@ class Evaluation(BaseModel):
     """Metric name -> which of its values are the good ones."""
     against: Against | None
     warnings: list[str] = []
-    """What makes the figures doubtful."""
-    gates: list[Judged] = []
+    """Reasons to doubt the figures."""
+    gates: list[GateResult] = []
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationRequest:
     """What to measure, and how."""
 
     data: str = ""  # as `--data` takes it; empty: what the file's card names
@@ -108,77 +108,76 @@ class Samples:
     split: Split
 
 
-def evaluate(model: Path, baseline: Path | None, asked: Asked, log: Log) -> Evaluation:
+def evaluate(model: Path, baseline: Path | None, request: EvaluationRequest, log: Log) -> Evaluation:
     """Measure a file, and the baseline on the same samples."""
-    session = sessions.open_session(model, asked.threads, asked.options)
-    older = sessions.open_session(baseline, asked.threads, asked.options) if baseline else None
+    session = sessions.open_session(model, request.threads, request.options)
+    older = sessions.open_session(baseline, request.threads, request.options) if baseline else None
     opened = [session, older] if older else [session]
-    samples, task = _samples(opened, asked, log)
-    results = [measure.evaluate(file, samples.split, task, asked.batch, log) for file in opened] if samples else []
-    feeds = _feeds(opened, samples, asked)
-    contents = [_contents(file, inputs, asked) for file, inputs in zip(opened, feeds, strict=True)]
-    speedup = latency.compare(older, session, (feeds[1], feeds[0]), 2 * asked.seconds, 0, asked.caches) if older else None
+    samples, task = _samples(opened, request, log)
+    results = [measure.evaluate(file, samples.split, task, request.batch, log) for file in opened] if samples else []
+    feeds = _feeds(opened, samples, request)
+    contents = [_contents(file, inputs, request) for file, inputs in zip(opened, feeds, strict=True)]
+    speedup = latency.compare(older, session, (feeds[1], feeds[0]), 2 * request.seconds, 0, request.caches) if older else None
     return Evaluation(
         model=str(model),
         contents=contents[0],
         machine=sessions.machine(),
-        session=asked.options,
-        latency=speedup.model if speedup else latency.latency(session, feeds[0], asked.seconds, asked.caches),
-        load=clients.load(session, feeds[0], asked.concurrency, asked.seconds) if asked.concurrency > 1 else None,
-        profile=profiler.profile(model, feeds[0], asked.threads, asked.options) if asked.profiled else None,
+        session=request.options,
+        latency=speedup.model if speedup else latency.latency(session, feeds[0], request.seconds, request.caches),
+        load=clients.load(session, feeds[0], request.concurrency, request.seconds) if request.concurrency > 1 else None,
+        profile=profiler.profile(model, feeds[0], request.threads, request.options) if request.profiled else None,
         data=samples.dataset.type if samples else "",
-        split=asked.split if samples else "",
+        split=request.split if samples else "",
         samples=len(samples.split) if samples else 0,
         primary=results[0].primary if results else task.primary,
         metrics=results[0].metrics if results else {},
         better=results[0].better if results else {},
         against=_against(older, contents, speedup, samples, results) if older and speedup else None,
-        warnings=_warnings(opened, samples.split) if samples and not asked.preprocess else [],
+        warnings=_warnings(opened, samples.split) if samples and not request.preprocess else [],
     )
 
 
-def _samples(opened: list[Session], asked: Asked, log: Log) -> tuple[Samples | None, Task]:
+def _samples(opened: list[Session], request: EvaluationRequest, log: Log) -> tuple[Samples | None, Task]:
     """The samples to measure on, prepared as `--preprocess` says, and the task; no samples where nothing names a dataset."""
-    card = _card(opened, asked)
-    prepare = preprocess.parse(asked.preprocess) if asked.preprocess else None
-    task = chosen(Task, card.task) if card and not asked.task else setting(Task, asked.task or "classification", "--task")  # type: ignore[type-abstract]
+    card = _card(opened, request)
+    prepare = preprocess.parse(request.preprocess) if request.preprocess else None
+    task = chosen(Task, card.task) if card and not request.task else setting(Task, request.task or "classification", "--task")  # type: ignore[type-abstract]
     assert isinstance(task, Task)
-    if asked.data:
-        request = named_data.Request(opened[0], card, task, asked.data, asked.split, prepare, log)
-        data = named_data.named(request)
+    if request.data:
+        data = named_data.named(named_data.Request(opened[0], card, task, request.data, request.split, prepare, log))
         dataset, prepare = data.dataset, data.preprocess
     elif card:
         dataset = named_data.recorded(card, log)
     else:
         return None, task
-    split = dataset.split(asked.split)
+    split = dataset.split(request.split)
     task.check(dataset.signature(), split.targets)
     return Samples(dataset, task, preprocess.prepared(split, prepare) if prepare else split), task
 
 
-def _card(opened: list[Session], asked: Asked) -> Card | None:
+def _card(opened: list[Session], request: EvaluationRequest) -> Card | None:
     """The card of the first file that has one; a damaged card does not matter where data and task are named."""
     try:
         cards = [Card.from_metadata(session.metadata) for session in opened]
     except ArtifactError:
-        if asked.data and asked.task:
+        if request.data and request.task:
             return None
         raise
     return next((card for card in cards if card), None)
 
 
-def _feeds(opened: list[Session], samples: Samples | None, asked: Asked) -> list[Feeds]:
-    """What each file is timed with: the first samples, or made-up ones."""
+def _feeds(opened: list[Session], samples: Samples | None, request: EvaluationRequest) -> list[Feeds]:
+    """The inputs that each file is timed with: the first samples, or synthetic ones."""
     if samples:
-        return [measure.sample(session, samples.split, asked.latency_batch) for session in opened]
-    shapes, values = example.shapes(opened[0], asked.shapes), example.values(opened[0], asked.values)
-    return [example.made_up(session, asked.latency_batch, shapes, values) for session in opened]
+        return [measure.sample(session, samples.split, request.latency_batch) for session in opened]
+    shapes, values = example.shapes(opened[0], request.shapes), example.values(opened[0], request.values)
+    return [example.synthetic(session, request.latency_batch, shapes, values) for session in opened]
 
 
-def _contents(session: Session, feeds: Feeds, asked: Asked) -> Contents:
+def _contents(session: Session, feeds: Feeds, request: EvaluationRequest) -> Contents:
     """The contents of a file; multiply-accumulates depend on the axes that it leaves open, as one sample has them."""
     sizes = {
-        name: (1 if array.shape[0] == asked.latency_batch else array.shape[0], *array.shape[1:]) if array.ndim else ()
+        name: (1 if array.shape[0] == request.latency_batch else array.shape[0], *array.shape[1:]) if array.ndim else ()
         for name, array in feeds.items()
     }
     return graph_contents.contents(session.path, sizes)
@@ -187,7 +186,7 @@ def _contents(session: Session, feeds: Feeds, asked: Asked) -> Contents:
 def _against(
     older: Session, contents: list[Contents], speedup: Speedup, samples: Samples | None, results: list[Result]
 ) -> Against:
-    """What changed from the baseline to the file."""
+    """The changes from the baseline to the file."""
     new, old = contents
     after, before = (result.scores for result in results) if results else ({}, {})
     paired, primary = changes(before, after), results[0].primary if results else ""
@@ -214,7 +213,7 @@ def _predictions(samples: Samples, results: list[Result]) -> PredictionCompariso
 
 
 def _warnings(opened: list[Session], split: Split) -> list[str]:
-    """What makes the figures of the files doubtful, by the looks of the first samples."""
+    """Reasons to doubt the figures, found in the first samples."""
     texts = {
         session.path: input_range.warning(session, measure.sample(session, split, input_range.LOOKED_AT)) for session in opened
     }

@@ -13,7 +13,7 @@ from compress_cli.settings import suggest
 MOST_VALUES = 10**9
 
 
-def made_up(
+def synthetic(
     session: Session,
     batch: int,
     shapes: dict[str, tuple[int, ...]] | None = None,
@@ -34,10 +34,10 @@ def made_up(
         ):
             raise ArtifactError(f"{session.path}: input '{name}' is {port}, which {shape} is not")
         if math.prod(shape) > MOST_VALUES:
-            raise ArtifactError(f"{session.path}: input '{name}' of {port} is too large to be made up")
+            raise ArtifactError(f"{session.path}: input '{name}' of {port} is too large to generate")
         if port.dtype not in np.sctypeDict:
             raise ArtifactError(
-                f"{session.path}: input '{name}' takes {port.dtype}, which can't be made up; name data with --data"
+                f"{session.path}: input '{name}' takes {port.dtype}, which no synthetic input can have; name data with --data"
             )
         feeds[name] = _array(port, shape, (values or {}).get(name), random)
     return feeds
@@ -90,7 +90,7 @@ def _shape(session: Session, name: str, batch: int) -> tuple[int, ...]:
     port, batch_axis = session.inputs[name], session.batch_axes.get(name)
     if any(size is None and axis != batch_axis for axis, size in enumerate(port.shape)):
         raise ArtifactError(
-            f"{session.path}: input '{name}' is {port}; tell its shape with --shape {name}=..., or name data with --data"
+            f"{session.path}: input '{name}' is {port}; give its shape with --shape {name}=..., or name data with --data"
         )
     return tuple(batch if size is None else size for size in port.shape)
 

@@ -118,7 +118,7 @@ def compare(
 
 
 def verdict(speedup: Estimate) -> Verdict:
-    """What the interval of a speed-up allows to say."""
+    """The verdict that the interval of a speed-up allows."""
     if speedup.low > 1 + NOTICEABLE:
         return "faster"
     if speedup.high < 1 - NOTICEABLE:

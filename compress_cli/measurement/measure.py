@@ -45,7 +45,7 @@ class Figures(BaseModel):
     samples: int
     primary: str
     metrics: dict[str, Estimate]
-    """Empty where the model does something else than the task asks for; `reason` then says what is missing."""
+    """Empty where the model lacks the task's head; `reason` then says what is missing."""
     better: dict[str, Better]
     """Metric name -> which of its values are the good ones."""
     shares: list[str]
@@ -79,7 +79,7 @@ class RunConditions(Settings):
 
 @dataclass(frozen=True)
 class Result:
-    """A model's answers on a split and what they are worth."""
+    """A model's predictions on a split and their metrics."""
 
     primary: str  # the metric that it goes by
     scores: dict[str, Score]  # metric name -> its value and what intervals and comparisons are made of
@@ -132,7 +132,7 @@ def kept_scores(predictions: Path, resampled: Path, figures: Figures) -> tuple[n
 
 
 def evaluate(session: Session, split: Split, task: Task, batch: int, log: Log, saves: Saves | None = None) -> Result:
-    """Predict a split and let the task judge; StageError for NaN, DataError for an empty split or labels out of range."""
+    """Predict a split and evaluate its metrics; StageError for NaN, DataError for an empty split or labels out of range."""
     return judge(predict(session, split, batch, log, saves), split, task)
 
 
@@ -145,7 +145,7 @@ def lacking(task: Task, heads: Collection[str]) -> str:
 
 
 def judge(heads: dict[str, np.ndarray], split: Split, task: Task) -> Result:
-    """What a model's answers on a split are worth; StageError where it has no head that the task is about."""
+    """The metrics of a model's predictions on a split; StageError where the model lacks the task's head."""
     possible = task.within(heads)
     if possible is None:
         raise StageError(lacking(task, heads))
@@ -206,10 +206,10 @@ def fitting(session: Session, split: Split) -> dict[str, str]:
     fits = set(names.values()) <= set(arrays) and all(_fits(port, arrays[names[name]]) for name, port in ports.items())
     if not fits:
         taken = ", ".join(f"{name}: {port}" for name, port in ports.items())
-        given = ", ".join(
+        offered = ", ".join(
             f"{name}: {array.dtype} (N{''.join(f', {axis}' for axis in array.shape[1:])})" for name, array in arrays.items()
         )
-        raise ArtifactError(f"{session}: the file takes other inputs than the data gives\n  file: {taken}\n  data: {given}")
+        raise ArtifactError(f"{session}: the file takes other inputs than the data gives\n  file: {taken}\n  data: {offered}")
     return names
 
 
@@ -237,7 +237,7 @@ def _feeds(session: Session, names: dict[str, str], split: Split, rows: slice) -
 
 
 def _begun(saves: Saves, count: int, log: Log) -> tuple[dict[str, np.ndarray], int]:
-    """What an earlier try had predicted, in arrays for all `count` samples, and for how many of them."""
+    """An earlier try's predictions, in arrays for all `count` samples, and the number of samples done."""
     saved = saves.load()
     if saved is None:
         return {}, 0
@@ -245,7 +245,7 @@ def _begun(saves: Saves, count: int, log: Log) -> tuple[dict[str, np.ndarray], i
     for name, array in saved.arrays.items():
         heads[name] = np.empty((count, *array.shape[1:]), array.dtype)
         heads[name][:done] = array
-    log(Progress("measure", done, count, note=f"resumed at {saved.place}"))
+    log(Progress("measure", done, count, note=f"resumed at {saved.progress}"))
     return heads, done
 
 

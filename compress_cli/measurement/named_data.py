@@ -27,7 +27,7 @@ from compress_cli.settings import complaints
 
 @dataclass(frozen=True)
 class NamedData:
-    """A dataset, and what is still to be done to its pictures."""
+    """A dataset, and the preprocessing that its pictures still need."""
 
     dataset: Dataset
     preprocess: Preprocess | None
@@ -114,7 +114,7 @@ def _of_pictures(path: Path, request: Request, classes: FolderClasses = None) ->
     port = next(iter(request.session.inputs.values()))
     height, width = _sides(path, port, prepare)
     if prepare.crop and not prepare.resize:
-        raise RecipeError("--preprocess crop: pictures of a folder have many sizes; say resize too: resize=256,crop=224")
+        raise RecipeError("--preprocess crop: pictures of a folder have many sizes; set resize too: resize=256,crop=224")
     channels: Literal[1, 3] = 1 if 1 in port.shape[1:] else 3
     names = classes or _folder_classes(path, splits, request)
     try:
@@ -144,7 +144,7 @@ def _sides(path: Path, port: Port, prepare: Preprocess) -> tuple[int, int]:
     sides = [axis for axis in axes if axis is not None] if len(port.shape) == 4 else []
     if len(sides) != 2:
         raise RecipeError(
-            f"--data {path}: the file leaves the size of pictures open; say it by --preprocess size=224, or resize=256,crop=224"
+            f"--data {path}: the file leaves the size of pictures open; set --preprocess size=224, or resize=256,crop=224"
         )
     return sides[0], sides[1]
 
@@ -161,7 +161,7 @@ def _folder_classes(path: Path, splits: list[SplitName], request: Request) -> tu
     folders = tuple(sorted(folder.name for folder in home.iterdir() if folder.is_dir() and not folder.name.startswith(".")))
     if isinstance(known, int) and len(folders) != known and len(folders) > 1:
         raise DataError(
-            f"{home}: has folders of {len(folders)} classes, and the file tells {known} apart: which number each has is not "
+            f"{home}: has folders of {len(folders)} classes, and the file predicts {known}: which number each has is not "
             f"known; list all classes: --data '{{type: image_folder, root: {path}, classes: classes.txt, ...}}'"
         )
     return folders if "train" in splits and len(folders) > 1 else None
@@ -176,14 +176,14 @@ def _check_classes(dataset: Dataset, request: Request) -> None:
     count = known if isinstance(known, int) else len(known)
     shuffled = isinstance(known, tuple) and known != names and set(known) == set(names)
     if count != len(names) or shuffled:
-        fault = f"names {len(names)} classes, and the file tells {count} apart" if not shuffled else "has them in another order"
+        fault = f"names {len(names)} classes, and the file predicts {count}" if not shuffled else "has them in another order"
         raise DataError(
             f"--data {request.data}: {fault}; list the file's classes, in the order of its outputs, in the dataset's 'classes'"
         )
 
 
 def _classes(request: Request) -> int | tuple[str, ...]:
-    """What the file tells apart: names by its card, or their number; an empty tuple where that is unknown."""
+    """The classes that the file predicts: names by its card, or their number; an empty tuple where that is unknown."""
     if not isinstance(request.task, Classification):
         return ()
     if request.card and len(request.card.classes) == 1:

@@ -220,7 +220,7 @@ def open_session(
 
 
 def _check_file(path: Path, origin: str) -> None:
-    """ArtifactError for an empty file, and for one that stands for far more constants than it holds."""
+    """ArtifactError for an empty file, and for one whose constants unpack to far more than its size."""
     if path.stat().st_size == 0:
         raise ArtifactError(f"{_named(path, origin)}: is empty, not an ONNX file")
     try:
@@ -239,7 +239,7 @@ def cores() -> int:
 def machine() -> dict[str, str | int]:
     """What a latency depends on besides the file: processor, cores at hand, system, ONNX Runtime's version.
 
-    In a virtual machine the processor's name may say little; its family, model and stepping tell generations apart.
+    In a virtual machine the processor's name may be generic; its family, model and stepping distinguish generations.
     """
     return {
         "processor": _processor("model name") or platform.processor() or platform.machine(),
@@ -266,7 +266,7 @@ def _why_not(path: Path, error: Exception) -> str:
     if isinstance(error, ort.InvalidProtobuf) or "No graph was found" in text:
         return "is not an ONNX file, or is truncated or damaged; export it again or fetch it again"
     if "external data" in text.lower() and ("not allowed" in text or "allowed directory" in text or "escape" in text):
-        return f"wants weights from outside its folder, which are never read ({_reason(error)})"
+        return f"refers to weights outside its folder, which are never read ({_reason(error)})"
     if "External data path" in text or "external data" in text.lower():
         return f"its weights lie in another file, which is missing or damaged ({_reason(error)})"
     if "No Op registered" in text or "not a registered function/op" in text or isinstance(error, ort.NotImplemented):
@@ -286,7 +286,7 @@ def _reason(error: Exception) -> str:
 
 
 def _processor(fact: str) -> str:
-    """What the system says of its first processor; empty where it says nothing."""
+    """The system's entry for its first processor; empty where it has none."""
     lines = (line.partition(":") for line in _cpuinfo().splitlines())
     return next((value.strip() for name, _, value in lines if name.strip() == fact), "")
 

@@ -17,7 +17,7 @@ from compress_cli.measurement.sessions import Feeds, Session
 
 Caches = Literal["warm", "cold"]
 
-BLOCK_S = 0.003  # runs of one model before the other has its turn: long beside a clock tick, short beside a disturbance
+BLOCK_S = 0.003  # runs of one model before the other has its turn: long against a clock tick, short against a disturbance
 MOST_RUNS = 200  # in a block
 SLOW_S = 0.05  # a longer run is timed alone: what the caches held before it hardly matters to it
 GROUP_S = 3e-4  # asking for interruptions takes a microsecond, so short runs are asked about together

@@ -45,7 +45,7 @@ class Proof:
         return self._extended([], list(groups))
 
     def holds(self, groups: Sequence[Group], removed: Sequence[Tensor]) -> bool:
-        """Whether the body without these channels computes what it computes with them masked."""
+        """Whether the body without these channels gives the same outputs as the whole body with them masked."""
         if self._replaced and _cut_outputs(self._body, self._inputs, groups, removed) is None:
             return False
         outputs = _cut_outputs(self._exact, self._exact_inputs, groups, removed)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from compress_cli.data.signature import Input, Signature
 from compress_cli.errors import ArtifactError, RecipeError, StageError
-from compress_cli.fault import place
+from compress_cli.fault import location
 from compress_cli.networks import features
 from compress_cli.networks.edits import Edit
 from compress_cli.networks.models import Model, Network
@@ -32,7 +32,7 @@ ARCHITECTURE, WEIGHTS, QUANTIZER, STATE = "architecture.json", "weights.safetens
 
 @dataclass(frozen=True)
 class Restored:
-    """A network together with what is needed to build it again."""
+    """A network together with the settings that rebuild it."""
 
     network: Network
     model: Model
@@ -78,7 +78,7 @@ def checkpoint(artifact: Artifact) -> Restored:
         signature = Signature.model_validate(document["signature"])
         edits = tuple(Edit.model_validate(edit) for edit in document["edits"])
     except (KeyError, TypeError, ValidationError) as error:
-        raise ArtifactError(f"{path}: does not describe a model that is known here ({_first(error)})") from None
+        raise ArtifactError(f"{path}: does not describe a known model ({_first(error)})") from None
     with torch.random.fork_rng(devices=[]):
         network = Network(model.build(signature), signature)
     for edit in edits:
@@ -114,7 +114,7 @@ def _check_fit(source_layer: str, weights: dict[str, Tensor], target_layer: str,
     if wrong:
         raise RecipeError(
             f"the layer '{source_layer}' does not fit into '{target_layer}': {target_layer}.{wrong[0]} is "
-            f"{theirs.get(wrong[0], 'not there')} in the teacher and {ours.get(wrong[0], 'not there')} in the student"
+            f"{theirs.get(wrong[0], 'missing')} in the teacher and {ours.get(wrong[0], 'missing')} in the student"
         )
     if not weights:
         raise RecipeError(f"the layer '{source_layer}' has no weights to start from")
@@ -139,7 +139,7 @@ def prepared(artifact: Artifact) -> tuple[Quantizer, nn.Module]:
     try:
         quantizer = Quantizer.model_validate(_read(path))
     except ValidationError as error:
-        raise ArtifactError(f"{path}: does not describe a quantizer that is known here ({_first(error)})") from None
+        raise ArtifactError(f"{path}: does not describe a known quantizer ({_first(error)})") from None
     restored = checkpoint(artifact)
     graph = quantizer.prepare(restored.network, example(restored.signature))
     load(graph, _tensors(artifact.file(STATE)), artifact.file(STATE))
@@ -204,7 +204,7 @@ def _prove(network: Network, name: str) -> None:
         with torch.no_grad():
             heads = network(*example(signature))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        if place(error):
+        if location(error):
             raise  # from a plugin's own line, which says more
         shapes = {key: spec.shape for key, spec in signature.inputs.items()}
         raise StageError(f"the model '{name}' can't take the inputs {shapes}: {_first(error)}") from error

@@ -24,7 +24,7 @@ UNREADABLE = (
     pickle.UnpicklingError, struct.error, ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError,
     MemoryError, OSError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
-"""What reading a damaged file raises, with `weights_only=True` too."""
+"""Exceptions that torch.load raises for a damaged file, with `weights_only=True` too."""
 
 
 def read(path: Path) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def _torch_load(path: Path) -> Any:
-    """What torch.save wrote, read without running any of it."""
+    """Read a file of torch.save without running any code in it."""
     if zipfile.is_zipfile(path):
         _check_archive(path)
     try:
@@ -105,7 +105,7 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
         if tensor.layout is not torch.strided or tensor.nbytes > tensor.untyped_storage().nbytes()
     ]
     if grown:
-        raise ArtifactError(f"{path}: tensors stand for more values than the file holds (such as {', '.join(grown[:3])})")
+        raise ArtifactError(f"{path}: tensors claim more values than the file holds (such as {', '.join(grown[:3])})")
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}

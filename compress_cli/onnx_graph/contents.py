@@ -63,7 +63,7 @@ class Contents(BaseModel):
     compressed_unknown: str = ""
     """Why one of the two is not known."""
     bytes_by_kind: dict[str, int]
-    """Number type -> bytes of all constants, scales and shapes too; what is left of the file is the graph itself."""
+    """Number type -> bytes of all constants, scales and shapes too; the rest of the file is the graph itself."""
     largest: list[Constant]
     """The twenty largest constants."""
 
@@ -120,7 +120,7 @@ def contents(path: Path, sizes: Mapping[str, tuple[int, ...]] | None = None) -> 
 
 
 def with_compressed_bytes(known: Contents, path: Path) -> Contents:
-    """The contents of a file, and what it takes in a download."""
+    """The contents of a file, and its size in a download."""
     gzip, zstd, unknown = storage.compressed_bytes(storage.model_files(path, files.load(path)))
     return known.model_copy(update={"gzip_bytes": gzip, "zstd_bytes": zstd, "compressed_unknown": unknown})
 

@@ -38,7 +38,7 @@ def load(path: Path) -> onnx.ModelProto:
     for message in _messages(model):
         wrong = _wrong(message, opsets)
         if wrong:
-            raise ArtifactError(f"{path}: breaks ONNX's own rules ({wrong}); it is damaged")
+            raise ArtifactError(f"{path}: violates ONNX's rules ({wrong}); it is damaged")
     return model
 
 
@@ -50,7 +50,7 @@ def external_files(path: Path, model: onnx.ModelProto) -> list[Path]:
         file = Path(path.parent, location)
         is_safe = location.isprintable() and not Path(location).is_absolute() and ".." not in Path(location).parts
         if not is_safe or not file.resolve().is_relative_to(home):
-            raise ArtifactError(f"{path}: wants weights from outside its folder ({location[:100]!r}), which are never read")
+            raise ArtifactError(f"{path}: refers to weights outside its folder ({location[:100]!r}), which are never read")
         external.append(file)
     return external
 
@@ -104,7 +104,7 @@ def _wrong(message: Any, opsets: dict[str, int]) -> str:
 
 
 def _texts(message: Any) -> Iterator[str | bytes]:
-    """Its text fields: protobuf leaves as bytes what is not UTF-8."""
+    """Its text fields: protobuf returns bytes for text that is not UTF-8."""
     for field, value in message.ListFields():
         if field.type == field.TYPE_STRING:
             yield from [value] if isinstance(value, str | bytes) else value

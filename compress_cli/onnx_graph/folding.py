@@ -79,7 +79,7 @@ def _small(tensor: onnx.TensorProto) -> np.ndarray | None:
 def _value(
     node: onnx.NodeProto, constants: Constants, shapes: dict[str, tuple[int | None, ...]], opsets: dict[str, int]
 ) -> np.ndarray | None:
-    """What the operator gives; None where that depends on the model's inputs, or is not small."""
+    """The operator's constant result; None where it depends on the model's inputs, or is not small."""
     if node.domain not in ("", "ai.onnx") or node.op_type not in SHAPE_ARITHMETIC or len(node.output) != 1:
         return None
     inputs = {name: constants.get(name) for name in node.input if name}
@@ -118,7 +118,8 @@ def _product(axes: np.ndarray) -> int:
 
 def _evaluated(node: onnx.NodeProto, inputs: Constants, opsets: dict[str, int]) -> np.ndarray | None:
     ports = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(each.dtype), None) for name, each in inputs.items()
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), None)
+        for name, array in inputs.items()
     ]
     output = helper.make_tensor_value_info(node.output[0], onnx.TensorProto.UNDEFINED, None)
     graph = helper.make_graph([node], "constant", ports, [output])
@@ -126,6 +127,6 @@ def _evaluated(node: onnx.NodeProto, inputs: Constants, opsets: dict[str, int]) 
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             (result,) = ReferenceEvaluator(graph, opsets=opsets).run(None, inputs)
-    except Exception:  # whatever a damaged operator makes the evaluator raise: its result is not known then
+    except Exception:  # a damaged operator can make the evaluator raise anything: the result is unknown then
         return None
     return np.asarray(result) if isinstance(result, np.ndarray | np.generic) and np.size(result) <= LARGE else None

@@ -1,4 +1,4 @@
-"""Functions that an ONNX file defines for itself: each call replaced by the operators it stands for."""
+"""Functions that an ONNX file defines for itself: each call is replaced by the operators of its body."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Layer(BaseModel):
     zeros: int | None
     """How many of them are 0; None where they can't be read one by one (packed or 8-bit floating formats)."""
     output: list[int | None] | None = None
-    """Shape of what it gives, the batch first; None where it is not known."""
+    """Shape of its output, the batch first; None where it is unknown."""
     macs: int | None = None
     """For one sample; None where they are not known."""
 
@@ -55,7 +55,7 @@ class Listing(BaseModel):
     size_bytes: int
     layers: list[Layer]
     contents: Contents | None = None
-    """Of an ONNX file: what it holds by bytes, and how far it can be packed."""
+    """Of an ONNX file: its bytes by kind, and how far it can be compressed."""
 
     @classmethod
     def of(cls, path: Path, what: str, layers: list[Layer], size_bytes: int, macs: int | None, macs_unknown: str) -> Self:

@@ -1,4 +1,4 @@
-"""Bounds of time and memory for looking into files of strangers."""
+"""Bounds of time and memory for inspecting files of strangers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import NoReturn
 from compress_cli.errors import ArtifactError
 
 MEMORY_BYTES, MEMORY_FACTOR = 2 * 10**9, 10
-"""What reading a file may take: so much, and so many times its size."""
+"""The memory that reading a file may take: a constant, and a multiple of its size."""
 TIME_S, RATE = 60, 20_000_000
 """Seconds that it may last: so many, and one more for so many bytes."""
 
@@ -51,9 +51,9 @@ def bounded(path: Path, read: Callable[[], str]) -> str:
     finally:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status == -signal.SIGALRM:
-        raise ArtifactError(f"{path}: looking into it takes more than {_seconds(size)} s; it is damaged, or made to do so")
+        raise ArtifactError(f"{path}: inspecting it takes more than {_seconds(size)} s; it is damaged, or made to do so")
     if status:
-        raise ArtifactError(f"{path}: looking into it fails ({_death(status)}); it is damaged, or made to do so")
+        raise ArtifactError(f"{path}: inspecting it fails ({_death(status)}); it is damaged, or made to do so")
     return _result(path, json.loads(answer))
 
 
@@ -102,11 +102,9 @@ def _result(path: Path, outcome: dict[str, str]) -> str:
     if "refused" in outcome:
         raise ArtifactError(outcome["refused"])
     if "memory" in outcome:
-        raise ArtifactError(
-            f"{path}: looking into it takes more memory than its size explains; it is damaged, or made to do so"
-        )
+        raise ArtifactError(f"{path}: inspecting it takes more memory than its size explains; it is damaged, or made to do so")
     if "bug" in outcome:
-        raise RuntimeError(f"looking into {path} failed:\n{outcome['bug']}")
+        raise RuntimeError(f"inspecting {path} failed:\n{outcome['bug']}")
     return outcome["result"]
 
 

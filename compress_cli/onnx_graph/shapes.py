@@ -34,7 +34,7 @@ class Shapes:
 def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]] | None = None) -> Shapes:
     """Shape and number type of every value, for one sample where the file leaves the batch open.
 
-    sizes: input name -> its shape, where an axis besides the batch is open. Unknown says what can't be inferred.
+    sizes: input name -> its shape, where an axis besides the batch is open. Unknown names what can't be inferred.
     """
     skeleton = _skeleton(inlined(model))
     batch = _close_axes(skeleton.graph, sizes or {})
@@ -119,7 +119,7 @@ def _close_axes(graph: onnx.GraphProto, sizes: Mapping[str, tuple[int, ...]]) ->
 
 
 def _named_lengths(ports: list[onnx.ValueInfoProto], sizes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Name of an open axis -> its length in `sizes`; Unknown where a shape does not fit its input, the batch aside."""
+    """Name of an open axis -> its length in `sizes`; Unknown where a shape, but for the batch, does not fit its input."""
     lengths = {}
     for port in ports:
         axes, shape = port.type.tensor_type.shape.dim, sizes.get(port.name)

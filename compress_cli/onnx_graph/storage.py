@@ -1,4 +1,4 @@
-"""What a model file takes on disk and in a download."""
+"""The size of a model file on disk and in a download."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ FORMAT = 1  # of saves: raise it where older ones can't be gone on from
 
 
 class Attempt(BaseModel):
-    """What a try began with. Precision stands in the saves themselves."""
+    """What a try began with. The saves themselves hold the precision."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -34,10 +34,10 @@ class Attempt(BaseModel):
     def finished(self, output: Path) -> bool:
         """Whether the try came as far as a whole artifact, which lacks only its name."""
         try:
-            found = artifact.read(output)
-            if found is None or found.manifest.inputs != self.inputs:
+            stored = artifact.read(output)
+            if stored is None or stored.manifest.inputs != self.inputs:
                 return False
-            found.verify()
+            stored.verify()
         except ArtifactError:
             return False
         return True
@@ -45,17 +45,17 @@ class Attempt(BaseModel):
     def hindrance(self, earlier: Attempt) -> str:
         """Why this try can't go on from an earlier one; empty where it can."""
         if earlier.format != self.format:
-            return "what was saved is of another version of compress"
+            return "its saves are of another version of compress"
         if self.forced and not earlier.forced:
-            return "a fresh result was asked for"
+            return "--force requests a fresh result"
         if earlier.inputs != self.inputs:
-            return "what was saved was made from other inputs"
+            return "its saves were made from other inputs"
         if earlier.device != self.device:
-            return f"what was saved was made on {earlier.device}, and this is {self.device}"
+            return f"its saves were made on {earlier.device}, and this is {self.device}"
         changed = [name for name in self.libraries if self.libraries[name] != earlier.libraries.get(name)]
         if changed:
             name = changed[0]
-            return f"what was saved was made with {name} {earlier.libraries.get(name)}, and this is {self.libraries[name]}"
+            return f"its saves were made with {name} {earlier.libraries.get(name)}, and this is {self.libraries[name]}"
         return ""
 
 
@@ -79,7 +79,7 @@ def begin(attempt: Attempt, output: Path, saves: Path, say: Callable[[str], None
 
 
 def _read(folder: Path) -> Attempt | None:
-    """What the try in this folder began with; None where there is none, or it can't be read."""
+    """The try in this folder; None where there is none, or it can't be read."""
     path = folder / MARK
     if not path.is_file():
         return None
@@ -90,8 +90,8 @@ def _read(folder: Path) -> Attempt | None:
 
 
 def _empty(directory: Path) -> None:
-    for each in directory.iterdir():
-        if each.is_dir() and not each.is_symlink():
-            shutil.rmtree(each)
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
         else:
-            each.unlink()
+            path.unlink()

@@ -103,7 +103,7 @@ class Chain:
         return Step(name, stage, inputs, kind, known, loc, seed, **marks)
 
     def file(self, step: Step) -> Step:
-        """A checkpoint's export; whatever else it is, itself."""
+        """A checkpoint's export; any other artifact itself."""
         if not issubclass(step.kind, Checkpoint | Program):
             return step
         return self.implied(step, "export", "onnx", {"start": (step,)})

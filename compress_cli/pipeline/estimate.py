@@ -1,4 +1,4 @@
-"""What a step will probably cost: from its own earlier run, from one with the same settings, or from a smoke run."""
+"""The estimated cost of a step: from its own earlier run, from one with the same settings, or from a smoke run."""
 
 from __future__ import annotations
 

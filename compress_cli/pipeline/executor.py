@@ -38,16 +38,16 @@ class Listener(Protocol):
     def ended(self, step: Step, cached: bool, seconds: float, problem: str) -> None: ...
 
 
-def device(wanted: str) -> str:
+def device(name: str) -> str:
     """The device a recipe means; RecipeError for a GPU that is not there."""
     available = torch.cuda.is_available()
-    if wanted == "auto":
+    if name == "auto":
         return "cuda" if available else "cpu"
-    if wanted.startswith("cuda") and not available:
-        raise RecipeError(f"device '{wanted}': PyTorch sees no CUDA device here; use 'cpu' or 'auto'")
-    if wanted.startswith("cuda:") and int(wanted.partition(":")[2]) >= torch.cuda.device_count():
-        raise RecipeError(f"device '{wanted}': PyTorch sees only {torch.cuda.device_count()} here, counted from cuda:0")
-    return wanted
+    if name.startswith("cuda") and not available:
+        raise RecipeError(f"device '{name}': PyTorch sees no CUDA device here; use 'cpu' or 'auto'")
+    if name.startswith("cuda:") and int(name.partition(":")[2]) >= torch.cuda.device_count():
+        raise RecipeError(f"device '{name}': PyTorch sees only {torch.cuda.device_count()} here, counted from cuda:0")
+    return name
 
 
 def named(device: str) -> str:
@@ -70,7 +70,7 @@ def perform(recipe: Recipe, step: Step, inputs: Inputs, workspace: Workspace) ->
     """Run a step's stage in the workspace and commit its output as an artifact.
 
     RecipeError and ArtifactError, with the stage's line, where its settings or what they name prove wrong; StageError for
-    what fails on the way.
+    any step that fails.
     """
     context = _context(recipe, step, inputs, workspace)
     try:
@@ -120,7 +120,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def recorded(sources: Sequence[Artifact]) -> list[Source]:
-    """What a manifest remembers of a step's inputs in one role."""
+    """The manifest's entries for a step's inputs in one role."""
     return [Source(key=source.manifest.key, digest=source.digest) for source in sources]
 
 
@@ -159,8 +159,8 @@ def _facts(step: Step, context: Context) -> dict[str, Any]:
             f"out of memory ({_allocated(error)}); {_memory()}; use a smaller batch or a smaller model"
         ) from error
     except SafetensorError as error:  # which words the system's errors its own way
-        told = disk.told(str(error), context.output)
-        lacking = disk.lack(told, context.output) if told else None
+        system_error = disk.os_error(str(error), context.output)
+        lacking = disk.lack(system_error, context.output) if system_error else None
         if lacking is None:
             raise
         raise lacking from error
@@ -172,7 +172,7 @@ def _facts(step: Step, context: Context) -> dict[str, Any]:
 
 
 def _memory() -> str:
-    """What the process took before it was refused more."""
+    """The process's peak memory before the failure."""
     return f"{disk.amount(peak_memory())} were taken before"
 
 

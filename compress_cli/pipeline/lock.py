@@ -1,4 +1,4 @@
-"""A run's lock file: the recipe as it was understood, from which the run can be gone through again."""
+"""A run's lock file: the recipe with all defaults filled in, from which the run can be repeated."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def planned(directory: Path, record: Record) -> Plan:
     try:
         again = plan.plan(recipe.load(path))
     except RecipeError as error:
-        raise ArtifactError(f"{error}\n  (a run with plugins of one's own needs the same --plugin again)") from None
+        raise ArtifactError(f"{error}\n  (a run with plugins of your own needs the same --plugin)") from None
     if again.missing_data:
         raise ArtifactError(again.missing_data)
     names = record.keys(directory)

@@ -72,14 +72,14 @@ class Plan:
         )
 
     def promising(self, gates: tuple[Gate, ...]) -> Plan:
-        """The plan with gates of the command line too; RecipeError for one that could never be judged."""
+        """The plan with gates of the command line too; RecipeError for one that could never be decided."""
         lines = [f"--gate '{gate.promise}': {reason}" for gate in gates if (reason := self.impossible(gate))]
         if lines:
             raise RecipeError("\n".join(lines))
         return replace(self, gates=(*self.gates, *gates))
 
     def impossible(self, gate: Gate) -> str:
-        """Why a gate could never be judged on this plan; empty where it can."""
+        """Why a gate could never be decided on this plan; empty where it can."""
         task = self.recipe.task
         metrics = list(dict.fromkeys((task.primary, *task.metrics)))
         tables = [step.name for step in self.stages if issubclass(step.kind, Table)]

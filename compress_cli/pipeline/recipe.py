@@ -54,7 +54,7 @@ class Recipe(Settings):
 
     def complaint(self, loc: Sequence[Key], reason: str) -> str:
         """`recipe.yaml:12: stages[2].teacher: reason`"""
-        return f"{self._document.place(loc)}: {reason}"
+        return f"{self._document.location(loc)}: {reason}"
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -1,4 +1,4 @@
-"""Whether a run comes out again: gone through afresh from its lock file, and compared artifact by artifact.
+"""Whether a run can be reproduced: run afresh from its lock file, and compared artifact by artifact.
 
 On the same kind of machine with the same libraries every byte has to agree, but for timings. Elsewhere other bytes are
 to be expected, and the metrics have to lie within the intervals that the run reported.
@@ -36,7 +36,7 @@ class Compared(BaseModel):
 
     step: str
     outcome: Literal["same bytes", "within intervals", "timed", "other bytes", "other figures"]
-    said: str = ""
+    detail: str = ""
 
     @property
     def reproduced(self) -> bool:
@@ -51,13 +51,14 @@ class Reproduction(BaseModel):
     run: str
     by: Literal["bytes", "figures"]
     differs: list[str]
-    """What is other about this machine."""
+    """How this machine differs."""
     artifacts: list[Compared]
 
     def decide(self) -> None:
-        """GateError names what did not come out again."""
-        lines = [f"{each.step}: {each.outcome}{f': {each.said}' if each.said else ''}" for each in self.artifacts
-                 if not each.reproduced and (self.by == "bytes" or each.outcome == "other figures")]  # fmt: skip
+        """GateError names what was not reproduced."""
+        changed = [pair for pair in self.artifacts if not pair.reproduced]
+        failed = [pair for pair in changed if self.by == "bytes" or pair.outcome == "other figures"]
+        lines = [f"{pair.step}: {pair.outcome}{f': {pair.detail}' if pair.detail else ''}" for pair in failed]
         if lines:
             raise GateError("\n".join([*lines, f"  {self.run} was not reproduced (compared by {self.by})"]))
 
@@ -74,7 +75,7 @@ def reproduce(directory: Path, output: Path, listener: Listener) -> Reproduction
     if store.entries():
         raise ArtifactError(f"{store.root}: holds artifacts already; name an empty folder with --output")
     memory = directory / record.store / MEMORY
-    if memory.is_dir():  # what was chosen by timing on this machine is part of what is gone through again
+    if memory.is_dir():  # what was chosen by timing on this machine is repeated, since it changes results
         shutil.copytree(memory, store.root / MEMORY, dirs_exist_ok=True)
     again = output / planned.recipe.name
     Run(planned, store, again, listener).execute()
@@ -83,11 +84,11 @@ def reproduce(directory: Path, output: Path, listener: Listener) -> Reproduction
 
 def compared(then: Path, now: Path) -> Reproduction:
     """Two runs of one recipe, by the folders of both; ArtifactError where either is not whole."""
-    runs = [(Record.read(each), each) for each in (then, now)]
-    old, new = (_whole(record, each) for record, each in runs)
-    differs = _differences([(made, new[name]) for name, made in old.items() if name in new])
-    missing = [Compared(step=name, outcome="other bytes", said="could not be made") for name in old if name not in new]
-    pairs = [_compare(name, made, new[name], exact=not differs) for name, made in old.items() if name in new]
+    runs = [(Record.read(folder), folder) for folder in (then, now)]
+    old, new = (_whole(record, folder) for record, folder in runs)
+    differs = _differences([(stored, new[name]) for name, stored in old.items() if name in new])
+    missing = [Compared(step=name, outcome="other bytes", detail="was not produced") for name in old if name not in new]
+    pairs = [_compare(name, stored, new[name], exact=not differs) for name, stored in old.items() if name in new]
     return Reproduction(
         run=str(then), by="figures" if differs else "bytes", differs=differs, artifacts=[*missing, *pairs]
     )  # fmt: skip
@@ -120,11 +121,11 @@ def _differences(pairs: list[tuple[Artifact, Artifact]]) -> list[str]:
         for name in MATTERS:
             one, other = (artifact.manifest.environment.get(name) for artifact in (then, now))
             if one != other:
-                differences[f"{name}: {_said(one, other)}"] = None
+                differences[f"{name}: {_difference(one, other)}"] = None
     return list(differences)
 
 
-def _said(one: Any, other: Any) -> str:
+def _difference(one: Any, other: Any) -> str:
     """`torch 2.14, now 2.15`"""
     if isinstance(one, dict) and isinstance(other, dict):
         names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
@@ -134,16 +135,16 @@ def _said(one: Any, other: Any) -> str:
 
 def _compare(name: str, then: Artifact, now: Artifact, exact: bool) -> Compared:
     if isinstance(then, Comparison) and COMPARISON in then.manifest.files:
-        old, new = (_document(each, COMPARISON, Timing).speedup.speedup for each in (then, now))
-        said = f"{old.value:.2f}x [{old.low:.2f}, {old.high:.2f}] then, {new.value:.2f}x [{new.low:.2f}, {new.high:.2f}] now"
-        return Compared(step=name, outcome="timed", said=said)
+        old, new = (_document(source, COMPARISON, Timing).speedup.speedup for source in (then, now))
+        detail = f"{old.value:.2f}x [{old.low:.2f}, {old.high:.2f}] then, {new.value:.2f}x [{new.low:.2f}, {new.high:.2f}] now"
+        return Compared(step=name, outcome="timed", detail=detail)
     if then.digest == now.digest:
         return Compared(step=name, outcome="same bytes")
     if isinstance(then, Measurement) and not exact:
-        return _figures(name, *(_document(each, MEASUREMENT, Figures) for each in (then, now)))
+        return _figures(name, *(_document(source, MEASUREMENT, Figures) for source in (then, now)))
     old_files, new_files = then.manifest.files, now.manifest.files
-    changed = [each for each in sorted({**old_files, **new_files}) if old_files.get(each) != new_files.get(each)]
-    return Compared(step=name, outcome="other bytes", said=", ".join(changed))
+    changed = [file for file in sorted({**old_files, **new_files}) if old_files.get(file) != new_files.get(file)]
+    return Compared(step=name, outcome="other bytes", detail=", ".join(changed))
 
 
 def _figures(name: str, then: Figures, now: Figures) -> Compared:
@@ -153,9 +154,9 @@ def _figures(name: str, then: Figures, now: Figures) -> Compared:
         if metric not in now.metrics or not old.low <= now.metrics[metric].value <= old.high
     ]
     if outside:
-        return Compared(step=name, outcome="other figures", said="; ".join(outside))
-    told = [f"{metric} {now.metrics[metric].value:.4g}, then {old.value:.4g}" for metric, old in then.metrics.items()]
-    return Compared(step=name, outcome="within intervals", said="; ".join(told))
+        return Compared(step=name, outcome="other figures", detail="; ".join(outside))
+    within = [f"{metric} {now.metrics[metric].value:.4g}, then {old.value:.4g}" for metric, old in then.metrics.items()]
+    return Compared(step=name, outcome="within intervals", detail="; ".join(within))
 
 
 def _document(source: Artifact, name: str, kind: Any) -> Any:

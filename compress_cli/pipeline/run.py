@@ -31,7 +31,7 @@ from compress_cli.store.store import Store
 
 LOG = "log.jsonl"
 FILES = (LOG, RECORD, LOCK, smoke.PASSED, "report.json", "report.md", "report.html")
-"""What a run writes into its folder, besides links."""
+"""The files that a run writes into its folder; links come in addition."""
 MEMORY = ".machine"  # in the store: choices made once per machine
 
 
@@ -44,15 +44,15 @@ class Run:
     directory: Path  # runs/<recipe>
     listener: Listener
     force: frozenset[str] = frozenset()
-    repair: bool = False  # what is damaged is made anew, instead of stopping there
-    artifacts: dict[str, Artifact] = field(default_factory=dict)  # key -> what is there now
+    repair: bool = False  # make damaged artifacts again, instead of raising an error
+    artifacts: dict[str, Artifact] = field(default_factory=dict)  # key -> the stored artifact
     cached: set[str] = field(default_factory=set)  # keys of steps that did not run
     damaged: dict[str, str] = field(default_factory=dict)  # keys of steps whose artifact was not whole -> what was found
     problems: dict[str, str] = field(default_factory=dict)  # keys of measuring steps that could not run -> why
     at_work: tuple[Step, Saves] | None = None  # the last step that was begun
 
     def execute(self) -> Record:
-        """Run what is not up to date. Errors leave every whole artifact in place."""
+        """Run the steps that are not up to date. An error leaves every complete artifact in place."""
         self._check()
         begun = time.monotonic()
         with self._explained():
@@ -87,7 +87,7 @@ class Run:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Interrupts, and errors of the system that the user can mend, say what is kept."""
+        """Interrupts, and errors of the system that the user can fix, report which results are saved."""
         stopping.explain(lambda: f"interrupted; {self._kept()}")
         try:
             yield
@@ -175,7 +175,7 @@ class Run:
         self.listener.ended(step, step.key in self.cached, time.monotonic() - begun, self.problems.get(step.key, ""))
 
     def _make(self, step: Step) -> Artifact:
-        inputs = {role: tuple(self.artifacts[each.key] for each in steps) for role, steps in step.inputs.items()}
+        inputs = {role: tuple(self.artifacts[source.key] for source in steps) for role, steps in step.inputs.items()}
 
         def waits(holder: str) -> None:
             self.listener.progress(step, Progress("wait", 0, 0, note=f"waits for {holder}, which works on it"))
@@ -226,8 +226,8 @@ class Run:
     def _kept(self) -> str:
         whole = [step.name for step in self.plan.stages if step.key in self.artifacts]
         kept = f"kept: {', '.join(whole)}" if whole else "no stage was finished before it"
-        if self.at_work and self.at_work[1].place:
-            kept += f", and '{self.at_work[0].name}' up to {self.at_work[1].place}"
+        if self.at_work and self.at_work[1].progress:
+            kept += f", and '{self.at_work[0].name}' up to {self.at_work[1].progress}"
         return f"{kept}; the same command goes on from there"
 
 

@@ -21,7 +21,7 @@ PASSED = "smoke.json"  # in the run's folder until the run is done: what passed,
 
 
 class Trial(BaseModel):
-    """What a smoke run learned of a step: seconds and bytes, projected to the whole stage where it says how."""
+    """A smoke run's estimate for a step: seconds and bytes, projected to the whole stage where the stage says how."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,7 +43,7 @@ class Passed(BaseModel):
 
 
 def rehearse(plan: Plan, listener: Listener, present: dict[str, Artifact], directory: Path) -> list[Trial]:
-    """The smoke run of a run in `directory`, or what is remembered of it where the same steps passed before an interrupt."""
+    """The smoke run of a run in `directory`, or its stored result where the same steps passed before an interrupt."""
     device, libraries = executor.named(executor.device(plan.recipe.device)), executor.libraries()
     earlier = _read(directory / PASSED)
     if earlier and (earlier.device, earlier.libraries) == (device, libraries):
@@ -122,7 +122,7 @@ def _try(plan: Plan, step: Step, artifacts: dict[str, Artifact], folder: Path, l
 
 
 def _read(path: Path) -> Passed | None:
-    """What passed before; None where nothing did, or it can't be read."""
+    """The result of an earlier smoke run; None where there is none, or it can't be read."""
     try:
         return Passed.model_validate_json(path.read_bytes()) if path.is_file() else None
     except ValidationError:

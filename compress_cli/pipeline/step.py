@@ -46,7 +46,7 @@ class ModelSteps:
     step: Step
     onnx: Step
     measurement: Step
-    comparison: Step | None = None  # None for a baseline beside others, and for a stage repeated with another seed
+    comparison: Step | None = None  # None for the baseline of others, and for a stage repeated with another seed
     predictions: Step | None = None
 
     @property
@@ -96,14 +96,14 @@ def key(stage: Stage, inputs: Inputs, seed: int, recipe: Recipe, fingerprint: st
 
 def ordered(steps: Iterable[Step]) -> tuple[Step, ...]:
     """Every step after its inputs, each key once: a stage of the recipe rather than an implied step that is the same."""
-    placed: dict[str, Step] = {}
+    by_key: dict[str, Step] = {}
 
-    def place(step: Step) -> None:
+    def add(step: Step) -> None:
         for source in step.sources:
-            place(source)
-        if step.key not in placed or (placed[step.key].implied and not step.implied):
-            placed[step.key] = step
+            add(source)
+        if step.key not in by_key or (by_key[step.key].implied and not step.implied):
+            by_key[step.key] = step
 
     for step in steps:
-        place(step)
-    return tuple(placed.values())
+        add(step)
+    return tuple(by_key.values())

@@ -1,1 +1,1 @@
-"""Which channels can go together, what they cost, and which matter."""
+"""Groups of channels that are removed together, their cost, and their importance."""

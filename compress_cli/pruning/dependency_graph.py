@@ -40,7 +40,7 @@ def build(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str] = (
 
 
 _UNTRACEABLE = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What torch-pruning raises, without a class of its own, where a model is beyond it."""
+"""Exceptions that torch-pruning raises for a model that it can't handle; it has no class of its own for them."""
 
 
 @dataclass(frozen=True)

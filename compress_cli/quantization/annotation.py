@@ -65,7 +65,7 @@ class Annotation:
 
 
 class AnnotationQuantizer:
-    """What torchao's `prepare_pt2e` asks for annotations (its Quantizer protocol)."""
+    """The interface by which torchao's `prepare_pt2e` requests annotations (its Quantizer protocol)."""
 
     def __init__(self, activation: Any, weight: Any):
         self.activation = activation

@@ -180,7 +180,7 @@ def _change(before: Stored, after: Stored) -> Estimate | None:
 
 
 def _note(row: Row) -> str:
-    """What the two ratios say together, in words, where it is not simply smaller and faster."""
+    """A remark on size and speed together, unless the model is simply smaller and faster."""
     if row.compression_ratio is None or row.verdict is None:
         return ""
     smaller = row.compression_ratio > 1

@@ -25,7 +25,7 @@ def refuse(gates: tuple[Gate, ...], model: Path, baseline: Path | None) -> None:
 
 
 def report(evaluation: Evaluation, gates: tuple[Gate, ...] = ()) -> Report:
-    """The evaluation's rows, the baseline's first, and its gates, judged; RecipeError for a quantity that there is not."""
+    """The evaluation's rows, the baseline's first, and its gates, checked; RecipeError for an unknown quantity."""
     against = evaluation.against
     baseline, model = _names(evaluation.model, against.baseline if against else "")
     rows = [_row(evaluation, model)]
@@ -37,7 +37,7 @@ def report(evaluation: Evaluation, gates: tuple[Gate, ...] = ()) -> Report:
                 latency=against.speedup.baseline, **dict(against.contents),
             ),
         )  # fmt: skip
-    made = Report(
+    document = Report(
         recipe=model,
         seed=0,
         baseline=baseline,
@@ -55,12 +55,12 @@ def report(evaluation: Evaluation, gates: tuple[Gate, ...] = ()) -> Report:
     complaints = [f"--gate '{promise.promise}': {reason}" for promise, reason in reasons.items() if reason]
     if complaints:
         raise RecipeError("\n".join(complaints))
-    return made.model_copy(update={"gates": promises.judge(made, gates)})
+    return document.model_copy(update={"gates": promises.judge(document, gates)})
 
 
-def summary(made: Report, evaluation: Evaluation) -> str:
+def summary(document: Report, evaluation: Evaluation) -> str:
     """The report as Markdown: the table, on what it was measured, warnings, gates."""
-    lines = markdown.render(made).splitlines()
+    lines = markdown.render(document).splitlines()
     head = [line for line in lines if not line.startswith("Seed ")]
     text = "\n".join(head) + "\n"
     warnings = [f"- warning: {markdown.plain(warning)}" for warning in evaluation.warnings]
@@ -91,7 +91,7 @@ def _row(evaluation: Evaluation, name: str) -> Row:
 
 
 def _verdict(evaluation: Evaluation) -> Change | None:
-    """What can be said of the primary metric's change at 95%."""
+    """The verdict on the primary metric's change at 95%."""
     against = evaluation.against
     if against is None or against.change is None:
         return None
@@ -119,6 +119,6 @@ def _impossible(promise: Gate, names: tuple[str, str]) -> str:
     return ""
 
 
-def printed(made: Report) -> list[str]:
+def printed(document: Report) -> list[str]:
     """The gates in words, one line each."""
-    return [write.printable(f"gate {write.gate(judged)}") for judged in made.gates]
+    return [write.printable(f"gate {write.gate(result)}") for result in document.gates]

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from compress_cli.measurement.latency import Latency, Verdict
 from compress_cli.onnx_graph.contents import Constant
 from compress_cli.statistics.findings import Findings
-from compress_cli.statistics.gate import Judged
+from compress_cli.statistics.gate import GateResult
 from compress_cli.statistics.intervals import Change, Estimate
 from compress_cli.statistics.predictions import PredictionComparison
 from compress_cli.statistics.repeats import Distilled, Spread
@@ -57,7 +57,7 @@ class Row(BaseModel):
     change_p: float | None = None
     """McNemar's p-value of "right equally often"; None for a metric that is not right-or-wrong."""
     change_verdict: Change | None = None
-    """What can be said of it at 95%: by McNemar's test, or by the interval."""
+    """The verdict at 95%: by McNemar's test, or by the interval."""
     made_from: str = ""
     """The model that its stage started from, or was taught by; empty where it started afresh."""
     gained: Estimate | None = None
@@ -111,7 +111,7 @@ class Report(BaseModel):
     """Where latency was measured; empty where it was not."""
     wall_time_s: float
     """Of the last run, in which stages that were up to date took none."""
-    gates: list[Judged] = []
+    gates: list[GateResult] = []
     findings: list[FindingsTable] = []
     spread: list[Spread] = []
     """Models that were made with several seeds; the rows are of the first."""
@@ -124,7 +124,7 @@ class Report(BaseModel):
         return once(self.rows)
 
     def direction(self, metric: str) -> Better | None:
-        """Which way a metric is better; None for what is no metric of this run."""
+        """Whether higher or lower values of a metric are better; None for a figure that is no metric of this run."""
         return self.better if metric == self.primary else self.directions.get(metric)
 
 

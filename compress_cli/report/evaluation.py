@@ -45,7 +45,7 @@ def show(evaluation: Evaluation, console: Console | None = None) -> None:
     if latency.interrupted > NOTED:
         lines["interrupted"] = (
             f"{100 * latency.interrupted:.0f}% of the runs, by other processes: the median latency leaves them out, the "
-            "percentiles and the throughput hold them"
+            "percentiles and the throughput include them"
         )
     if evaluation.load:
         lines["under load"] = _under_load(evaluation.load)

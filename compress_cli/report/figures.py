@@ -5,7 +5,7 @@ from __future__ import annotations
 from compress_cli.onnx_graph.contents import Contents
 from compress_cli.report import FindingsTable, Report, Row
 from compress_cli.report.document import chain
-from compress_cli.statistics.gate import CHANGES, Judged, parse, sort_of
+from compress_cli.statistics.gate import CHANGES, GateResult, parse, sort_of
 from compress_cli.statistics.intervals import Estimate
 from compress_cli.statistics.predictions import BINS, PredictionComparison
 
@@ -161,23 +161,23 @@ def remarks(report: Report) -> list[tuple[str, str]]:
     return pairs
 
 
-def gate(judged: Judged) -> str:
+def gate(result: GateResult) -> str:
     """`accuracy_drop<=0.01 (int8): undecided: 0.004 [-0.002, 0.011]; needs about 210 more samples`"""
-    sentence = f"{judged.promise} ({judged.row}): {judged.outcome}"
-    if judged.value is None or judged.low is None or judged.high is None:
-        return f"{sentence}: {judged.reason}"
-    quantity = parse(judged.promise).terms.quantity
+    sentence = f"{result.promise} ({result.row}): {result.outcome}"
+    if result.value is None or result.low is None or result.high is None:
+        return f"{sentence}: {result.reason}"
+    quantity = parse(result.promise).terms.quantity
     sort, timed = sort_of(quantity), quantity.startswith(("latency", "speedup"))
     unit = {"bytes": " bytes", "ms": " ms"}.get(sort, "")
     number = "{:,.0f}" if sort in ("bytes", "count") else "{:.4g}"
-    sentence += f": {number.format(judged.value)}{unit}"
-    if judged.low != judged.high:
-        sentence += f" [{number.format(judged.low)}, {number.format(judged.high)}]"
-    if judged.needs is not None:
-        sentence += f"; needs about {judged.needs:,} more {'rounds of timing' if timed else 'samples'}"
-    elif judged.outcome == "undecided":
-        sentence += "; it lies on the limit, which no number of samples would decide"
-    return f"{sentence} (the gate lets it pass)" if judged.outcome == "undecided" and judged.passes else sentence
+    sentence += f": {number.format(result.value)}{unit}"
+    if result.low != result.high:
+        sentence += f" [{number.format(result.low)}, {number.format(result.high)}]"
+    if result.needs is not None:
+        sentence += f"; needs about {result.needs:,} more {'rounds of timing' if timed else 'samples'}"
+    elif result.outcome == "undecided":
+        sentence += "; the value lies on the limit, which no number of samples can decide"
+    return f"{sentence} (the gate lets it pass)" if result.outcome == "undecided" and result.passes else sentence
 
 
 def heading(table: FindingsTable) -> str:

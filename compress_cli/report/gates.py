@@ -1,4 +1,4 @@
-"""The gates of a run, judged on its report."""
+"""The gates of a run, checked on its report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from compress_cli.report import collect as collect_report
 from compress_cli.report import figures as write
 from compress_cli.settings import suggest
 from compress_cli.statistics import gate
-from compress_cli.statistics.gate import Gate, Judged
+from compress_cli.statistics.gate import Gate, GateResult
 from compress_cli.statistics.intervals import Estimate
 from compress_cli.statistics.scores import worse_by
 from compress_cli.store.record import Record
@@ -19,7 +19,7 @@ PREDICTION_QUANTITIES = ("agreement", "churn", "right_to_wrong", "wrong_to_right
 
 
 def collect(directory: Path, more: tuple[Gate, ...] = ()) -> Report:
-    """The report of the run in `directory` with its gates, and `more` of the command line, judged.
+    """The report of the run in `directory` with its gates, and `more` of the command line, checked.
 
     RecipeError for one of `more` about something that the run does not have; `decide` complains about the run's own gates.
     """
@@ -35,12 +35,12 @@ def collect(directory: Path, more: tuple[Gate, ...] = ()) -> Report:
     return report.model_copy(update={"gates": judge(report, tuple(gates))})
 
 
-def judge(report: Report, gates: tuple[Gate, ...]) -> list[Judged]:
+def judge(report: Report, gates: tuple[Gate, ...]) -> list[GateResult]:
     """A pure function of the report."""
-    return [_judged(promised, report) for promised in gates]
+    return [_result(promised, report) for promised in gates]
 
 
-def _judged(promised: Gate, report: Report) -> Judged:
+def _result(promised: Gate, report: Report) -> GateResult:
     name, quantity = promised.terms.row or (report.rows[-1].name if report.rows else ""), promised.terms.quantity
     row = next((row for row in report.rows if row.name == name), None)
     table = next((table.findings.figures() for table in report.findings if table.name == name), None)
@@ -51,8 +51,8 @@ def _judged(promised: Gate, report: Report) -> Judged:
 
 def decide(report: Report) -> None:
     """RecipeError for a gate on something that was not measured, GateError for one that does not pass."""
-    lines = [f"gate {write.gate(judged)}" for judged in report.gates if not judged.passes]
-    if any(judged.outcome == "not measured" for judged in report.gates):
+    lines = [f"gate {write.gate(result)}" for result in report.gates if not result.passes]
+    if any(result.outcome == "not measured" for result in report.gates):
         raise RecipeError("\n".join(lines))
     if lines:
         raise GateError("\n".join(lines))

@@ -30,7 +30,7 @@ def render(report: Report) -> str:
     for findings in report.findings:
         lines += _findings(findings)
     remarks = [f"- {plain(name)}: {plain(text)}" for name, text in (*write.remarks(report), *distillation.sentences(report))]
-    gates = [_line([_MARKS[judged.passes], plain(write.gate(judged))]) for judged in report.gates]
+    gates = [_line([_MARKS[result.passes], plain(write.gate(result))]) for result in report.gates]
     head = ["", _line(["", "gate"]), _line(["---", "---"])] if gates else []
     return "\n".join([*lines, *([""] if remarks else []), *remarks, *head, *gates]) + "\n"
 

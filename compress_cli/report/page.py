@@ -32,7 +32,7 @@ CHANGES: dict[Change, str] = {"better": "better", "worse": "worse", "same": "no 
 
 @dataclass(frozen=True)
 class Background:
-    """What a page shows besides the report: how the stages went, and with what software."""
+    """What a page shows in addition to the report: the stages' facts, and the software."""
 
     facts: dict[str, dict[str, Any]]  # row name -> what its stage noted
     environment: dict[str, Any]
@@ -42,13 +42,13 @@ class Background:
 
 
 def background(directory: Path) -> Background:
-    """Of the run in `directory`; what is not there is left out."""
+    """The background of the run in `directory`; missing files are left out."""
     record = Record.read(directory)
     store = directory / record.store
     artifacts = {row.name: artifact.read(store / row.key) for row in record.rows}
     lock = directory / LOCK
-    facts = {name: made.manifest.facts for name, made in artifacts.items() if made}
-    environments = [made.manifest.environment for made in artifacts.values() if made]
+    facts = {name: artifact.manifest.facts for name, artifact in artifacts.items() if artifact}
+    environments = [artifact.manifest.environment for artifact in artifacts.values() if artifact]
     compared = next((row.predictions for row in reversed(record.rows) if row.predictions), None)
     return Background(
         facts,
@@ -118,7 +118,7 @@ def _tiles(report: Report) -> str:
 
 
 def _answers(report: Report, behind: Background) -> str:
-    """What changed in the answers; nothing where the task has no classes."""
+    """The answers that changed; empty where the task has no classes."""
     table = predictions.answers(report)
     if not table:
         return ""
@@ -129,9 +129,9 @@ def _gates(report: Report) -> str:
     if not report.gates:
         return ""
     lines = [
-        f'<li class="{"fail" if not judged.passes else "pass" if judged.outcome == "met" else "let"}">'
-        f"{'✗' if not judged.passes else '✓' if judged.outcome == 'met' else '○'} {text(write.gate(judged))}</li>"
-        for judged in report.gates
+        f'<li class="{"fail" if not result.passes else "pass" if result.outcome == "met" else "let"}">'
+        f"{'✗' if not result.passes else '✓' if result.outcome == 'met' else '○'} {text(write.gate(result))}</li>"
+        for result in report.gates
     ]
     return f'<h2>Gates</h2><ul class="gates">{"".join(lines)}</ul>'
 
@@ -165,7 +165,7 @@ def _planes(report: Report) -> str:
 
 
 def _latency(row: Row, report: Report) -> tuple[float, float, float] | None:
-    """Milliseconds of the baseline divided by the speed-up: what was timed at different moments does not compare."""
+    """Milliseconds of the baseline divided by the speed-up: times taken at different moments can't be compared."""
     baseline = next((other.latency for other in report.rows if other.name == report.baseline), None)
     if baseline and _is_baseline(row, report):
         return (baseline.p50_ms.value,) * 3
@@ -263,7 +263,7 @@ def _training(behind: Background) -> str:
         spread = not figure.endswith("accuracy")  # losses fall by orders of magnitude
         plot = plots.curves(curves, "epoch", write.title(figure), partial(write.metric, figure), spread)
         drawn.append(f"<figure>{plot}</figure>")
-    legend = "<p>Metrics are those of the val split, which chooses the epoch that is kept.</p>"
+    legend = "<p>Metrics are those of the val split, which selects the epoch whose weights are used.</p>"
     return f'<h2>Training</h2>{legend}<div class="plots">{"".join(drawn)}</div>' if drawn else ""
 
 

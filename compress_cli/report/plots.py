@@ -17,7 +17,7 @@ COLOURS = 8
 """Classes s0, s1, ... of the page's style sheet."""
 LABEL = 6.4  # pixels a letter of a label takes, at most
 
-Say = Callable[[float], str]
+Format = Callable[[float], str]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Axis:
     high: float
     first: float  # pixel of `low`
     last: float
-    say: Say
+    label: Format
     logarithmic: bool = False
 
     def at(self, value: float) -> float:
@@ -71,21 +71,21 @@ class Axis:
         round_values: list[float] = []
         for step in (step for step in steps_apart if step >= rough):
             round_values = [number * step for number in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
-            if len(set(map(self.say, round_values))) == len(round_values):
+            if len(set(map(self.label, round_values))) == len(round_values):
                 break
         return round_values
 
 
-def scatter(points: Sequence[Point], x_title: str, y_title: str, say_x: Say, say_y: Say) -> str:
+def scatter(points: Sequence[Point], x_title: str, y_title: str, tick_x: Format, tick_y: Format) -> str:
     """Models in a plane with bars for their intervals, each with its name; the horizontal axis is logarithmic where it spans
     more than a factor of 4."""
-    x = _axis(x_title, [end for point in points for end in point.x], LEFT, WIDTH - RIGHT, say_x, spread=True)
-    y = _axis(y_title, [end for point in points for end in point.y], HEIGHT - BOTTOM, TOP, say_y)
+    x = _axis(x_title, [end for point in points for end in point.x], LEFT, WIDTH - RIGHT, tick_x, spread=True)
+    y = _axis(y_title, [end for point in points for end in point.y], HEIGHT - BOTTOM, TOP, tick_y)
     marks = [_mark(point, number, x, y) for number, point in enumerate(points)]
     return _svg(f"{y_title} against {x_title}", [*_frame(x, y), *marks, *_labels(points, x, y)])
 
 
-def bars(steps: Sequence[Bar], title: str, say: Say, better: Literal["higher", "lower"]) -> str:
+def bars(steps: Sequence[Bar], title: str, tick: Format, better: Literal["higher", "lower"]) -> str:
     """One bar below the other from where it begins to its value, with its interval; coloured by whether it is better so.
 
     Bars that begin where the one above ends make a waterfall.
@@ -93,12 +93,12 @@ def bars(steps: Sequence[Bar], title: str, say: Say, better: Literal["higher", "
     left = min(260.0, 24 + LABEL * max(len(_short(step.name)) for step in steps))
     right = WIDE - 24 - LABEL * max(len(step.label) for step in steps)
     bottom = TOP + ROW * len(steps)
-    x = _axis(title, [end for step in steps for end in (*step.ends, step.begin)], left, right, say)
+    x = _axis(title, [end for step in steps for end in (*step.ends, step.begin)], left, right, tick)
     parts = []
     for value in x.ticks():
         pixel = f"{x.at(value):.1f}"
         parts.append(f'<line class="grid" x1="{pixel}" x2="{pixel}" y1="{TOP}" y2="{bottom}"/>')
-        parts.append(f'<text class="tick" x="{pixel}" y="{bottom + 16}" text-anchor="middle">{_text(x.say(value))}</text>')
+        parts.append(f'<text class="tick" x="{pixel}" y="{bottom + 16}" text-anchor="middle">{_text(x.label(value))}</text>')
     falls = any(step.begin for step in steps)
     if not falls:
         parts.append(f'<line class="zero" x1="{x.at(0):.1f}" x2="{x.at(0):.1f}" y1="{TOP}" y2="{bottom}"/>')
@@ -124,17 +124,17 @@ def _bar(step: Bar, middle: float, x: Axis, left: float, right: float, better: L
         f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}"/>'
         f'<line class="whisker" x1="{low:.1f}" x2="{low:.1f}" y1="{middle - 4}" y2="{middle + 4}"/>'
         f'<line class="whisker" x1="{high:.1f}" x2="{high:.1f}" y1="{middle - 4}" y2="{middle + 4}"/>'
-        f'<text class="said" x="{right + 14:.1f}" y="{middle + 4}">{_text(step.label)}</text></g>'
+        f'<text class="bar-label" x="{right + 14:.1f}" y="{middle + 4}">{_text(step.label)}</text></g>'
     )
 
 
-def curves(lines: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_title: str, say_y: Say, spread: bool) -> str:
+def curves(lines: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_title: str, tick_y: Format, spread: bool) -> str:
     """A line for each name over whole numbers, named in a legend below.
 
     spread: logarithmic where values span more than a factor of 4.
     """
     x = _axis(x_title, [x for line in lines.values() for x, _ in line], LEFT, WIDTH - RIGHT, "{:.0f}".format, pad=0)
-    y = _axis(y_title, [y for line in lines.values() for _, y in line], HEIGHT - BOTTOM, TOP, say_y, spread)
+    y = _axis(y_title, [y for line in lines.values() for _, y in line], HEIGHT - BOTTOM, TOP, tick_y, spread)
     drawn = []
     for number, (name, line) in enumerate(lines.items()):
         path = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in line)
@@ -149,15 +149,15 @@ def curves(lines: Mapping[str, Sequence[tuple[float, float]]], x_title: str, y_t
 
 
 def _axis(
-    title: str, values: list[float], first: float, last: float, say: Say, spread: bool = False, pad: float = 0.08
+    title: str, values: list[float], first: float, last: float, tick: Format, spread: bool = False, pad: float = 0.08
 ) -> Axis:
     """Room around the values; equal ones get a range of their own."""
     low, high = min(values), max(values)
     if spread and low > 0 and high / low > 4:
         room = (high / low) ** pad
-        return Axis(title, low / room, high * room, first, last, say, logarithmic=True)
+        return Axis(title, low / room, high * room, first, last, tick, logarithmic=True)
     around = (high - low) * pad or (abs(low) * 0.1 + 1e-9 if high == low else 0)
-    return Axis(title, low - around, high + around, first, last, say)
+    return Axis(title, low - around, high + around, first, last, tick)
 
 
 def _frame(x: Axis, y: Axis) -> list[str]:
@@ -167,11 +167,11 @@ def _frame(x: Axis, y: Axis) -> list[str]:
     for value in x.ticks():
         pixel = f"{x.at(value):.1f}"
         parts.append(f'<line class="grid" x1="{pixel}" x2="{pixel}" y1="{TOP}" y2="{bottom}"/>')
-        parts.append(f'<text class="tick" x="{pixel}" y="{bottom + 16}" text-anchor="middle">{_text(x.say(value))}</text>')
+        parts.append(f'<text class="tick" x="{pixel}" y="{bottom + 16}" text-anchor="middle">{_text(x.label(value))}</text>')
     for value in y.ticks():
         up = y.at(value)
         parts.append(f'<line class="grid" x1="{left}" x2="{WIDTH - RIGHT}" y1="{up:.1f}" y2="{up:.1f}"/>')
-        parts.append(f'<text class="tick" x="{left - 6}" y="{up + 4:.1f}" text-anchor="end">{_text(y.say(value))}</text>')
+        parts.append(f'<text class="tick" x="{left - 6}" y="{up + 4:.1f}" text-anchor="end">{_text(y.label(value))}</text>')
     middle, height = (left + WIDTH - RIGHT) / 2, (TOP + bottom) / 2
     parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 10}" text-anchor="middle">{_text(x.title)}</text>')
     turned = f'transform="rotate(-90 14 {height})" text-anchor="middle"'
@@ -181,7 +181,7 @@ def _frame(x: Axis, y: Axis) -> list[str]:
 def _mark(point: Point, number: int, x: Axis, y: Axis) -> str:
     colour = f"s{number % COLOURS}"
     (left, across, right), (low, up, high) = map(x.at, point.x), map(y.at, point.y)
-    label = f"{point.name}: {x.say(point.x[1])}, {y.say(point.y[1])} [{y.say(point.y[0])}, {y.say(point.y[2])}]"
+    label = f"{point.name}: {x.label(point.x[1])}, {y.label(point.y[1])} [{y.label(point.y[0])}, {y.label(point.y[2])}]"
     return (
         f'<g class="{colour}"><title>{_text(label)}</title>'
         f'<line class="bar" x1="{across:.1f}" x2="{across:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'

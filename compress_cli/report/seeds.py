@@ -50,7 +50,7 @@ def _score(row: Stored) -> Score:
 
 
 def _by_seed(row: Stored, others: list[Stored], variant: str = "") -> dict[int, Stored]:
-    """What was measured of a row, or of its control, with each seed; empty where one could not be."""
+    """The measurements of a row, or of its control, for each seed; empty where one is missing."""
     name = row.record.name
     repeated = [other for other in others if other.record.variant_of == name and other.record.variant == variant]
     runs = {run.record.seed: run for run in ([] if variant else [row]) + repeated}

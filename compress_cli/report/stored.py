@@ -42,7 +42,7 @@ class Stored:
     scores: dict[str, Score]  # metric name -> score; empty there, too
     file: str  # hash of the ONNX file that was measured; empty where there is none
     notes: tuple[str, ...] = ()
-    """What makes its figures doubtful."""
+    """Reasons to doubt its figures."""
 
     @property
     def score(self) -> Score | None:
@@ -55,7 +55,7 @@ class Stored:
 
     @property
     def sources(self) -> list[str]:
-        """Keys of what its stage took: what it started from before all else."""
+        """Keys of its stage's inputs, the model that it started from first."""
         inputs = self.artifact.manifest.inputs
         return [source.key for role in ("start", *inputs) for source in inputs.get(role, [])]
 

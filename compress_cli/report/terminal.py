@@ -37,9 +37,9 @@ def show(report: Report, console: Console | None = None) -> None:
         out.print(f"{write.printable(name)}: {write.printable(remark)}", style="yellow")
     for name, sentence in distillation.sentences(report):
         out.print(f"{write.printable(name)}: {write.printable(sentence)}")
-    for judged in report.gates:
-        style = "red" if not judged.passes else "green" if judged.outcome == "met" else "yellow"
-        out.print(write.printable(f"gate {write.gate(judged)}"), style=style)
+    for result in report.gates:
+        style = "red" if not result.passes else "green" if result.outcome == "met" else "yellow"
+        out.print(write.printable(f"gate {write.gate(result)}"), style=style)
 
 
 def _predictions(report: Report, out: Console) -> None:

@@ -56,7 +56,7 @@ class Stage(Plugin):
     shared: ClassVar[dict[str, int]] = {}
     """Versions of the nouns whose change changes this stage's bytes: `{"training": training.VERSION}`."""
     splits: ClassVar[tuple[SplitName, ...]] = ("train", "val")
-    """What it may see; only measuring sees `test`."""
+    """The splits that it may read; only measurements read `test`."""
     long: ClassVar[bool] = False
     """Whether it may take minutes: a smoke run goes before the first of them."""
 
@@ -65,11 +65,11 @@ class Stage(Plugin):
     task_dependent: ClassVar[bool] = True
     """Whether the task changes its result; one result of a stage that is not serves every task."""
 
-    name: Name = Field("", description="what other stages and the report call it; default: the stage's type")
+    name: Name = Field("", description="the stage's name in the recipe and the report; default: its type")
     seeds: Seeds = Field(
         (),
-        description="repeat this stage and what follows with each of these seeds, for the spread; the first is reported; one "
-        "alone stands for the recipe's",
+        description="repeat this stage and the later ones with each of these seeds; the report shows the first one's figures, "
+        "and the spread; a single seed replaces the recipe's",
     )
 
     @abstractmethod
@@ -85,7 +85,7 @@ class Stage(Plugin):
         return {}
 
     def depends(self) -> dict[str, Any]:
-        """What changes the result besides settings, inputs and data: a library's version, the machine for a timing."""
+        """What changes the result apart from settings, inputs and data: a library's version, the machine for a timing."""
         return {}
 
     @abstractmethod

@@ -19,7 +19,7 @@ RESIZE, SLICE = 18, 10  # the opsets from which Resize uses the filter of pictur
 
 
 def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], preprocess: Preprocess, path: Path) -> None:
-    """Let the input `name` take raw pictures (N, channels, height, width) as float32, and prepare them inside the graph.
+    """Make the input `name` take raw pictures (N, channels, height, width) as float32, and preprocess them inside the graph.
 
     `shape` is that of a picture. RecipeError where the graph can't hold the preparation.
     """
@@ -59,14 +59,14 @@ def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], preproces
 
 
 def _check_fields(preprocess: Preprocess) -> None:
-    """RecipeError for a setting that no node here stands for."""
+    """RecipeError for a setting that no ONNX node here can express."""
     for name, field in type(preprocess).model_fields.items():
         if name not in (*GEOMETRY, *VALUES) and getattr(preprocess, name) != field.default:
             raise RecipeError(f"preprocess.{name}: can't become part of an ONNX graph; prepare the dataset instead")
 
 
 def _geometry(preprocess: Preprocess, shape: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """(height, width) that pictures are resized to, (top, left) of what is cut out of them, (height, width) of that."""
+    """(height, width) that pictures are resized to, (top, left) of the crop, (height, width) of the crop."""
     plain = preprocess.model_copy(update={name: type(preprocess).model_fields[name].default for name in VALUES})
     height, width = plain.model_copy(update={"crop": None}).apply(np.zeros((1, *shape), np.uint8)).shape[2:]
     rows, columns = np.indices((height, width), np.float32)  # each pixel's place

@@ -1,4 +1,4 @@
-"""What loaded weights do on val: against what they should do, and against guessing."""
+"""Check loaded weights on val: against the metrics the recipe expects, and against guessing."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def check(run: Run, heads: tuple[str, ...], expect: Mapping[str, float], context
 
 
 def _compare(values: dict[str, float], expect: Mapping[str, float], task: Task) -> None:
-    """StageError where a value is worse than what is expected."""
+    """StageError where a value is worse than expected."""
     missed = []
     for name, expected in expect.items():
         higher = _higher_is_better(task, name)

@@ -21,8 +21,8 @@ from compress_cli.store.artifact import Artifact, Comparison, Measurement
 class ComparePredictions(Stage):
     """Compare a model's answers with a baseline's: agreement, churn, change of each class, calibration, divergence.
 
-    A run does it for each of its models by itself. Nothing is measured again: it takes what was predicted before. Of inputs
-    that are pictures, those that changed sides are kept for the report.
+    A run adds it for each of its models. Nothing is measured again: it reads the stored predictions. Pictures whose
+    answer changed between right and wrong are stored for the report.
     """
 
     consumes: ClassVar[dict[str, Role]] = {

@@ -43,11 +43,11 @@ many layers this makes the errors different, but not larger (growth 0.9 to 1.1 w
 
 
 class Export(Stage):
-    """Write the model as one ONNX file and prove on real samples that it gives what PyTorch gives.
+    """Write the model as one ONNX file and check on real samples that its outputs equal PyTorch's.
 
     The facts hold the proof (`parity`, on val samples). A float file fails beyond 1e-4 of the outputs' range. A quantised
-    one is rounded elsewhere, so it fails where it is 1.5 times further from the float model than its simulation in
-    PyTorch. An ONNX file is checked, cleared of what no runtime reads, and gets its card.
+    one is rounded at other points, so it fails where it is 1.5 times further from the float model than its simulation in
+    PyTorch. An ONNX file is checked, stripped of what no runtime reads, and gets its metadata.
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, Program, OnnxModel))}
@@ -162,7 +162,7 @@ def _figures(agreement: Agreement) -> dict[str, float | None]:
 
 
 def _remedy(start: Artifact) -> str:
-    """What to do about a runtime that strays from the simulation."""
+    """The remedy where the runtime deviates from the simulation."""
     settings = json.loads(start.file(restore.QUANTIZER).read_text())
     if settings.get("reduce_range") is False:
         return (

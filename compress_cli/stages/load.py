@@ -58,13 +58,13 @@ class Load(Stage):
     )
     inputs: Many[str] = Field(
         (),
-        description="of the dataset's inputs, those that the model takes; default: all. For an ONNX file: what its inputs "
-        "are, in its order, where it calls them otherwise",
+        description="of the dataset's inputs, those that the model takes; default: all. For an ONNX file with other "
+        "names: the dataset's names of its inputs, in the file's order",
     )
     heads: Many[str] = Field(
         (),
-        description="of the heads that the dataset asks for, those that the model has; default: all. For an ONNX file: what "
-        "its outputs are, in its order, where it calls them otherwise",
+        description="of the heads that the dataset asks for, those that the model has; default: all. For an ONNX file with "
+        "other names: the dataset's names of its outputs, in the file's order",
     )
     outputs: InputFile | None = Field(
         None,

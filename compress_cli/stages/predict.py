@@ -18,7 +18,7 @@ from compress_cli.store.artifact import Artifact, OnnxModel, Predictions
 class Predict(Stage):
     """Run a model file over a split and keep its outputs for each sample.
 
-    Measuring does it by itself. It does not depend on the task: another metric is computed from the outputs that were kept.
+    The stage `measure` implies it. It does not depend on the task: another metric is computed from the stored outputs.
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((OnnxModel,))}

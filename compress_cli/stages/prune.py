@@ -55,7 +55,7 @@ class Keep(Settings):
 
 
 class Prune(Stage):
-    """Remove whole channels from every layer that they pass, and train the narrower model.
+    """Remove whole channels from every layer that they reach, and train the narrower model.
 
     Layers whose channels depend on each other (through additions, concatenations, depthwise convolutions) are cut together,
     found by the dependency graph of Fang et al. 2023 (arXiv:2301.12900). Every group loses about the same share, its
@@ -82,7 +82,8 @@ class Prune(Stage):
     keep: Keep | None = Field(None, description="share of macs or parameters that remains; or give 'ratio'")
     criterion: Criterion = Field(L2(), description="which channels are removed first: those that score lowest")
     round_to: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
-        "auto", description="widths after the cut are multiples of this; auto: 16 or 8 by layer width, smaller below 16"
+        "auto",
+        description="round widths to multiples of this; auto: to 16 or 8 by the layer's width, to less below a width of 16",
     )
     ignore: Many[str] = Field((), description="layers that are not cut; a name covers the layers inside it")
     training: TrainingConfig | None = Field(None, description="training after the cut; default: none")

@@ -36,8 +36,8 @@ class Quantize(Stage):
     """Quantise a checkpoint, or an ONNX file, after calibrating on training images.
 
     The facts hold the signal-to-noise ratio of every head against the float model (`sqnr_db`, on val), and what stays
-    float. Calibration runs on the CPU, so that the same recipe gives the same bytes wherever training ran. What is
-    interrupted goes on with the batch it was at; that of an ONNX file, whose ranges ONNX Runtime keeps to itself, starts anew.
+    float. Calibration runs on the CPU, so that the same recipe gives the same bytes wherever training ran. An
+    interrupted calibration resumes at its batch; that of an ONNX file starts anew, since ONNX Runtime hides its ranges.
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, OnnxModel))}
@@ -106,7 +106,7 @@ def _calibrate(prepared: nn.Module, signature: Signature, calibration: Split, ba
         fresh = prepared.state_dict()
         restore.put(prepared, {name: state.tensor(array, fresh[name].dtype) for name, array in saved.arrays.items()})
         done = saved.document["done"]
-        context.log(Progress("calibrate", done, total, note=f"resumed at {saved.place}"))
+        context.log(Progress("calibrate", done, total, note=f"resumed at {saved.progress}"))
     with torch.no_grad():
         for number, part in enumerate(samples.parts(calibration.take(np.s_[done * batch :]), batch), done + 1):
             prepared(*samples.tensors(part, signature))

@@ -29,9 +29,9 @@ Severity = Annotated[int, Field(ge=1, le=5)]
 
 
 class Robustness(Stage):
-    """Measure a model file on disturbed test pictures: noise, blur, little contrast (Hendrycks & Dietterich 2019).
+    """Measure a model file on corrupted test pictures: noise, blur, low contrast (Hendrycks & Dietterich 2019).
 
-    With a baseline, both see the very same pictures, and the report shows how much more the model loses.
+    With a baseline, both get the same corrupted pictures, and the report shows how much more accuracy the model loses.
     """
 
     consumes: ClassVar[dict[str, Role]] = {
@@ -43,8 +43,8 @@ class Robustness(Stage):
 
     start: str | None = Field(None, description="the stage whose file is measured; default: the one before")
     baseline: str | None = Field(None, description="a stage whose file sees the same pictures")
-    kinds: Many[Corruption] = Field(("noise", "blur", "contrast"), min_length=1, description="what is done to pictures")
-    severities: Many[Severity] = Field((1, 3, 5), min_length=1, description="how strongly: 1 to 5")
+    kinds: Many[Corruption] = Field(("noise", "blur", "contrast"), min_length=1, description="the corruptions")
+    severities: Many[Severity] = Field((1, 3, 5), min_length=1, description="severities of each corruption, 1 to 5")
     batch: int = Field(128, ge=1, description="samples in one run; the result does not depend on it")
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:

@@ -1,4 +1,4 @@
-"""What each layer's quantisation costs."""
+"""The cost of each layer's quantisation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Heads = dict[str, np.ndarray]
 
 
 class Sensitivity(Stage):
-    """Attribute what a quantisation costs to its layers: each alone in integers, all others in float, on val samples.
+    """Attribute the cost of a quantisation to its layers, by quantising each alone and keeping the others in float, on val.
 
     A layer in integers is one whose inputs, weights and biases are rounded to the ranges of the quantisation.
     Costs do not add up: the last line is what all together cost beyond the sum.

@@ -96,7 +96,7 @@ class TeacherTable(Stage):
         arrays = table.unflattened(saved.arrays)
         writer = table.Writer(context.output, index, rows, self.views, arrays, saved.document["class_axes"])
         writer.write(arrays)
-        context.log(Progress("ask the teacher", 0, 1, note=f"resumed at {saved.place}"))
+        context.log(Progress("ask the teacher", 0, 1, note=f"resumed at {saved.progress}"))
         return writer, saved.document["chunks"]
 
     def _new_writer(self, context: Context, index: np.ndarray, rows: int, outputs: Outputs) -> table.Writer:

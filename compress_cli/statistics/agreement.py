@@ -57,6 +57,6 @@ class Agreement:
 
 
 def compare(agreements: dict[str, Agreement], reference: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
-    """Add a batch of all heads to what is known of them."""
+    """Add a batch of all heads to the totals."""
     for name, head in reference.items():
         agreements.setdefault(name, Agreement()).add(head, other[name])

@@ -32,9 +32,9 @@ class Findings(BaseModel):
     about: str
     """What the figures are, in a sentence or two: definitions, samples, papers."""
     side: Literal["ONNX Runtime", "PyTorch"]
-    """What ran the model: the file that ships, or the checkpoint that it was made from."""
+    """Where the model ran: as the exported file, or as the checkpoint that it was made from."""
     what: str
-    """What a line is about: layer, disturbance."""
+    """The subject of a line: a layer, a corruption."""
     columns: list[str]
     """Names of figures; that of a metric where it is one."""
     lines: list[Line]

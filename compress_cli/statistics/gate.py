@@ -1,4 +1,4 @@
-"""Gates: promises about the figures of a run, judged on the end of the interval that speaks against them."""
+"""Gates: promises about the figures of a run, checked at the unfavourable end of the interval."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Gate(Settings):
         return {"anyOf": [{"type": "string"}, handler(schema)]}
 
 
-class Judged(BaseModel):
+class GateResult(BaseModel):
     """The outcome of a gate."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -124,7 +124,7 @@ def parse(text: str) -> Gate:
 
 
 def sort_of(quantity: str) -> Sort:
-    """What a quantity counts."""
+    """The unit of a quantity."""
     if quantity in SORTS:
         return SORTS[quantity]
     return "share" if changed(quantity)[0].removesuffix("_vs_baseline").endswith("accuracy") else "number"
@@ -137,7 +137,7 @@ def changed(quantity: str) -> tuple[str, str]:
 
 
 def impossible(gate: Gate, rows: list[str], baseline: str, primary: str, metrics: list[str], tables: Sequence[str] = ()) -> str:
-    """Why a gate could never be judged on a run with these models and tables; empty where it can. Which figures a table has
+    """Why a gate could never be decided on a run with these models and tables; empty where it can. Which figures a table has
     is known only once it is made."""
     row, quantity = gate.terms.row or (rows[-1] if rows else ""), gate.terms.quantity
     if row in tables:
@@ -153,17 +153,17 @@ def impossible(gate: Gate, rows: list[str], baseline: str, primary: str, metrics
     return ""
 
 
-def judge(gate: Gate, row: str, figure: Estimate | float | None, reason: str = "") -> Judged:
+def judge(gate: Gate, row: str, figure: Estimate | float | None, reason: str = "") -> GateResult:
     """Met only where the whole interval keeps the promise, not met where all of it breaks it."""
     if figure is None:
-        return Judged(promise=gate.promise, row=row, outcome="not measured", passes=False, reason=reason)
+        return GateResult(promise=gate.promise, row=row, outcome="not measured", passes=False, reason=reason)
     value, low, high = (figure.value, figure.low, figure.high) if isinstance(figure, Estimate) else (figure,) * 3
     limit, slack = gate.terms.limit, ROUNDING * max(1.0, abs(gate.terms.limit))
     worst, best = (high - limit, low - limit) if gate.terms.at_most else (limit - low, limit - high)
     outcome: Outcome = "met" if worst <= slack else "not met" if best > slack else "undecided"
     needs = _needs(figure, limit) if outcome == "undecided" and isinstance(figure, Estimate) else None
     passes = outcome == "met" or (outcome == "undecided" and gate.undecided == "pass")
-    return Judged(
+    return GateResult(
         promise=gate.promise, row=row, outcome=outcome, passes=passes, value=value, low=low, high=high, needs=needs
     )  # fmt: skip
 
@@ -182,7 +182,7 @@ def _needs(figure: Estimate, limit: float) -> int | None:
 
 @lru_cache
 def _terms(promise: str) -> Terms:
-    """ValueError says what is wrong with a promise."""
+    """Parse a promise; ValueError where it is malformed."""
     match = PROMISE.fullmatch(promise)
     if match is None:
         raise ValueError(

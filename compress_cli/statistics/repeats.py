@@ -101,7 +101,7 @@ def distilled(
 
 
 def _verdict(difference: Estimate, better: Better) -> Worth:
-    """What a difference to the control says, where its interval leaves zero out."""
+    """The verdict on a difference to the control, by whether its interval excludes zero."""
     if difference.low <= 0 <= difference.high:
         return "no difference shown"
     return "helped" if (difference.low > 0) == (better == "higher") else "hurt"

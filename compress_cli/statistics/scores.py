@@ -23,7 +23,7 @@ Better = Literal["higher", "lower"]
 
 
 class Judge(Protocol):
-    """What statistics need of a task."""
+    """The part of a task that statistics use."""
 
     def combine(self, pieces: np.ndarray) -> dict[str, float]:
         """All metrics of the samples whose contributions these are."""

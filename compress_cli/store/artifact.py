@@ -33,7 +33,7 @@ class File(BaseModel):
 
 
 class Source(BaseModel):
-    """The artifact that a step took in a role: its key and the digest of what was in it then."""
+    """The artifact that a step took in a role: its key and the digest of its content then."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -42,7 +42,7 @@ class Source(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What an artifact is, where it comes from and what is in it."""
+    """An artifact's kind, origin and files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -67,7 +67,7 @@ class Manifest(BaseModel):
 
 
 class UnreadableError(ArtifactError):
-    """This user may not read a file of an artifact, which may be whole: making it anew is no remedy."""
+    """This user may not read a file of an artifact, which may be whole: making it again is no remedy."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Table(Artifact):
 
 
 class Predictions(Artifact):
-    """What a model file says of each sample of a split."""
+    """A model file's predictions for every sample of a split."""
 
 
 class Measurement(Artifact):

@@ -16,14 +16,14 @@ LACKS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
     errno.ENAMETOOLONG,
 }  # fmt: skip
-"""Errors that the user can mend; any other is a bug of ours."""
+"""Errors that the user can fix; any other is a bug of ours."""
 FULL = {errno.ENOSPC, errno.EDQUOT}
 SHORT_WRITE = re.compile(r"^(\d+) requested and (\d+) written$")
 """NumPy's words where the system took a part of an array; it keeps neither the system's reason nor the file's name."""
 
 
 def lack(error: OSError, folder: Path) -> ResourceError | None:
-    """What to tell of an error while something was written in `folder`; None where it is a bug of ours."""
+    """The user's error for a failed write in `folder`; None where it is a bug of ours."""
     where = Path(str(error.filename or folder))
     short = SHORT_WRITE.search(str(error)) if error.errno is None else None
     if short:
@@ -36,7 +36,7 @@ def lack(error: OSError, folder: Path) -> ResourceError | None:
 
 
 def _room(where: Path, folder: Path) -> str:
-    """How much room a disk has and how large a file may be, whichever was lacking, and what to do."""
+    """The free space of a disk or the limit of a file's size, whichever was exceeded, and the remedy."""
     existing = next((path for path in (where, *where.absolute().parents) if path.exists()), folder)
     free = f"{amount(shutil.disk_usage(existing).free)} are free there"
     another = "name another place with " + ("TMPDIR" if in_scratch(where) else "--store")
@@ -65,7 +65,7 @@ def amount(count: int) -> str:
     return f"{count} bytes"
 
 
-def told(text: str, path: Path) -> OSError | None:
-    """The error of the system in a message of a library that words it its own way: `... (os error 28)`."""
+def os_error(text: str, path: Path) -> OSError | None:
+    """The operating system's error, parsed from the message of a library that words it its own way: `... (os error 28)`."""
     number = re.search(r"os error (\d+)", text)
     return OSError(int(number[1]), os.strerror(int(number[1])), str(path)) if number else None

@@ -1,4 +1,4 @@
-"""Whether a run is still what was written: the files in its folder, and every file of the artifacts it refers to."""
+"""Whether a run is intact: the files in its folder, and every file of the artifacts that it refers to."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compress_cli.store.store import ENTRY, Store
 
 
 class DamagedFile(BaseModel):
-    """One file, or one link of a run, that is not what was written."""
+    """One damaged file or link of a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,7 +35,7 @@ class DamagedFile(BaseModel):
 
 
 class Inspection(BaseModel):
-    """What was checked, and what is damaged."""
+    """The counts of a check, and the damaged files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

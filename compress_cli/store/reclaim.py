@@ -1,4 +1,4 @@
-"""Removes what no run refers to any more; what is in use, or may be resumed, stays."""
+"""Removes artifacts that no run refers to any more; those in use, and those that may be resumed, stay."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StoreEntry(BaseModel):
 
 
 class Reclaimed(BaseModel):
-    """What was removed, or would be."""
+    """The files that were removed, or would be."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

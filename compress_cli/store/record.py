@@ -1,4 +1,4 @@
-"""What a run leaves for its report: `run.json` in the run's folder, naming steps and store entries."""
+"""A run's record for its report: `run.json` in the run's folder, naming steps and store entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file of tensors is made of, module by module; only its header and the zeros among its values are read."""
+"""The contents of a file of tensors, module by module; only its header and the zeros among its values are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = {
     "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8e4m3fn", "F8_E5M2": "float8e5m2",
 }  # fmt: skip
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-"""What batch norm remembers of the data: no parameters, though they are saved with them."""
+"""The running statistics of batch norm: no parameters, though they are saved with them."""
 LONGEST_HEADER = 100_000_000  # bytes; the format's own limit
 
 

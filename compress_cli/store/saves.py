@@ -52,15 +52,15 @@ class Save:
 
     arrays: dict[str, np.ndarray]
     document: dict[str, Any]
-    place: str
+    progress: str
 
 
 class Saves:
     """The saves of one stage at work; the last two are kept. A smoke run has no folder and saves nothing."""
 
-    def __init__(self, folder: Path | None = None, saving: Saving | None = None, say: Callable[[str], None] | None = None):
-        self.folder, self.saving, self.say = folder, saving or Saving(), say or (lambda note: None)
-        self.place = ""  # how far the work had come at the last save
+    def __init__(self, folder: Path | None = None, saving: Saving | None = None, warn: Callable[[str], None] | None = None):
+        self.folder, self.saving, self.warn = folder, saving or Saving(), warn or (lambda note: None)
+        self.progress = ""  # how far the work had come at the last save
         self.earlier_s = 0.0  # seconds that earlier tries worked, up to their last save
         self._begun = self._last = time.monotonic()
         self._took, self._steps, self._epochs = 0.0, 0, 0
@@ -71,16 +71,16 @@ class Saves:
             save = _read(path)
             if save is not None:
                 self.earlier_s = float(save.document.pop("spent_s"))
-                self.place = save.place
+                self.progress = save.progress
                 return save
-            self.say(f"{path.name}: is damaged; the save before it is used, where there is one")
+            self.warn(f"{path.name}: is damaged; the save before it is used, where there is one")
             path.unlink()
         return None
 
     def forget(self, reason: str) -> None:
-        """Remove all saves, and say why the stage begins anew."""
-        self.say(f"begins anew: {reason}")
-        self.place, self.earlier_s = "", 0.0
+        """Remove all saves, and report why the stage starts again from the beginning."""
+        self.warn(f"begins anew: {reason}")
+        self.progress, self.earlier_s = "", 0.0
         for path in self._paths():
             path.unlink()
 
@@ -91,7 +91,7 @@ class Saves:
         `state` is called only then; it returns None where the state is not worth keeping (numbers that overflowed).
         """
         self._steps, self._epochs = self._steps + (not epoch_ended), self._epochs + epoch_ended
-        if self.folder is not None and (stopping.told() or self._due()):
+        if self.folder is not None and (stopping.requested() or self._due()):
             self._save(state, self.folder)
         stopping.check()
 
@@ -116,7 +116,7 @@ class Saves:
         save = state()
         if save is not None:
             _write(save, folder, self._next(), self.spent_s)
-            self.place = save.place
+            self.progress = save.progress
             for path in self._paths()[:-KEPT]:
                 path.unlink()
         self._last = time.monotonic()
@@ -141,9 +141,9 @@ def _write(save: Save, folder: Path, number: int, spent_s: float) -> None:
     with durable.naming(partial):
         mode = durable.mode_of_new_file(partial)
         try:
-            save_file(arrays, partial, {"document": document, "place": save.place})
+            save_file(arrays, partial, {"document": document, "place": save.progress})
         except SafetensorError as error:
-            raise disk.told(str(error), partial) or error from None
+            raise disk.os_error(str(error), partial) or error from None
         partial.chmod(mode)
         durable.crash_point("written")
         durable.flush_and_rename(partial, folder / f"{number:08d}-{_digest(partial)}.safetensors")

@@ -30,7 +30,7 @@ LARGEST = 64 * 2**20  # bytes
 
 
 class Seal(BaseModel):
-    """What a run wrote into its folder, besides its log."""
+    """The files that a run wrote into its folder, except for its log."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -74,7 +74,7 @@ class Seal(BaseModel):
         durable.write(directory / SEAL, json.dumps({**document, "seal": _hash(document)}, indent=1).encode())
 
     def problems(self, directory: Path, store: Store) -> dict[Path, str]:
-        """Path -> what is wrong with it, for every file and link of the run."""
+        """Path -> its fault, for every damaged file and link of the run."""
         files = {name: _sha256(text.encode()) for name, text in self.sources.items()} | self.reports
         checked = {directory / name: _file_problem(directory / name, digest) for name, digest in files.items()}
         for name in REPORTS:

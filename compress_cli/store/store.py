@@ -24,10 +24,10 @@ from compress_cli.store.artifact import MANIFEST, Artifact
 
 KEY = re.compile(r"[0-9a-f]{64}")
 ENTRY = re.compile(rf"({KEY.pattern})(\.partial|\.saves|\.old|\.lock|\.gone)?")
-"""Names of what belongs to a key; whatever else lies in the folder is not the store's."""
+"""Names of files that belong to a key; any other file in the folder is not the store's."""
 
 Waiting = Callable[[str], None]
-"""Told who holds a lock that is waited for."""
+"""Called with the holder of a lock while waiting for it."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class Store:
 
 
 def _delete(path: Path) -> None:
-    """Remove a folder with its content, or whatever else has its name."""
+    """Remove a folder with its content, or a file of that name."""
     match durable.kind_of(path):
         case "":
             return

@@ -22,7 +22,12 @@ class TrainingConfig(Settings):
     optimizer: Optimizer = Field(Sgd(), description="how gradients move weights")
     schedule: Schedule = Field(Cosine(warmup_epochs=1.0), description="learning rate over the epochs")
     augment: Many[Augmentation] = Field((), description="random changes of images, in this order")
-    views: int | None = Field(None, ge=1, le=10_000, description="fixed ways a sample is shown in, in turn; default: ever new")
+    views: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="fixed augmented views of a sample, used in turn; default: a new one every epoch",
+    )
     clip_norm: float | None = Field(None, gt=0, description="longest gradient (L2 norm over all weights)")
     ema: float | None = Field(
         None, gt=0, lt=1, description="keep a moving average of the weights with this decay, such as 0.999, and use it"
@@ -30,13 +35,13 @@ class TrainingConfig(Settings):
     accumulate: int = Field(
         1,
         ge=1,
-        description="microbatches that a batch is split into, to save memory; a mean over unmasked positions is each one's own",
+        description="microbatches that a batch is split into, to save memory; each takes its own mean over unmasked positions",
     )
     keep: Literal["best", "last"] = Field("best", description="the epoch that counts: best on val, or the last one")
     precision: Literal["auto", "float32", "float32_channels_last", "bfloat16", "bfloat16_channels_last"] = Field(
         "auto", description="number format of the computation; auto times them once per model and machine"
     )
-    deterministic: bool = Field(False, description="same bytes on CUDA too, at some speed; on a CPU they always are")
+    deterministic: bool = Field(False, description="same bytes on CUDA too, at some cost in speed; on a CPU this always holds")
 
     def rate(self, epochs: float) -> float:
         """The learning rate after so many epochs, fractions included."""

@@ -26,7 +26,7 @@ _DRAWN_TOGETHER = 8192  # samples: numbers for a single batch would cost as much
 
 @dataclass(frozen=True)
 class Augmenter:
-    """Changes samples anew in each pass, or shows them in one of `views` fixed ways in turn, which no seed moves."""
+    """Augments samples at random in each pass, or cycles through `views` fixed ones that do not depend on the seed."""
 
     changes: tuple[Augmentation, ...] = ()
     seed: int = 0

@@ -76,7 +76,7 @@ class _Loop:
         first, saved = self.loader.first(), context.saves.load()
         self.precision = PrecisionChoice(**saved.document["precision"]) if saved else self._choose_precision(first)
         context.environment["precision"] = self.precision.name
-        precision.place(network, self.precision.name)
+        precision.reorder_weights(network, self.precision.name)
         self.objective = Objective(network, losses, teachers, context.device, self.precision.name)
         seed_layers(context.device, step_seeds(context.seed, 0, 1)[0])
         self.objective.build_adapters(first, self.loader.pool.labelled, len(self.loader.pool))
@@ -111,7 +111,7 @@ class _Loop:
         return self._facts()
 
     def _epoch(self, epoch: int, features: dict[str, Tensor]) -> None:
-        """Train through an epoch, or through what is left of one that was saved."""
+        """Train through an epoch, or through the rest of a saved one."""
         self.network.train()
         state, meter, steps = self.state, Meter(), self.loader.steps
         seeds = step_seeds(self.context.seed, epoch, steps)
@@ -184,9 +184,9 @@ class _Loop:
         network, outputs = self.evaluated.eval(), []
         with torch.no_grad():
             for samples in loader.in_order(self.val, self.config.batch, self.context.device):
-                inputs = precision.placed(samples.inputs, self.precision.name)
+                inputs = precision.reordered(samples.inputs, self.precision.name)
                 heads = network(*(inputs[name] for name in self.network.signature.inputs))
-                if stopping.told():
+                if stopping.requested():
                     self.context.saves.step(self._save)
                 outputs.append({name: head.cpu().numpy() for name, head in heads.items()})
         joined = {name: np.concatenate([heads[name] for heads in outputs]) for name in outputs[0]}
@@ -203,7 +203,7 @@ class _Loop:
         if self.context.limit:
             self.state.save()  # what can't be saved comes out before the long run
         self.network.to("cpu").eval()
-        precision.place(self.network, "float32")
+        precision.reorder_weights(self.network, "float32")
 
     def _facts(self) -> dict[str, Any]:
         choice, samples = self.precision, self.context.samples or len(self.context.index())
@@ -237,7 +237,7 @@ class _Loop:
         if reason:
             self.context.saves.forget(reason)
         else:
-            self._log(self.state.step, self.state.epoch + 1, note=f"resumed at {saved.place}")
+            self._log(self.state.step, self.state.epoch + 1, note=f"resumed at {saved.progress}")
 
     def _find_untrained(self) -> None:
         parameters = self.network.named_parameters()
@@ -256,7 +256,7 @@ class _Loop:
         figures = {name: value for name, value in (self.state.curve or [{}])[-1].items() if name != "epoch"}
         good = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
         kept = f"the last whole epoch, {self.state.epoch}, had {good}" if good else "no epoch was whole before that"
-        saved = self.context.saves.place
+        saved = self.context.saves.progress
         again = f"; the same command would go on from {saved}, the last good save, and break down again" if saved else ""
         return StageError(
             f"training broke down in epoch {epoch} of {self.epochs}, at step {step} of {self.loader.steps}: {what}; {kept}. "

@@ -26,7 +26,7 @@ class Meter:
         return self.step_s
 
     def report_due(self) -> bool:
-        """Whether the last report is long enough ago; says so once for each report."""
+        """Whether the next report is due; True once for each report."""
         now = time.perf_counter()
         due = now - self._reported > REPORT_S
         if due:

@@ -17,7 +17,7 @@ from compress_cli.losses import Loss, one_number
 from compress_cli.networks.features import observe, outputs
 from compress_cli.networks.models import Network
 from compress_cli.plugin import find
-from compress_cli.training.precision import Name, computing, placed
+from compress_cli.training.precision import Name, computing, reordered
 
 
 def hard_losses(task: Task, heads: Collection[str]) -> tuple[Loss, ...]:
@@ -80,12 +80,12 @@ class Objective:
                 terms.append(loss.weight * loss.factor(epochs) * share * value)
         total, mixing = torch.stack(terms).sum() if terms else torch.zeros(()), teachers.loss()
         if not total.requires_grad:
-            raise StageError(f"no loss depends on what is trained: {', '.join(loss.type for loss in self.losses)}")
+            raise StageError(f"no loss depends on the trained weights: {', '.join(loss.type for loss in self.losses)}")
         return total if mixing is None else total + label_share * mixing
 
     def _student(self, batch: Batch, features: dict[str, Tensor]) -> Outputs:
         """Outputs in float32, whatever they were computed in: losses are sums of small differences."""
-        batch = Batch(placed(batch.inputs, self.precision), batch.targets, batch.index)
+        batch = Batch(reordered(batch.inputs, self.precision), batch.targets, batch.index)
         with computing(self.precision, self.device):
             student = outputs(self.network, self.network.signature, batch, self.layers, features)
         return replace(student, heads=_float(student.heads), features=_float(student.features))

@@ -46,13 +46,13 @@ def computing(name: Name, device: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def place(module: nn.Module, name: Name) -> None:
+def reorder_weights(module: nn.Module, name: Name) -> None:
     """Order the weights in memory as that format wants them."""
     last = name.endswith("channels_last")
     module.to(memory_format=torch.channels_last if last else torch.contiguous_format)  # type: ignore[call-overload]
 
 
-def placed(inputs: dict[str, Tensor], name: Name) -> dict[str, Tensor]:
+def reordered(inputs: dict[str, Tensor], name: Name) -> dict[str, Tensor]:
     """Images in that format's order."""
     if not name.endswith("channels_last"):
         return inputs
@@ -92,8 +92,8 @@ class _Trial:
     def seconds(self, name: Name, share: float = 1.0) -> float:
         """The time of one forward and backward pass on that share of the batch; RuntimeError where an operator lacks it."""
         rows = max(2, int(share * len(next(iter(self.inputs.values())))))
-        inputs = placed({key: tensor[:rows] for key, tensor in self.inputs.items()}, name)
-        place(self.network, name)
+        inputs = reordered({key: tensor[:rows] for key, tensor in self.inputs.items()}, name)
+        reorder_weights(self.network, name)
         self._wait()
         start = time.perf_counter()
         with computing(name, self.device):
@@ -149,7 +149,7 @@ def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
 
 
 def _subject(network: nn.Module, inputs: dict[str, Tensor], steps: int, device: str) -> tuple[str, dict[str, object]]:
-    """What a choice holds for, and its hash."""
+    """The conditions of a choice, and their hash."""
     modules = [(name, type(module).__qualname__) for name, module in network.named_modules()]
     weights = [(name, tuple(weight.shape)) for name, weight in network.state_dict().items()]
     subject = {
@@ -173,7 +173,7 @@ def _processor() -> str:
 
 
 def _recall(memory: Path) -> dict[str, dict]:
-    """Earlier choices. A file that can't be read is as good as none: formats are timed and the file is written anew."""
+    """Earlier choices. A file that can't be read counts as missing: formats are timed and the file is written again."""
     path = memory / REMEMBERED
     try:
         known = json.loads(path.read_text()) if path.is_file() else {}

@@ -1,4 +1,4 @@
-"""What changes while a network is trained, and how it becomes a save and comes back bit for bit."""
+"""The state of a training run, and how it is saved and restored bit for bit."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class State:
         self.steps, self.seconds = self.steps + 1, self.seconds + seconds
 
     def trained(self) -> list[Tensor]:
-        """What the optimiser moves, in its order."""
+        """The parameters that the optimiser updates, in its order."""
         return [weight for group in self.optimizer.param_groups for weight in group["params"]]
 
     def save(self) -> Save | None:
@@ -80,11 +80,11 @@ class State:
         return Save(arrays({**tensors, **best, **moments}), self._document(), f"epoch {self.epoch + 1}, step {self.step}")
 
     def resume(self, save: Save) -> str:
-        """Become what was saved; the reason, and nothing is changed, where it was of something else."""
+        """Restore a save; where it belongs to another training, change nothing and return the reason."""
         tensors = self._tensors()
         wrong = _mismatch(tensors, save.arrays)
         if wrong:
-            return f"what was saved does not fit what is trained ({wrong})"
+            return f"its saves do not fit the training ({wrong})"
         with torch.no_grad():
             for name, value in tensors.items():
                 value.copy_(tensor(save.arrays[name], value.dtype))
@@ -172,7 +172,7 @@ def _finite(tensors: list[Tensor]) -> bool:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """What the document holds of a value that the optimiser keeps for a weight."""
+    """The JSON form of a value that the optimiser stores for a weight."""
     if isinstance(value, Tensor):
         return {"dtype": str(value.dtype).removeprefix("torch."), "device": value.device.type}
     if value is None or isinstance(value, bool | int | float | str):
@@ -181,7 +181,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _numbers(group: dict[str, Any]) -> dict[str, float]:
-    """What an optimiser may have changed in a group's settings."""
+    """The settings of a group that an optimiser may have changed."""
     return {name: value for name, value in group.items() if type(value) in (int, float) and math.isfinite(value)}
 
 

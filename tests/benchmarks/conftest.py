@@ -40,12 +40,12 @@ def noise():
 
 
 @pytest.fixture
-def told():
-    """told(what, ratios): their median, printed with the middle half."""
+def report_ratios():
+    """report_ratios(what, ratios): their median, printed with the middle half."""
 
-    def _told(what, ratios):
+    def _report(what, ratios):
         middle = statistics.quantiles(ratios, n=4)
         print(f"\n{what}: x{middle[1]:.3f} (of {len(ratios)} pairs half lie from x{middle[0]:.3f} to x{middle[2]:.3f})")
         return middle[1]
 
-    return _told
+    return _report

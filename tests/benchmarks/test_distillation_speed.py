@@ -52,7 +52,7 @@ def bare_loop(teacher, student, dataset, batch):
 
 @pytest.mark.parametrize("batch", [64, 128])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_step_costs_little_more_than_its_parts(pair, batch, context_for, noise, told, one_thread):
+def test_a_step_costs_little_more_than_its_parts(pair, batch, context_for, noise, report_ratios, one_thread):
     teacher, student, channels, side, epochs = PAIRS[pair]
     dataset = noise(samples=STEPS * batch, channels=channels, side=side)
     bare, ours, theirs, begun = bare_loop(teacher, student, dataset, batch), [], [], 0.0
@@ -76,4 +76,4 @@ def test_a_step_costs_little_more_than_its_parts(pair, batch, context_for, noise
     loop.fit(network, losses, settings, context_for(dataset, log=log), Ensemble({"teacher": opened}))
     ratios = [our_s / their_s for our_s, their_s in zip(ours, theirs, strict=True)][2:]  # without what first steps cost
     print(f"\n{1000 * min(ours) / STEPS:.1f} ms a step, by hand {1000 * min(theirs) / STEPS:.1f}")
-    assert told(f"{pair}, batch {batch}: time of ours over that by hand", ratios) <= 1.05
+    assert report_ratios(f"{pair}, batch {batch}: time of ours over that by hand", ratios) <= 1.05

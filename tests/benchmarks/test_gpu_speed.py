@@ -69,7 +69,7 @@ def usual_loop(model, dataset):
         yield time.perf_counter() - begun
 
 
-def test_training_in_memory_is_five_times_as_fast_as_the_usual_loop(context_for, noise, told):
+def test_training_in_memory_is_five_times_as_fast_as_the_usual_loop(context_for, noise, report_ratios):
     model, dataset = Resnet(depth=20), noise(samples=SAMPLES, channels=3, side=32)
     usual, ours, theirs, begun = usual_loop(model, dataset), [], [], 0.0
 
@@ -85,4 +85,4 @@ def test_training_in_memory_is_five_times_as_fast_as_the_usual_loop(context_for,
     loop.fit(network, (CrossEntropy(),), settings, context_for(dataset, device=DEVICE, log=log))
     ratios = [their_s / our_s for our_s, their_s in zip(ours, theirs, strict=True)][1:]  # the first one chooses and warms up
     print(f"\n{SAMPLES / min(ours):.0f} samples/s, the usual loop {SAMPLES / min(theirs):.0f}")
-    assert told("resnet-20 at batch 64, against the usual loop", ratios) >= 5
+    assert report_ratios("resnet-20 at batch 64, against the usual loop", ratios) >= 5

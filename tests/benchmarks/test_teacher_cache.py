@@ -37,7 +37,7 @@ def made(stage, context, kind):
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_an_epoch_with_the_cache_costs_little_more_than_plain_training(pair, context_for, noise, told, one_thread):
+def test_an_epoch_with_the_cache_costs_little_more_than_plain_training(pair, context_for, noise, report_ratios, one_thread):
     master, student, channels, side = PAIRS[pair]
     dataset = noise(samples=STEPS * BATCH, channels=channels, side=side)
     folder = context_for(dataset).output
@@ -73,5 +73,5 @@ def test_an_epoch_with_the_cache_costs_little_more_than_plain_training(pair, con
             seconds[way] += epochs(*given)
     ratios = {way: [one / plain for one, plain in zip(each, seconds["plain"], strict=True)] for way, each in seconds.items()}
     print("".join(f"\n{way}: {1000 * min(each) / STEPS:.1f} ms a step at best" for way, each in seconds.items()))
-    told(f"{pair}: an epoch with the teacher online over plain training", ratios["online"])
-    assert told(f"{pair}: an epoch with the teacher's table over plain training", ratios["cached"]) <= 1.1
+    report_ratios(f"{pair}: an epoch with the teacher online over plain training", ratios["online"])
+    assert report_ratios(f"{pair}: an epoch with the teacher's table over plain training", ratios["cached"]) <= 1.1

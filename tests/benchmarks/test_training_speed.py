@@ -75,13 +75,13 @@ def speedups(model, dataset, epochs, context_for, precision="float32"):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_loop_is_as_fast_as_one_written_by_hand(case, context_for, noise, told):
+def test_the_loop_is_as_fast_as_one_written_by_hand(case, context_for, noise, report_ratios):
     model, size, epochs = CASES[case]
     ratios, facts = speedups(model, noise(**size), epochs, context_for)
-    assert told(f"{case}: {facts['samples_per_s']} samples/s, against a bare loop", ratios) >= 0.97
+    assert report_ratios(f"{case}: {facts['samples_per_s']} samples/s, against a bare loop", ratios) >= 0.97
 
 
-def test_auto_precision_pays(context_for, noise, told):
+def test_auto_precision_pays(context_for, noise, report_ratios):
     """At least 1.7x plain float32 where the processor computes in bfloat16; printed everywhere."""
     model, size, epochs = CASES["resnet-20, 3 x 32 x 32"]
     dataset = noise(**size)
@@ -92,7 +92,7 @@ def test_auto_precision_pays(context_for, noise, told):
     choice = loop.precision.choose(network, inputs, 10**6, "cpu", context.memory)
     print(f"\nchosen in {time.perf_counter() - begun:.1f} s: {choice.name}, ms a step: {choice.step_ms}")
     ratios, _ = speedups(model, dataset, epochs, context_for, choice.name)
-    ratio = told(f"resnet-20 in {choice.name}, against a bare float32 loop", ratios)
+    ratio = report_ratios(f"resnet-20 in {choice.name}, against a bare float32 loop", ratios)
     if not torch.cpu._is_avx512_bf16_supported():
         pytest.skip("this processor has no AVX512-BF16: no promise is made for it")
     assert ratio >= 1.7

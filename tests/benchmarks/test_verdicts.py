@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
-from compress_cli.measurement.example import made_up
+from compress_cli.measurement.example import synthetic
 from compress_cli.measurement.latency import compare
 from compress_cli.measurement.sessions import open_session
 
@@ -67,7 +67,7 @@ def verdicts(tmp_path, comparisons, repeated):
         size, threads = list(cases)[seed % len(cases)]
         files = [chain(tmp_path / f"{extra}.onnx", *SIZES[size], extra) for extra in {0: None, repeated: None}]
         sessions = open_session(files[0], threads), open_session(files[-1], threads)
-        feeds = made_up(sessions[0], 1)
+        feeds = synthetic(sessions[0], 1)
         cases[size, threads][compare(*sessions, (feeds, feeds), SECONDS, seed).verdict] += 1
     for (size, threads), counter in cases.items():
         print(f"\n{size}, {threads} threads: {dict(counter)}", end="")

@@ -48,11 +48,11 @@ def test_list_names_every_file_of_every_folder(compress):
 
 
 def test_describe_shows_fields_bounds_defaults_and_the_paper(compress):
-    said = compress("describe", "soft_targets")
-    assert said.code == 0
-    assert "arXiv:1503.02531" in said.out
-    assert "temperature" in said.out
-    assert "above 0" in said.out
+    outcome = compress("describe", "soft_targets")
+    assert outcome.code == 0
+    assert "arXiv:1503.02531" in outcome.out
+    assert "temperature" in outcome.out
+    assert "above 0" in outcome.out
     (document,) = json.loads(compress("describe", "distill", "--json").out)
     assert document["fields"]["training"]["default"] == "required"
     assert document["fields"]["training.epochs"]["bounds"].startswith("at least 1")
@@ -62,10 +62,10 @@ def test_describe_shows_fields_bounds_defaults_and_the_paper(compress):
 
 
 def test_a_description_names_the_plugins_to_choose_from_and_folds_nothing_into_columns(compress):
-    said = compress("describe", "distill").out
-    assert "`compress list` names the choices of augmentations, combinations, datasets, losses, models" in said
-    assert "training.epochs         integer, at least 1, at most 1000000, required\n" in said
-    assert "optimi\n" not in said
+    text = compress("describe", "distill").out
+    assert "`compress list` names the choices of augmentations, combinations, datasets, losses, models" in text
+    assert "training.epochs         integer, at least 1, at most 1000000, required\n" in text
+    assert "optimi\n" not in text
 
 
 def test_a_list_says_what_each_plugin_itself_is(compress):

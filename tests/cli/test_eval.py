@@ -396,14 +396,14 @@ def test_a_folder_of_some_classes_keeps_their_numbers(compress, linear_file, tmp
     unnamed = linear_file(weight, bias, shape=("n", 3, 4, 4), name="unnamed.onnx")
     outcome = compress("eval", unnamed, "--data", "some")
     assert (outcome.code, outcome.out) == (3, "")
-    assert "some: has folders of 2 classes, and the file tells 3 apart" in outcome.err
+    assert "some: has folders of 2 classes, and the file predicts 3" in outcome.err
     outcome = compress(
         "eval",
         unnamed,
         "--data",
         "{type: image_folder, root: some, height: 4, width: 4, normalise: false, val_share: 0.0, test_share: 1.0}",
     )
-    assert (outcome.code, "names 2 classes, and the file tells 3 apart; list the file's classes" in outcome.err) == (3, True)
+    assert (outcome.code, "names 2 classes, and the file predicts 3; list the file's classes" in outcome.err) == (3, True)
     turned = "{type: image_folder, root: some, height: 4, width: 4, classes: [light, dark, animal]}"
     outcome = compress("eval", linear_file(weight, bias, shape=("n", 3, 4, 4), metadata=metadata), "--data", turned)
     assert (outcome.code, "has them in another order; list the file's classes" in outcome.err) == (3, True)

@@ -226,8 +226,8 @@ def test_compare_puts_two_files_side_by_side(compress, digits_file, linear_file)
     arguments = ("compare", old, good, "--data", "digits", "--threads", "1")
     outcome = compress(*arguments)
     assert outcome.code == 0, outcome
-    for said in ("before: ", "old.onnx", "1.00x smaller", "accuracy %", ": better", "cross_entropy", "x faster ["):
-        assert said in outcome.out
+    for text in ("before: ", "old.onnx", "1.00x smaller", "accuracy %", ": better", "cross_entropy", "x faster ["):
+        assert text in outcome.out
     found = json.loads(compress(*arguments, "--json").out)
     assert found["model"].endswith("model.onnx")
     before = found["against"]["metrics"]["accuracy"]["value"]

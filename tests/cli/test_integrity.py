@@ -102,7 +102,7 @@ def test_every_damage_is_named_at_once(compress, run, tmp_path):
     (folders["teacher.onnx"] / "manifest.json").write_text("{")
     outcome = compress("verify", run)
     assert outcome.code == 3
-    for said in (
+    for message in (
         "weights.safetensors: its content is not what was written",
         "architecture.json: is missing",
         "notes.txt: is no file of this artifact",
@@ -110,7 +110,7 @@ def test_every_damage_is_named_at_once(compress, run, tmp_path):
         "weights.safetensors: is a link",
         "manifest.json: is not a manifest",
     ):
-        assert said in outcome.err, outcome.err
+        assert message in outcome.err, outcome.err
 
 
 def test_an_artifact_moved_to_another_key_is_found(compress, run):

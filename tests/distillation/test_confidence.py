@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from scipy.special import softmax
 
 from compress_cli.data.batch import Batch, Labels, Outputs
 from compress_cli.distillation.combinations import Combination
@@ -18,14 +19,9 @@ FEATURES, HINTS = RANDOM.standard_normal((4, 6)), RANDOM.standard_normal((3, 4, 
 LABELS = np.array([0, 3, 2, 2])
 
 
-def softmax(logits):
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    return powers / powers.sum(-1, keepdims=True)
-
-
 def shares(by="label"):
     """(K, N): equation 2 of the paper."""
-    p = softmax(TEACHERS)
+    p = softmax(TEACHERS, axis=-1)
     entropy = -(p * np.log(p)).sum(2)
     doubt = np.exp(-np.log(p[:, np.arange(4), LABELS]) if by == "label" else entropy)
     return (1 - doubt / doubt.sum(0)) / (len(TEACHERS) - 1)
@@ -52,7 +48,7 @@ def learnt(loss, combine, batch=None):
 def test_the_divergence_from_each_teacher_is_weighed_sample_by_sample(by):
     """sum_k w_k KL(p_k || q) T^2, averaged over samples; its gradient is sum_k w_k (q - p_k) T."""
     t = 3.0
-    p, q, weights = softmax(TEACHERS / t), softmax(STUDENT / t), shares(by)
+    p, q, weights = softmax(TEACHERS / t, axis=-1), softmax(STUDENT / t, axis=-1), shares(by)
     divergences = (p * np.log(p / q)).sum(2) * t**2  # (K, N)
     value, gradient = learnt({"type": "soft_targets", "temperature": t}, {"type": "confidence", "by": by})
     assert value == pytest.approx((weights * divergences).sum(0).mean())
@@ -61,7 +57,7 @@ def test_the_divergence_from_each_teacher_is_weighed_sample_by_sample(by):
 
 def test_a_mixture_of_logits_is_another_loss():
     mixed = (shares()[:, :, None] * TEACHERS).sum(0)
-    p, q = softmax(mixed / 3), softmax(STUDENT / 3)
+    p, q = softmax(mixed / 3, axis=-1), softmax(STUDENT / 3, axis=-1)
     value, gradient = learnt({"type": "soft_targets", "temperature": 3.0}, "confidence_mixture")
     assert value == pytest.approx((p * np.log(p / q)).sum(1).mean() * 9)
     np.testing.assert_allclose(gradient, (q - p) * 3 / 4)
@@ -83,7 +79,7 @@ def test_weights_follow_the_samples_that_have_labels():
     settings = {"type": "dkd", "temperature": 1.0, "alpha": 0.0, "beta": 1.0}
     value, gradient = learnt(settings, {"type": "confidence", "by": "entropy"}, some)
     others = np.array([[c for c in range(5) if c != label] for label in LABELS])
-    p, q = (softmax(np.take_along_axis(logits, others[None], -1)) for logits in (TEACHERS, STUDENT[None]))
+    p, q = (softmax(np.take_along_axis(logits, others[None], -1), axis=-1) for logits in (TEACHERS, STUDENT[None]))
     expected = (shares("entropy") * (p * np.log(p / q)).sum(2)).sum(0)
     assert value == pytest.approx(expected[[1, 3]].mean())
     assert (gradient[[0, 2]] == 0).all()

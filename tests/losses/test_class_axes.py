@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from torch import nn
 
 from compress_cli.data.batch import Batch, Outputs
@@ -23,11 +24,6 @@ LAYOUTS = {"vector": ((4, CLASSES), 1), "tokens": ((4, 5, CLASSES), 2), "square 
 ON_HEADS = sorted(name for name in names(Loss) if not {"layers", "exits"} & find(Loss, name).model_fields.keys())
 
 
-def softmax(rows):
-    powers = np.exp(rows - rows.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
-
-
 def correlation(one, other, axis):
     one, other = (shares - shares.mean(axis, keepdims=True) for shares in (one, other))
     return (one * other).sum(axis) / np.sqrt((one**2).sum(axis) * (other**2).sum(axis))
@@ -38,7 +34,7 @@ def kl(p, q):
 
 
 def dkd(s, t, classes):
-    p, q, rows = softmax(t / T), softmax(s / T), np.arange(len(s))
+    p, q, rows = softmax(t / T, axis=1), softmax(s / T, axis=1), np.arange(len(s))
     pairs = [np.stack([shares[rows, classes], 1 - shares[rows, classes]], 1) for shares in (p, q)]
     others = np.array([[c for c in range(CLASSES) if c != label] for label in classes])
     rest = [np.take_along_axis(shares, others, 1) for shares in (p, q)]
@@ -47,10 +43,10 @@ def dkd(s, t, classes):
 
 
 BY_HAND = {  # of rows of logits (positions, classes) of student and teacher, and labels (positions,)
-    "soft_targets": lambda s, t, y: kl(softmax(t / T), softmax(s / T)).mean() * T**2,
-    "soft_cross_entropy": lambda s, t, y: -(softmax(t / T) * np.log(softmax(s / T))).sum(1).mean() * T**2,
-    "hard_labels": lambda s, t, y: -np.log(softmax(s)[np.arange(len(s)), t.argmax(1)]).mean(),
-    "cross_entropy": lambda s, t, y: -np.log(softmax(s)[np.arange(len(s)), y]).mean(),
+    "soft_targets": lambda s, t, y: kl(softmax(t / T, axis=1), softmax(s / T, axis=1)).mean() * T**2,
+    "soft_cross_entropy": lambda s, t, y: -(softmax(t / T, axis=1) * np.log(softmax(s / T, axis=1))).sum(1).mean() * T**2,
+    "hard_labels": lambda s, t, y: -np.log(softmax(s, axis=1)[np.arange(len(s)), t.argmax(1)]).mean(),
+    "cross_entropy": lambda s, t, y: -np.log(softmax(s, axis=1)[np.arange(len(s)), y]).mean(),
     "logit_mse": lambda s, t, y: ((s - t) ** 2).mean(),
     "multi_label_targets": lambda s, t, y: T**2 * sum(
         kl(*(np.stack([1 / (1 + np.exp(-z[:, c] / T)), 1 / (1 + np.exp(z[:, c] / T))], 1) for z in (t, s)))
@@ -58,7 +54,7 @@ BY_HAND = {  # of rows of logits (positions, classes) of student and teacher, an
     ).mean(),
     "dkd": dkd,
     "dist": lambda s, t, y: T**2 * sum(
-        2 * (1 - correlation(softmax(s / T), softmax(t / T), axis)).mean() for axis in (1, 0)
+        2 * (1 - correlation(softmax(s / T, axis=1), softmax(t / T, axis=1), axis)).mean() for axis in (1, 0)
     ),
 }  # fmt: skip
 
@@ -172,7 +168,7 @@ def test_the_class_axis_of_a_network_reaches_the_losses_of_a_training_step():
     for name, teacher in teachers.items():
         ensemble = Ensemble({name: teacher}, class_axes=Tagger.signature.class_axes)
         objective = Objective(student, losses, ensemble, "cpu", "float32")
-        objective.shape(batch, 4, 4)
+        objective.build_adapters(batch, 4, 4)
         assert objective(batch, {}, 1.0, 1.0).item() == pytest.approx(expected, rel=1e-5)
     both = Ensemble(teachers | {"third": teachers["silent"]}, class_axes=Tagger.signature.class_axes)
     outputs = both.outputs(batch, both.adapter())

@@ -1,17 +1,13 @@
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from compress_cli.errors import RecipeError
 from compress_cli.losses.soft_targets import SoftTargets
 
 
-def softmax(z, axis=1):
-    e = np.exp(z - z.max(axis, keepdims=True))
-    return e / e.sum(axis, keepdims=True)
-
-
 def divergence(student, teacher, temperature):
-    p, q = softmax(teacher / temperature), softmax(student / temperature)
+    p, q = softmax(teacher / temperature, axis=1), softmax(student / temperature, axis=1)
     return temperature**2 * (p * (np.log(p) - np.log(q))).sum(1)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from compress_cli.errors import StageError
 from compress_cli.measurement.clients import load
-from compress_cli.measurement.example import made_up
+from compress_cli.measurement.example import synthetic
 from compress_cli.measurement.sessions import open_session
 
 
@@ -19,7 +19,7 @@ def session(linear_file):
 @pytest.mark.parametrize("clients", [1, 3])
 def test_throughput_is_runs_by_time(session, clients):
     begun = time.perf_counter()
-    result = load(session, made_up(session, 4), clients, 0.3)
+    result = load(session, synthetic(session, 4), clients, 0.3)
     took = time.perf_counter() - begun
     assert (result.clients, result.batch) == (clients, 4)
     assert result.throughput_per_s.low <= result.throughput_per_s.value <= result.throughput_per_s.high

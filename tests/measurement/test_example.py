@@ -1,11 +1,11 @@
-"""Inputs that are made up: the file's shapes, and what the user states of them."""
+"""Synthetic inputs: the file's shapes, and what the user states of them."""
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, save
 
 from compress_cli.errors import ArtifactError, RecipeError
-from compress_cli.measurement.example import made_up, shapes, values
+from compress_cli.measurement.example import shapes, synthetic, values
 from compress_cli.measurement.sessions import open_session
 
 
@@ -31,15 +31,15 @@ def speech(tmp_path):
 
 def test_inputs_have_the_files_shapes(linear_file):
     session = open_session(linear_file(np.eye(4), shape=("batch", 2, 2)))
-    assert made_up(session, 3)["image"].shape == (3, 2, 2)
-    assert made_up(open_session(linear_file(np.eye(4), shape=(5, 4))), 3)["image"].shape == (5, 4)
+    assert synthetic(session, 3)["image"].shape == (3, 2, 2)
+    assert synthetic(open_session(linear_file(np.eye(4), shape=(5, 4))), 3)["image"].shape == (5, 4)
     with pytest.raises(ArtifactError, match=r"input 'image' is float32 \(\?, 1, \?\).*--data"):
-        made_up(open_session(linear_file(np.eye(4), shape=("batch", 1, "length"))), 3)
+        synthetic(open_session(linear_file(np.eye(4), shape=("batch", 1, "length"))), 3)
 
 
 def test_shapes_values_and_axes_of_0(speech):
     stated, numbers = shapes(speech, ("sound=2x512",)), values(speech, ("sr=16000",))
-    feeds = made_up(speech, 2, stated, numbers)
+    feeds = synthetic(speech, 2, stated, numbers)
     assert {name: array.shape for name, array in feeds.items()} == {"sound": (2, 512), "sr": (), "past": (2, 0)}
     assert (feeds["sr"].dtype, int(feeds["sr"])) == (np.int64, 16000)
     assert speech.run(feeds)["rate"] == 16000
@@ -64,4 +64,4 @@ def test_slips(speech, read, option, message):
 
 def test_another_shape_than_the_files(speech):
     with pytest.raises(ArtifactError, match=r"which \(2, 3, 4\) is not"):
-        made_up(speech, 1, {"sound": (2, 3, 4)})
+        synthetic(speech, 1, {"sound": (2, 3, 4)})

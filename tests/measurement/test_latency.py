@@ -8,7 +8,7 @@ import pytest
 
 from compress_cli.errors import StageError
 from compress_cli.measurement import timing
-from compress_cli.measurement.example import made_up
+from compress_cli.measurement.example import synthetic
 from compress_cli.measurement.latency import TRIALS, compare, latency, verdict
 from compress_cli.measurement.sessions import open_session
 from compress_cli.measurement.timing import Runs
@@ -25,7 +25,7 @@ def pair(linear_file):
 
 def test_a_smaller_product_is_faster_and_the_other_way_slower(pair):
     small, large = pair
-    feeds = made_up(small, 16)
+    feeds = synthetic(small, 16)
     one, other = compare(large, small, (feeds, feeds), 0.3), compare(small, large, (feeds, feeds), 0.3)
     assert (one.verdict, other.verdict) == ("faster", "slower")
     assert one.speedup.value * other.speedup.value == pytest.approx(1, abs=0.7)  # on a busy machine too
@@ -36,7 +36,7 @@ def test_a_model_is_not_faster_than_itself(linear_file):
     # Each is wrong with at most 1% (nominal, and the interval also has to clear 3%): two or more of eight with 0.3% at most.
     path = linear_file(np.random.default_rng(0).random((512, 512)), shape=("batch", 512))
     first, second = open_session(path, threads=1), open_session(path, threads=1)
-    feeds = made_up(first, 4)
+    feeds = synthetic(first, 4)
     verdicts = [compare(first, second, (feeds, feeds), 0.05, seed).verdict for seed in range(8)]
     assert sum(verdict in ("faster", "slower") for verdict in verdicts) < 2
 
@@ -46,14 +46,14 @@ def test_a_fifth_more_work_is_slower(linear_file):
     rng = np.random.default_rng(0)
     files = [linear_file(rng.random((512, width)), shape=("batch", 512), name=f"{width}.onnx") for width in (1024, 1280)]
     first, second = (open_session(path, threads=1) for path in files)
-    feeds = made_up(first, 4)
+    feeds = synthetic(first, 4)
     verdicts = {compare(first, second, (feeds, feeds), 0.1, seed).verdict for seed in range(3)}
     assert "slower" in verdicts
     assert "faster" not in verdicts
 
 
 def test_it_goes_on_while_it_is_too_noisy_and_not_for_ever(monkeypatch, pair):
-    feeds, random, now = made_up(pair[0], 1), np.random.default_rng(0), itertools.count(0, 0.01)
+    feeds, random, now = synthetic(pair[0], 1), np.random.default_rng(0), itertools.count(0, 0.01)
     monkeypatch.setattr(timing, "_trial", lambda *_: [Runs(random.uniform(1, 3, 3), np.zeros(3, bool)) for _ in range(2)])
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
     result = compare(*pair, (feeds, feeds), 100)
@@ -81,7 +81,7 @@ def test_verdicts(low, high, message):
 
 def test_latency_is_that_of_a_plain_loop(pair):
     session = pair[1]
-    feeds = made_up(session, 64)
+    feeds = synthetic(session, 64)
     result = latency(session, feeds, 0.3)
     times = []
     for _ in range(200):
@@ -97,7 +97,7 @@ def test_latency_is_that_of_a_plain_loop(pair):
 
 def test_time_is_bounded(pair):
     begun = time.perf_counter()
-    latency(pair[0], made_up(pair[0], 1), 0.2)
+    latency(pair[0], synthetic(pair[0], 1), 0.2)
     assert time.perf_counter() - begun < 1.0
 
 

@@ -36,11 +36,11 @@ def left(tmp_path):
         ({}, {"threads": 1}, ""),
         ({"forced": True}, {"forced": True}, ""),
         ({"forced": True}, {}, ""),
-        ({}, {"forced": True}, "a fresh result was asked for"),
-        ({}, {"inputs": {}}, "what was saved was made from other inputs"),
-        ({"device": "cuda"}, {}, "what was saved was made on cuda, and this is cpu"),
-        ({}, {"libraries": {"torch": "3"}}, "what was saved was made with torch 2.15.0, and this is 3"),
-        ({"format": 0}, {}, "what was saved is of another version of compress"),
+        ({}, {"forced": True}, "--force requests a fresh result"),
+        ({}, {"inputs": {}}, "its saves were made from other inputs"),
+        ({"device": "cuda"}, {}, "its saves were made on cuda, and this is cpu"),
+        ({}, {"libraries": {"torch": "3"}}, "its saves were made with torch 2.15.0, and this is 3"),
+        ({"format": 0}, {}, "its saves are of another version of compress"),
     ],
 )
 def test_what_is_gone_on_from(left, earlier, now, reason):

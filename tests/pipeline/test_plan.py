@@ -299,7 +299,7 @@ def test_how_models_are_measured_and_timed_is_the_recipes_to_say(planned, block,
 
 
 @pytest.mark.parametrize(
-    ("block", "said"),
+    ("block", "message"),
     [
         ("compare: {thread: 1}", "r.yaml:8: compare.thread: there is no field 'thread'; did you mean 'threads'?"),
         ("measure: {batch: 0}", "r.yaml:8: measure.batch: must be greater than or equal to 1 (got 0)"),
@@ -313,10 +313,10 @@ def test_how_models_are_measured_and_timed_is_the_recipes_to_say(planned, block,
         ),
     ],
 )
-def test_a_slip_in_those_is_answered_with_its_line(planned, block, said):
+def test_a_slip_in_those_is_answered_with_its_line(planned, block, message):
     with pytest.raises(RecipeError) as error:
         planned(CHAIN + block + "\n")
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_thousands_of_seeds_plan_in_seconds(tmp_path):

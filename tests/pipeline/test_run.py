@@ -63,8 +63,8 @@ def run(fresh, finished, tmp_path):
     return fresh
 
 
-def stages_that_ran(said):
-    return [line.partition(":")[0] for line in said.splitlines() if ": done in " in line]
+def stages_that_ran(output):
+    return [line.partition(":")[0] for line in output.splitlines() if ": done in " in line]
 
 
 def manifest(stage, run="r"):
@@ -280,7 +280,7 @@ def test_a_report_judges_the_gates_of_its_run_and_more(run, compress):
 
 
 @pytest.mark.parametrize(
-    ("gate", "arguments", "said"),
+    ("gate", "arguments", "message"),
     [
         ("size_bytes<200", [], "r.yaml:3: gates[0].promise: is not of the form"),
         ("acuracy>=0.9", [], "r.yaml:3: gates[0]: there is no quantity 'acuracy'"),
@@ -291,10 +291,10 @@ def test_a_report_judges_the_gates_of_its_run_and_more(run, compress):
         ("size_bytes<=9", ["--until", "teacher", "--junit", "gates.xml"], "--junit: there are no gates"),
     ],
 )
-def test_a_gate_that_can_never_be_judged_is_found_before_anything_runs(fresh, gate, arguments, said):
+def test_a_gate_that_can_never_be_judged_is_found_before_anything_runs(fresh, gate, arguments, message):
     outcome = fresh(RECIPE.replace("stages:", f"gates: ['{gate}']\nstages:"), *arguments)[1]
     assert outcome.code == 2
-    assert said in outcome.err
+    assert message in outcome.err
     assert not Path("runs").exists()
 
 
@@ -327,11 +327,11 @@ def test_seeds_and_control_end_in_what_the_teacher_was_worth(fresh):
     assert outcome.code == 0
     assert sorted(ran) == ["student", "student.control", "student.seed1", "student.seed1.control", "teacher"]
     report = json.loads(Path("runs/r/report.json").read_text())
-    (told,), (spread,) = report["distilled"], report["spread"]
+    (distilled,), (spread,) = report["distilled"], report["spread"]
     assert [row["name"] for row in report["rows"]] == ["teacher", "student"]
-    assert (told["seeds"], told["teacher"], spread["seeds"]) == ([0, 1], "teacher", [0, 1])
-    assert told["student"] == spread["values"]
-    for name, value in (("student", told["student"][0]), ("student.seed1.control", told["control"][1])):
+    assert (distilled["seeds"], distilled["teacher"], spread["seeds"]) == ([0, 1], "teacher", [0, 1])
+    assert distilled["student"] == spread["values"]
+    for name, value in (("student", distilled["student"][0]), ("student.seed1.control", distilled["control"][1])):
         measured = compress_eval(Path("runs/r", name))
         assert measured == pytest.approx(value)
     assert "gap to 'teacher' closed" in outcome.out

@@ -40,7 +40,7 @@ def test_a_file_that_two_stages_made_stands_once(made, right, forms):
     assert "int8" not in together
     assert "| onnx |" in together
     promises = tuple(gate.parse(f"{name}.size_bytes<=1") for name in ("int8", "onnx"))
-    assert [judged.value for judged in gates.judge(collected, promises)] == [1000, 1000]
+    assert [result.value for result in gates.judge(collected, promises)] == [1000, 1000]
     assert [row.title for row in chain(collected)] == ["teacher", "other"]
 
 

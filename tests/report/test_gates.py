@@ -72,15 +72,15 @@ def made(name="int8", **more):
     ],
 )
 def test_every_quantity_is_of_the_last_row_and_judged_on_its_safe_end(promise, low, value, high):
-    (judged,) = gates.judge(made(), (gate.parse(promise),))
-    assert (judged.row, judged.outcome) == ("int8", "met")
-    assert (judged.low, judged.value, judged.high) == pytest.approx((low, value, high))
-    assert gates.judge(made(), (gate.parse(f"int8.{promise}"),))[0].value == judged.value
+    (result,) = gates.judge(made(), (gate.parse(promise),))
+    assert (result.row, result.outcome) == ("int8", "met")
+    assert (result.low, result.value, result.high) == pytest.approx((low, value, high))
+    assert gates.judge(made(), (gate.parse(f"int8.{promise}"),))[0].value == result.value
 
 
 def test_a_named_row():
-    (judged,) = gates.judge(made(), (gate.parse("teacher.size_bytes<=1kB"),))
-    assert (judged.row, judged.value, judged.outcome) == ("teacher", 4000, "not met")
+    (result,) = gates.judge(made(), (gate.parse("teacher.size_bytes<=1kB"),))
+    assert (result.row, result.value, result.outcome) == ("teacher", 4000, "not met")
 
 
 @pytest.mark.parametrize("kind", ["drop", "worse"])
@@ -90,8 +90,8 @@ def test_a_drop_is_worse_by_whichever_way_is_better(kind):
     report = made().model_copy(
         update={"primary": "mae", "better": "lower", "rows": [row("teacher"), row("int8", change=rose)], "directions": {}}
     )
-    (judged,) = gates.judge(report, (gate.parse(f"mae_{kind}<=0.1"),))
-    assert (judged.outcome, judged.value, judged.low, judged.high) == ("not met", 1.84, 1.5, 2.1)
+    (result,) = gates.judge(report, (gate.parse(f"mae_{kind}<=0.1"),))
+    assert (result.outcome, result.value, result.low, result.high) == ("not met", 1.84, 1.5, 2.1)
     (signed,) = gates.judge(report, (gate.parse("mae_change<=0.1"),))
     assert signed.outcome == "not met"
 

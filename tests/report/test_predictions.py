@@ -116,7 +116,7 @@ def test_every_form_tells_the_damage():
 
 
 def test_gates_on_damage_and_on_findings():
-    outcomes = {judged.promise: (judged.row, judged.outcome) for judged in made().gates}
+    outcomes = {result.promise: (result.row, result.outcome) for result in made().gates}
     assert outcomes == {
         "agreement>=99%": ("int8", "not met"),
         "costs.fc_accuracy_change>=-1%": ("costs", "met"),
@@ -124,9 +124,9 @@ def test_gates_on_damage_and_on_findings():
         "student.churn<=10%": ("student", "met"),
         "kl<=1": ("int8", "met"),
     }
-    (judged,) = gates.judge(made(), (gate.parse("costs.conv_accuracy_change>=0"),))
-    assert (judged.outcome, judged.passes) == ("not measured", False)
-    assert "did you mean" in judged.reason or "has no such figure" in judged.reason
+    (result,) = gates.judge(made(), (gate.parse("costs.conv_accuracy_change>=0"),))
+    assert (result.outcome, result.passes) == ("not measured", False)
+    assert "did you mean" in result.reason or "has no such figure" in result.reason
 
 
 class Reader(HTMLParser):

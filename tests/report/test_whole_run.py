@@ -45,7 +45,7 @@ def test_it_reaches_every_form(run, compress):
         assert "pgd 4" in form
         assert "Kornblith" in form
     assert page.count("data:image/png;base64,") == len(document["rows"][1]["predictions"]["changed"]) > 0
-    assert [judged["outcome"] for judged in document["gates"]] == ["met", document["gates"][1]["outcome"], "met"]
+    assert [result["outcome"] for result in document["gates"]] == ["met", document["gates"][1]["outcome"], "met"]
 
     again = compress("report", "runs/r", "--html")
     assert again.out == page

@@ -194,7 +194,7 @@ def test_layers_start_from_the_teachers(toy, context_for, tmp_path):
         torch.testing.assert_close(ours[name], theirs[name])
     for layers, word in (
         (["layer9"], r"no layer 'layer9'; did you mean 'layer"),
-        ([{"student": "fc", "teacher": "layer1"}], r"does not fit into 'fc': fc.weight is not there in the teacher"),
+        ([{"student": "fc", "teacher": "layer1"}], r"does not fit into 'fc': fc.weight is missing in the teacher"),
         (["avgpool"], "has no weights"),
     ):
         with pytest.raises(RecipeError, match=word):

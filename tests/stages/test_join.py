@@ -21,7 +21,7 @@ from compress_cli.networks.models.mlp import Mlp
 from compress_cli.pipeline import plan, recipe
 from compress_cli.pipeline.run import Run
 from compress_cli.stages import Stage
-from compress_cli.store.artifact import Checkpoint, Draft, Table
+from compress_cli.store.artifact import Table
 from compress_cli.store.store import Store
 from compress_cli.training import loop
 from compress_cli.training.config import TrainingConfig
@@ -52,13 +52,8 @@ def unlabelled(toy):
 
 
 @pytest.fixture
-def teacher(toy, tmp_path, lively):
-    folder = tmp_path / "teacher"
-    folder.mkdir()
-    restored = restore.build(Convnet(widths=(5,), convs=1), toy().signature(), 3)
-    lively(restored.network.body)
-    restore.save(restored, folder)
-    return Draft(Checkpoint, "t", {}).commit(folder)
+def teacher(lively_teacher):
+    return lively_teacher((5,))
 
 
 def loss(name, **settings):
@@ -164,23 +159,20 @@ def distil(**settings):
     return Stage.model_validate({"type": "distill", "model": model, "join": True, "training": training, **settings})
 
 
-def written(stage, context, kind=Checkpoint):
-    facts = stage.run(context)
-    return Draft(kind, "k", stage.model_dump(mode="json"), facts).commit(context.output)
-
-
-def test_labels_of_the_transfer_data_are_never_read(toy, unlabelled, context_for, teacher):
+def test_labels_of_the_transfer_data_are_never_read(toy, unlabelled, context_for, teacher, perform):
     students = [
-        written(distil(transfer=unlabelled(train=50, labels=labels)), context_for(toy(), inputs={"teacher": (teacher,)}))
+        perform(distil(transfer=unlabelled(train=50, labels=labels)), context_for(toy(), inputs={"teacher": (teacher,)}))
         for labels in (999, -7, 1)
     ]
     assert len({student.digest for student in students}) == 1
-    alone = written(distil(transfer=unlabelled(train=1)), context_for(toy(), inputs={"teacher": (teacher,)}))
+    alone = perform(distil(transfer=unlabelled(train=1)), context_for(toy(), inputs={"teacher": (teacher,)}))
     assert alone.digest != students[0].digest
 
 
 @pytest.mark.parametrize("training", [{"augment": [{"type": "crop", "padding": 1}, "flip"], "views": 2}, {"accumulate": 3}])
-def test_a_student_of_the_table_is_the_student_of_the_teacher_byte_for_byte(toy, unlabelled, context_for, teacher, training):
+def test_a_student_of_the_table_equals_that_of_the_teacher_byte_for_byte(
+    toy, unlabelled, context_for, teacher, training, perform
+):
     """Every picture in every view, in an order that changes with the epoch, under ids that both datasets use."""
     losses = ["soft_targets", "dkd", {"type": "hints", "layers": LAYERS}]
     transfer, students = unlabelled(train=50), {}
@@ -188,9 +180,9 @@ def test_a_student_of_the_table_is_the_student_of_the_teacher_byte_for_byte(toy,
         stage = distil(transfer=transfer, losses=losses, training=training, teacher_cache=cached)
         context = context_for(toy(), inputs={"teacher": (teacher,)})
         for role, needed in stage.needs().items():
-            context.inputs[role] = (written(needed, context_for(toy(), inputs={"teacher": (teacher,)}), Table),)
+            context.inputs[role] = (perform(needed, context_for(toy(), inputs={"teacher": (teacher,)}), Table),)
             assert table.StoredOutputs(context.inputs[role][0]).ids.tolist() == list(range(-50, 40))
-        students[cached] = written(stage, context)
+        students[cached] = perform(stage, context)
     assert students[True].digest == students[False].digest
 
 
@@ -221,11 +213,11 @@ def test_recipes_without_it_keep_their_keys(toy, unlabelled):
     assert identity(joined)["join"] is identity(joined.needs()["table"])["join"] is True
 
 
-def test_a_smoke_run_takes_two_steps_of_both_and_knows_of_the_whole(toy, unlabelled, context_for, teacher):
+def test_a_smoke_run_takes_two_steps_of_both_and_knows_of_the_whole(toy, unlabelled, context_for, teacher, perform):
     stage, reports = distil(transfer=unlabelled(train=75), teacher_cache=True, control=True), []
     context = context_for(toy(), inputs={"teacher": (teacher,)}, limit=2, log=reports.append)
     (needed,) = stage.needs().values()
-    context.inputs["table"] = (written(needed, replace(context, output=context_for(toy()).output), Table),)
+    context.inputs["table"] = (perform(needed, replace(context, output=context_for(toy()).output), Table),)
     facts = stage.run(context)
     assert [(report.done, report.total) for report in reports if report.epoch_ended] == [(2, 2)]
     assert facts["planned_steps"] == 24

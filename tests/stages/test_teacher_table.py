@@ -14,12 +14,11 @@ from compress_cli.distillation import table
 from compress_cli.distillation.teachers import teacher_for
 from compress_cli.errors import DataError, StageError
 from compress_cli.networks import restore
-from compress_cli.networks.models.convnet import Convnet
 from compress_cli.pipeline import plan, recipe
 from compress_cli.pipeline.run import Run
 from compress_cli.stages import Stage, teacher_table
 from compress_cli.stages.teacher_table import TeacherTable
-from compress_cli.store.artifact import Checkpoint, Draft, Table
+from compress_cli.store.artifact import Checkpoint, Table
 from compress_cli.store.saves import Saves, Saving
 from compress_cli.store.store import Store
 from compress_cli.training.augmentations.crop import Crop
@@ -36,34 +35,24 @@ TRAINING = {
 LOSSES = ["soft_targets", {"type": "hints", "layers": [{"student": "layer1", "teacher": "layer2"}]}]
 
 
-def written(stage, context, kind):
-    facts = stage.run(context)
-    return Draft(kind, "k", stage.model_dump(mode="json"), facts).commit(context.output)
+@pytest.fixture
+def teacher(lively_teacher):
+    return lively_teacher((4, 6))
 
 
 @pytest.fixture
-def teacher(toy, tmp_path, lively):
-    folder = tmp_path / "teacher"
-    folder.mkdir()
-    restored = restore.build(Convnet(widths=(4, 6), convs=1), toy().signature(), 3)
-    lively(restored.network.body)
-    restore.save(restored, folder)
-    return Draft(Checkpoint, "t", {}).commit(folder)
-
-
-@pytest.fixture
-def stored(toy, context_for, teacher):
+def stored(toy, context_for, teacher, perform):
     """`stored(views=2)`: the table of the teacher over 64 samples."""
 
     def _kept(**settings):
         stage = Stage.model_validate({"type": "teacher_table", **settings})
-        return written(stage, context_for(toy(train=64), inputs={"teacher": (teacher,)}), Table)
+        return perform(stage, context_for(toy(train=64), inputs={"teacher": (teacher,)}), Table)
 
     return _kept
 
 
 @pytest.mark.parametrize("training", [{"augment": AUGMENT, "views": 2}, {"augment": AUGMENT, "views": 3, "accumulate": 1}, {}])
-def test_a_student_of_the_table_is_the_student_of_the_teacher_byte_for_byte(toy, context_for, teacher, training):
+def test_a_student_of_the_table_is_the_student_of_the_teacher_byte_for_byte(toy, context_for, teacher, training, perform):
     """Batches are shuffled in every epoch, and a sample comes in every view: heads and features must be those of both."""
     settings = {"type": "distill", "model": {"type": "convnet", "widths": [4], "convs": 1}, "losses": LOSSES}
     artifacts = {}
@@ -71,9 +60,9 @@ def test_a_student_of_the_table_is_the_student_of_the_teacher_byte_for_byte(toy,
         stage = Stage.model_validate({**settings, "training": {**TRAINING, **training}, "teacher_cache": cached})
         context = context_for(toy(train=64), inputs={"teacher": (teacher,)})
         for role, needed in stage.needs().items():
-            artifacts[role] = written(needed, context_for(toy(train=64), inputs={"teacher": (teacher,)}), Table)
+            artifacts[role] = perform(needed, context_for(toy(train=64), inputs={"teacher": (teacher,)}), Table)
             context.inputs[role] = (artifacts[role],)
-        artifacts[cached] = written(stage, context, Checkpoint)
+        artifacts[cached] = perform(stage, context, Checkpoint)
     assert artifacts["table"].digest
     assert artifacts[True].digest == artifacts[False].digest
 
@@ -111,18 +100,18 @@ def test_views_are_part_of_the_data_and_no_seed_moves_them(toy):
     assert not torch.equal(images(0, 3, None)[0], images(7, 3, None)[0])
 
 
-def test_samples_are_found_by_id_whatever_their_order(toy, context_for, teacher):
+def test_samples_are_found_by_id_whatever_their_order(toy, context_for, teacher, perform):
     shuffled = np.random.default_rng(0).permutation(64)
     dataset = toy(train=64)
     turned = type("Turned", (type(dataset),), {"split": lambda self, name: dataset.split(name).take(shuffled)})(train=64)
-    table_artifact = written(Stage.model_validate("teacher_table"), context_for(turned, inputs={"teacher": (teacher,)}), Table)
+    table_artifact = perform(Stage.model_validate("teacher_table"), context_for(turned, inputs={"teacher": (teacher,)}), Table)
     split = dataset.split("train")
     batch = Batch({"image": torch.from_numpy(split.inputs["image"][5:25]).float()}, {}, torch.from_numpy(split.index[5:25]))
     logits = [teacher_for(source).open(source, (), "cpu")(batch).heads["logits"] for source in (table_artifact, teacher)]
     torch.testing.assert_close(*logits)
 
 
-def test_it_reports_its_size_before_it_is_written(toy, context_for, teacher):
+def test_it_reports_its_size_before_it_is_written(toy, context_for, teacher, perform):
     notes = []
 
     def log(progress):
@@ -131,16 +120,16 @@ def test_it_reports_its_size_before_it_is_written(toy, context_for, teacher):
 
     context = context_for(toy(train=64), inputs={"teacher": (teacher,)}, log=log)
     stage = Stage.model_validate({"type": "teacher_table", "views": 2, "augment": AUGMENT})
-    table_artifact = written(stage, context, Table)
+    table_artifact = perform(stage, context, Table)
     size = table_artifact.manifest.facts["planned_bytes"]
     assert size == 2 * 64 * 3 * 4 + 2 * 8 * 64
     assert notes == [(f"the table of 64 samples in 2 views takes {size / 1e3:.1f} kB on disk", [])]
     assert size <= sum(file.bytes for file in table_artifact.manifest.files.values()) < size + 1500  # names and shapes
 
 
-def test_a_smoke_run_computes_two_chunks_and_knows_what_the_whole_takes(toy, context_for, teacher):
+def test_a_smoke_run_computes_two_chunks_and_knows_what_the_whole_takes(toy, context_for, teacher, perform):
     dataset = toy(train=1000)
-    table_artifact = written(
+    table_artifact = perform(
         Stage.model_validate("teacher_table"), context_for(dataset, inputs={"teacher": (teacher,)}, limit=2), Table
     )
     assert table.StoredOutputs(table_artifact).arrays["heads", "logits"].shape == (1, 512, 3)
@@ -250,11 +239,11 @@ def test_a_teacher_that_fails_fails_the_run(tmp_path, monkeypatch):
         Run(replace(planned, rows=()), Store(tmp_path / "store"), tmp_path / "run", Silent()).execute()
 
 
-def test_an_interrupted_table_goes_on_where_it_was_saved(toy, context_for, teacher, tmp_path, monkeypatch):
+def test_an_interrupted_table_goes_on_where_it_was_saved(toy, context_for, teacher, tmp_path, monkeypatch, perform):
     """Stopped after every number of chunks, in either view, it ends with the same bytes as without a stop."""
     monkeypatch.setattr(teacher_table, "CHUNK", 16)
     stage = Stage.model_validate({"type": "teacher_table", "views": 2, "augment": AUGMENT, "layers": ["layer2"]})
-    whole = written(stage, context_for(toy(train=60), inputs={"teacher": (teacher,)}), Table)
+    whole = perform(stage, context_for(toy(train=60), inputs={"teacher": (teacher,)}), Table)
     for stop in range(1, 8):
         folder = tmp_path / f"saves{stop}"
         folder.mkdir()
@@ -272,7 +261,7 @@ def test_an_interrupted_table_goes_on_where_it_was_saved(toy, context_for, teach
         with pytest.raises(KeyboardInterrupt):
             stage.run(context)
         fresh = replace(context, output=context_for(toy()).output, saves=Saves(folder))
-        assert written(stage, fresh, Table).digest == whole.digest
+        assert perform(stage, fresh, Table).digest == whole.digest
 
 
 def test_a_full_disk_is_told_before_anything_is_written(toy, context_for, teacher, monkeypatch):

@@ -30,10 +30,10 @@ def saved(folder, count):
 
 def test_the_last_two_are_kept_and_the_last_comes_back(tmp_path):
     assert Saves(tmp_path).load() is None
-    assert saved(tmp_path, 5).place == "n 4"
+    assert saved(tmp_path, 5).progress == "n 4"
     assert len(list(tmp_path.iterdir())) == 2
     again = Saves(tmp_path).load()
-    assert (again.document, again.place) == ({"n": 4}, "n 4")
+    assert (again.document, again.progress) == ({"n": 4}, "n 4")
     np.testing.assert_array_equal(again.arrays["x"], np.full(4, 4, np.float32))
     assert (again.arrays["empty"].shape, again.arrays["scalar"].shape) == ((0, 3), ())
 
@@ -46,9 +46,9 @@ def test_a_torn_one_is_said_and_the_one_before_is_used(tmp_path, damage):
     content[-1] ^= 1
     path.write_bytes({"cut": content[:50], "flip": content, "empty": b""}[damage])
     notes = []
-    found = Saves(tmp_path, say=notes.append)
+    found = Saves(tmp_path, warn=notes.append)
     assert found.load().document == {"n": 1}
-    assert found.place == "n 1"
+    assert found.progress == "n 1"
     assert notes == [f"{path.name}: is damaged; the save before it is used, where there is one"]
     path = max(tmp_path.iterdir())
     path.write_bytes(b"")

@@ -317,12 +317,12 @@ def test_the_tasks_loss_is_on_the_tasks_head():
 
 def test_what_no_loss_reaches_is_said(toy, context_for):
     """A head that nobody trains ships as it was drawn: that should not go unsaid."""
-    own, told = toy().signature(), []
-    both = own.model_copy(update={"heads": {**own.heads, "other": Head(shape=(2,))}})
+    signature, reports = toy().signature(), []
+    both = signature.model_copy(update={"heads": {**signature.heads, "other": Head(shape=(2,))}})
     network = restore.build(Mlp(hidden=(8,)), both, 0).network
-    context = context_for(toy(), task=Classification(head="logits"), log=told.append)
+    context = context_for(toy(), task=Classification(head="logits"), log=reports.append)
     facts = loop.fit(network, (CrossEntropy(head="logits"),), TrainingConfig(epochs=1, precision="float32"), context)
-    notes = [each.note for each in told if each.note]
+    notes = [report.note for report in reports if report.note]
     assert notes == facts["notes"]
     assert "no loss reaches 2 of its parameters (body.3.layers.1.weight, body.3.layers.1.bias)" in notes[0]
 

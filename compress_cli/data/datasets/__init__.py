@@ -50,13 +50,13 @@ class Dataset(Plugin):
 
     @abstractmethod
     def split(self, name: SplitName) -> Split:
-        """Train, val or test; DataError where the files are not at hand. An empty val means there is none."""
+        """Train, val or test; DataError where the files are missing. An empty val means there is none."""
 
     @abstractmethod
     def fingerprint(self) -> str:
         """A hash of the content and of the settings that read it; cheap, and without paths.
 
-        DataError where the files are not at hand."""
+        DataError where the files are missing."""
 
     def recorded(self) -> Dataset:
         """The same dataset as an exported file records it: with everything in its settings but the samples themselves."""

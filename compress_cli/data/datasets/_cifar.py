@@ -14,7 +14,7 @@ PIXELS = (3, 32, 32)  # red, green, blue; rows from the top
 
 @dataclass(frozen=True)
 class Archive:
-    """What the authors publish: an archive, and the files in it."""
+    """The published archive, and the files in it."""
 
     url: str
     md5: str  # of the archive

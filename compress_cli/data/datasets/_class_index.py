@@ -21,7 +21,7 @@ class ClassIndex:
     source: str
     """Where they are listed, for messages."""
     aliases: tuple[tuple[str, ...], ...]
-    """What the folder of each class may be called; the last one is its name."""
+    """Names that the folder of each class may have; the last one is the class's name."""
 
     def __post_init__(self) -> None:
         if len(self.aliases) < 2:

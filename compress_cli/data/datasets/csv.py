@@ -22,7 +22,7 @@ from compress_cli.settings import InputFile, NotInKeyAtDefault, suggest
 
 @dataclass(frozen=True)
 class _Table:
-    """What one file holds."""
+    """The columns and rows of one file."""
 
     columns: tuple[str, ...]  # names of the numbers
     values: np.ndarray  # (N, columns) float32

@@ -67,7 +67,7 @@ class FashionMnist(Dataset):
         return fingerprint_of(self, [content for _, content in KNOWN.values()])  # packed or not is the same data
 
     def _files(self) -> tuple[Path, ...]:
-        """The four files, checked against what is published; DataError where one is not at hand or differs."""
+        """The four files, checked against what is published; DataError where one is missing or differs."""
         folders = homes(self.root, "fashion-mnist", "FashionMNIST/raw")
         files = []
         for name, digests in KNOWN.items():
@@ -76,7 +76,7 @@ class FashionMnist(Dataset):
             if path is None:
                 where = f"not in {folders[0]}" if folders else "COMPRESS_DATA is not set"
                 raise DataError(
-                    f"dataset fashion_mnist: {name}.gz is not at hand ({where}); get the four files from "
+                    f"dataset fashion_mnist: {name}.gz is missing ({where}); get the four files from "
                     "https://github.com/zalandoresearch/fashion-mnist and set the dataset's 'root', or COMPRESS_DATA to the "
                     "folder that holds fashion-mnist/"
                 )

@@ -148,7 +148,7 @@ class ImageFolder(Dataset):
         return files
 
     def _samples(self) -> dict[SplitName, Samples]:
-        """What each split consists of; nothing is decoded for it."""
+        """The files of each split; no picture is decoded."""
         index, folders = self._classes(), self._folders()
         samples: dict[SplitName, Samples] = {}
         first = 0

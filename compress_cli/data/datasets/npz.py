@@ -26,7 +26,7 @@ Part = tuple[Split, np.ndarray | slice]
 
 @dataclass(frozen=True)
 class _Contents:
-    """What the files hold."""
+    """The contents of the files."""
 
     parts: dict[SplitName, Part]
     heads: dict[str, Head]

@@ -86,7 +86,7 @@ class Task(Plugin):
         return {}
 
     def answer(self, heads: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        """What a model says of each sample, for people; by default the numbers of every head."""
+        """A model's readable answer for each sample; by default the numbers of every head."""
         count = len(next(iter(heads.values())))
         flat = {name: values[:, 0] if values.shape[1:] == (1,) else values for name, values in heads.items()}
         return [{name: values[row].tolist() for name, values in flat.items()} for row in range(count)]

@@ -19,7 +19,7 @@ class MultiTask(Task):
     """Several tasks of one model, each on a head of its own (Caruana 1997, Machine Learning 28:41).
 
     The primary metric is the mean of the tasks' primary metrics; each task's own metrics are called `<name>_<metric>`. A
-    model that has the heads of some tasks only, such as the teacher of one, is trained and judged on these.
+    model that has the heads of some tasks only, such as the teacher of one, is trained and evaluated on these.
     """
 
     tasks: dict[PartName, Task] = Field(
@@ -31,7 +31,7 @@ class MultiTask(Task):
     @model_validator(mode="after")
     def _alike(self) -> MultiTask:
         if "mean" in self.tasks:
-            raise ValueError("tasks: 'mean' is what their average is called; name the task otherwise")
+            raise ValueError("tasks: 'mean' is the name of their average; choose another name for the task")
         if nested := [name for name, task in self.tasks.items() if isinstance(task, MultiTask)]:
             raise ValueError(f"tasks: '{nested[0]}' has several tasks itself; list them all here")
         kinds = {task.primary: name for name, task in self.tasks.items()}
@@ -96,7 +96,7 @@ class MultiTask(Task):
         return right
 
     def answer(self, heads: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        """Task name -> what that task says of the sample."""
+        """Task name -> that task's answer for the sample."""
         parts = [task.answer(heads) for task in self.tasks.values()]
         return [dict(zip(self.tasks, answers, strict=True)) for answers in zip(*parts, strict=True)]
 

@@ -13,7 +13,7 @@ from compress_cli.plugin import Plugin
 
 
 class Model(Plugin):
-    """An architecture. It never knows what is done to it."""
+    """An architecture; it holds nothing about training, pruning or quantisation."""
 
     @abstractmethod
     def build(self, signature: Signature) -> nn.Module:

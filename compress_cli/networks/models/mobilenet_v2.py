@@ -90,6 +90,6 @@ class _Block(nn.Module):
 
 
 def _rounded(channels: float, multiple: int) -> int:
-    """The nearest multiple, at least one, and never more than a tenth below what was asked for (the authors' rule)."""
+    """The nearest multiple, at least one, and never more than a tenth below `channels` (the authors' rule)."""
     nearest = max(multiple, int(channels + multiple / 2) // multiple * multiple)
     return nearest if nearest >= 0.9 * channels else nearest + multiple

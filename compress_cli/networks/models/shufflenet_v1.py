@@ -58,7 +58,7 @@ class ShufflenetV1(Model):
 
 
 class _Block(nn.Module):
-    """A bottleneck of grouped convolutions beside the input, which is added, or pooled and appended where stride is 2."""
+    """A bottleneck of grouped convolutions with a shortcut: added to the output, or pooled and concatenated at stride 2."""
 
     def __init__(self, channels: int, width: int, stride: int, groups_in: int, groups: int):
         super().__init__()

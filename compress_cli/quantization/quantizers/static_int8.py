@@ -83,7 +83,7 @@ class StaticInt8(Quantizer):
     def quantize_onnx(self, model: Path, name: str, batches: Iterable[dict[str, np.ndarray]], output: Path) -> dict[str, Any]:
         """Quantise a float ONNX file; one batch is in memory at a time, and of its activations only the extremes stay.
 
-        What the file says of itself survives. A file of an older opset is converted first, and both are compared on numbers
+        The file's metadata survives. A file of an older opset is converted first, and both are compared on numbers
         like those of the first batch. StageError where nothing can be quantised or the file is quantised already.
         """
         source = files.load(model)
@@ -137,7 +137,7 @@ def _check(model: onnx.ModelProto, name: str) -> None:
 
 @contextlib.contextmanager
 def _failures_of_onnxruntime(name: str) -> Iterator[None]:
-    """Within, what ONNX Runtime's quantizer raises becomes a StageError; it raises whatever its code stumbles over."""
+    """Turn any exception of ONNX Runtime's quantizer into a StageError; it has no class of its own."""
     try:
         yield
     except (CompressError, MemoryError):

@@ -49,7 +49,7 @@ def test_data_not_at_hand_says_what_to_set(tmp_path, monkeypatch):
         with pytest.raises(DataError, match=r"COMPRESS_DATA is not set.*'root', or COMPRESS_DATA"):
             use()
     monkeypatch.setenv("COMPRESS_DATA", str(tmp_path))
-    with pytest.raises(DataError, match=f"train-images-idx3-ubyte.gz is not at hand .not in {tmp_path}/fashion-mnist"):
+    with pytest.raises(DataError, match=f"train-images-idx3-ubyte.gz is missing .not in {tmp_path}/fashion-mnist"):
         FashionMnist().fingerprint()
 
 

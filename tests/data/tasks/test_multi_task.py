@@ -128,7 +128,7 @@ class Ranking(Classification):
     ("tasks", "message"),
     [
         ({"shape": SETTINGS["tasks"]["shape"]}, "at least 2 items"),
-        ({"mean": SETTINGS["tasks"]["shape"], "colour": SETTINGS["tasks"]["colour"]}, "'mean' is what their average"),
+        ({"mean": SETTINGS["tasks"]["shape"], "colour": SETTINGS["tasks"]["colour"]}, "'mean' is the name of their average"),
         ({"a b": SETTINGS["tasks"]["shape"], "colour": SETTINGS["tasks"]["colour"]}, "pattern"),
         ({"all": SETTINGS, "colour": SETTINGS["tasks"]["colour"]}, "'all' has several tasks itself"),
         ({"shape": Classification(), "rank": Ranking()}, "can't be averaged: accuracy of 'shape', rank of 'rank'"),
