@@ -134,9 +134,8 @@ def _said(one: Any, other: Any) -> str:
 
 def _compare(name: str, then: Artifact, now: Artifact, exact: bool) -> Compared:
     if isinstance(then, Comparison) and COMPARISON in then.manifest.files:
-        old, new = (_document(each, COMPARISON, Timing).speedup.speedup for each in (then, now))
-        said = f"{old.value:.2f}x [{old.low:.2f}, {old.high:.2f}] then, {new.value:.2f}x [{new.low:.2f}, {new.high:.2f}] now"
-        return Compared(step=name, outcome="timed", said=said)
+        old, new = (_timed(_document(artifact, COMPARISON, Timing)) for artifact in (then, now))
+        return Compared(step=name, outcome="timed", said=f"{old} then, {new} now")
     if then.digest == now.digest:
         return Compared(step=name, outcome="same bytes")
     if isinstance(then, Measurement) and not exact:
@@ -144,6 +143,12 @@ def _compare(name: str, then: Artifact, now: Artifact, exact: bool) -> Compared:
     old_files, new_files = then.manifest.files, now.manifest.files
     changed = [each for each in sorted({**old_files, **new_files}) if old_files.get(each) != new_files.get(each)]
     return Compared(step=name, outcome="other bytes", said=", ".join(changed))
+
+
+def _timed(timing: Timing) -> str:
+    """The speed-up against the baseline; the latency of a model that has none."""
+    estimate, unit = (timing.speedup.speedup, "x") if timing.speedup else (timing.latency.p50_ms, " ms")
+    return f"{estimate.value:.3g}{unit} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
 def _figures(name: str, then: Figures, now: Figures) -> Compared:
