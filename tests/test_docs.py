@@ -71,7 +71,7 @@ def test_the_task_in_the_pages_runs(compress):
     assert len(example.splitlines()) <= 40
     Path("my_task.py").write_text(example)
     labels = np.arange(200) % 2
-    features = np.random.default_rng(0).normal(size=(200, 4)) + labels[:, None]
+    features = np.random.default_rng(0).normal(size=(200, 4)) + 2 * labels[:, None]
     np.savez("points.npz", features=features.astype(np.float32), label=labels)
     Path("r.yaml").write_text(
         "{dataset: {type: npz, train: points.npz, inputs: [features]}, task: ranking, gates: [auc>=0.6], "
