@@ -1,9 +1,11 @@
 """The pages are true: the reference is what the code says, links lead somewhere, recipes in them load."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -14,6 +16,7 @@ from compress_cli.plugin import catalogue
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```yaml\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -61,6 +64,23 @@ def test_recipes_in_pages_load(page, tmp_path):
         path = tmp_path / f"recipe{number}.yaml"
         path.write_text(yaml.safe_dump(data))
         assert recipe.load(path).stages
+
+
+def test_the_task_in_the_pages_runs(compress):
+    (example,) = [code for code in PYTHON.findall((DOCS / "models_and_data.md").read_text()) if "(Task)" in code]
+    assert len(example.splitlines()) <= 40
+    Path("my_task.py").write_text(example)
+    labels = np.arange(200) % 2
+    features = np.random.default_rng(0).normal(size=(200, 4)) + 2 * labels[:, None]
+    np.savez("points.npz", features=features.astype(np.float32), label=labels)
+    Path("r.yaml").write_text(
+        "{dataset: {type: npz, train: points.npz, inputs: [features]}, task: ranking, gates: [auc>=0.6], "
+        "stages: [{type: train, model: {type: mlp, hidden: [8]}, training: {epochs: 5, batch: 32}}]}"
+    )
+    outcome = compress("run", "r.yaml", "-q", "--json", "--plugin", "my_task.py")
+    assert outcome.code == 0, outcome
+    (row,) = json.loads(outcome.out)["rows"]
+    assert row["metrics"].keys() == {"auc", "accuracy"}
 
 
 def test_exit_codes_are_those_of_the_errors():

@@ -94,16 +94,17 @@ def _of_folder(path: Path, request: Request) -> NamedData:
         assert isinstance(known, ImageFolder)
         if known.fingerprint() == card.fingerprint:
             return NamedData(known, request.preprocess)
-        return _of_pictures(path, request, known.classes)
+        return _of_pictures(path, request, known.classes, known.resize)
     if any(pictures.find(folder) for folder in path.iterdir() if folder.is_dir()):
         return _of_pictures(path, request)
     return NamedData(recorded(card, request.log, path), request.preprocess)
 
 
-def _of_pictures(path: Path, request: Request, classes: FolderClasses = None) -> NamedData:
+def _of_pictures(path: Path, request: Request, classes: FolderClasses = None, resize: int | None = None) -> NamedData:
     """All pictures of a folder, or of its split, in the size that the file takes.
 
     classes: what the folders of the classes are called; default: what the card, or the folder, says.
+    resize: of the pictures that the file was made with, where the command line says nothing else.
     """
     splits = [name for name in SPLITS if (path / name).is_dir()]
     if splits and request.split not in splits:
@@ -122,7 +123,7 @@ def _of_pictures(path: Path, request: Request, classes: FolderClasses = None) ->
             root=path,
             height=height,
             width=width,
-            resize=prepare.resize,
+            resize=prepare.resize if request.preprocess else resize,
             channels=channels,
             classes=names,
             normalise=False,

@@ -135,9 +135,8 @@ def _difference(one: Any, other: Any) -> str:
 
 def _compare(name: str, then: Artifact, now: Artifact, exact: bool) -> Compared:
     if isinstance(then, Comparison) and COMPARISON in then.manifest.files:
-        old, new = (_document(source, COMPARISON, Timing).speedup.speedup for source in (then, now))
-        detail = f"{old.value:.2f}x [{old.low:.2f}, {old.high:.2f}] then, {new.value:.2f}x [{new.low:.2f}, {new.high:.2f}] now"
-        return Compared(step=name, outcome="timed", detail=detail)
+        old, new = (_timed(_document(artifact, COMPARISON, Timing)) for artifact in (then, now))
+        return Compared(step=name, outcome="timed", detail=f"{old} then, {new} now")
     if then.digest == now.digest:
         return Compared(step=name, outcome="same bytes")
     if isinstance(then, Measurement) and not exact:
@@ -145,6 +144,12 @@ def _compare(name: str, then: Artifact, now: Artifact, exact: bool) -> Compared:
     old_files, new_files = then.manifest.files, now.manifest.files
     changed = [file for file in sorted({**old_files, **new_files}) if old_files.get(file) != new_files.get(file)]
     return Compared(step=name, outcome="other bytes", detail=", ".join(changed))
+
+
+def _timed(timing: Timing) -> str:
+    """The speed-up against the baseline; the latency of a model that has none."""
+    estimate, unit = (timing.speedup.speedup, "x") if timing.speedup else (timing.latency.p50_ms, " ms")
+    return f"{estimate.value:.3g}{unit} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
 def _figures(name: str, then: Figures, now: Figures) -> Compared:

@@ -429,6 +429,20 @@ def test_the_shorter_side_and_the_centre_of_pictures(compress, linear_file, tmp_
             assert found["metrics"]["accuracy"]["value"] == accuracy
 
 
+def test_other_pictures_are_resized_as_those_the_file_was_made_with(compress, linear_file, tmp_path):
+    """A bright centre between dark ends, as above; the file's card says that the shorter side is resized."""
+    pixels = np.full((8, 24, 3), 10, np.uint8)
+    pixels[:, 8:16] = 240
+    for name, content in (("bright", pixels), ("other", pixels // 24)):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        Image.fromarray(content).save(tmp_path / "pictures" / name / "0.png")
+    made_with = {"type": "image_folder", "height": 4, "width": 4, "resize": 8}
+    metadata = card(dataset=made_with, classes={"logits": ("bright", "other")})
+    path = linear_file(np.c_[np.ones(48), -np.ones(48)], [-48 * 128, 48 * 128], shape=("n", 3, 4, 4), metadata=metadata)
+    found = json.loads(compress("eval", path, "--data", "pictures", "--json").out)
+    assert (found["metrics"]["accuracy"]["value"], found["samples"]) == (1, 2)
+
+
 def test_a_card_finds_its_files_in_the_folder_that_is_named(compress, digits_file, tmp_path):
     test = Digits().split("test")
     (tmp_path / "data").mkdir()

@@ -342,6 +342,15 @@ def test_other_bytes_on_the_same_machine_are_no_reproduction(run, again):
         found.decide()
 
 
+def test_a_model_without_a_baseline_is_compared_by_its_latency(compress, run):
+    Path("r.yaml").write_text("".join(RECIPE.splitlines(keepends=True)[:-1]))
+    assert compress("run", "r.yaml", "-q").code == 0
+    shutil.copytree("runs", "again", symlinks=True)
+    artifacts = {made.step: made for made in reproduce.compared(run, Path("again/r")).artifacts}
+    assert artifacts["teacher.comparison"].outcome == "timed"
+    assert " ms [" in artifacts["teacher.comparison"].said
+
+
 def test_elsewhere_figures_are_compared_within_their_intervals(run, again):
     other_weights(run)
     for folder in store(run).values():
