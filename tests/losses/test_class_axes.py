@@ -172,7 +172,7 @@ def test_the_class_axis_of_a_network_reaches_the_losses_of_a_training_step():
     for name, teacher in teachers.items():
         ensemble = Ensemble({name: teacher}, class_axes=Tagger.signature.class_axes)
         objective = Objective(student, losses, ensemble, "cpu", "float32")
-        objective.shape(batch, 4, 4)
+        objective.build_adapters(batch, 4, 4)
         assert objective(batch, {}, 1.0, 1.0).item() == pytest.approx(expected, rel=1e-5)
     both = Ensemble(teachers | {"third": teachers["silent"]}, class_axes=Tagger.signature.class_axes)
     outputs = both.outputs(batch, both.adapter())
