@@ -59,7 +59,7 @@ def test_a_change_of_one_task_is_no_change_of_the_mean(compress, things):
     """A baseline and a model of the same one task: a gate on the mean of both tasks is about nothing that was measured."""
     head, stages = RECIPE.partition("baseline")[0], RECIPE.partition("stages:\n")[2].splitlines()[0]
     gates = "gates: [small.shape_accuracy_drop<=1, small.mean_accuracy_drop<=1]\n"
-    Path("r.yaml").write_text(f"{head}{gates}stages:\n{stages}\n{stages.replace('name: shapes', 'name: small')}\n")
+    Path("r.yaml").write_text(f"{head}{gates}stages:\n{stages}\n{stages.replace('name: shapes', 'name: small, seeds: [0, 1]')}\n")
     outcome = compress("run", "r.yaml")
     assert outcome.code == 2
     assert "small.mean_accuracy_drop<=1 (small): not measured" in outcome.err
@@ -67,4 +67,5 @@ def test_a_change_of_one_task_is_no_change_of_the_mean(compress, things):
     small = report["rows"][1]
     assert (small["change"], small["gained"]) == (None, None)
     assert "shape_accuracy" in small["secondary_changes"]
+    assert "small: shape accuracy % over seeds 0, 1" in " ".join(outcome.out.replace("_", " ").split())
     assert [gate["outcome"] for gate in report["gates"]] == ["met", "not measured"]
