@@ -73,9 +73,8 @@ def _by_task(record: Record, rows: list[Row]) -> list[FindingsTable]:
     """How well each model does each task, where there are several."""
     if not record.tasks:
         return []
-    lines = [Line(name=row.title, cells=[row.metrics.get(task) for task in record.tasks]) for row in rows]
     about = "'-' where a model has no head for it. Changes in the table above are of the mean, between models that do all."
-    return [_measured_table("Each task", about, list(record.tasks), lines)]
+    return [_measured_table("Each task", about, rows, record.tasks)]
 
 
 def _secondary(rows: list[Row], shown: Sequence[str]) -> list[FindingsTable]:
@@ -83,6 +82,11 @@ def _secondary(rows: list[Row], shown: Sequence[str]) -> list[FindingsTable]:
     metrics = [name for name in dict.fromkeys(name for row in rows for name in row.metrics) if name not in shown]
     if not metrics:
         return []
+    return [_measured_table("Other metrics", "With 95% intervals.", rows, metrics)]
+
+
+def _measured_table(title: str, about: str, rows: list[Row], metrics: Sequence[str]) -> FindingsTable:
+    """A table of metrics, each followed by its change where there are any."""
     changed = any(row.secondary_changes for row in rows)
     columns = [column for name in metrics for column in (name, *([f"{name}_change"] if changed else []))]
     lines = [
@@ -96,11 +100,8 @@ def _secondary(rows: list[Row], shown: Sequence[str]) -> list[FindingsTable]:
         )
         for row in rows
     ]
-    about = "With 95% intervals." + (" Changes are paired, against the baseline on the same samples." if changed else "")
-    return [_measured_table("Other metrics", about, columns, lines)]
-
-
-def _measured_table(title: str, about: str, columns: list[str], lines: list[Line]) -> FindingsTable:
+    if changed:
+        about += " Changes are paired, against the baseline on the same samples."
     document = Findings(title=title, about=about, side="ONNX Runtime", what="model", columns=columns, lines=lines)
     return FindingsTable(name="", stage="measure", model="", findings=document)
 
