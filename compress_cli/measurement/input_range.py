@@ -11,10 +11,12 @@ from compress_cli.onnx_graph.card import Card
 
 LOOKED_AT = 16  # samples
 RAW = 20.0  # values that were scaled or normalised stay below: 0..1, -1..1, or a few standard deviations
+ACCEPTED = "takes_raw_values"  # in a file's metadata: whoever loaded it said how it is fed
 UNCHANGED = {"Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Pad", "Slice", "Resize", "Split",
-             "Concat", "Gather"}  # fmt: skip
+             "Concat", "Gather", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}  # fmt: skip
 """Operators that leave values in the range they had."""
-WEIGHTED = {"Conv", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul", "NhwcFusedConv"}
+WEIGHTED = {"Conv", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul", "NhwcFusedConv", "QLinearConv", "QLinearMatMul",
+            "ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm"}  # fmt: skip
 """Operators whose weights were trained for inputs of one range."""
 
 
@@ -24,7 +26,7 @@ def warning(session: Session, feeds: Feeds) -> str:
     A file with a card was exported here and takes what its dataset gives.
     """
     raw = [name for name, array in feeds.items() if _is_picture(array) and float(np.abs(array).max()) > RAW]
-    if not raw or Card.from_metadata(session.metadata) is not None:
+    if not raw or ACCEPTED in session.metadata or Card.from_metadata(session.metadata) is not None:
         return ""
     graph = files.load(session.path).graph
     unscaled = [name for name in raw if _reaches_weights(graph, name)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from compress_cli.measurement.latency import Latency
 from compress_cli.measurement.measure import Timing
@@ -20,6 +21,13 @@ from compress_cli.statistics.scores import Better
 from compress_cli.store.record import Record
 
 
+class _Primary(NamedTuple):
+    """The run's primary metric; that of a model which does a part of the task only is another one."""
+
+    name: str
+    better: Better
+
+
 def collect(directory: Path) -> Report:
     """The report of the run in `directory`; ArtifactError where a part of it is missing, damaged or changed."""
     record = Record.read(directory)
@@ -30,7 +38,8 @@ def collect(directory: Path) -> Report:
     primary = record.primary or (figures[0].primary if figures else "")
     baseline = next((row for row in measured if row.record.name == record.baseline), None)
     origins = _origins(measured)
-    rows = [_row(row, baseline, origins.get(row.record.name), timings, record.better) for row in measured]
+    chosen_by = _Primary(primary, record.better)
+    rows = [_row(row, baseline, origins.get(row.record.name), timings, chosen_by) for row in measured]
     return Report(
         recipe=record.recipe,
         seed=record.seed,
@@ -64,9 +73,8 @@ def _by_task(record: Record, rows: list[Row]) -> list[FindingsTable]:
     """How well each model does each task, where there are several."""
     if not record.tasks:
         return []
-    lines = [Line(name=row.title, cells=[row.metrics.get(task) for task in record.tasks]) for row in rows]
     about = "'-' where a model has no head for it. Changes in the table above are of the mean, between models that do all."
-    return [_measured_table("Each task", about, list(record.tasks), lines)]
+    return [_measured_table("Each task", about, rows, record.tasks)]
 
 
 def _secondary(rows: list[Row], shown: Sequence[str]) -> list[FindingsTable]:
@@ -74,6 +82,11 @@ def _secondary(rows: list[Row], shown: Sequence[str]) -> list[FindingsTable]:
     metrics = [name for name in dict.fromkeys(name for row in rows for name in row.metrics) if name not in shown]
     if not metrics:
         return []
+    return [_measured_table("Other metrics", "With 95% intervals.", rows, metrics)]
+
+
+def _measured_table(title: str, about: str, rows: list[Row], metrics: Sequence[str]) -> FindingsTable:
+    """A table of metrics, each followed by its change where there are any."""
     changed = any(row.secondary_changes for row in rows)
     columns = [column for name in metrics for column in (name, *([f"{name}_change"] if changed else []))]
     lines = [
@@ -87,11 +100,8 @@ def _secondary(rows: list[Row], shown: Sequence[str]) -> list[FindingsTable]:
         )
         for row in rows
     ]
-    about = "With 95% intervals." + (" Changes are paired, against the baseline on the same samples." if changed else "")
-    return [_measured_table("Other metrics", about, columns, lines)]
-
-
-def _measured_table(title: str, about: str, columns: list[str], lines: list[Line]) -> FindingsTable:
+    if changed:
+        about += " Changes are paired, against the baseline on the same samples."
     document = Findings(title=title, about=about, side="ONNX Runtime", what="model", columns=columns, lines=lines)
     return FindingsTable(name="", stage="measure", model="", findings=document)
 
@@ -113,7 +123,7 @@ def _findings(store: Path, record: Record, measured: list[Stored]) -> list[Findi
     return tables
 
 
-def _row(measured: Stored, baseline: Stored | None, origin: Stored | None, timings: list[Timing], better: Better) -> Row:
+def _row(measured: Stored, baseline: Stored | None, origin: Stored | None, timings: list[Timing], primary: _Primary) -> Row:
     record, figures, timing = measured.record, measured.figures, measured.timing
     speedup = timing.speedup if timing else None
     notes = (*measured.artifact.manifest.facts.get("notes", ()), *measured.notes)
@@ -132,7 +142,7 @@ def _row(measured: Stored, baseline: Stored | None, origin: Stored | None, timin
         note="; ".join(notes),
         predictions=measured.predictions,
         made_from=origin.record.name if origin else "",
-        gained=_change(origin, measured) if origin else None,
+        gained=_change(origin, measured, primary.name) if origin else None,
     )
     if figures:
         row = row.model_copy(update={**dict(figures.contents), "metrics": figures.metrics})
@@ -143,7 +153,7 @@ def _row(measured: Stored, baseline: Stored | None, origin: Stored | None, timin
         return row.model_copy(update={"latency": alone or row.latency})
     if figures and baseline.figures:
         ratio = baseline.figures.contents.size_bytes / figures.contents.size_bytes
-        row = row.model_copy(update={"compression_ratio": ratio, **_changes(baseline, measured, better)})
+        row = row.model_copy(update={"compression_ratio": ratio, **_changes(baseline, measured, primary)})
         if not row.made_from:
             row = row.model_copy(update={"gained": row.change})
     return row.model_copy(update={"note": "; ".join(filter(None, (*notes, _note(row))))})
@@ -155,28 +165,24 @@ def _typical(timings: list[Latency]) -> Latency | None:
     return ordered[len(ordered) // 2] if ordered else None
 
 
-def _changes(baseline: Stored, measured: Stored, better: Better) -> dict[str, object]:
+def _changes(baseline: Stored, measured: Stored, primary: _Primary) -> dict[str, object]:
     """Of every metric, paired; nothing where they were not measured on the same samples."""
     if not baseline.compares_with(measured):
         return {}
     paired = scores.changes(baseline.scores, measured.scores)
-    change = _change(baseline, measured)
+    change = paired.pop(primary.name, None)
     if change is None:
         return {"secondary_changes": paired}
-    primary = measured.figures.primary if measured.figures else ""
-    paired.pop(primary)
-    p = scores.change_p(baseline.scores[primary], measured.scores[primary])
-    verdict = judge_change(change, p, better)
+    p = scores.change_p(baseline.scores[primary.name], measured.scores[primary.name])
+    verdict = judge_change(change, p, primary.better)
     return {"change": change, "change_p": p, "change_verdict": verdict, "secondary_changes": paired}
 
 
-def _change(before: Stored, after: Stored) -> Estimate | None:
-    """Of the primary metric; None where they were not measured on the same samples, or do not do the same tasks."""
-    if not before.figures or not after.figures or before.figures.primary != after.figures.primary:
+def _change(before: Stored, after: Stored, metric: str) -> Estimate | None:
+    """Of a metric; None where they were not measured on the same samples, or one of them does not have it."""
+    if not before.compares_with(after) or metric not in before.scores or metric not in after.scores:
         return None
-    if before.score is None or after.score is None or not before.compares_with(after):
-        return None
-    return scores.change(before.score, after.score)
+    return scores.change(before.scores[metric], after.scores[metric])
 
 
 def _note(row: Row) -> str:

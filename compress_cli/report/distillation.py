@@ -17,8 +17,8 @@ def sentences(report: Report) -> list[tuple[str, str]]:
     """Row name and sentence: what each teacher was worth, then how far figures spread over the seeds."""
     name = report.primary
     return [
-        *((distilled.row, _worth(name, distilled)) for distilled in report.distilled),
-        *((spread.row, _spread(name, spread)) for spread in report.spread),
+        *((distilled.row, _worth(distilled.metric or name, distilled)) for distilled in report.distilled),
+        *((spread.row, _spread(spread.metric or name, spread)) for spread in report.spread),
     ]
 
 

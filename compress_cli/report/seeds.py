@@ -14,7 +14,9 @@ def spreads(measured: list[Stored], others: list[Stored]) -> list[Spread]:
     """Of every model that was made with several seeds."""
     by_row = {row.record.name: _by_seed(row, others) for row in measured}
     return [
-        spread(name, {seed: _score(run).value for seed, run in runs.items()}) for name, runs in by_row.items() if len(runs) > 1
+        spread(name, {seed: _score(run).value for seed, run in runs.items()}).model_copy(update={"metric": _primary(row)})
+        for row, (name, runs) in zip(measured, by_row.items(), strict=True)
+        if len(runs) > 1
     ]
 
 
@@ -31,13 +33,14 @@ def distillations(measured: list[Stored], others: list[Stored], record: Record) 
             continue
         able = [teacher for teacher in teachers if _primary(teacher) == _primary(row)]
         best = max(able, key=lambda teacher: sign * _score(teacher).value, default=None)
-        yield distilled(
+        worth = distilled(
             name,
             (best.record.name, _score(best)) if best else None,
             {seed: _score(run) for seed, run in students.items()},
             {seed: _score(run) for seed, run in controls.items()},
             record.better,
         )
+        yield worth.model_copy(update={"metric": _primary(row)})
 
 
 def _primary(row: Stored) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -78,10 +77,12 @@ def check(run: Run, heads: tuple[str, ...], expect: Mapping[str, float], context
 
 
 def _compare(values: dict[str, float], expect: Mapping[str, float], task: Task) -> None:
-    """StageError where a value is worse than expected."""
+    """StageError where a value is worse than what is expected, RecipeError where there is none."""
     missed = []
     for name, expected in expect.items():
-        higher = _higher_is_better(task, name)
+        if name not in values:
+            raise RecipeError(f"expect: '{name}' has no value on val; those that have one: {', '.join(values)}")
+        higher = task.metrics[name] == "higher"
         if not (values[name] >= expected if higher else values[name] <= expected):
             missed.append(f"{name} {values[name]:.4g} where at {'least' if higher else 'most'} {expected:g} is expected")
     if missed:
@@ -89,12 +90,6 @@ def _compare(values: dict[str, float], expect: Mapping[str, float], task: Task) 
             f"these weights do not do what they should: on val {' and '.join(missed)}. Were they trained with another "
             "normalisation, other classes, or another variant of the model?"
         )
-
-
-def _higher_is_better(task: Task, metric: str) -> bool:
-    """The direction that a task states for a metric; that of its primary metric where it states no other."""
-    directions: Any = task.metrics
-    return (directions[metric] if isinstance(directions, Mapping) else task.better) == "higher"
 
 
 def _doubts(value: float, task: Task, signature: Signature) -> list[str]:

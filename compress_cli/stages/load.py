@@ -17,7 +17,7 @@ from compress_cli.data.signature import Signature
 from compress_cli.distillation import table
 from compress_cli.errors import ArtifactError, DataError, RecipeError
 from compress_cli.identity import file_digest
-from compress_cli.measurement import measure, sessions
+from compress_cli.measurement import input_range, measure, sessions
 from compress_cli.networks import restore, weights
 from compress_cli.networks.models import Model
 from compress_cli.onnx_graph import files
@@ -35,7 +35,7 @@ class Load(Stage):
     student does.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     consumes: ClassVar[dict[str, Role]] = {}
     shared: ClassVar[dict[str, int]] = {"onnx_file": files.VERSION, "measure": measure.VERSION}
     seed_dependent: ClassVar[bool] = False
@@ -197,6 +197,8 @@ def _prepare_inputs(model: onnx.ModelProto, preprocess: Preprocess, signature: S
         )
     for name in pictures:
         _onnx_preprocess.prepend(model, name, signature.inputs[name].shape, preprocess, path)
+    if input_range.ACCEPTED not in {entry.key for entry in model.metadata_props}:
+        model.metadata_props.add(key=input_range.ACCEPTED, value=preprocess.model_dump_json(exclude_defaults=True))
 
 
 def _take_outputs(path: Path, target: Path) -> dict[str, Any]:

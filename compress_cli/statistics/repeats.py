@@ -23,6 +23,8 @@ class Spread(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     row: str
+    metric: str = ""
+    """Whose values they are: the run's primary metric, or that of a model which does a part of the task only."""
     seeds: list[int]
     values: list[float]
     mean: float
@@ -36,6 +38,8 @@ class Distilled(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     row: str
+    metric: str = ""
+    """What they are compared by."""
     teacher: str
     """The best, where there are several; empty where none could be measured on all that the student does: a table
     of stored outputs, the teacher of one task of several."""

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, save
+from onnxruntime.quantization import QuantFormat, quantize_dynamic, quantize_static
 from PIL import Image
 
 from compress_cli.data.datasets.digits import Digits
@@ -190,6 +192,21 @@ def test_raw_pictures_for_a_file_that_does_not_normalise(compress, linear_file, 
         assert json.loads(compress(*quick(path, "--data", "d.npz", *arguments, "--json")).out)["warnings"] == []
     carded = linear_file(weight, shape=("n", 3, 4, 4), metadata=card(), name="carded.onnx")
     assert json.loads(compress(*quick(carded, "--data", "d.npz", "--json")).out)["warnings"] == []
+
+
+def test_raw_pictures_for_a_quantised_file_that_does_not_normalise(compress, linear_file, tmp_path):
+    """Quantised by ONNX Runtime, as most int8 files from elsewhere are: rounding and clipping are no normalisation."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "d.npz", image=rng.integers(0, 256, (20, 3, 4, 4), np.uint8), label=np.arange(20) % 4)
+    path = str(linear_file(rng.normal(size=(48, 4)), shape=("n", 3, 4, 4)))
+    for form in QuantFormat:
+        batches = iter([{"image": rng.normal(size=(8, 3, 4, 4)).astype(np.float32)}])
+        reader = SimpleNamespace(get_next=lambda rows=batches: next(rows, None))
+        quantize_static(path, f"{form}.onnx", reader, quant_format=form)
+    quantize_dynamic(path, "dynamic.onnx")
+    for name in (*QuantFormat, "dynamic"):
+        (warning,) = json.loads(compress(*quick(f"{name}.onnx", "--data", "d.npz", "--json")).out)["warnings"]
+        assert "holds values up to 255" in warning
 
 
 def test_a_state_is_no_batch(compress, tmp_path):
@@ -656,3 +673,11 @@ def test_the_report_of_a_run_warns_of_raw_pictures(compress, digits_file, tmp_pa
     (row,) = json.loads((tmp_path / "runs/r/report.json").read_text())["rows"]
     assert "input 'image' holds values up to 255" in row["note"]
     assert "scale=1 says that raw values are right" in " ".join(outcome.out.split())
+
+
+def test_whoever_loads_a_file_can_say_that_raw_values_are_right(compress, digits_file, tmp_path):
+    digits_file(name="foreign.onnx")
+    (tmp_path / "r.yaml").write_text("dataset: digits\nstages:\n  - {type: load, onnx: foreign.onnx, preprocess: {scale: 1}}\n")
+    assert compress("run", "r.yaml").code == 0
+    (row,) = json.loads((tmp_path / "runs/r/report.json").read_text())["rows"]
+    assert "holds values up to" not in row["note"]

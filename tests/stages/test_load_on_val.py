@@ -137,12 +137,17 @@ def test_what_can_not_be_checked_is_refused_or_left_out(load, published):
     assert load(**settings(path, "padding_behind"), limit=2, expect={"accuracy": 0.99})[1] == []  # a smoke run
 
 
-@pytest.mark.parametrize("metrics", [("errors",), {"errors": "lower"}])
-def test_where_less_is_better_a_metric_is_at_most_what_is_expected(metrics):
-    task = SimpleNamespace(metrics=metrics, better="lower")
+def test_where_less_is_better_a_metric_is_at_most_what_is_expected():
+    task = SimpleNamespace(metrics={"errors": "lower"}, better="lower")
     _val_check._compare({"errors": 0.1}, {"errors": 0.1}, task)
     with pytest.raises(StageError, match=r"on val errors 0\.2 where at most 0\.1 is expected"):
         _val_check._compare({"errors": 0.2}, {"errors": 0.1}, task)
+
+
+def test_a_metric_without_a_value_is_named(load, published):
+    """Of four classes every answer is among the best five, so there is no such metric."""
+    with pytest.raises(RecipeError, match="expect: 'top5_accuracy' has no value on val; those that have one: accuracy, cross"):
+        load(**settings(published[0], "padding"), expect={"top5_accuracy": 0.9})
 
 
 def test_a_metric_has_its_direction_whatever_the_primary_one_has():

@@ -51,5 +51,22 @@ def test_every_model_is_judged_on_what_it_does(compress, things):
     assert (worth["teacher"], worth["gap_closed"]) == ("", None)
     assert "Each task" in outcome.out
     assert "no teacher was measured on all that the student does" in " ".join(outcome.out.split())
-    assert "Each task" in Path("runs/r/report.md").read_text()
+    assert "| shape\\_accuracy % | shape accuracy change % | colour\\_accuracy % |" in Path("runs/r/report.md").read_text()
     assert restore.signature_of(artifact.read(Path("runs/r/prune"))).heads.keys() == {"shape_output", "colour_output"}
+
+
+def test_a_change_of_one_task_is_no_change_of_the_mean(compress, things):
+    """A baseline and a model of the same one task: a gate on the mean of both tasks is about nothing that was measured."""
+    head, stages = RECIPE.partition("baseline")[0], RECIPE.partition("stages:\n")[2].splitlines()[0]
+    gates = "gates: [small.shape_accuracy_drop<=1, small.mean_accuracy_drop<=1]\n"
+    small = stages.replace("name: shapes", "name: small, seeds: [0, 1]")
+    Path("r.yaml").write_text(f"{head}{gates}stages:\n{stages}\n{small}\n")
+    outcome = compress("run", "r.yaml")
+    assert outcome.code == 2
+    assert "small.mean_accuracy_drop<=1 (small): not measured" in outcome.err
+    report = json.loads(Path("runs/r/report.json").read_text())
+    small = report["rows"][1]
+    assert (small["change"], small["gained"]) == (None, None)
+    assert "shape_accuracy" in small["secondary_changes"]
+    assert "small: shape accuracy % over seeds 0, 1" in " ".join(outcome.out.replace("_", " ").split())
+    assert [gate["outcome"] for gate in report["gates"]] == ["met", "not measured"]
