@@ -121,6 +121,8 @@ def test_gates_as_a_test(compress, pair, tmp_path, monkeypatch):
     assert "# model.onnx" in summary
     assert "| old.onnx |" in summary
     assert summary.count("| passed |") == 4
+    assert "## Other metrics" in summary
+    assert "| model | cross\\_entropy | cross entropy change |" in summary
     broken = compress(*quick(old, "--baseline", path, "--data", "digits", *gates, "--junit", "j.xml", "--json"))
     assert broken.code == 5
     assert f"accuracy_drop<=0.01 (old.onnx): not met: {gained:.4g}" in broken.err
@@ -543,9 +545,20 @@ def test_a_scalar_input_and_an_axis_of_0(compress, tmp_path):
     assert compress(*quick("sound.onnx", "--shape", "sound=1x512", "--value", "sr=16")).code == 0
     document = json.loads(compress(*quick("sound.onnx", "--shape", "sound=1x512", "--shape", "past=1x0", "--json")).out)
     assert document["latency"]["batch"] == 1
+    assert document["contents"]["macs"] == 0  # known: an axis of 0 is not an open one
     slip = compress(*quick("sound.onnx", "--value", "sr=fast"))
     assert (slip.code, slip.out) == (2, "")
     assert "is not of the form input=number" in slip.err
+
+
+def test_an_input_that_numpy_does_not_have(compress, tmp_path):
+    x = helper.make_tensor_value_info("x", TensorProto.BFLOAT16, ("n", 4))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ("n", 4))
+    graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)], "g", [x], [y])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
+    outcome = compress(*quick("m.onnx"))
+    assert (outcome.code, outcome.err.count("\n")) == (3, 1)
+    assert "input 'x' takes bfloat16, which can't be made up; export it with float32 inputs" in outcome.err
 
 
 @pytest.mark.parametrize("extra", ["mask", "bfloat16", "uint4"])
