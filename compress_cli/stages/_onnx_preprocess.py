@@ -17,6 +17,8 @@ FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
 GEOMETRY, VALUES = ("size", "resize", "crop"), ("colour", "scale", "mean", "std", "layout")
 RESIZE, SLICE = 18, 10  # the opsets from which Resize uses the filter of picture libraries, and Slice takes its ends as inputs
 
+CONSTANTS_APART = 4  # the version of the file format from which constants are no inputs
+
 
 def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], preprocess: Preprocess, path: Path) -> None:
     """Let the input `name` take raw pictures (N, channels, height, width) as float32, and prepare them inside the graph.
@@ -54,6 +56,7 @@ def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], preproces
         nodes.add("Transpose", perm=[0, 2, 3, 1])
     if kind != onnx.TensorProto.FLOAT:
         nodes.add("Cast", to=kind)
+    model.ir_version = max(model.ir_version, CONSTANTS_APART)
     nodes.insert(model.graph, shape)
 
 
