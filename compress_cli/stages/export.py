@@ -172,10 +172,12 @@ def _remedy(start: Artifact) -> str:
 
 
 def _card(context: Context) -> Card:
+    """What the file says of itself. Only classes that exclude each other are named: answers are one of them."""
+    heads = context.dataset.signature().heads
     return Card(
         task=context.task.model_dump(mode="json"),
         dataset=settings_of(context.dataset.recorded()),
         fingerprint=context.dataset.fingerprint(),
-        classes={name: head.classes for name, head in context.dataset.signature().heads.items() if head.classes},
+        classes={name: head.classes for name, head in heads.items() if head.classes and head.class_axis is not None},
         key=context.key,
     )

@@ -399,6 +399,9 @@ def test_a_folder_of_some_classes_keeps_their_numbers(compress, linear_file, tmp
     outcome = compress("eval", unnamed, "--data", "some")
     assert (outcome.code, outcome.out) == (3, "")
     assert "some: has folders of 2 classes, and the file tells 3 apart" in outcome.err
+    assert "classes: classes.txt, val_share: 0, test_share: 1, ..." in outcome.err  # what it advises measures all pictures
+    outcome = compress("eval", unnamed, "--data", "{type: image_folder, root: some, classes: {dark: 1}}")
+    assert (outcome.code, "--data: classes: must be a list" in outcome.err, "function-" in outcome.err) == (2, True, False)
     outcome = compress(
         "eval",
         unnamed,
@@ -448,6 +451,10 @@ def test_a_card_finds_its_files_in_the_folder_that_is_named(compress, digits_fil
     found = json.loads(outcome.out)
     assert (found["metrics"]["accuracy"]["value"], found["samples"]) == (right(weight, bias)[:200].mean(), 200)
     assert compress("eval", path).code == 3  # the card alone leads nowhere
+    (tmp_path / "data" / "figures").mkdir()  # pictures among the files are not what the file was made with
+    Image.new("L", (8, 8)).save(tmp_path / "data" / "figures" / "plot.png")
+    assert json.loads(compress("eval", path, "--data", "data", "--json").out)["samples"] == 200
+    (tmp_path / "data" / "figures" / "plot.png").unlink()
     np.savez(tmp_path / "data" / "test.npz", digit=test.inputs["image"][:50], kind=test.targets["label"][:50])
     assert "is not the one the file was made with" in compress("eval", path, "--data", "data", "--json").err
     (tmp_path / "data" / "test.npz").unlink()
