@@ -75,11 +75,16 @@ def complaints(error: ValidationError) -> list[tuple[tuple[int | str, ...], str]
     findings = error.errors(include_url=False)
     locs = [finding["loc"] for finding in findings]
     return [
-        (finding["loc"], _reason(finding))
+        (_fields(finding["loc"]), _reason(finding))
         for finding in findings
         if finding["type"] != "too_short"
         or not any(len(loc) > len(finding["loc"]) and loc[: len(finding["loc"])] == finding["loc"] for loc in locs)
     ]
+
+
+def _fields(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Without the types that Pydantic tried one after the other, `tuple[str, ...]`."""
+    return tuple(part for part in loc if isinstance(part, int) or "[" not in part)
 
 
 _WORDS = {

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from compress_cli.errors import ArtifactError, RecipeError
-from compress_cli.measurement.sessions import Feeds, Port, Session
+from compress_cli.measurement.sessions import WITHOUT_NUMPY, Feeds, Port, Session
 from compress_cli.settings import suggest
 
 MOST_VALUES = 10**9
@@ -35,9 +35,10 @@ def synthetic(
             raise ArtifactError(f"{session.path}: input '{name}' is {port}, which {shape} is not")
         if math.prod(shape) > MOST_VALUES:
             raise ArtifactError(f"{session.path}: input '{name}' of {port} is too large to generate")
-        if port.dtype not in np.sctypeDict:
+        if port.dtype in WITHOUT_NUMPY or port.dtype not in np.sctypeDict:  # the latter knows types of other libraries
             raise ArtifactError(
-                f"{session.path}: input '{name}' takes {port.dtype}, which no synthetic input can have; name data with --data"
+                f"{session.path}: input '{name}' takes {port.dtype}, which no synthetic input can have; export it with float32 "
+                "inputs, or name data with --data"
             )
         feeds[name] = _array(port, shape, (values or {}).get(name), random)
     return feeds
@@ -65,7 +66,7 @@ def values(session: Session, options: tuple[str, ...]) -> dict[str, float]:
             stated[name] = float(number)
         except ValueError:
             raise RecipeError(f"--value {option}: is not of the form input=number, such as sr=16000") from None
-        if port.dtype in np.sctypeDict and not _holds(np.dtype(port.dtype), stated[name]):
+        if port.dtype not in WITHOUT_NUMPY and port.dtype in np.sctypeDict and not _holds(np.dtype(port.dtype), stated[name]):
             raise RecipeError(f"--value {option}: input '{name}' takes {port.dtype}, which does not hold {number}")
     return stated
 

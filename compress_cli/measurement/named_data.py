@@ -18,7 +18,7 @@ from compress_cli.data.preprocess import Preprocess
 from compress_cli.data.tasks import Task
 from compress_cli.data.tasks.classification import Classification
 from compress_cli.document import setting
-from compress_cli.errors import DataError, RecipeError
+from compress_cli.errors import ArtifactError, DataError, RecipeError
 from compress_cli.measurement.sessions import Port, Session
 from compress_cli.onnx_graph.card import Card, chosen, reads_files
 from compress_cli.progress import Log, Progress
@@ -95,8 +95,12 @@ def _of_folder(path: Path, request: Request) -> NamedData:
         if known.fingerprint() == card.fingerprint:
             return NamedData(known, request.preprocess)
         return _of_pictures(path, request, known.classes, known.resize)
-    if any(pictures.find(folder) for folder in path.iterdir() if folder.is_dir()):
-        return _of_pictures(path, request)
+    try:
+        chosen(Dataset, card.dataset, path)
+    except ArtifactError:  # the card's files are not there; pictures may be
+        if any(pictures.find(folder) for folder in path.iterdir() if folder.is_dir()):
+            return _of_pictures(path, request)
+        raise
     return NamedData(recorded(card, request.log, path), request.preprocess)
 
 
@@ -161,9 +165,10 @@ def _folder_classes(path: Path, splits: list[SplitName], request: Request) -> tu
     home = path / "train" if "train" in splits else path / request.split if splits else path
     folders = tuple(sorted(folder.name for folder in home.iterdir() if folder.is_dir() and not folder.name.startswith(".")))
     if isinstance(known, int) and len(folders) != known and len(folders) > 1:
+        measured = "" if splits else "val_share: 0, test_share: 1, "  # all pictures
         raise DataError(
             f"{home}: has folders of {len(folders)} classes, and the file predicts {known}: which number each has is not "
-            f"known; list all classes: --data '{{type: image_folder, root: {path}, classes: classes.txt, ...}}'"
+            f"known; list all classes: --data '{{type: image_folder, root: {path}, classes: classes.txt, {measured}...}}'"
         )
     return folders if "train" in splits and len(folders) > 1 else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import time
 from dataclasses import dataclass, field
@@ -17,8 +16,11 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort
 from pydantic import Field, field_validator
 
 from compress_cli.errors import ArtifactError, StageError
+from compress_cli.measurement.machine import cores as cores
+from compress_cli.measurement.machine import machine as machine
 from compress_cli.onnx_graph import expansion
 from compress_cli.settings import Many, Settings, suggest
+from compress_cli.store.artifact import Artifact
 
 Feeds = dict[str, np.ndarray]
 
@@ -219,6 +221,11 @@ def open_session(
         raise ArtifactError(f"{path}: is damaged: a name in it is not UTF-8; export it again or fetch it again") from None
 
 
+def open_stored(artifact: Artifact, threads: int | None = None, options: Options | None = None) -> Session:
+    """Open the file of an OnnxModel; messages name the user's file that it was loaded from, if it was."""
+    return open_session(artifact.file("model.onnx"), threads, options, origin=str(artifact.manifest.facts.get("file", "")))
+
+
 def _check_file(path: Path, origin: str) -> None:
     """ArtifactError for an empty file, and for one whose constants unpack to far more than its size."""
     if path.stat().st_size == 0:
@@ -229,29 +236,8 @@ def _check_file(path: Path, origin: str) -> None:
         raise ArtifactError(str(error).replace(str(path), _named(path, origin), 1)) from None
 
 
-def cores() -> int:
-    """Physical cores that this process may use, container limits included."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    physical = {_physical_core(core) for core in allowed}
-    return max(1, min(len(physical), _quota()))
-
-
-def machine() -> dict[str, str | int]:
-    """What a latency depends on besides the file: processor, cores at hand, system, ONNX Runtime's version.
-
-    In a virtual machine the processor's name may be generic; its family, model and stepping distinguish generations.
-    """
-    return {
-        "processor": _processor("model name") or platform.processor() or platform.machine(),
-        "stepping": ".".join(filter(None, map(_processor, ("cpu family", "model", "stepping")))),
-        "cores": cores(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "onnxruntime": onnxruntime.__version__,
-    }
-
-
 def _named(path: Path, origin: str) -> str:
-    return f"{path} (a copy of {origin})" if origin else str(path)
+    return f"{origin} (its copy {path})" if origin else str(path)
 
 
 def _port(node: onnxruntime.NodeArg) -> Port:
@@ -283,27 +269,3 @@ def _reason(error: Exception) -> str:
                   r"^.*Error: \S+:\d+ \w+ ", r"^This is an invalid model. "):  # fmt: skip
         text = re.sub(noise, "", text)
     return text[:300].removesuffix(".")
-
-
-def _processor(fact: str) -> str:
-    """The system's entry for its first processor; empty where it has none."""
-    lines = (line.partition(":") for line in _cpuinfo().splitlines())
-    return next((value.strip() for name, _, value in lines if name.strip() == fact), "")
-
-
-def _physical_core(logical: int) -> str:
-    """A name that two hyperthreads of one core share."""
-    siblings = Path(f"/sys/devices/system/cpu/cpu{logical}/topology/thread_siblings_list")
-    return siblings.read_text().strip() if siblings.is_file() else str(logical)
-
-
-def _quota() -> int:
-    """Cores that the container's limit leaves (cgroup v2)."""
-    limit = Path("/sys/fs/cgroup/cpu.max")
-    quota, _, period = limit.read_text().partition(" ") if limit.is_file() else ("max", "", "")
-    return max(1, int(quota) // int(period)) if quota.isdigit() else os.cpu_count() or 1
-
-
-def _cpuinfo() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.is_file() else ""

@@ -11,10 +11,12 @@ import onnx
 from onnx import TensorProto
 from pydantic import BaseModel, ConfigDict
 
+from compress_cli.errors import ArtifactError
 from compress_cli.onnx_graph import contents, graph, limits, macs
 from compress_cli.onnx_graph.contents import Contents, Model
 from compress_cli.onnx_graph.graph import Unknown
 from compress_cli.onnx_graph.shapes import Shapes
+from compress_cli.settings import suggest
 
 PASSING = {"DequantizeLinear", "Cast", "Identity", "Transpose", "Reshape"}
 """Operators through which a constant is still that constant."""
@@ -89,6 +91,10 @@ def known_sum(counts: Iterable[int | None]) -> int | None:
 
 def _listing(path: Path, sizes: Mapping[str, tuple[int, ...]] | None) -> Listing:
     model = Model.load(path, sizes)
+    inputs = [port.name for port in model.graph.input]
+    unknown = [name for name in sizes or {} if name not in inputs]
+    if unknown:
+        raise ArtifactError(f"{path}: has no input '{unknown[0]}', of which a shape is stated; {suggest(unknown[0], inputs)}")
     whole = contents.of_model(model)
     listing = Listing.of(path, "ONNX file", _Layers(model).listed(), whole.size_bytes, whole.macs, whole.macs_unknown)
     return listing.model_copy(update={"contents": whole})

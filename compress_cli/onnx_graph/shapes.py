@@ -53,12 +53,15 @@ def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]] | None = 
 
 
 def parse(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Shapes of inputs as a command line states them, `image=1x3x224x224`; RecipeError for another form."""
+    """Shapes of inputs as a command line states them, `image=1x3x224x224`. An axis may be 0 long.
+
+    RecipeError for another form.
+    """
     shapes = {}
     for text in texts:
         name, _, axes = text.rpartition("=")
         lengths = axes.split("x")
-        if not name or not all(length.isascii() and length.isdigit() and 0 < int(length) < 10**6 for length in lengths):
+        if not name or not all(length.isascii() and length.isdigit() and int(length) < 10**6 for length in lengths):
             raise RecipeError(f"--shape {text}: is not of the form input=1x3x224x224")
         shapes[name] = tuple(map(int, lengths))
     return shapes
@@ -107,13 +110,15 @@ def _close_axes(graph: onnx.GraphProto, sizes: Mapping[str, tuple[int, ...]]) ->
     for port in ports:
         axes = port.type.tensor_type.shape.dim
         for position, axis in enumerate(axes):
-            if not axis.dim_value:
-                named = lengths.get(axis.dim_param, 0) if axis.dim_param else 0
-                axis.dim_value = sizes[port.name][position] if port.name in sizes else named  # clears the axis' name
+            if axis.HasField("dim_value"):  # 0 too: a past without tokens
+                continue
+            length = sizes[port.name][position] if port.name in sizes else lengths.get(axis.dim_param)
+            if length is not None:
+                axis.dim_value = length  # clears the axis' name
         if axes and not axes[0].dim_value:
             axes[0].dim_value = 1
         batches.update(axis.dim_value for axis in axes[:1])
-        if any(not axis.dim_value for axis in axes):
+        if any(not axis.HasField("dim_value") for axis in axes):
             raise Unknown(f"input '{port.name}' has an open axis besides the batch")
     return batches.pop() if len(batches) == 1 else 1
 
@@ -125,8 +130,8 @@ def _named_lengths(ports: list[onnx.ValueInfoProto], sizes: Mapping[str, tuple[i
         axes, shape = port.type.tensor_type.shape.dim, sizes.get(port.name)
         if shape is None:
             continue
-        fixed = [(axis.dim_value, size) for axis, size in zip(axes, shape, strict=False) if axis.dim_value]
-        fixed = fixed[1:] if axes and axes[0].dim_value else fixed  # a file that insists on a batch gets it
+        fixed = [(axis.dim_value, size) for axis, size in zip(axes, shape, strict=False) if axis.HasField("dim_value")]
+        fixed = fixed[1:] if axes and axes[0].HasField("dim_value") else fixed  # a file that insists on a batch gets it
         if len(shape) != len(axes) or any(length != size for length, size in fixed):
             raise Unknown(f"input '{port.name}' can't have the shape {'x'.join(map(str, shape))}")
         lengths.update({axis.dim_param: size for axis, size in zip(axes, shape, strict=True) if axis.dim_param})

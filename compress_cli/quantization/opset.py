@@ -23,33 +23,40 @@ def version(model: onnx.ModelProto) -> int:
 
 
 def converted(
-    model: onnx.ModelProto, target: int, example: dict[str, np.ndarray], name: str
+    model: onnx.ModelProto, target: int, example: dict[str, np.ndarray], name: str, lack: str
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The model in a later opset, and the proof: both run on inputs like `example`, its own first.
 
-    name: what the user calls the file. StageError where it can't be converted, or gives something else then.
+    name: what the user calls the file. lack: what the older opset can't do, for messages.
+    StageError where it can't be converted, or gives something else then.
     """
     start = version(model)
     try:
         later = version_converter.convert_version(model, target)
     except Exception as error:  # the converter raises whatever its code stumbles over
         reason = " ".join(str(error).split())[-200:]
-        raise StageError(f"{name}: {_needed(start, target)}, and it can't be converted ({reason})") from None
+        raise StageError(f"{name}: {_needed(start, target, lack)}, and it can't be converted ({reason})") from None
     later.ir_version = max(model.ir_version, onnx.helper.find_min_ir_version_for(list(later.opset_import)))
     difference = 0.0
     for inputs in _trials(example):
         expected, results = _outputs(model, inputs, name, start), _outputs(later, inputs, name, target)
-        difference = max([difference, *(_difference(*pair) for pair in zip(expected, results, strict=True))])
+        difference = float(np.max([difference, *(_difference(*pair) for pair in zip(expected, results, strict=True))]))
     if not difference <= TOLERANCE:  # NaN fails too
         raise StageError(
-            f"{name}: {_needed(start, target)}, and converted it gives other outputs (they differ by {difference:.2g} of the "
-            f"largest; allowed: {TOLERANCE:g})"
+            f"{name}: {_needed(start, target, lack)}, and converted it gives other outputs (they differ by {difference:.2g} of "
+            f"the largest; allowed: {TOLERANCE:g})"
         )
     return later, {"from_opset": start, "to_opset": target, "relative_error": difference, "trials": TRIALS}
 
 
-def _needed(start: int, target: int) -> str:
-    return f"opset {start} has no scale per channel; export it with opset {target} or later"
+def note(facts: dict[str, Any]) -> str:
+    """The proof in words."""
+    texts = "converted from opset {from_opset} to {to_opset}; outputs differ by {relative_error:.1g} of the largest"
+    return texts.format(**facts)
+
+
+def _needed(start: int, target: int, lack: str) -> str:
+    return f"opset {start} {lack}; export it with opset {target} or later"
 
 
 def _trials(example: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:

@@ -54,7 +54,7 @@ def collect(directory: Path) -> Report:
         wall_time_s=record.wall_time_s,
         findings=[
             *_by_task(record, once(rows)),
-            *_secondary(once(rows), (primary, *record.tasks)),
+            *secondary(once(rows), (primary, *record.tasks)),
             *_findings(store, record, measured),
         ],
         spread=seeds.spreads(measured, others),
@@ -77,7 +77,7 @@ def _by_task(record: Record, rows: list[Row]) -> list[FindingsTable]:
     return [_measured_table("Each task", about, rows, record.tasks)]
 
 
-def _secondary(rows: list[Row], shown: Sequence[str]) -> list[FindingsTable]:
+def secondary(rows: list[Row], shown: Sequence[str]) -> list[FindingsTable]:
     """The metrics that no other table shows, with their changes."""
     metrics = [name for name in dict.fromkeys(name for row in rows for name in row.metrics) if name not in shown]
     if not metrics:

@@ -8,7 +8,7 @@ from compress_cli.errors import RecipeError
 from compress_cli.measurement.evaluation import Evaluation
 from compress_cli.report import figures as write
 from compress_cli.report import gates as promises
-from compress_cli.report import markdown
+from compress_cli.report import markdown, secondary
 from compress_cli.report.document import Report, Row
 from compress_cli.settings import suggest
 from compress_cli.statistics import gate
@@ -49,6 +49,7 @@ def report(evaluation: Evaluation, gates: tuple[Gate, ...] = ()) -> Report:
         rows=rows,
         machine=evaluation.machine,
         wall_time_s=0,
+        findings=secondary(rows, (evaluation.primary,)),
     )
     names, metrics = [row.name for row in rows], list(evaluation.metrics)
     reasons = {promise: gate.impossible(promise, names, baseline, evaluation.primary, metrics) for promise in gates}

@@ -17,11 +17,14 @@ FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
 GEOMETRY, VALUES = ("size", "resize", "crop"), ("colour", "scale", "mean", "std", "layout")
 RESIZE, SLICE = 18, 10  # the opsets from which Resize uses the filter of picture libraries, and Slice takes its ends as inputs
 
+CONSTANTS_APART = 4  # the version of the file format from which constants are no inputs
+
 
 def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], preprocess: Preprocess, path: Path) -> None:
     """Make the input `name` take raw pictures (N, channels, height, width) as float32, and preprocess them inside the graph.
 
-    `shape` is that of a picture. RecipeError where the graph can't hold the preparation.
+    `shape` is that of a picture. The model is of the opset that `needed_opset` says, or a later one. RecipeError where the
+    graph can't hold the preparation.
     """
     port = next(value for value in model.graph.input if value.name == name)
     kind = port.type.tensor_type.elem_type
@@ -37,11 +40,9 @@ def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], preproces
     nodes = _Nodes(name, port)
     resized, corner, cut = _geometry(preprocess, shape)
     if resized != shape[1:]:
-        _check_opset(model, RESIZE, "resize", path)
         # As picture libraries shrink and enlarge; values of bytes come out unrounded, within one grey level of theirs.
         nodes.add("Resize", None, None, np.array(resized), axes=[2, 3], antialias=1, mode="linear")
     if cut != resized:
-        _check_opset(model, SLICE, "crop", path)
         nodes.add("Slice", np.array(corner), np.array(corner) + cut, np.array([2, 3]))
     if preprocess.colour == "bgr":
         nodes.add("Gather", np.arange(shape[0])[::-1].copy(), axis=1)
@@ -55,7 +56,14 @@ def prepend(model: onnx.ModelProto, name: str, shape: tuple[int, ...], preproces
         nodes.add("Transpose", perm=[0, 2, 3, 1])
     if kind != onnx.TensorProto.FLOAT:
         nodes.add("Cast", to=kind)
+    model.ir_version = max(model.ir_version, CONSTANTS_APART)
     nodes.insert(model.graph, shape)
+
+
+def needed_opset(shape: tuple[int, ...], preprocess: Preprocess) -> int:
+    """The opset that can prepare pictures of this shape."""
+    resized, _, cut = _geometry(preprocess, shape)
+    return RESIZE if resized != shape[1:] else SLICE if cut != resized else 0
 
 
 def _check_fields(preprocess: Preprocess) -> None:
@@ -92,15 +100,6 @@ def _check_shape(port: onnx.ValueInfoProto, prepared: tuple[int, ...], path: Pat
         raise RecipeError(
             f"preprocess: makes pictures of the shape {prepared}, and {path} takes {port.name} "
             f"({', '.join(str(axis or '?') for axis in taken)}) for each sample; set size, crop or layout"
-        )
-
-
-def _check_opset(model: onnx.ModelProto, needed: int, verb: str, path: Path) -> None:
-    opset = max(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if opset < needed:
-        raise RecipeError(
-            f"preprocess: {path} is of opset {opset}, which can't {verb} pictures as picture libraries do; convert the file to "
-            f"opset {needed} (onnx.version_converter.convert_version), or use data of its size"
         )
 
 

@@ -41,7 +41,7 @@ class Compare(Stage):
         how = self.conditions
         split = context.split("test", how.batch)
         models = [context.inputs[role][0] for role in ("start", "baseline") if context.inputs.get(role)]
-        opened = [sessions.open_session(model.file("model.onnx"), how.threads, how.session) for model in models]
+        opened = [sessions.open_stored(model, how.threads, how.session) for model in models]
         feeds = [measure.sample(session, split, how.batch) for session in opened]
         model, speedup = opened[0], None
         if len(opened) > 1:

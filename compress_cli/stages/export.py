@@ -72,8 +72,7 @@ class Export(Stage):
         check = held_out if len(held_out) else context.split("train", self.batch)
         real = samples.drawn(check, self.samples, context.seed)
         if isinstance(start, OnnxModel):
-            name = str(start.manifest.facts.get("file", start.file("model.onnx")))  # as the user knows it, where it was loaded
-            parity = self._take(start.file("model.onnx"), name, path, card, real, context)
+            parity = self._take(start, path, card, real, context)
         elif isinstance(start, Program):
             parity = self._quantised(start, path, card, real, context)
         else:
@@ -123,17 +122,17 @@ class Export(Stage):
                 )
         return {head: {**_figures(exact[head]), "error_growth": growth[head]} for head in exact}
 
-    def _take(self, source: Path, name: str, path: Path, card: dict[str, str], real: Split, context: Context) -> dict[str, Any]:
-        model = files.load(source)
+    def _take(self, start: Artifact, path: Path, card: dict[str, str], real: Split, context: Context) -> dict[str, Any]:
+        model = files.load(start.file("model.onnx"))
         files.strip(model)
         files.write(model, path, card)
-        before, after = sessions.open_session(source), sessions.open_session(path)
+        before, after = sessions.open_stored(start), sessions.open_session(path)
         exact: dict[str, Agreement] = {}
         for expected, written in _answers((_in_file(before), _in_file(after)), real, before.batch or self.batch, context):
             compare(exact, expected, written)
         for head, agreement in exact.items():
             if not agreement.max_abs_error == 0:
-                raise StageError(f"{name}: gives other outputs once it is cleared of metadata, or NaN (head '{head}')")
+                raise StageError(f"{before}: gives other outputs once it is cleared of metadata, or NaN (head '{head}')")
         return {head: _figures(agreement) for head, agreement in exact.items()}
 
 
@@ -173,10 +172,12 @@ def _remedy(start: Artifact) -> str:
 
 
 def _card(context: Context) -> Card:
+    """What the file says of itself. Only classes that exclude each other are named: answers are one of them."""
+    heads = context.dataset.signature().heads
     return Card(
         task=context.task.model_dump(mode="json"),
         dataset=settings_of(context.dataset.recorded()),
         fingerprint=context.dataset.fingerprint(),
-        classes={name: head.classes for name, head in context.dataset.signature().heads.items() if head.classes},
+        classes={name: head.classes for name, head in heads.items() if head.classes and head.class_axis is not None},
         key=context.key,
     )

@@ -21,9 +21,13 @@ from compress_cli.measurement import input_range, measure, sessions
 from compress_cli.networks import restore, weights
 from compress_cli.networks.models import Model
 from compress_cli.onnx_graph import files
+from compress_cli.progress import Progress
+from compress_cli.quantization import opset
 from compress_cli.settings import InputFile, Many
 from compress_cli.stages import Role, Stage, _onnx_preprocess, _val_check
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Table
+
+EXAMPLES = 4  # samples on which a conversion is proved
 
 
 class Load(Stage):
@@ -147,23 +151,28 @@ class Load(Stage):
             onnx.save_model(model, target)
         else:
             shutil.copyfile(path, target)
-        session = sessions.open_session(target, threads=1)
+        session = sessions.open_session(target, threads=1, origin=str(path))
         inputs = _new_names("inputs", self.inputs, session.inputs, path)
         heads = _new_names("heads", self.heads, session.outputs, path)
         signature.narrowed(tuple(inputs.values()), tuple(heads.values()))
         files.rename(model, {**inputs, **heads})
+        converted: dict[str, Any] = {}
         if self.preprocess:
-            _prepare_inputs(model, self.preprocess, signature, path)
+            model, converted = _prepared(model, self.preprocess, path, context)
         if inputs or heads or self.preprocess:
             onnx.save_model(model, target)
-            session = sessions.open_session(target, threads=1)
+            session = sessions.open_session(target, threads=1, origin=str(path))
         _compare(path, session, signature)
         run = _val_check.run_session(session, context)
         notes = _val_check.check(run, tuple(session.outputs), self.expect, context)
+        if converted:
+            notes = [opset.note(converted), *notes]
+            context.log(Progress("load", 1, 1, note=notes[0]))
         return {
             "file": path.name,
             "merged": external,
             "opsets": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+            **({"converted": converted} if converted else {}),
             **({"notes": notes} if notes else {}),
         }
 
@@ -185,8 +194,13 @@ def _read_onnx(path: Path) -> tuple[onnx.ModelProto, list[str]]:
     return model, external
 
 
-def _prepare_inputs(model: onnx.ModelProto, preprocess: Preprocess, signature: Signature, path: Path) -> None:
-    """Put the preparation of pictures into the graph; RecipeError where the file takes none."""
+def _prepared(
+    model: onnx.ModelProto, preprocess: Preprocess, path: Path, context: Context
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """The model with the preparation of pictures in its graph, and the proof of its conversion to a later opset, where the
+    preparation needs one; RecipeError where the file takes no pictures."""
+    signature = context.dataset.signature()
+    converted: dict[str, Any] = {}
     pictures = [
         port.name for port in model.graph.input if port.name in signature.inputs and len(signature.inputs[port.name].shape) == 3
     ]
@@ -195,10 +209,25 @@ def _prepare_inputs(model: onnx.ModelProto, preprocess: Preprocess, signature: S
         raise RecipeError(
             f"preprocess: {path} takes no pictures of the dataset, which gives {listed}; name in `inputs` what the file takes"
         )
+    needed = max(_onnx_preprocess.needed_opset(signature.inputs[name].shape, preprocess) for name in pictures)
+    if opset.version(model) < needed:
+        lack = "can't resize or crop pictures as picture libraries do"
+        model, converted = opset.converted(model, needed, _example(model, preprocess, pictures, context), str(path), lack)
     for name in pictures:
         _onnx_preprocess.prepend(model, name, signature.inputs[name].shape, preprocess, path)
     if input_range.ACCEPTED not in {entry.key for entry in model.metadata_props}:
         model.metadata_props.add(key=input_range.ACCEPTED, value=preprocess.model_dump_json(exclude_defaults=True))
+    return model, converted
+
+
+def _example(model: onnx.ModelProto, preprocess: Preprocess, pictures: list[str], context: Context) -> dict[str, np.ndarray]:
+    """Samples as the file took them so far: its pictures prepared."""
+    ports = {port.name: port.type.tensor_type for port in model.graph.input}
+    batch = ports[pictures[0]].shape.dim[0].dim_value or EXAMPLES
+    train = context.split("train").inputs
+    arrays = {name: np.resize(train[name][:batch], (batch, *train[name].shape[1:])) for name in train if name in ports}
+    prepared = {name: preprocess.apply(arrays[name]) if name in pictures else arrays[name] for name in arrays}
+    return {name: array.astype(onnx.helper.tensor_dtype_to_np_dtype(ports[name].elem_type)) for name, array in prepared.items()}
 
 
 def _take_outputs(path: Path, target: Path) -> dict[str, Any]:

@@ -41,8 +41,7 @@ class Predict(Stage):
         how = self.conditions
         split = context.split(self.split, how.batch)
         model = context.inputs["start"][0]
-        origin = str(model.manifest.facts.get("file", ""))
-        session = sessions.open_session(model.file("model.onnx"), how.threads, how.session, origin=origin)
+        session = sessions.open_stored(model, how.threads, how.session)
         heads = measure.predict(session, split, how.batch, context.log, context.saves)
         measure.keep(context.output / measure.PREDICTIONS, {"index": split.index}, heads)
         doubt = input_range.warning(session, measure.sample(session, split, input_range.LOOKED_AT))

@@ -22,7 +22,7 @@ from compress_cli.measurement import measure, sessions
 from compress_cli.networks import restore
 from compress_cli.onnx_graph import files, storage
 from compress_cli.progress import Progress
-from compress_cli.quantization import annotation
+from compress_cli.quantization import annotation, opset
 from compress_cli.quantization.quantizers import Quantizer
 from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 from compress_cli.stages import Role, Stage
@@ -77,7 +77,7 @@ class Quantize(Stage):
 
     def _onnx(self, start: Artifact, calibration: Split, check: Split, context: Context) -> dict[str, Any]:
         path, output = start.file("model.onnx"), context.output / "model.onnx"
-        float_session = sessions.open_session(path)
+        float_session = sessions.open_stored(start)
         batch = float_session.batch or self.batch
         total = -(-len(calibration) // batch)
 
@@ -89,9 +89,9 @@ class Quantize(Stage):
         name = str(start.manifest.facts.get("file", path))  # as the user knows it, where it was loaded
         facts = self.quantizer.quantize_onnx(path, name, batches(), output)
         if "converted" in facts:
-            opsets = "from opset {from_opset} to {to_opset}; outputs differ by {relative_error:.1g} of the largest"
-            note = f"{name}: converted {opsets.format(**facts['converted'])}"
+            note = f"{name}: {opset.note(facts['converted'])}"
             context.log(Progress("calibrate", total, total, note=note))
+            facts["notes"] = [note]
         session = sessions.open_session(output)
         agreements: dict[str, Agreement] = {}
         for part in samples.parts(check, batch):

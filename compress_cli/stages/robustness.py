@@ -55,11 +55,7 @@ class Robustness(Stage):
 
     def run(self, context: Context) -> dict[str, Any]:
         split = context.split("test", self.batch)
-        opened = [
-            sessions.open_session(file.file("model.onnx"))
-            for role in ("start", "baseline")
-            for file in context.inputs.get(role, ())
-        ]
+        opened = [sessions.open_stored(file) for role in ("start", "baseline") for file in context.inputs.get(role, ())]
         picture = _picture(split, opened)
         tries: list[tuple[Corruption, int] | None] = [None]  # undisturbed
         tries += [(kind, severity) for kind in self.kinds for severity in self.severities]

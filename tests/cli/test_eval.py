@@ -123,6 +123,8 @@ def test_gates_as_a_test(compress, pair, tmp_path, monkeypatch):
     assert "# model.onnx" in summary
     assert "| old.onnx |" in summary
     assert summary.count("| passed |") == 4
+    assert "## Other metrics" in summary
+    assert "| model | cross\\_entropy | cross entropy change |" in summary
     broken = compress(*quick(old, "--baseline", path, "--data", "digits", *gates, "--junit", "j.xml", "--json"))
     assert broken.code == 5
     assert f"accuracy_drop<=0.01 (old.onnx): not met: {gained:.4g}" in broken.err
@@ -414,6 +416,9 @@ def test_a_folder_of_some_classes_keeps_their_numbers(compress, linear_file, tmp
     outcome = compress("eval", unnamed, "--data", "some")
     assert (outcome.code, outcome.out) == (3, "")
     assert "some: has folders of 2 classes, and the file predicts 3" in outcome.err
+    assert "classes: classes.txt, val_share: 0, test_share: 1, ..." in outcome.err  # what it advises measures all pictures
+    outcome = compress("eval", unnamed, "--data", "{type: image_folder, root: some, classes: {dark: 1}}")
+    assert (outcome.code, "--data: classes: must be a list" in outcome.err, "function-" in outcome.err) == (2, True, False)
     outcome = compress(
         "eval",
         unnamed,
@@ -477,6 +482,10 @@ def test_a_card_finds_its_files_in_the_folder_that_is_named(compress, digits_fil
     found = json.loads(outcome.out)
     assert (found["metrics"]["accuracy"]["value"], found["samples"]) == (right(weight, bias)[:200].mean(), 200)
     assert compress("eval", path).code == 3  # the card alone leads nowhere
+    (tmp_path / "data" / "figures").mkdir()  # pictures among the files are not what the file was made with
+    Image.new("L", (8, 8)).save(tmp_path / "data" / "figures" / "plot.png")
+    assert json.loads(compress("eval", path, "--data", "data", "--json").out)["samples"] == 200
+    (tmp_path / "data" / "figures" / "plot.png").unlink()
     np.savez(tmp_path / "data" / "test.npz", digit=test.inputs["image"][:50], kind=test.targets["label"][:50])
     assert "is not the one the file was made with" in compress("eval", path, "--data", "data", "--json").err
     (tmp_path / "data" / "test.npz").unlink()
@@ -574,9 +583,20 @@ def test_a_scalar_input_and_an_axis_of_0(compress, tmp_path):
     assert compress(*quick("sound.onnx", "--shape", "sound=1x512", "--value", "sr=16")).code == 0
     document = json.loads(compress(*quick("sound.onnx", "--shape", "sound=1x512", "--shape", "past=1x0", "--json")).out)
     assert document["latency"]["batch"] == 1
+    assert document["contents"]["macs"] == 0  # known: an axis of 0 is not an open one
     slip = compress(*quick("sound.onnx", "--value", "sr=fast"))
     assert (slip.code, slip.out) == (2, "")
     assert "is not of the form input=number" in slip.err
+
+
+def test_an_input_that_numpy_does_not_have(compress, tmp_path):
+    x = helper.make_tensor_value_info("x", TensorProto.BFLOAT16, ("n", 4))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ("n", 4))
+    graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)], "g", [x], [y])
+    save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
+    outcome = compress(*quick("m.onnx"))
+    assert (outcome.code, outcome.err.count("\n")) == (3, 1)
+    assert "input 'x' takes bfloat16, which can't be made up; export it with float32 inputs" in outcome.err
 
 
 @pytest.mark.parametrize("extra", ["mask", "bfloat16", "uint4"])

@@ -147,6 +147,8 @@ def test_an_open_axis_gets_its_length_from_the_command_line(compress, linear_fil
     assert inspected(compress, path, "--shape", "image=1x1x8x8")["macs"] == 640
     assert inspected(compress, path, "--shape", "image=4x1x8x8")["macs"] == 640
     assert compress("inspect", path, "--shape", "7").code == 2
+    slip = compress("inspect", path, "--shape", "imag=1x1x8x8")
+    assert (slip.code, "has no input 'imag'" in slip.err, "did you mean 'image'?" in slip.err) == (3, True, True)
     measured = json.loads(compress("eval", path, "--shape", "image=1x1x8x8", "--seconds", "0.01", "--json").out)
     assert measured["contents"]["macs"] == 640
 

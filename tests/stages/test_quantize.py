@@ -20,6 +20,7 @@ from compress_cli.networks.models.convnet import Convnet
 from compress_cli.onnx_graph.card import Card
 from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 from compress_cli.settings import Folder
+from compress_cli.stages import export
 from compress_cli.stages.export import Export
 from compress_cli.stages.quantize import Quantize
 from compress_cli.store.artifact import Checkpoint, Draft, OnnxModel, Program
@@ -168,6 +169,22 @@ def test_a_float_file_is_proved_and_says_what_it_is(bench):
     assert card.dataset["shift"] == 0
     assert "root" not in card.dataset
     assert str(bench.root).encode() not in path.read_bytes()
+
+
+def test_labels_that_do_not_exclude_each_other_are_no_classes(bench):
+    """An answer is not one of them: `predict` must not make shares of 1 of their scores."""
+
+    class Tags(Brightness):
+        def signature(self):
+            return SIGNATURE.model_copy(
+                update={"heads": {"logits": Head(shape=(3,), class_axis=None, classes=("a", "b", "c"))}}
+            )
+
+    context = Context(
+        inputs={}, output=bench.root, dataset=Tags(root=bench.root), task=Classification(), device="cpu", seed=0, key=KEY,
+        log=lambda progress: None, memory=bench.root,
+    )  # fmt: skip
+    assert export._card(context).classes == {}
 
 
 def test_an_int8_file_is_smaller_and_as_good_as_its_simulation(bench):

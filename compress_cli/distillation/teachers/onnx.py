@@ -12,7 +12,7 @@ from compress_cli.data.datasets import Split
 from compress_cli.distillation.teachers import Opened, Teacher
 from compress_cli.errors import RecipeError
 from compress_cli.measurement import measure
-from compress_cli.measurement.sessions import open_session
+from compress_cli.measurement.sessions import open_stored
 from compress_cli.store.artifact import Artifact, OnnxModel
 
 
@@ -30,7 +30,7 @@ class OnnxTeacher(Teacher):
                 f"a loss asks for the teacher's layer '{layers[0]}', but the teacher is an ONNX file, which shows only its "
                 "outputs; use a loss on outputs such as soft_targets, or the checkpoint the file came from"
             )
-        session = open_session(artifact.file("model.onnx"))
+        session = open_stored(artifact)
 
         def opened(batch: Batch) -> Outputs:
             missing = [name for name in session.inputs if name not in batch.inputs]

@@ -92,7 +92,7 @@ class StaticInt8(Quantizer):
         first = next(calibration, None)
         facts: dict[str, Any] = {}
         if first is not None and opset.version(source) < OLDEST_OPSET:
-            source, facts["converted"] = opset.converted(source, OLDEST_OPSET, first, name)
+            source, facts["converted"] = opset.converted(source, OLDEST_OPSET, first, name, "has no scale per channel")
         with tempfile.TemporaryDirectory(dir=output.parent, prefix="quantising-") as folder:
             simple, integers = Path(folder, "simple.onnx"), Path(folder, "quantised.onnx")
             with _failures_of_onnxruntime(name), without_warnings("root"):  # of weights without channels

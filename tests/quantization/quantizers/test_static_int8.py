@@ -366,6 +366,20 @@ def test_a_conversion_that_changes_the_outputs_is_refused(tmp_path, monkeypatch)
         StaticInt8().quantize_onnx(source, "old.onnx", pictures(), tmp_path / "b.onnx")
 
 
+def test_a_conversion_that_gives_nan_is_refused(tmp_path, monkeypatch):
+    convert = opset.version_converter.convert_version
+
+    def wrong(model, target):
+        later = convert(model, target)
+        scale = next(tensor for tensor in later.graph.initializer if tensor.name == "g")
+        scale.CopyFrom(onnx.numpy_helper.from_array(np.full(5, np.nan, np.float32), "g"))
+        return later
+
+    monkeypatch.setattr(opset.version_converter, "convert_version", wrong)
+    with pytest.raises(StageError, match=r"converted it gives other outputs \(they differ by nan"):
+        StaticInt8().quantize_onnx(old_file(tmp_path / "old.onnx", 9), "old.onnx", pictures(), tmp_path / "b.onnx")
+
+
 def test_what_can_not_be_converted_is_refused_with_the_reason(tmp_path, monkeypatch):
     def fails(model, target):
         raise RuntimeError("No Adapter From Version $8 for Nothing")
