@@ -92,7 +92,9 @@ def test_latency_is_that_of_a_plain_loop(pair):
     assert result.p50_ms.low <= result.p50_ms.value <= result.p90_ms <= result.p99_ms
     assert (result.batch, result.threads) == (64, 1)
     assert result.throughput_per_s == pytest.approx(64 * result.runs_per_s)
-    assert 0.2 < result.throughput_per_s / (64e3 / result.p50_ms.value) <= 1.2
+    share = result.throughput_per_s / (64e3 / result.p50_ms.value)
+    assert share <= 1.2
+    assert share > 0.2 or result.interrupted > 0.1  # the median leaves interrupted runs out, the throughput does not
 
 
 def test_time_is_bounded(pair):
