@@ -77,6 +77,9 @@ Value = Annotated[
     list[str], typer.Option("--value", help="without data: the number that fills an input: sr=16000", show_default=False)
 ]
 
+SILENCE_S = 30.0
+"""Without a terminal a measurement that takes longer says how far it is."""
+
 
 def command(
     model: Annotated[Path, typer.Argument(help="an ONNX file", show_default=False)],
@@ -192,7 +195,9 @@ def session_options(providers: str, session: str) -> "Options":
 
 
 def measured(model: Path, baseline: Path | None, request: "EvaluationRequest", quiet: bool) -> "Evaluation":
-    """The evaluation, with a bar on standard error where that is a terminal, and notes."""
+    """The evaluation, with notes, and a bar on standard error where that is a terminal, else a line now and then."""
+    import time
+
     from rich.console import Console
     from rich.progress import Progress as Bars
 
@@ -201,10 +206,15 @@ def measured(model: Path, baseline: Path | None, request: "EvaluationRequest", q
     console = Console(stderr=True)
     with Bars(console=console, transient=True, disable=quiet or not console.is_terminal) as bars:
         bar = bars.add_task("measure", total=None)
+        shown = time.monotonic()
 
         def log(progress: "Progress") -> None:
+            nonlocal shown
             if progress.note:
                 typer.echo(f"note: {progress.note}", err=True)
+            elif not console.is_terminal and not quiet and time.monotonic() - shown >= SILENCE_S:
+                typer.echo(f"{progress.what}: {progress.done} of {progress.total}", err=True)
+                shown = time.monotonic()
             else:
                 bars.update(bar, completed=progress.done, total=progress.total)
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import torch
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from compress_cli.data.batch import Batch, Outputs
@@ -26,7 +27,12 @@ def hard_losses(task: Task, heads: Collection[str]) -> tuple[Loss, ...]:
 
 
 def _hard_loss(task: Task) -> Loss:
-    cls = find(Loss, task.loss)
+    if not task.loss:
+        raise RecipeError(f"the task {task.type} names no loss on true labels; name one in the stage")
+    try:
+        cls = find(Loss, task.loss)
+    except PydanticCustomError as error:
+        raise RecipeError(f"the task {task.type}: {error}") from None
     shared = {"head", "target"} & set(type(task).model_fields) & set(cls.model_fields)
     loss = cls.model_validate({name: getattr(task, name) for name in shared})
     assert isinstance(loss, Loss)

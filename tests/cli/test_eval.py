@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, save
 from onnxruntime.quantization import QuantFormat, quantize_dynamic, quantize_static
 from PIL import Image
 
+from compress_cli.cli import eval as eval_command
 from compress_cli.data.datasets.digits import Digits
 from compress_cli.data.datasets.image_folder import ImageFolder
 from compress_cli.data.datasets.npz import Npz
@@ -222,6 +223,13 @@ def test_a_state_is_no_batch(compress, tmp_path):
     document = json.loads(compress(*quick("state.onnx", "--json")).out)["latency"]
     assert (document["batch"], document["throughput_per_s"]) == (None, None)
     assert "runs/s" in compress(*quick("state.onnx")).out
+
+
+def test_without_a_terminal_a_long_measurement_says_how_far_it_is(compress, digits_file, monkeypatch):
+    monkeypatch.setattr(eval_command, "SILENCE_S", 0)
+    path, _, _ = digits_file(metadata=card())
+    assert "measure: 467 of 467\n" in compress(*quick(path)).err
+    assert compress(*quick(path, "--quiet")).err == ""
 
 
 def test_cold_caches(compress, digits_file):

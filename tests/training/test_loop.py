@@ -315,6 +315,15 @@ def test_the_tasks_loss_is_on_the_tasks_head():
     assert hard_losses(Classification(head="digit"), {"digit"}) == (CrossEntropy(head="digit"),)
 
 
+@pytest.mark.parametrize(
+    ("loss", "message"), [("", "names no loss on true labels"), ("cross_entrpy", "did you mean 'cross_entropy'")]
+)
+def test_a_task_without_a_loss_is_refused_in_one_line(monkeypatch, loss, message):
+    monkeypatch.setattr(Classification, "loss", loss)
+    with pytest.raises(RecipeError, match=f"the task classification.* {message}"):
+        hard_losses(Classification(), ("logits",))
+
+
 def test_what_no_loss_reaches_is_said(toy, context_for):
     """A head that nobody trains ships as it was drawn: that should not go unsaid."""
     signature, reports = toy().signature(), []
