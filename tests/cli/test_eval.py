@@ -604,7 +604,7 @@ def test_an_input_that_numpy_does_not_have(compress, tmp_path):
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "m.onnx")
     outcome = compress(*quick("m.onnx"))
     assert (outcome.code, outcome.err.count("\n")) == (3, 1)
-    assert "input 'x' takes bfloat16, which can't be made up; export it with float32 inputs" in outcome.err
+    assert "input 'x' takes bfloat16, which no synthetic input can have; export it with float32 inputs" in outcome.err
 
 
 @pytest.mark.parametrize("extra", ["mask", "bfloat16", "uint4"])
