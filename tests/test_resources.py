@@ -1,5 +1,6 @@
 """Full disk, read-only folder, lost permission, no memory: the error names the lack, exit code 4, the rest stays whole."""
 
+import errno
 import os
 import pwd
 import re
@@ -7,15 +8,19 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from compress_cli.cli import write_tables
 from compress_cli.errors import ResourceError
 from compress_cli.pipeline import estimate
+from compress_cli.report.table import Table
 from compress_cli.store import disk, durable
 from compress_cli.store.saves import Save, Saves, Saving
+from compress_cli.store.scratch import scratch
 
 RECIPE = """\
 dataset: digits
@@ -287,3 +292,58 @@ def test_only_what_the_user_can_mend_is_a_lack():
     assert "x: Read-only file system" in str(disk.lack(OSError(30, "Read-only file system", "x"), Path()))
     assert disk.os_error("I/O error: No space left on device (os error 28)", Path("w")).errno == 28
     assert disk.os_error("header too large", Path("w")) is None
+
+
+@pytest.fixture
+def no_room(monkeypatch):
+    """Every file that is opened for writing by name meets a full disk."""
+    real = Path.open
+
+    def full(path, mode="r", *rest, **named):
+        if set(mode) & set("wa"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, mode, *rest, **named)
+
+    monkeypatch.setattr(Path, "open", full)
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [
+        (("init", "x.yaml"), "x.yaml"),
+        (("plan", "nothing.yaml", "--junit", "x.xml"), "x.xml"),
+        (("clean", "--store", "."), "."),
+    ],
+)
+def test_a_full_disk_is_a_lack_whichever_file_meets_it(compress, no_room, command, file):
+    outcome = compress(*command)
+    assert outcome.code == 4, outcome
+    assert f"error: {file}: can't be written (No space left on device): " in outcome.err
+    assert " are free there; make room, or name another place\n" in outcome.err
+
+
+def test_tables_on_a_full_disk(no_room, tmp_path):
+    table = Table((), ())
+    with pytest.raises(ResourceError, match=r"x\.csv: can't be written .No space left"):
+        write_tables(table, tmp_path / "x.csv", None)
+
+
+def test_the_option_that_moves_the_file_is_named(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "runs/r/report.json"))
+    assert str(disk.lack(full, tmp_path / "runs/.store")).endswith("make room, or name another place")
+    full.filename = str(tmp_path / "runs/.store/x")
+    assert str(disk.lack(full, tmp_path / "runs/.store")).endswith("name another place with --store")
+
+
+def test_no_folder_for_temporary_files(compress, monkeypatch, tmp_path):
+    """On a full disk none can be written, and `clean` is what makes room."""
+
+    def none():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    (tmp_path / "store").mkdir()
+    with monkeypatch.context() as full:
+        full.setattr(tempfile, "gettempdir", none)
+        assert compress("clean", "--store", str(tmp_path / "store")).code == 0
+        with pytest.raises(ResourceError, match="name another with TMPDIR"), scratch("smoke"):
+            pass

@@ -22,7 +22,7 @@ from compress_cli import stopping
 from compress_cli.cli._failure import FailureReport
 from compress_cli.cli._streams import guarded
 from compress_cli.errors import CompressError, Interrupted, RecipeError, ResourceError
-from compress_cli.store.disk import lack
+from compress_cli.store.disk import lack, unwritable
 
 if TYPE_CHECKING:
     from compress_cli.report import Report
@@ -142,28 +142,25 @@ def read_plugins(plugins: list[Path]) -> None:
 
 
 def write_junit(report: Report, path: Path | None) -> None:
-    """Write the gates where `--junit` says; ArtifactError where that can't be."""
+    """Write the gates where `--junit` says; ArtifactError or ResourceError where that can't be."""
     if path is None:
         return
-    from compress_cli.errors import ArtifactError
     from compress_cli.report import junit
 
     try:
         path.write_text(junit.render(report))
     except OSError as error:
-        raise ArtifactError(f"{path}: can't be written ({error.strerror})") from None
+        raise unwritable(error, path) from None
 
 
 def write_tables(table: Table, csv: Path | None, latex: Path | None) -> None:
-    """Figures for other programs; ArtifactError where a file can't be written."""
-    from compress_cli.errors import ArtifactError
-
+    """Figures for other programs; ArtifactError or ResourceError where a file can't be written."""
     for path, text in ((csv, table.csv), (latex, table.latex)):
         try:
             if path:
                 path.write_text(text(), encoding="utf-8")
         except OSError as error:
-            raise ArtifactError(f"{path}: can't be written ({error.strerror})") from None
+            raise unwritable(error, path) from None
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import typer
 
 from compress_cli.errors import ArtifactError
+from compress_cli.store.disk import unwritable
 
 UNFINISHED = "the command has not finished, or was killed"
 
@@ -67,7 +68,7 @@ class FailureReport:
                 raise ArtifactError(f"{path}: is no regular file; name another with --junit")
             path.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise ArtifactError(f"{path}: can't be written ({error.strerror})") from None
+            raise unwritable(error, path) from None
 
 
 def _value(arguments: Sequence[str], option: str) -> str:

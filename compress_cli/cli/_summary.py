@@ -3,13 +3,13 @@
 import os
 from pathlib import Path
 
-from compress_cli.errors import ArtifactError
+from compress_cli.store.disk import unwritable
 
 SUMMARY = "GITHUB_STEP_SUMMARY"  # names a file whose Markdown the job's page shows
 
 
 def write_summary(text: str) -> None:
-    """Append to the job's summary where there is one; ArtifactError where it can't be written."""
+    """Append to the job's summary where there is one; ArtifactError or ResourceError where it can't be written."""
     path = os.environ.get(SUMMARY)
     if not path:
         return
@@ -17,4 +17,4 @@ def write_summary(text: str) -> None:
         with Path(path).open("a") as out:
             out.write(text)
     except OSError as error:
-        raise ArtifactError(f"{path}: can't be written ({error.strerror}); {SUMMARY} names it") from None
+        raise unwritable(error, Path(path), f"; {SUMMARY} names it") from None

@@ -120,7 +120,8 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="overwrite an existing file")] = False,
 ) -> None:
     """Write a commented starter recipe that runs as it is."""
-    from compress_cli.errors import ArtifactError, RecipeError
+    from compress_cli.errors import RecipeError
+    from compress_cli.store.disk import unwritable
 
     if target not in STARTERS:
         from compress_cli.settings import suggest
@@ -131,5 +132,5 @@ def command(
     try:
         path.write_text(HEAD.format(file=path) + STARTERS[target])
     except OSError as error:
-        raise ArtifactError(f"{path}: can't be written ({error.strerror})") from None
+        raise unwritable(error, path) from None
     typer.echo(f"{path}: next, `compress plan {path}` and `compress run {path}`", err=True)

@@ -240,4 +240,4 @@ def _writable(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / LOG).touch()
     except OSError as error:
-        raise ArtifactError(f"{directory}: can't be written ({error.strerror}); choose another folder with --output") from None
+        raise disk.unwritable(error, directory, "; choose another folder with --output") from None

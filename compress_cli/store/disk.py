@@ -9,7 +9,7 @@ import resource
 import shutil
 from pathlib import Path
 
-from compress_cli.errors import ResourceError
+from compress_cli.errors import ArtifactError, CompressError, ResourceError
 from compress_cli.store.scratch import in_scratch
 
 LACKS = {
@@ -39,11 +39,25 @@ def _room(where: Path, folder: Path) -> str:
     """The free space of a disk or the limit of a file's size, whichever was exceeded, and the remedy."""
     existing = next((path for path in (where, *where.absolute().parents) if path.exists()), folder)
     free = f"{amount(shutil.disk_usage(existing).free)} are free there"
-    another = "name another place with " + ("TMPDIR" if in_scratch(where) else "--store")
+    another = f"name another place{_option(where, folder)}"
     largest = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if largest == resource.RLIM_INFINITY:
         return f"{free}; make room, or {another}"
     return f"{free}, and a file may have at most {amount(largest)}; raise that with `ulimit -f`, make room, or {another}"
+
+
+def _option(where: Path, folder: Path) -> str:
+    """What moves the file that could not be written; empty for one that the user named."""
+    if in_scratch(where):
+        return " with TMPDIR"
+    return " with --store" if where.is_relative_to(folder) and folder != Path() else ""
+
+
+def unwritable(error: OSError, path: Path, remedy: str = "") -> CompressError:
+    """What to tell where a file that the user named can't be written: ResourceError where there is no room for it."""
+    if error.errno in FULL or error.errno == errno.EFBIG:
+        return ResourceError(f"{path}: can't be written ({error.strerror}): {_room(path, Path())}")
+    return ArtifactError(f"{path}: can't be written ({error.strerror}){remedy}")
 
 
 def require(needed: int, folder: Path) -> None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compress_cli.errors import ArtifactError
 from compress_cli.store import durable
+from compress_cli.store.disk import unwritable
 from compress_cli.store.store import Store
 
 REGISTER = ".runs"
@@ -80,7 +81,7 @@ def locked(store: Store) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("a")
     except OSError as error:
-        raise ArtifactError(f"{store.root}: can't be written ({error.strerror}); name another with --store") from None
+        raise unwritable(error, store.root, "; name another with --store") from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from compress_cli.errors import ResourceError
+
 PREFIX = "compress-scratch-"
+TRIED = "TMPDIR, /tmp, /var/tmp, /usr/tmp and this folder were tried"
 YOUNG_S = 60.0  # a folder is made a moment before it is locked
 
 
@@ -19,7 +22,10 @@ YOUNG_S = 60.0  # a folder is made a moment before it is locked
 def scratch(purpose: str) -> Iterator[Path]:
     """An empty folder, locked while it is used, gone afterwards."""
     remove_abandoned()
-    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{purpose}-") as folder:
+    parent = _parent()
+    if parent is None:
+        raise ResourceError(f"no folder for temporary files can be written ({TRIED}); make room, or name another with TMPDIR")
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{purpose}-", dir=parent) as folder:
         handle = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -28,13 +34,22 @@ def scratch(purpose: str) -> Iterator[Path]:
             os.close(handle)
 
 
+def _parent() -> Path | None:
+    """TMPDIR or the system's folder for temporary files; None where none can be written: all disks are full."""
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        return None
+
+
 def in_scratch(path: Path) -> bool:
     return any(part.startswith(PREFIX) for part in path.parts)
 
 
 def abandoned() -> list[Path]:
     """This user's scratch folders that no process holds."""
-    return [path for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*")) if _abandoned(path)]
+    parent = _parent()
+    return [path for path in sorted(parent.glob(f"{PREFIX}*")) if _abandoned(path)] if parent else []
 
 
 def remove_abandoned() -> None:

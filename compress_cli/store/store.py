@@ -21,6 +21,7 @@ from typing import TextIO
 from compress_cli.errors import ArtifactError
 from compress_cli.store import artifact, durable
 from compress_cli.store.artifact import MANIFEST, Artifact
+from compress_cli.store.disk import unwritable
 
 KEY = re.compile(r"[0-9a-f]{64}")
 ENTRY = re.compile(rf"({KEY.pattern})(\.partial|\.saves|\.old|\.lock|\.gone)?")
@@ -155,7 +156,7 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             return self._lock(key).open("a+")
         except OSError as error:
-            raise ArtifactError(f"{self.root}: can't be written ({error.strerror}); name another with --store") from None
+            raise unwritable(error, self.root, "; name another with --store") from None
 
     def _lock_left(self, key: str) -> bool:
         """Whether there is a lock, perhaps of a process that was killed; False where this user can't remove it."""
