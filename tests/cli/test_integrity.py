@@ -348,7 +348,7 @@ def test_a_model_without_a_baseline_is_compared_by_its_latency(compress, run):
     shutil.copytree("runs", "again", symlinks=True)
     artifacts = {made.step: made for made in reproduce.compared(run, Path("again/r")).artifacts}
     assert artifacts["teacher.comparison"].outcome == "timed"
-    assert " ms [" in artifacts["teacher.comparison"].said
+    assert " ms [" in artifacts["teacher.comparison"].detail
 
 
 def test_elsewhere_figures_are_compared_within_their_intervals(run, again):
