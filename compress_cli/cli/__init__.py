@@ -156,9 +156,10 @@ def write_junit(report: Report, path: Path | None) -> None:
 def write_tables(table: Table, csv: Path | None, latex: Path | None) -> None:
     """Figures for other programs; ArtifactError or ResourceError where a file can't be written."""
     for path, text in ((csv, table.csv), (latex, table.latex)):
+        if path is None:
+            continue
         try:
-            if path:
-                path.write_text(text(), encoding="utf-8")
+            path.write_text(text(), encoding="utf-8")
         except OSError as error:
             raise unwritable(error, path) from None
 
