@@ -14,7 +14,7 @@ from compress_cli.store.scratch import in_scratch
 
 LACKS = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE,
-    errno.ENAMETOOLONG,
+    errno.ENAMETOOLONG, errno.ELOOP,
 }  # fmt: skip
 """Errors that the user can fix; any other is a bug of ours."""
 FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -149,7 +149,7 @@ def _link_problem(path: Path, artifact: Path) -> str:
     kind = durable.kind_of(path)
     if not kind.startswith("link"):
         return f"is a {kind}, not the link to the stage's artifact" if kind else "is missing: the link to the stage's artifact"
-    if path.resolve() == artifact.resolve():
+    if os.path.realpath(path) == os.path.realpath(artifact):
         return ""
     return f"leads to {os.readlink(path)}, not to the artifact of this run (a later run that did not end may have changed it)"
 

@@ -140,3 +140,15 @@ def test_what_a_killed_repair_left_beside_a_whole_artifact_goes(compress, ran):
     assert '"bytes": 2000' in outcome.out
     assert sorted(path.name for path in ran.parent.iterdir()) == [name for name in whole if name != "f" * 64]
     assert_clear(compress("verify", "runs/r"), 0)
+
+
+@pytest.mark.parametrize(
+    "command", [("verify", "runs/r"), ("plan", "r.yaml"), ("run", "r.yaml", "-q"), ("repair", "runs/r", "-q")]
+)
+def test_a_store_that_is_a_link_to_itself(compress, ran, command):
+    shutil.rmtree("runs/.store")
+    os.symlink(".store", "runs/.store")
+    outcome = compress(*command)
+    assert outcome.code in (3, 4), outcome
+    assert "Traceback" not in outcome.err
+    assert ".store" in outcome.err
