@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 from pathlib import Path
-from typing import Any, Protocol, get_args, runtime_checkable
+from typing import Any, get_args
 
 from pydantic import (
     BaseModel,
@@ -16,14 +16,6 @@ from pydantic.fields import FieldInfo
 from compress_cli.errors import ArtifactError
 from compress_cli.plugin import Plugin
 from compress_cli.settings import ByContent, Location, NotInKey, NotInKeyAtDefault
-
-
-@runtime_checkable
-class Fingerprinted(Protocol):
-    """A setting that stands for data, such as a dataset: its content enters a key too."""
-
-    def fingerprint(self) -> str:
-        """A hash of the content."""
 
 
 def identity(value: Any) -> Any:
@@ -58,7 +50,8 @@ def identity(value: Any) -> Any:
 def _part(value: Any) -> Any:
     """The identity of a field's value, or of one of several values."""
     known = identity(value)
-    return {**known, "fingerprint": value.fingerprint()} if isinstance(value, Fingerprinted) else known
+    fingerprint = getattr(value, "fingerprint", None) if isinstance(value, Plugin) else None
+    return {**known, "fingerprint": fingerprint()} if callable(fingerprint) else known
 
 
 def not_in_key(info: FieldInfo) -> bool:

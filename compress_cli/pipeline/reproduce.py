@@ -20,7 +20,7 @@ from compress_cli.pipeline import lock
 from compress_cli.pipeline.executor import Listener
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.run import MEMORY, Run
-from compress_cli.store import artifact
+from compress_cli.store import artifact, durable
 from compress_cli.store.artifact import Artifact, Comparison, Measurement
 from compress_cli.store.record import Record
 from compress_cli.store.store import Store
@@ -76,10 +76,15 @@ def reproduce(directory: Path, output: Path, listener: Listener) -> Reproduction
         raise ArtifactError(f"{store.root}: holds artifacts already; name an empty folder with --output")
     memory = directory / record.store / MEMORY
     if memory.is_dir():  # what was chosen by timing on this machine is repeated, since it changes results
-        shutil.copytree(memory, store.root / MEMORY, dirs_exist_ok=True)
+        shutil.copytree(memory, store.root / MEMORY, dirs_exist_ok=True, ignore=_odd_entries)
     again = output / planned.recipe.name
     Run(planned, store, again, listener).execute()
     return compared(directory, again)
+
+
+def _odd_entries(folder: str, names: list[str]) -> list[str]:
+    """Entries that are neither files nor folders, such as FIFOs, which would be waited for."""
+    return [name for name in names if durable.kind_of(Path(folder, name)) not in ("file", "folder")]
 
 
 def compared(then: Path, now: Path) -> Reproduction:

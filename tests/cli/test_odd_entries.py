@@ -152,3 +152,9 @@ def test_a_store_that_is_a_link_to_itself(compress, ran, command):
     assert outcome.code in (3, 4), outcome
     assert "Traceback" not in outcome.err
     assert ".store" in outcome.err
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "link to nothing"])
+def test_among_the_choices_of_a_machine(compress, ran, kind):
+    put(kind, Path("runs/.store/.machine/odd"))
+    assert_clear(compress("reproduce", "runs/r", "-o", "again", "-q"), 0)
