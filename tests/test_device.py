@@ -322,7 +322,7 @@ def test_killed_within_an_epoch_it_goes_on_to_the_same_bytes(optimizer, toy, con
     reports = []
     (expected, figures), _ = on("cpu", fit)
     on("cuda", killed)
-    (weights, facts), _ = on("cuda", lambda where: fit(where, Saves(tmp_path / "saves", say=reports.append)))
+    (weights, facts), _ = on("cuda", lambda where: fit(where, Saves(tmp_path / "saves", warn=reports.append)))
     assert not reports
     assert same(weights, expected)
     assert facts["epochs"] == figures["epochs"]
