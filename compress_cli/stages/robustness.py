@@ -43,7 +43,7 @@ class Robustness(Stage):
 
     start: str | None = Field(None, description="the stage whose file is measured; default: the one before")
     baseline: str | None = Field(None, description="a stage whose file sees the same pictures")
-    kinds: Many[Corruption] = Field(("noise", "blur", "contrast"), min_length=1, description="the corruptions")
+    corruptions: Many[Corruption] = Field(("noise", "blur", "contrast"), min_length=1, description="how pictures are corrupted")
     severities: Many[Severity] = Field((1, 3, 5), min_length=1, description="severities of each corruption, 1 to 5")
     batch: int = Field(128, ge=1, description="samples in one run; the result does not depend on it")
 
@@ -58,7 +58,7 @@ class Robustness(Stage):
         opened = [sessions.open_stored(file) for role in ("start", "baseline") for file in context.inputs.get(role, ())]
         picture = _picture(split, opened)
         tries: list[tuple[Corruption, int] | None] = [None]  # undisturbed
-        tries += [(kind, severity) for kind in self.kinds for severity in self.severities]
+        tries += [(kind, severity) for kind in self.corruptions for severity in self.severities]
         lines: list[Line] = []
         for done, how in enumerate(tries):
             results = [self._measured(session, split, picture, how, context) for session in opened]
