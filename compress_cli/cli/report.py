@@ -1,7 +1,7 @@
 """`compress report`"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,13 @@ def command(
     ],
     markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown")] = False,
     html: Annotated[bool, typer.Option("--html", help="print an HTML page")] = False,
+    benchmark_json: Annotated[
+        Literal["smaller", "bigger"] | None,
+        typer.Option(
+            help="print the figures of which smaller (or bigger) is better as JSON for github-action-benchmark",
+            show_default=False,
+        ),
+    ] = None,
     gates: Gates = [],  # noqa: B006 - typer copies it
     junit: JUnit = None,
     csv: Tables = None,
@@ -25,13 +32,15 @@ def command(
     json: Json = False,
 ) -> None:
     """Show the table of a run again, or of several runs together. Gates are checked, nothing is measured."""
+    import json as format_json
+
     from compress_cli.errors import RecipeError
+    from compress_cli.report import benchmark, rows
     from compress_cli.report import gates as promises
-    from compress_cli.report import rows
     from compress_cli.statistics import gate
 
-    if json + markdown + html > 1:
-        raise RecipeError("--json, --markdown and --html: choose one")
+    if json + markdown + html + bool(benchmark_json) > 1:
+        raise RecipeError("--json, --markdown, --html and --benchmark-json: choose one")
     promised = tuple(gate.parse(text) for text in gates)
     reports = [promises.collect(folder, promised) for folder in folders]
     if junit and len(reports) > 1:
@@ -41,7 +50,10 @@ def command(
     write_junit(reports[0], junit)
     write_tables(rows.table([(str(folder), report) for folder, report in zip(folders, reports, strict=True)]), csv, latex)
     form = "json" if json else "markdown" if markdown else "html" if html else ""
-    if len(reports) == 1:
+    if benchmark_json:
+        figures = [entry for report in reports for entry in benchmark.entries(report, benchmark_json)]
+        typer.echo(format_json.dumps(figures, indent=1, allow_nan=False))
+    elif len(reports) == 1:
         _one(reports[0], folders[0], form)
     else:
         _several(reports, folders, form)

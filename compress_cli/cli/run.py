@@ -37,6 +37,7 @@ def command(
 
     from compress_cli.pipeline import run  # PyTorch comes with it: only after the recipe proved right
     from compress_cli.pipeline import smoke as smoke_run
+    from compress_cli.pipeline.tracking import Tracked
     from compress_cli.report import gates as promises
     from compress_cli.report import terminal
     from compress_cli.store.store import Store
@@ -51,9 +52,11 @@ def command(
                 seconds = sum(trial.seconds for trial in trials)
                 typer.echo(f"every stage works on two batches; on all data they would take about {seconds:.0f} s together")
             return
-        run.Run(planned, Store(store or output / ".store"), directory, listener, frozenset(force), repair).execute()
-    report = promises.collect(directory)
-    write_report(report, directory)
+        with Tracked(planned, directory, listener) as tracked:
+            run.Run(planned, Store(store or output / ".store"), directory, tracked, frozenset(force), repair).execute()
+            report = promises.collect(directory)
+            write_report(report, directory)
+            tracked.results(report)
     write_junit(report, junit)
     if json:
         typer.echo(report.model_dump_json(indent=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, PrivateAttr
 
@@ -14,6 +15,7 @@ from compress_cli.document import Document, Key
 from compress_cli.errors import RecipeError
 from compress_cli.measurement.latency import TimingConditions
 from compress_cli.measurement.measure import RunConditions
+from compress_cli.pipeline.trackers import Tracker
 from compress_cli.plugin import find
 from compress_cli.settings import Many, Settings
 from compress_cli.stages import Stage
@@ -51,6 +53,7 @@ class Recipe(Settings):
     gates: Many[Gate] = Field((), description="promises about the result; a run that breaks one ends with exit code 5")
     measure: RunConditions = Field(RunConditions(), description="how models are run to be measured")
     compare: TimingConditions = Field(TimingConditions(), description="how models are timed")
+    tracking: Many[Tracker] = Field((), description="programs that show the run's curves and figures; they change no result")
     stages: Many[Stage] = Field(min_length=1, description="what to do, in order")
 
     _document: Document = PrivateAttr()
@@ -58,6 +61,10 @@ class Recipe(Settings):
     @property
     def path(self) -> Path:
         return self._document.path
+
+    def written(self) -> Any:
+        """The fields as the user wrote them, overrides included."""
+        return self._document.data()
 
     def complaint(self, loc: Sequence[Key], reason: str) -> str:
         """`recipe.yaml:12: stages[2].teacher: reason`"""
