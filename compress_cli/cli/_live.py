@@ -37,9 +37,9 @@ class Live:
             transient=True,
             disable=quiet or not terminal,
         )
-        self.bar: TaskID | None = None
+        self.bar_of: dict[str, TaskID] = {}  # by the key of a step at work
         self.smoking = False
-        self._status = ""  # how far the step at work is; empty between steps
+        self._status: dict[str, str] = {}  # how far each step at work is, by its key
         self._last_line_s = time.monotonic()
         self._ended = threading.Event()
         self._heartbeat = None if quiet or terminal else threading.Thread(target=self._beat, daemon=True)
@@ -64,20 +64,20 @@ class Live:
             self._print(f"{step.name}: {step.stage.type}")
         self.smoking = smoke
         name = f"{'trying ' if smoke else ''}{step.name}"
-        self._status = f"{name}: {step.stage.type}"
-        if self.bar is not None:
-            self.bars.remove_task(self.bar)
-        self.bar = self.bars.add_task(name, total=None, figures="")
+        self._status[step.key] = f"{name}: {step.stage.type}"
+        self._remove_bar(step)
+        self.bar_of[step.key] = self.bars.add_task(name, total=None, figures="")
 
     def progress(self, step: Step, progress: Report) -> None:
         """Show how far a step is, its notes, and the figures of an epoch that ended."""
         figures = _figures(progress)
-        if self.bar is not None:
+        if (bar := self.bar_of.get(step.key)) is not None:
             epochs = progress.epochs or 1
             total = progress.total * epochs
             done = progress.done + progress.total * max(0, progress.epoch - 1)
-            self.bars.update(self.bar, total=total, completed=done, figures=figures)
-        self._status = "  ".join(filter(None, (f"{step.name}: {_position(progress)}", figures)))
+            self.bars.update(bar, total=total, completed=done, figures=figures)
+        if step.key in self._status:
+            self._status[step.key] = "  ".join(filter(None, (f"{step.name}: {_position(progress)}", figures)))
         if progress.note:
             self._print(f"{step.name}: {progress.note}")
         if progress.epoch_ended and not self.bars.live.is_started:
@@ -85,16 +85,19 @@ class Live:
 
     def ended(self, step: Step, cached: bool, seconds: float, problem: str) -> None:
         """Say what came of a step."""
-        self._status = ""
-        if self.bar is not None:
-            self.bars.remove_task(self.bar)
-            self.bar = None
+        self._status.pop(step.key, None)
+        self._remove_bar(step)
         if problem:
             self._print(f"{step.name}: not possible: {problem}")
         elif cached and not step.implied:
             self._print(f"{step.name}: up to date")
         elif not step.implied and not self.smoking:
             self._print(f"{step.name}: done in {seconds:.1f} s")
+
+    def _remove_bar(self, step: Step) -> None:
+        bar = self.bar_of.pop(step.key, None)
+        if bar is not None:
+            self.bars.remove_task(bar)
 
     def _print(self, line: str) -> None:
         self._last_line_s = time.monotonic()
@@ -105,7 +108,8 @@ class Live:
         """Print the status whenever nothing else was printed for so long; in a thread, since a step may not report."""
         while not self._ended.wait(max(0.01, self._last_line_s + self.silence_s - time.monotonic())):
             if time.monotonic() - self._last_line_s >= self.silence_s:
-                self._print(self._status or "at work")
+                for line in list(self._status.values()) or ["at work"]:
+                    self._print(line)
 
 
 def _position(progress: Report) -> str:

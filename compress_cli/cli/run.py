@@ -8,6 +8,7 @@ import typer
 from compress_cli.cli import Gates, Json, JUnit, Output, Plugins, Quiet, Recipe, Set, StoreFolder, read_plugins, write_junit
 
 if TYPE_CHECKING:
+    from compress_cli.pipeline.parallel import Parallel
     from compress_cli.pipeline.plan import Plan
     from compress_cli.report import Report
 
@@ -21,6 +22,11 @@ def command(
     until: Annotated[str, typer.Option(help="stop after this stage", show_default=False)] = "",
     smoke: Annotated[bool, typer.Option("--smoke", help="only try two batches through every stage")] = False,
     repair: Annotated[bool, typer.Option("--repair", help="make damaged artifacts anew")] = False,
+    jobs: Annotated[int, typer.Option(min=1, max=1024, help="make so many steps at once, each in a process of its own")] = 1,
+    on: Annotated[
+        str,
+        typer.Option(help="make long steps on workers: slurm, '{type: slurm, hours: 8}', ray", show_default=False),
+    ] = "",
     gates: Gates = [],  # noqa: B006
     junit: JUnit = None,
     plugins: Plugins = [],  # noqa: B006
@@ -43,6 +49,7 @@ def command(
     from compress_cli.store.store import Store
 
     directory = output / planned.recipe.name
+    elsewhere = workers_of(jobs, on, recipe, overrides, plugins)
     with Live(quiet=quiet) as listener:
         if smoke:
             trials = smoke_run.smoke(planned, listener)
@@ -53,7 +60,8 @@ def command(
                 typer.echo(f"every stage works on two batches; on all data they would take about {seconds:.0f} s together")
             return
         with Tracked(planned, directory, listener) as tracked:
-            run.Run(planned, Store(store or output / ".store"), directory, tracked, frozenset(force), repair).execute()
+            kept = Store(store or output / ".store")
+            run.Run(planned, kept, directory, tracked, frozenset(force), repair, elsewhere=elsewhere).execute()
             report = promises.collect(directory)
             write_report(report, directory)
             tracked.results(report)
@@ -65,6 +73,22 @@ def command(
         if not quiet:
             typer.echo(f"report: {directory}/report.html, report.md, report.json", err=True)
     promises.decide(report)
+
+
+def workers_of(jobs: int, on: str, recipe: Path, overrides: list[str], plugins: list[Path]) -> "Parallel | None":
+    """Where long steps are made, as `--jobs` and `--on` say; None for this process."""
+    from compress_cli.document import Document
+    from compress_cli.errors import RecipeError
+    from compress_cli.pipeline.parallel import Parallel
+    from compress_cli.pipeline.workers import Choice
+    from compress_cli.pipeline.workers.local import Local
+
+    if on and jobs > 1:
+        raise RecipeError("--jobs and --on: choose one; --jobs 2 is short for --on '{type: local, jobs: 2}'")
+    if not on and jobs == 1:
+        return None
+    workers = Document.parse(f"workers: {on}", "--on").settings(Choice, Path()).workers if on else Local(jobs=jobs)
+    return Parallel(workers, recipe, tuple(overrides), tuple(plugins))
 
 
 def _planned(

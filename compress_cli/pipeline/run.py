@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -36,6 +37,12 @@ FILES = (LOG, RECORD, LOCK, smoke.PASSED, "report.json", "report.md", "report.ht
 MEMORY = ".machine"  # in the store: choices made once per machine
 
 
+class Elsewhere(Protocol):
+    """Where long steps are made instead."""
+
+    def advance(self, run: Run) -> None: ...
+
+
 @dataclass
 class Run:
     """One execution of a plan."""
@@ -51,6 +58,7 @@ class Run:
     damaged: dict[str, str] = field(default_factory=dict)  # keys of steps whose artifact was not whole -> what was found
     problems: dict[str, str] = field(default_factory=dict)  # keys of measuring steps that could not run -> why
     at_work: tuple[Step, Saves] | None = None  # the last step that was begun
+    elsewhere: Elsewhere | None = None  # where long steps are made; None: here, one after the other
 
     def execute(self) -> Record:
         """Run the steps that are not up to date. An error leaves every complete artifact in place."""
@@ -60,8 +68,10 @@ class Run:
             run_index.enter(self.store, self.directory, [step.key for step in self.plan.steps])
             self._rehearse()
             doubts = self._doubts()
+            if self.elsewhere:
+                self.elsewhere.advance(self)
             for step in self.plan.steps:
-                self._advance(step)
+                self.advance(step)
         store = os.path.relpath(self.store.root.resolve(), self.directory.resolve())
         outcome = Outcome(self.artifacts, self.cached, self.problems)
         record = summary.record(self.plan, outcome, store, time.monotonic() - begun, doubts)
@@ -76,7 +86,7 @@ class Run:
         """Refuse what would fail later: absent data, a stage or a device that there is not, a folder that can't be written."""
         if self.plan.missing_data:
             raise ArtifactError(self.plan.missing_data)
-        _ = self._forced  # refuses the name of a stage that there is not
+        _ = self.forced_keys  # refuses the name of a stage that there is not
         executor.device(self.plan.recipe.device)
         if self.plan.recipe.threads:
             torch.set_num_threads(self.plan.recipe.threads)
@@ -131,7 +141,7 @@ class Run:
 
         ArtifactError where it is there but damaged; in a repair it counts as not there.
         """
-        if step.key in self._forced:
+        if step.key in self.forced_keys:
             return None
         try:
             return self._whole(step)
@@ -157,7 +167,7 @@ class Run:
         return artifact
 
     @cached_property
-    def _forced(self) -> set[str]:
+    def forced_keys(self) -> set[str]:
         """Keys, since two stages, or a stage and an implied step, may be one step; RecipeError for an unknown stage."""
         names = {self.plan.step(name).name for name in self.force}
         return {step.key for step in (*self.plan.stages, *self.plan.repeated) if (step.variant_of or step.name) in names}
@@ -165,18 +175,38 @@ class Run:
     def _input(self, step: Step) -> Artifact | None:
         return self.artifacts.get(step.key) or self.current(step)
 
-    def _advance(self, step: Step) -> None:
-        """Make a step's artifact be there, or note why a measuring step can't."""
+    def make_one(self, step: Step) -> None:
+        """Make one step of the plan, whose inputs are there: what a job of `execute` does in a process of its own."""
+        self._check()
+        with self._explained():
+            for source in step.sources:
+                artifact = self._whole(source)
+                if artifact is None:
+                    raise ArtifactError(f"stage '{step.name}' needs '{source.name}', which is no longer in the store")
+                self.artifacts[source.key] = artifact
+            if self.current(step) is None:
+                self._make(step)
+
+    def settled(self, step: Step) -> bool:
+        """Whether nothing is left to do for a step: it is up to date, or can't be made since another failed."""
+        if step.key in self.artifacts or step.key in self.problems:
+            return True
         missing = [source for source in step.sources if source.key in self.problems]
         if missing:
             self.problems[step.key] = self.problems[missing[0].key]
-            return
+            return True
         artifact = self.current(step)
-        if artifact is not None:
-            self.artifacts[step.key] = artifact
-            self.cached.add(step.key)
-            self._link(step)
-            self.listener.ended(step, True, 0.0, "")
+        if artifact is None:
+            return False
+        self.artifacts[step.key] = artifact
+        self.cached.add(step.key)
+        self._link(step)
+        self.listener.ended(step, True, 0.0, "")
+        return True
+
+    def advance(self, step: Step) -> None:
+        """Make a step's artifact be there, or note why a measuring step can't."""
+        if self.settled(step):
             return
         self.listener.begins(step, smoke=False)
         self.at_work = None
@@ -185,10 +215,25 @@ class Run:
             self.artifacts[step.key] = self._make(step)
             self._link(step)
         except StageError as error:
-            if step.key in self.plan.needed or isinstance(error, ResourceError):
-                raise StageError(f"stage '{step.name}' failed: {error}\n{self._kept()}") from error
-            self.problems[step.key] = str(error)
+            self.failed(step, error)
         self.listener.ended(step, step.key in self.cached, time.monotonic() - begun, self.problems.get(step.key, ""))
+
+    def made_elsewhere(self, step: Step, seconds: float) -> None:
+        """Take up the artifact that a job made."""
+        artifact = self._whole(step)
+        if artifact is None:
+            raise StageError(
+                f"stage '{step.name}' was made elsewhere, but is not in {self.store.root}; do both see the same files?"
+            )
+        self.artifacts[step.key] = artifact
+        self._link(step)
+        self.listener.ended(step, False, seconds, "")
+
+    def failed(self, step: Step, error: StageError) -> None:
+        """Note that a measuring step can't be made; StageError for another, which ends the run."""
+        if step.key in self.plan.needed or isinstance(error, ResourceError):
+            raise StageError(f"stage '{step.name}' failed: {error}\n{self._kept()}") from error
+        self.problems[step.key] = str(error)
 
     def _make(self, step: Step) -> Artifact:
         inputs = {role: tuple(self.artifacts[source.key] for source in steps) for role, steps in step.inputs.items()}
@@ -223,7 +268,7 @@ class Run:
 
     def _attempt(self, step: Step, inputs: executor.Inputs) -> Attempt:
         return Attempt(
-            forced=step.key in self._forced,
+            forced=step.key in self.forced_keys,
             inputs={role: executor.recorded(sources) for role, sources in inputs.items()},
             device=executor.named(executor.device(self.plan.recipe.device)),
             libraries=executor.libraries(),

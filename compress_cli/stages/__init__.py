@@ -83,6 +83,11 @@ class Stage(Plugin):
         """Stages it implies, by role: the plan makes steps of them, shared by key."""
         return {}
 
+    @property
+    def timed(self) -> bool:
+        """Whether it measures time: nothing else may work on the machine meanwhile."""
+        return False
+
     def controls(self) -> dict[str, Stage]:
         """Stages whose models the report compares with this one's, by suffix; they take their inputs from the same roles."""
         return {}

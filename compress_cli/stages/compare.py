@@ -37,6 +37,10 @@ class Compare(Stage):
     def depends(self) -> dict[str, Any]:
         return dict(sessions.machine())
 
+    @property
+    def timed(self) -> bool:
+        return True
+
     def run(self, context: Context) -> dict[str, Any]:
         how = self.conditions
         split = context.split("test", how.batch)

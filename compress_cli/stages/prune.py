@@ -118,6 +118,10 @@ class Prune(Stage):
         """A table of each teacher's outputs, where they are stored."""
         return _teaching.tables(self.teacher, self.losses, self._trainings()[0]) if self.teacher_cache else {}
 
+    @property
+    def timed(self) -> bool:
+        return bool(self.keep and self.keep.latency)
+
     def depends(self) -> dict[str, Any]:
         """The machine where a latency decides."""
         timed = dict(sessions.machine(), latency=latency.VERSION) if self.keep and self.keep.latency else {}

@@ -8,7 +8,7 @@ import pytest
 from compress_cli.cli._live import SILENCE_S, Live
 from compress_cli.progress import Progress
 
-STEP = SimpleNamespace(name="student.table", implied=True, stage=SimpleNamespace(type="teacher_table"))
+STEP = SimpleNamespace(key="0", name="student.table", implied=True, stage=SimpleNamespace(type="teacher_table"))
 
 
 def test_silence_ends_after_half_a_minute():
