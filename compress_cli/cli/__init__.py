@@ -34,8 +34,12 @@ Set = Annotated[list[str], typer.Option("--set", help="override a field: --set s
 Plugins = Annotated[list[Path], typer.Option("--plugin", help="a Python file with plugins of your own", show_default=False)]
 Output = Annotated[Path, typer.Option("--output", "-o", help="folder of runs")]
 StoreFolder = Annotated[
-    Path | None,
-    typer.Option("--store", envvar="COMPRESS_STORE", help="where artifacts are stored and shared; default: OUTPUT/.store"),
+    str | None,
+    typer.Option(
+        "--store",
+        envvar="COMPRESS_STORE",
+        help="where artifacts are stored and shared: a folder, or s3://bucket/prefix; default: OUTPUT/.store",
+    ),
 ]
 Gates = Annotated[
     list[str], typer.Option("--gate", help="a promise: 'accuracy_drop<=0.01', 'int8.size_bytes<=200kB'", show_default=False)

@@ -15,11 +15,15 @@ def command(
     json: Json = False,
 ) -> None:
     """Remove artifacts that no run refers to, and leftovers of killed processes. Artifacts in use by a process stay."""
+    from compress_cli.errors import RecipeError
     from compress_cli.store import reclaim
     from compress_cli.store.disk import amount
     from compress_cli.store.store import Store
 
-    reclaimed = reclaim.reclaim(Store(store or output / ".store"), output, remove=not dry_run)
+    if store and "://" in store:
+        raise RecipeError(f"--store {store}: a bucket keeps what its own rules say; leave --store out to clean {output}/.store")
+    kept = Store(Path(store) if store else output / ".store")
+    reclaimed = reclaim.reclaim(kept, output, remove=not dry_run)
     if json:
         typer.echo(reclaimed.model_dump_json(indent=1))
         return

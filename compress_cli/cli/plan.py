@@ -32,9 +32,9 @@ def command(
     from compress_cli.cli._live import Live
     from compress_cli.pipeline import estimate, run
     from compress_cli.pipeline import smoke as smoke_run
-    from compress_cli.store.store import Store
+    from compress_cli.store.bucket import opened
 
-    kept = Store(store or output / ".store")
+    kept = opened(store, output)
     with Live(quiet=quiet) as listener:
         trials = smoke_run.smoke(planned, listener) if smoke and not planned.missing_data else []
         state = run.Run(planned, kept, output / planned.recipe.name, listener, repair=True)

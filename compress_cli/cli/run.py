@@ -46,7 +46,7 @@ def command(
     from compress_cli.pipeline.tracking import Tracked
     from compress_cli.report import gates as promises
     from compress_cli.report import terminal
-    from compress_cli.store.store import Store
+    from compress_cli.store.bucket import opened
 
     directory = output / planned.recipe.name
     elsewhere = workers_of(jobs, on, recipe, overrides, plugins)
@@ -60,8 +60,7 @@ def command(
                 typer.echo(f"every stage works on two batches; on all data they would take about {seconds:.0f} s together")
             return
         with Tracked(planned, directory, listener) as tracked:
-            kept = Store(store or output / ".store")
-            run.Run(planned, kept, directory, tracked, frozenset(force), repair, elsewhere=elsewhere).execute()
+            run.Run(planned, opened(store, output), directory, tracked, frozenset(force), repair, elsewhere=elsewhere).execute()
             report = promises.collect(directory)
             write_report(report, directory)
             tracked.results(report)

@@ -40,11 +40,11 @@ def command(
 
     from compress_cli.pipeline import run  # PyTorch comes with it: only after the recipe proved right
     from compress_cli.statistics.findings import FINDINGS, Findings
-    from compress_cli.store.store import Store
+    from compress_cli.store.bucket import opened
 
     with Live(quiet=quiet) as listener:
         directory = output / f"{planned.recipe.name}-sensitivity"
-        running = run.Run(planned, Store(store or output / ".store"), directory, listener)
+        running = run.Run(planned, opened(store, output), directory, listener)
         running.execute()
     artifact = running.artifacts[planned.step(name).key]
     findings = Findings.model_validate_json(artifact.file(FINDINGS).read_text())

@@ -63,7 +63,7 @@ def make(job: Job) -> Outcome:
 def _make(job: Job) -> None:
     from compress_cli.pipeline import plan, recipe
     from compress_cli.pipeline.run import Run
-    from compress_cli.store.store import Store
+    from compress_cli.store.bucket import opened
 
     for path in job.plugins:
         plugin.register(path)
@@ -73,7 +73,8 @@ def _make(job: Job) -> None:
     if step is None:
         raise ArtifactError(f"{job.recipe}: no longer has the step '{job.name}' as it was; was the recipe or its data changed?")
     forced = frozenset({step.variant_of or step.name}) if job.forced else frozenset[str]()
-    Run(planned, Store(job.store), job.directory, Reports(progress_path(job)), forced, job.repair).make_one(step)
+    store = opened(job.store, job.directory.parent)
+    Run(planned, store, job.directory, Reports(progress_path(job)), forced, job.repair).make_one(step)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ class Parallel:
             overrides=self.overrides,
             plugins=tuple(path.resolve() for path in self.plugins),
             directory=run.directory.resolve(),
-            store=run.store.root.resolve(),
+            store=run.store.name,
             key=step.key,
             name=step.name,
             threads=run.plan.recipe.threads,

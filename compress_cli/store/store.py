@@ -37,6 +37,11 @@ class Store:
 
     root: Path
 
+    @property
+    def name(self) -> str:
+        """As `--store` takes it, from any folder."""
+        return str(self.root.resolve())
+
     def directory(self, key: str) -> Path:
         return self.root / key
 

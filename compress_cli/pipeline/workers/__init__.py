@@ -25,7 +25,7 @@ class Job(BaseModel):
     overrides: tuple[str, ...] = ()
     plugins: tuple[Path, ...] = ()
     directory: Path  # the run's
-    store: Path
+    store: str  # a folder or a bucket
     key: str
     name: str  # of the step
     threads: int | None  # None: as the recipe says
