@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from compress_cli.networks import code_widths
 from compress_cli.networks.edits import Edit
 from compress_cli.networks.edits.narrow import Narrow
 from compress_cli.networks.edits.open_attention import OpenAttention, openable
-from compress_cli.pruning import channels
+from compress_cli.networks.rescaling import Rescaling
+from compress_cli.pruning import channels, coupling
 from compress_cli.pruning.channels import Group, evaluating
 
 LEAST, MOST = 0.25, 0.75  # share of a group's channels that a random pattern removes
@@ -26,7 +29,7 @@ def narrow(body: nn.Module, groups: Sequence[Group], removed: Sequence[Tensor]) 
     before = {name: tensor.shape for name, tensor in body.state_dict().items()}
     after = channels.cut(body, groups, removed)
     shapes = {name: tuple(tensor.shape) for name, tensor in after.items() if tensor.shape != before[name]}
-    edit = Narrow(shapes=shapes, numbers=_numbers(body, groups, removed))
+    edit = Narrow(shapes=shapes, numbers=code_widths.numbers(body, groups, removed))
     edit(body)
     load(body, after)
     return edit
@@ -58,29 +61,6 @@ def load(body: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     body.load_state_dict(state)
 
 
-WIDTHS = {"split_size", "all_head_size", "attn_dim", "inner_dim", "attention_dim", "d_attn"}
-"""Attributes in which attention layers keep heads x width of a head, to split or reshape by."""
-
-
-def _numbers(body: nn.Module, groups: Sequence[Group], removed: Sequence[Tensor]) -> dict[str, int]:
-    """What the code of attention layers reads after a cut of whole heads: attribute -> number of heads, or their width."""
-    numbers = {}
-    for group, channels_removed in zip(groups, removed, strict=True):
-        if group.multiple == 1:
-            continue
-        kept = group.channels - len(channels_removed)
-        per_head = {part.index.shape[1] for part in group.parts}
-        for layer in dict.fromkeys(name for part in group.parts for name in (part.layer, part.layer.rpartition(".")[0])):
-            for attribute, value in vars(body.get_submodule(layer)).items():
-                name = f"{layer}.{attribute}".lstrip(".")
-                counts_heads = "head" in attribute and not attribute.endswith(("dim", "size"))
-                if type(value) is int and counts_heads and value == group.channels:
-                    numbers[name] = kept
-                elif type(value) is int and attribute in WIDTHS and value in (group.channels * places for places in per_head):
-                    numbers[name] = value // group.channels * kept
-    return numbers
-
-
 def open_attention(body: nn.Module) -> list[Edit]:
     """Let heads of PyTorch's attention layers be cut; the record of it, if there are any."""
     layers = tuple(name for name, module in body.named_modules() if openable(module))
@@ -101,11 +81,13 @@ class Proof:
 
     def __init__(self, body: nn.Module, inputs: tuple[Tensor, ...]):
         self._body, self._inputs = body, inputs
-        self._exact, self._exact_inputs, self._tolerance = _comparable(body, inputs)
-        self._replaced = any(isinstance(module, _Rescale) for module in self._exact.modules())
+        self._exact, self._exact_inputs, self._tolerance, self._normalises = _comparable(body, inputs)
 
     def provable(self, groups: Sequence[Group]) -> list[Group]:
-        """The groups that can be cut together, by a random pattern; all of them where that is possible."""
+        """The groups that can be cut together, by a random pattern; all of them where that is possible.
+
+        A group that can't be cut as it is may be with numbers of the model's code that follow its width, or coupled with the
+        heads of attention that take theirs from it; it is returned so."""
         if self._survive(groups):
             return list(groups)
         families: dict[str, list[Group]] = {}  # layers of one name in repeated blocks stand or fall together
@@ -117,14 +99,18 @@ class Proof:
                 proven += family
             elif len(family) > 1 and self._survive([*proven, family[0]]):
                 proven = self._extended([*proven, family[0]], family[1:])
-        return [group for group in groups if group in proven]
+        failed = [[group for group in family if group not in proven] for family in families.values()]
+        repaired = [group for group in self._repaired(proven, failed) if group not in proven]
+        order = {group.layer: number for number, group in enumerate(groups)}
+        return sorted((*proven, *repaired), key=lambda group: order[group.layer])
 
     def holds(self, groups: Sequence[Group], removed: Sequence[Tensor]) -> bool:
         """Whether the body without these channels gives the same outputs as the whole body with them masked."""
-        if self._replaced and _cut_outputs(self._body, self._inputs, groups, removed) is None:
+        if self._normalises and _cut_outputs(self._body, self._inputs, groups, removed) is None:
             return False
-        outputs = _cut_outputs(self._exact, self._exact_inputs, groups, removed)
-        expected = _masked_outputs(self._exact, self._exact_inputs, groups, removed)
+        with Rescaling():
+            outputs = _cut_outputs(self._exact, self._exact_inputs, groups, removed)
+            expected = _masked_outputs(self._exact, self._exact_inputs, groups, removed)
         if outputs is None or _shapes(outputs) != _shapes(expected):
             return False
         return all(_close(outputs[head], expected[head], self._tolerance) for head in expected)
@@ -138,8 +124,33 @@ class Proof:
         half = len(groups) // 2
         return self._extended(self._extended(proven, groups[:half]), groups[half:])
 
+    def _repaired(self, proven: list[Group], failed: list[list[Group]]) -> list[Group]:
+        """Proven groups with those of the other families that can be cut with them in another form."""
+        heads = [group for family in failed for group in family if group.multiple > 1]
+        for family in failed:
+            for group in family:
+                forms = _forms(self._body, group, coupling.reading(group, heads))
+                form = next((form for form in forms if self._survive([*proven, form])), None)
+                if form is None:
+                    break
+                proven = [*proven, form]
+                heads = [group for group in heads if group.layer not in form.coupled]
+        return proven
+
     def _survive(self, groups: Sequence[Group]) -> bool:
         return not groups or self.holds(groups, _pattern(groups))
+
+
+def _forms(body: nn.Module, group: Group, heads: Sequence[Group]) -> Iterator[Group]:
+    """Other forms of a group that can't be cut as it is: its width in the code follows, heads go with it, or both."""
+    numbers = code_widths.of_width(body, group)
+    following = replace(group, numbers=numbers) if numbers else None
+    if following:
+        yield following
+    for form in (group, following):
+        together = coupling.coupled(form, heads) if form and heads else None
+        if together:
+            yield together
 
 
 def _pattern(groups: Sequence[Group]) -> list[Tensor]:
@@ -156,47 +167,20 @@ def _some(share: float, count: int) -> int:
     return min(max(1, round(share * count)), count - 1)
 
 
-def _comparable(body: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...], float]:
-    """A copy of the body whose channels do not mix but in its weights, inputs for it, and the relative rounding error.
+def _comparable(body: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...], float, bool]:
+    """A copy of the body, inputs for it, the relative rounding error, and whether it normalises over channels.
 
-    A model whose code makes tensors of single precision, or reads a normalisation's attributes, stays as it is there.
+    A model whose code makes tensors of single precision stays as it is there.
     """
-    exact_inputs = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs)
-    for precise, replaced in ((True, True), (False, True), (True, False)):
-        exact = copy.deepcopy(body).double() if precise else copy.deepcopy(body)
-        if replaced:
-            _replace_normalisations(exact)
+    precise = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs)
+    for exact, own, tolerance in ((copy.deepcopy(body).double(), precise, 1e-7), (copy.deepcopy(body), inputs, 1e-4)):
         try:
-            _heads(exact, exact_inputs if precise else inputs)
+            with Rescaling() as rescaling:
+                _heads(exact, own)
         except (*CUT_ERRORS, AttributeError, TypeError):
             continue
-        return (exact, exact_inputs, 1e-7) if precise else (exact, inputs, 1e-4)
-    return copy.deepcopy(body), inputs, 1e-4
-
-
-class _Rescale(nn.Module):
-    """Stands for a normalisation over channels: bounded, with the same parameters, and each channel by itself."""
-
-    def __init__(self, norm: nn.LayerNorm | nn.GroupNorm):
-        super().__init__()
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        self.channels_first = isinstance(norm, nn.GroupNorm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.tanh(x)
-        for parameter, apply in ((self.weight, torch.mul), (self.bias, torch.add)):
-            if parameter is not None:
-                shaped = parameter.reshape(-1, *(1 for _ in x.shape[2:])) if self.channels_first else parameter
-                x = apply(x, shaped)
-        return x
-
-
-def _replace_normalisations(body: nn.Module) -> None:
-    """Replace layers that normalise over channels: their statistics differ over fewer of them."""
-    norms = [(parent, name, module) for parent in body.modules() for name, module in parent.named_children()
-             if isinstance(module, nn.LayerNorm | nn.GroupNorm)]  # fmt: skip
-    for parent, name, norm in norms:
-        setattr(parent, name, _Rescale(norm))
+        return exact, own, tolerance, rescaling.normalisations > 0
+    return copy.deepcopy(body), inputs, 1e-4, True
 
 
 def _cut_outputs(
@@ -215,9 +199,16 @@ def _cut_outputs(
 def _masked_outputs(
     body: nn.Module, inputs: tuple[Tensor, ...], groups: Sequence[Group], removed: Sequence[Tensor]
 ) -> dict[str, Tensor]:
+    once = {f"{layer}.{tensor}".lstrip(".") for layer, module in body.named_modules() for tensor in _tensors(module)}
+    masked = {name: tensor for name, tensor in channels.masked(body, groups, removed).items() if name in once}
     with torch.no_grad(), evaluating(body):
-        outputs = functional_call(body, channels.masked(body, groups, removed), inputs)
+        outputs = functional_call(body, masked, inputs, tie_weights=False)  # which puts a shared layer's back wrongly
     return outputs if isinstance(outputs, dict) else {"": outputs}
+
+
+def _tensors(module: nn.Module) -> tuple[str, ...]:
+    """The names of a module's own parameters and buffers."""
+    return (*module._parameters, *module._buffers)
 
 
 def _heads(body: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:

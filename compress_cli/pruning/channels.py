@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -82,6 +82,10 @@ class Group:
     multiple: int  # channels of `layer` behind each channel here: with grouped convolutions, at least one for each group
     parts: tuple[Part, ...]
     fixed: int = 0  # channels of `layer` that always remain: no other group of a convolution could lose one with them
+    numbers: Mapping[str, int] = field(
+        default_factory=dict
+    )  # attribute that the model's code reads -> what a channel takes of it
+    coupled: tuple[str, ...] = ()  # layers of the groups of heads that lose one with each channel here
 
     @property
     def width(self) -> int:

@@ -153,9 +153,9 @@ class _Grouping:
 
 
 def _aliases(body: nn.Module) -> dict[str, tuple[str, ...]]:
-    """Name of a parameter -> all its names, where layers share it."""
+    """Name of a parameter or buffer -> all its names, where layers share it."""
     names: dict[int, list[str]] = {}
-    for name, parameter in body.named_parameters(remove_duplicate=False):
+    for name, parameter in (*body.named_parameters(remove_duplicate=False), *body.named_buffers(remove_duplicate=False)):
         names.setdefault(id(parameter), []).append(name)
     return {shared[0]: tuple(shared) for shared in names.values()}
 

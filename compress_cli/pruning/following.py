@@ -8,6 +8,7 @@ not known here makes the channels that it takes remain.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 from typing import Any
 
 import torch
@@ -22,12 +23,14 @@ MOVES = {
     "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "clone", "contiguous",
     "alias", "detach", "roll", "flip", "lift_fresh", "slice", "select", "split", "split_with_sizes", "unbind",
     "index", "index_select", "view_as", "_reshape_alias", "narrow", "unfold", "chunk", "split_with_sizes_copy",
+    "repeat", "pixel_shuffle", "pixel_unshuffle",
 }  # fmt: skip
 RESHAPES = {"view", "_unsafe_view", "reshape", "_reshape_alias", "view_as"}
 SPATIAL = {
     "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_nearest2d",
     "_adaptive_avg_pool3d",
     "upsample_bilinear2d", "avg_pool1d", "avg_pool3d", "max_pool3d_with_indices", "reflection_pad2d", "replication_pad2d",
+    "upsample_bicubic2d", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa",
 }  # fmt: skip
 REDUCTIONS = {
     "mean", "sum", "amax", "amin", "max", "min", "var", "std", "var_mean", "linalg_vector_norm", "any", "all", "prod",
@@ -38,7 +41,10 @@ VALUELESS = {
     "bernoulli", "fill_", "zero_", "as_strided_", "empty", "_local_scalar_dense", "bernoulli_", "is_same_size",
 }  # fmt: skip
 NORMALISATIONS = {"native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"}
-ELEMENTWISE = {"_prelu_kernel", "_to_copy", "copy_", "to", "dropout", "native_dropout", "nan_to_num"}
+ELEMENTWISE = {
+    "_prelu_kernel", "_to_copy", "copy_", "to", "dropout", "native_dropout", "nan_to_num", "hardswish", "hardswish_", "mish_",
+    "masked_fill_", "log_sigmoid_forward", "triu", "tril",
+}  # fmt: skip
 
 
 def follow(body: nn.Module, inputs: tuple[Tensor, ...]) -> Followed:
@@ -122,8 +128,7 @@ class _Follower(LayerRules, TorchDispatchMode):
             self._reduce(name, args, kwargs, before, outputs)
         elif name in ALONG_AN_AXIS:
             planes = before[0][1]
-            self._must_not_vary(planes, {args[ALONG_AN_AXIS[name]] % outputs[0].dim()}, name)
-            self._planes[outputs[0]] = planes
+            self._planes[outputs[0]] = self._taken_along(planes, {args[ALONG_AN_AXIS[name]] % outputs[0].dim()}, name)
         elif name in ("channel_shuffle", "native_channel_shuffle"):
             self._shuffle(args, outputs[0])
         elif torch.Tag.pointwise in func.tags or name in ELEMENTWISE:
@@ -140,6 +145,21 @@ class _Follower(LayerRules, TorchDispatchMode):
         for plane in planes:
             if axes & {axis for axis, length in enumerate(plane.shape) if length > 1}:
                 self.channels.fix(plane, f"the operation '{name}' takes all of them together")
+
+    def _taken_along(self, planes: Iterable[Plane], axes: set[int], name: str) -> list[Plane]:
+        """The planes, with channels joined along axes of which an operation takes all places together: rows of a matrix remain
+        whole, and its columns can be cut."""
+        found = []
+        for plane in planes:
+            plane = self.channels.compact(plane)
+            along = axes & {axis for axis, length in enumerate(plane.shape) if length > 1}
+            if along and plane.numel() > prod(plane.shape[axis] for axis in along):
+                for axis in along:
+                    plane = self.channels.join_along(plane, axis)
+            elif along:
+                self.channels.fix(plane, f"the operation '{name}' takes all of them together")
+            found.append(plane)
+        return found
 
     def _move(self, name: str, func: Any, args: Any, kwargs: Any, outputs: list[Tensor]) -> None:
         source, planes = args[0], self.planes(args[0])
@@ -171,7 +191,11 @@ class _Follower(LayerRules, TorchDispatchMode):
             axis = (args[1] if len(args) > 1 else 0) % source.dim()
             if name == "slice" and outputs[0].shape == source.shape:
                 return
-            self._selected += [(plane, axis) for plane in self.planes(source) if plane.shape[axis] > 1]
+            varying = [plane for plane in self.planes(source) if plane.shape[axis] > 1]
+            if name == "slice" and _is_piece(outputs[0].shape[axis], source.shape[axis], *args[2:]):
+                self._rows += [plane.unflatten(axis, (-1, outputs[0].shape[axis])) for plane in varying]
+            else:
+                self._selected += [(plane, axis) for plane in varying]
         elif name == "index":
             axes = [axis for axis, index in enumerate(args[1]) if index is not None]
             self._selected += [(plane, axis) for plane in self.planes(source) for axis in axes if plane.shape[axis] > 1]
@@ -203,8 +227,7 @@ class _Follower(LayerRules, TorchDispatchMode):
         given = args[2] if name == "linalg_vector_norm" and len(args) > 2 else given
         axes = set(range(len(shape))) if given is None or given == [] else {given} if isinstance(given, int) else set(given)
         axes = {axis % len(shape) for axis in axes}
-        self._must_not_vary(planes, axes, name)
-        kept = [plane for plane in planes if all(plane.shape[axis] == 1 for axis in axes)]
+        kept = [plane for plane in self._taken_along(planes, axes, name) if all(plane.shape[axis] == 1 for axis in axes)]
         for output in outputs:
             narrowed = output.dim() < len(shape)
             self._planes[output] = [
@@ -243,6 +266,11 @@ class _Follower(LayerRules, TorchDispatchMode):
                 self.channels.fix(plane, "code picks some of its channels by number")
         takers = self._takers
         self.followed.normalised = {norm: layer for norm, layer in self.followed.normalised.items() if len(takers[layer]) == 1}
+
+
+def _is_piece(taken: int, length: int, start: int | None = 0, end: int | None = None, step: int = 1) -> bool:
+    """Whether a slice takes one of several equal pieces, as a split does."""
+    return step == 1 and taken > 1 and length % taken == 0 and (start or 0) % taken == 0
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -14,7 +14,7 @@ from compress_cli.data import samples
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.networks import restore
 from compress_cli.networks.narrowing import Proof
-from compress_cli.pruning import dependency_graph, widths
+from compress_cli.pruning import coupling, dependency_graph, widths
 from compress_cli.pruning.channels import Group
 from compress_cli.pruning.cost import Cost
 from compress_cli.pruning.dependency_graph import named as named
@@ -29,17 +29,15 @@ def cuttable(
     inputs: tuple[Tensor, ...],
     ignore: Sequence[str],
     proof: Proof,
-    proven: Sequence[str] | None = None,
+    proven: Sequence[Group] | None = None,
 ) -> tuple[list[Group], dict[str, str]]:
     """The groups that can be cut, and the layers that stay whole, with the reason; RecipeError where none can.
 
-    `proven`: the layers of groups that were proved on the same model before it was cut."""
+    `proven`: groups that were proved on the same model before it was cut."""
     dependencies = dependency_graph.build(body, inputs, ignore)
-    if proven is None:
-        groups = proof.provable(dependencies.groups)
-    else:
-        groups = [group for group in dependencies.groups if group.layer in proven]
-    unproven = [group.layer for group in dependencies.groups if group not in groups]
+    groups = proof.provable(dependencies.groups) if proven is None else coupling.again(dependencies.groups, proven)
+    cut = {layer for group in groups for layer in (group.layer, *group.coupled)}
+    unproven = [group.layer for group in dependencies.groups if group.layer not in cut]
     whole = dependencies.whole | dict.fromkeys(unproven, "the model does not run, or goes wrong, when it is narrower")
     if not groups:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(whole.items())[:5])

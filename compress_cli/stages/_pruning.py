@@ -82,7 +82,7 @@ class Pruning:
         self._proof = Proof(restored.network.body, self._inputs)
         self._groups, self._whole = _cut.cuttable(restored.network.body, self._inputs, stage.ignore, self._proof)
         self._cost = Cost(restored.network.body, self._inputs, self._groups)
-        self._proven = [group.layer for group in self._groups]
+        self._proven = self._groups
         self._full = {group.layer: group.channels for group in self._groups}
         self._before = _cut.facts(self._groups, self._cost, [group.channels for group in self._groups])
         self._by_layer = _cut.matched(stage.ratios, self._groups)

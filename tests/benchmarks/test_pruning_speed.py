@@ -31,14 +31,14 @@ def network_of(model, side, classes):
 
 
 def cut(network, inputs, targets, proven=None):
-    """Cut a network to shares of its MACs, one after the other; the groups' layers and the share that remains."""
+    """Cut a network to shares of its MACs, one after the other; the share that remains."""
     body, whole = network.body, None
     for share in targets:
         proof = Proof(body, inputs)
         groups, _ = _cut.cuttable(body, inputs, (), proof, proven)
         cost = Cost(body, inputs, groups)
         whole = whole or cost.macs()
-        proven = [group.layer for group in groups]
+        proven = groups
         choices = widths.choices([(group.channels, group.multiple, group.fixed) for group in groups], "auto")
         kept = widths.affordable(share * whole, cost.macs, choices)
         removed = [_importance.lowest(L2()(group, {}), count) for group, count in zip(groups, kept, strict=True)]

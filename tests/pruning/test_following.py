@@ -246,3 +246,59 @@ def test_an_opened_attention_is_recorded_for_any_number_of_samples():
     x = torch.randn(3, 7, 16)
     graph = torch.export.export(layer, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
     torch.testing.assert_close(graph(x[:2]), layer(x[:2]))
+
+
+class SplitAttention(nn.Module):
+    """Two branches of a convolution are weighed by a softmax over branches and added (ResNeSt)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc, self.last = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 16, 1), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        x = x.reshape(len(x), 2, -1, *x.shape[2:])
+        shares = self.fc(functional.hardswish(x.sum(1).mean((2, 3), keepdim=True)))
+        shares = shares.reshape(len(x), 2, -1, 1, 1).softmax(1)
+        return self.last((x * shares).sum(1))
+
+
+def test_branches_that_are_added_lose_the_same_places():
+    module, inputs = SplitAttention(), torch.randn(2, 3, 4, 4)
+    groups, proved, _ = drawn(module, inputs)
+    assert named(groups) == {"conv": (8, 2)}
+    assert proved == ["conv"]
+    after, expected = halved(module, groups, inputs)
+    assert (module.conv.out_channels, module.fc.in_channels, module.fc.out_channels) == (8, 4, 8)
+    torch.testing.assert_close(after, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sum_over_all_channels_keeps_them():
+    class Summed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 6), nn.Linear(1, 2)
+
+        def forward(self, x):
+            return self.two(self.one(x).sum(-1, keepdim=True))
+
+    dependencies = dependency_graph.build(Summed(), (torch.rand(2, 4),))
+    assert dependencies.groups == ()
+    assert dependencies.whole["one"] == "the operation 'sum' takes all of them together"
+
+
+def test_a_layer_normalisation_over_the_second_axis_is_followed_and_proved():
+    """ConvNeXt's: the axes are permuted around it."""
+
+    class Normalised(nn.LayerNorm):
+        def forward(self, x):
+            x = functional.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+            return x.permute(0, 3, 1, 2)
+
+    module, inputs = nn.Sequential(nn.Conv2d(3, 8, 1), Normalised(8), nn.Conv2d(8, 5, 1)), torch.randn(2, 3, 4, 4)
+    groups, proved, _ = drawn(module, inputs)
+    assert named(groups) == {"0": (8, 1)}
+    assert proved == ["0"]
+    narrowing.narrow(module, groups, [torch.tensor([0, 5])])
+    assert module[1].normalized_shape == (6,)
+    assert module(inputs).shape == (2, 5, 4, 4)

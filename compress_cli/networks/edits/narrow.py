@@ -21,7 +21,9 @@ class Narrow(Edit):
 
     shapes: dict[str, Many[int]] = Field(description="parameter or buffer -> its shape, where the cut changed it")
     numbers: Annotated[dict[str, int], NotInKeyAtDefault()] = Field(
-        {}, description="layer and attribute, such as `attn.num_heads` -> the number that the layer's code reads there now"
+        {},
+        description="layer and attribute, such as `attn.num_heads` or `scale.shape.0` (the first of a tuple) -> the number "
+        "that the layer's code reads there now",
     )
 
     def __call__(self, model: nn.Module) -> None:
@@ -37,6 +39,8 @@ class Narrow(Edit):
                     f"the checkpoint narrows '{name}' to {shape}, which its architecture does not hold: "
                     "it was made with another version of the model; use that one, or make the checkpoint anew"
                 )
+            if any(current is fresh for _, fresh in renewed.values()):
+                continue  # the layer has another name too
             if id(current) not in renewed:
                 fresh = torch.zeros(shape, dtype=current.dtype, device=current.device)
                 fresh = nn.Parameter(fresh, current.requires_grad) if isinstance(current, nn.Parameter) else fresh
@@ -46,14 +50,38 @@ class Narrow(Edit):
         for module in touched.values():
             _follow(module)
         for name, number in self.numbers.items():
-            layer, _, attribute = name.rpartition(".")
-            reader = _module(model, layer)
-            if reader is None or not isinstance(getattr(reader, attribute, None), int):
+            if code_number(model, name) is None:
                 raise ArtifactError(
                     f"the checkpoint sets '{name}' to {number}, which its architecture does not hold: "
                     "it was made with another version of the model; use that one, or make the checkpoint anew"
                 )
-            setattr(reader, attribute, number)
+            _set_code_number(model, name, number)
+
+
+def code_number(model: nn.Module, name: str) -> int | None:
+    """A whole number that a layer's code reads, by the names of layer and attribute, and the place where that is a tuple."""
+    reader, attribute, place = _reader(model, name)
+    value = getattr(reader, attribute, None)
+    if place is not None:
+        value = value[place] if isinstance(value, tuple) and place < len(value) else None
+    return value if isinstance(value, int) else None
+
+
+def _set_code_number(model: nn.Module, name: str, number: int) -> None:
+    reader, attribute, place = _reader(model, name)
+    if place is not None:
+        before = getattr(reader, attribute)
+        setattr(reader, attribute, (*before[:place], number, *before[place + 1 :]))
+    else:
+        setattr(reader, attribute, number)
+
+
+def _reader(model: nn.Module, name: str) -> tuple[nn.Module | None, str, int | None]:
+    layer, _, attribute = name.rpartition(".")
+    if attribute.isdecimal():
+        layer, _, holder = layer.rpartition(".")
+        return _module(model, layer), holder, int(attribute)
+    return _module(model, layer), attribute, None
 
 
 def _module(model: nn.Module, layer: str) -> nn.Module | None:
