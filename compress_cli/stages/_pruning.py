@@ -21,8 +21,7 @@ from compress_cli.pruning.cost import Cost
 from compress_cli.pruning.distributions import Curve
 from compress_cli.pruning.distributions.uniform import Uniform
 from compress_cli.settings import Settings
-from compress_cli.stages import _cut, _exported, _importance, _teaching
-from compress_cli.training import loop
+from compress_cli.stages import _cut, _exported, _importance
 from compress_cli.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -123,8 +122,7 @@ class Pruning:
 
     def train(self, training: TrainingConfig, context: Context) -> dict[str, Any]:
         """Train the network as it is now; facts of the training."""
-        losses, teachers = _teaching.opened(self._stage, context, self.restored.signature.heads, training.batch)
-        facts = loop.fit(self.restored.network, losses, training, context, teachers)
+        facts = self._stage.teaching.fit(self.restored.network, training, context)
         self._history[-1]["epochs"] = len(facts["epochs"])
         return facts
 

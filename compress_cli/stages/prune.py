@@ -22,9 +22,9 @@ from compress_cli.pruning.criteria.l2 import L2
 from compress_cli.pruning.distributions import Distribution
 from compress_cli.pruning.distributions.uniform import Uniform
 from compress_cli.settings import Many
-from compress_cli.stages import Role, Stage, _cut, _teaching
+from compress_cli.stages import Role, Stage, _cut
 from compress_cli.stages._pruning import Keep, Pruning, Share, Steps, with_edits
-from compress_cli.stages._teaching import Names
+from compress_cli.stages._teaching import Names, Teaching
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.store.saves import Saves
 from compress_cli.training import loader, loop
@@ -104,24 +104,26 @@ class Prune(Stage):
 
     @model_validator(mode="after")
     def _taught(self) -> Self:
-        _teaching.check(self, self._trainings())
+        self.teaching.check_optional()
         return self
 
-    def _trainings(self) -> list[TrainingConfig]:
-        return [training for training in (self.training, self.steps and self.steps.training) if training]
+    @property
+    def teaching(self) -> Teaching:
+        """What its trainings learn."""
+        return Teaching.of(self, self.training, self.steps.training if self.steps else None)
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
-        _teaching.check_layers(self.teacher, kinds.get("teacher", ()), self.losses)
+        self.teaching.check_layers(kinds.get("teacher", ()))
         return Checkpoint
 
     def needs(self) -> dict[str, Stage]:
         """A table of each teacher's outputs, where they are stored."""
-        return _teaching.tables(self.teacher, self.losses, self._trainings()[0]) if self.teacher_cache else {}
+        return self.teaching.tables()
 
     def depends(self) -> dict[str, Any]:
         """The machine where a latency decides."""
         timed = dict(sessions.machine(), latency=latency.VERSION) if self.keep and self.keep.latency else {}
-        return {**timed, **_teaching.named(self.teacher, self.losses)}
+        return {**timed, **self.teaching.named()}
 
     def run(self, context: Context) -> dict[str, Any]:
         restored = restore.checkpoint(context.inputs["start"][0])
