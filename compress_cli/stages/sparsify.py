@@ -151,6 +151,11 @@ class Sparsify(Stage):
             raise ValueError("'rewind' names a stage and 'rewind_epoch' an epoch that it kept: give both, or neither")
         if self.score == "rewound" and (not self.rewind or self.rounds > 1):
             raise ValueError("score: rewound scores the weights of 'rewind' once; give 'rewind', and no rounds")
+        if self.score == "rewound" and self.criterion.reads != "weights" and self.criterion.batch == 1:
+            raise ValueError(
+                f"score: rewound normalises by each batch, as in training, and criterion {self.criterion.type} reads one sample "
+                "at a time; score the trained weights, or take another criterion, such as snip"
+            )
         return self
 
     @model_validator(mode="after")
