@@ -153,8 +153,8 @@ class Sparsify(Stage):
             raise ValueError("score: rewound scores the weights of 'rewind' once; give 'rewind', and no rounds")
         if self.score == "rewound" and self.criterion.reads != "weights" and self.criterion.batch == 1:
             raise ValueError(
-                f"score: rewound normalises by each batch, as in training, and criterion {self.criterion.type} reads one sample "
-                "at a time; score the trained weights, or take another criterion, such as snip"
+                f"score: rewound normalises by each batch, as in training, and criterion {self.criterion.type} reads one "
+                "sample at a time; score the trained weights, or take another criterion, such as snip"
             )
         return self
 
@@ -186,6 +186,9 @@ class Sparsify(Stage):
         """Whether it asks for less of the same layers than an earlier stage has masked."""
         alike = self.scope == earlier.scope and not (self.layers or earlier.layers) and self.ignore == earlier.ignore
         return alike and self.ratio is not None and earlier.ratio is not None and self.ratio < earlier.ratio
+
+    def demands(self) -> str:
+        return "" if self.ignore or self.layers or self.n_of_m else "masks single weights of every layer"
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         self._teaching.check_layers(kinds.get("teacher", ()))
