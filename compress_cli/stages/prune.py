@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -24,9 +23,9 @@ from compress_cli.pruning.distributions.uniform import Uniform
 from compress_cli.settings import Many
 from compress_cli.stages import Role, Stage, _cut
 from compress_cli.stages._pruning import Keep, Pruning, Share, Steps, with_edits
+from compress_cli.stages._rounds import Rounds
 from compress_cli.stages._teaching import Names, Teaching
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
-from compress_cli.store.saves import Saves
 from compress_cli.training import loader, loop
 from compress_cli.training.config import TrainingConfig
 
@@ -129,16 +128,16 @@ class Prune(Stage):
         restored = restore.checkpoint(context.inputs["start"][0])
         _cut.check_finite(restored)
         opened = narrowing.open_attention(restored.network.body)
-        pruning = Pruning(self, with_edits(restored, opened), context)
-        count = self.steps.count if self.steps else 1
-        for step in range(1, count + 1):
-            pruning.cut(self.steps.done(step) if self.steps else 1.0)
-            if self.steps and self.steps.training and step < count:
-                pruning.train(self.steps.training, replace(context, saves=Saves()))
+        pruning, rounds = Pruning(self, with_edits(restored, opened), context), Rounds(context)
+        count, trained = self.steps.count if self.steps else 1, dict[str, Any]()
+        for step in range(rounds.first, count + 1):
+            if rounds.interrupted(step):
+                pruning.repeat(rounds.noted)
+            else:
+                pruning.cut(self.steps.done(step) if self.steps else 1.0)
+            training = self.training if step == count else self.steps.training if self.steps else None
+            trained = pruning.train(training, rounds.context_of(step, noted=pruning.noted())) if training else {}
         facts = pruning.facts()
-        if self.training is not None:
-            timed = bool(self.keep and self.keep.latency)  # another measurement may cut otherwise, and fit no saved state
-            trained = pruning.train(self.training, replace(context, saves=Saves()) if timed else context)
-            facts |= trained | {"notes": [*facts.get("notes", []), *trained.get("notes", [])]}
+        notes = dict.fromkeys([*facts.get("notes", []), *trained.get("notes", [])])
         restore.save(pruning.restored, context.output)
-        return facts
+        return {**facts, **trained, **({"notes": list(notes)} if notes else {})}
