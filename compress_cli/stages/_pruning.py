@@ -24,6 +24,7 @@ from compress_cli.pruning.distributions import Curve
 from compress_cli.pruning.distributions.uniform import Uniform
 from compress_cli.settings import Settings
 from compress_cli.stages import _cut, _exported, _importance
+from compress_cli.statistics.findings import Findings, Line
 from compress_cli.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -136,13 +137,14 @@ class Pruning:
         """Remove these channels of the groups."""
         body = self.restored.network.body
         kept = [group.channels - len(numbers) for group, numbers in zip(self._groups, removed, strict=True)]
-        macs = self._cost.macs(kept)
+        macs, fixed = self._cost.macs(kept), self._cost.fixed
         edits = narrowing.narrow_edited(body, self.restored.network.edits, self._groups, removed)
-        if Cost(body, self._inputs).macs() != macs:
+        after = Cost(body, self._inputs)
+        if after.macs() - after.fixed != macs - fixed:
             raise StageError("the narrowed model computes something else than its layers say; name its odd layers in 'ignore'")
         self.restored = replace(self.restored, edits=edits)
         self._cuts.append({group.layer: numbers.tolist() for group, numbers in zip(self._groups, removed, strict=True)})
-        self._history.append({"macs": macs, "parameters": self._cost.parameters(kept)})
+        self._history.append({"macs": after.macs(), "parameters": self._cost.parameters(kept)})
         self._after = {group.layer: group.width_of(count) for group, count in zip(self._groups, kept, strict=True)}
 
     def train(self, training: TrainingConfig, context: Context) -> dict[str, Any]:
@@ -167,6 +169,22 @@ class Pruning:
         if not facts.get("reached", True):
             self._note(_shortfall(facts))
         return facts | {name: value for name, value in (("errors", self._errors), ("notes", self._notes)) if value}
+
+    def findings(self) -> Findings | None:
+        """What the last cut was foretold to cost, layer by layer; None where the criterion foretells nothing."""
+        if not self._errors:
+            return None
+        columns = list(dict.fromkeys(column for errors in self._errors.values() for column in errors))
+        return Findings(
+            title="What the removal of channels was foretold to cost, and what it costs",
+            about=f"{self._stage.criterion.foretells}{' Of the last step.' if self._stage.steps else ''}",
+            side="PyTorch",
+            what="layer",
+            columns=columns,
+            lines=[
+                Line(name=layer, cells=[errors.get(column) for column in columns]) for layer, errors in self._errors.items()
+            ],
+        )
 
     def _note(self, note: str) -> None:
         if note not in self._notes:
@@ -239,7 +257,8 @@ class Pruning:
             measure = files.bytes if counted == "bytes" else files.latency
 
             def at(macs: float, among: Sequence[widths.WidthChoice]) -> list[int]:
-                return widths.affordable(macs * self._cost.macs(), self._cost.macs, among, spread)
+                fixed = self._cost.fixed
+                return widths.affordable(fixed + macs * (self._cost.macs() - fixed), self._cost.macs, among, spread)
 
             smoke = self._context.limit is not None
             if counted == "latency" and len(choices) > 2 and not smoke:

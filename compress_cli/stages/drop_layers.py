@@ -41,6 +41,8 @@ class DropLayers(Stage):
     each is left out in turn, beside those already chosen, and the one whose absence costs least on val goes next.
     """
 
+    version: ClassVar[int] = 2
+
     consumes: ClassVar[dict[str, Role]] = {
         "start": Role((Checkpoint,)),
         "teacher": Role((Checkpoint, Program, OnnxModel, Table), previous=False, optional=True, many=True),

@@ -39,7 +39,7 @@ class Prune(Stage):
     narrower model computes what the model computes with the removed channels masked.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     consumes: ClassVar[dict[str, Role]] = {
         "start": Role((Checkpoint,)),
@@ -140,4 +140,6 @@ class Prune(Stage):
         facts = pruning.facts()
         notes = dict.fromkeys([*facts.get("notes", []), *trained.get("notes", [])])
         restore.save(pruning.restored, context.output)
+        if findings := pruning.findings():
+            findings.write(context.output)
         return {**facts, **trained, **({"notes": list(notes)} if notes else {})}

@@ -26,6 +26,7 @@ from compress_cli.pruning import channels, dependency_graph
 from compress_cli.pruning.criteria import Criterion
 from compress_cli.stages import Stage, _cut, _exported, _importance
 from compress_cli.stages.prune import Prune
+from compress_cli.statistics.findings import Findings
 from compress_cli.store.artifact import Checkpoint, Draft, Table
 from compress_cli.store.saves import Saves, Saving
 from compress_cli.training import loop
@@ -420,8 +421,13 @@ def test_the_cut_is_spread_by_measured_curves(step, tmp_path):
 
 
 def test_what_pfp_foretells_stands_beside_what_is_measured(step):
-    _, _, facts, _ = step(NARROW, ratio=0.5, criterion="pfp")
+    _, pruned, facts, _ = step(NARROW, ratio=0.5, criterion="pfp")
     assert set(facts["errors"]) == {"layer1.0", "layer2.0"}
+    findings = Findings.model_validate_json(pruned.file("findings.json").read_text())
+    assert findings.columns == ["predicted", "measured"]
+    assert {line.name: dict(zip(findings.columns, line.cells, strict=True)) for line in findings.lines} == facts["errors"]
+    _, pruned, _, _ = step(NARROW, ratio=0.5)
+    assert "findings.json" not in pruned.manifest.files  # magnitudes foretell nothing
     for entry in facts["errors"].values():
         assert 0 < entry["measured"] <= 1
         assert 0 < entry["predicted"] <= 1
