@@ -94,6 +94,7 @@ class Chain:
             inputs = {**inputs, role: (self.step(f"{name}.{role}", needed, taken, loc, seed, implied=True),)}
         try:
             stage.check_sources({role: tuple(step.stage for step in steps) for role, steps in inputs.items()})
+            stage.check_history(_history(inputs))
             kind = stage.produces({role: tuple(step.kind for step in steps) for role, steps in inputs.items()})
         except RecipeError as error:
             raise RecipeError(self.recipe.complaint(loc, str(error))) from None
@@ -128,6 +129,15 @@ def _meant(stage: Stage, role: str, steps: tuple[Step, ...]) -> tuple[Step, ...]
     setting = getattr(stage, role)
     names = (setting,) if isinstance(setting, str) else tuple(setting or ())
     return tuple(step for step in steps if not names or (step.variant_of or step.name) in names)
+
+
+def _history(inputs: Inputs) -> list[Stage]:
+    """The stages that made the model which a stage goes on with, the latest first."""
+    stages: list[Stage] = []
+    while starts := inputs.get("start"):
+        stages.append(starts[0].stage)
+        inputs = starts[0].inputs
+    return stages
 
 
 def _kinds(role: Role) -> str:

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from compress_cli.pruning.channels import Group, evaluating
 
@@ -19,15 +21,16 @@ Counted = Literal["macs", "parameters"]
 class Cost:
     """Multiply-accumulates and parameters of a model, as a function of how many channels each group keeps.
 
-    Convolutions and linear layers count, at batch 1 and the traced input's size; products of two activations
-    (attention) are left out.
+    Convolutions and linear layers count, at batch 1 and the traced input's size, and so do products with what no input and no
+    parameter changes, such as the filters of a fixed front end; products of two activations (attention) are left out.
     """
 
     def __init__(self, body: nn.Module, inputs: tuple[Tensor, ...], groups: Sequence[Group] = ()):
         self._full = [group.channels for group in groups]
         self._shapes = {name: tuple(tensor.shape) for name, tensor in body.named_parameters(remove_duplicate=False)}
         self._trained = [name for name, _ in body.named_parameters()]  # a tensor that two layers share counts once
-        self._positions = _positions(body, inputs)
+        self._positions, self.fixed = _positions(body, inputs)
+        """`fixed`: the multiply-accumulates that no layer's width changes."""
         self._cuts: dict[str, list[tuple[int, int, int]]] = {}  # tensor -> (axis, group, positions per channel)
         for number, group in enumerate(groups):
             for part in group.parts:
@@ -40,7 +43,7 @@ class Cost:
 
     def macs(self, kept: Sequence[int] | None = None) -> int:
         """Multiply-accumulates for one sample when each group keeps so many channels; all of them by default."""
-        return round(sum(count * self._size(name, kept or self._full) for name, count in self._positions.items()))
+        return self.fixed + round(sum(count * self._size(name, kept or self._full) for name, count in self._positions.items()))
 
     def by_weight(self) -> dict[str, int]:
         """Weight name -> multiply-accumulates for one sample, uncut."""
@@ -57,26 +60,33 @@ class Cost:
         return prod(shape)
 
 
-def _positions(body: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Fraction]:
-    """Weight name -> how often one sample multiplies by each of its values, on average."""
-    counter = _Counter(body)
+def _positions(body: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[str, Fraction], int]:
+    """Weight name -> how often one sample multiplies by each of its values, on average; and what it multiplies by constants."""
+    counter = _Counter(body, inputs)
     with torch.no_grad(), evaluating(body), counter:
         body(*inputs)
     samples = inputs[0].shape[0]
     sizes = {name: parameter.numel() for name, parameter in body.named_parameters()}
-    return {name: Fraction(macs, samples * sizes[name]) for name, macs in counter.macs.items()}
+    positions = {name: Fraction(macs, samples * sizes[name]) for name, macs in counter.macs.items()}
+    return positions, counter.fixed // samples
 
 
 class _Counter(TorchDispatchMode):
-    """Counts multiply-accumulates by weight, in convolutions and matrix products of which one side is a weight."""
+    """Counts multiply-accumulates by weight, in convolutions and matrix products of which one side is a weight; and those of
+    which one side is constant, together."""
 
-    def __init__(self, body: nn.Module):
+    def __init__(self, body: nn.Module, inputs: tuple[Tensor, ...]):
         super().__init__()
         self._names = {parameter.untyped_storage().data_ptr(): name for name, parameter in body.named_parameters()}
         self.macs: dict[str, int] = {}
+        self.fixed = 0
+        self._varying = WeakTensorKeyDictionary()  # what an input or a parameter changes -> True
+        self._varying.update(dict.fromkeys((*inputs, *body.parameters()), True))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
+        if self._varies((args, kwargs)):
+            self._varying.update({leaf: True for leaf in tree_leaves(output) if isinstance(leaf, Tensor)})
         name = func.overloadpacket.__name__
         if name == "convolution":
             weight, transposed = args[1], args[6]
@@ -87,9 +97,14 @@ class _Counter(TorchDispatchMode):
             self._add((right, left), output.numel() * left.shape[-1])
         return output
 
+    def _varies(self, values: Any) -> bool:
+        return any(isinstance(leaf, Tensor) and leaf in self._varying for leaf in tree_leaves(values))
+
     def _add(self, tensors: tuple[Tensor, ...], macs: int) -> None:
         """Count for the first of the tensors that is a weight, or a view of one."""
         names = (self._names.get(tensor.untyped_storage().data_ptr()) for tensor in tensors)
         name = next((name for name in names if name), None)
         if name:
             self.macs[name] = self.macs.get(name, 0) + macs
+        elif not all(self._varies(tensor) for tensor in tensors):
+            self.fixed += macs

@@ -20,7 +20,8 @@ from compress_cli.statistics.folds import distilled_over_folds
 from compress_cli.statistics.intervals import Estimate, judge_change
 from compress_cli.statistics.repeats import Distilled
 from compress_cli.statistics.scores import Better
-from compress_cli.store.record import Record
+from compress_cli.store.artifact import Artifact
+from compress_cli.store.record import ModelRecord, Record, TableRecord
 
 
 class _Primary(NamedTuple):
@@ -140,12 +141,12 @@ def _findings(store: Path, record: Record, measured: list[Stored]) -> list[Findi
     names = {row.record.onnx: row.record.name for row in measured if row.record.onnx}
     names |= {row.record.key: row.record.name for row in measured}
     tables = []
-    for table in record.tables:
-        source = stored.artifact_of(store, table.key)
+    models: list[tuple[ModelRecord | TableRecord, Artifact]] = [(row.record, row.artifact) for row in measured]
+    for table, source in [*models, *((table, stored.artifact_of(store, table.key)) for table in record.tables)]:
         if FINDINGS in source.manifest.files:
             source.verify()
             inputs = source.manifest.inputs
-            keys = [source.key for role in ("start", *inputs) for source in inputs.get(role, [])]
+            keys = [table.key, *(source.key for role in ("start", *inputs) for source in inputs.get(role, []))]
             model = next((names[key] for key in keys if key in names), "")
             document = stored.document(source, FINDINGS, Findings)
             if record.folds:

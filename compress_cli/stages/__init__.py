@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -78,6 +79,13 @@ class Stage(Plugin):
 
     def check_sources(self, sources: dict[str, tuple[Stage, ...]]) -> None:
         """RecipeError where the stages whose results it takes (by role) do not make what it needs of them."""
+
+    def demands(self) -> str:
+        """What it demands of every layer's weights for good, in words; empty where of none, or perhaps not of all."""
+        return ""
+
+    def check_history(self, earlier: Sequence[Stage]) -> None:
+        """RecipeError where the model that it goes on with can't be what it needs; `earlier` made that, the latest first."""
 
     def needs(self) -> dict[str, Stage]:
         """Stages it implies, by role: the plan makes steps of them, shared by key."""

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from compress_cli.errors import RecipeError
 from compress_cli.networks import proof, restore
+from compress_cli.networks.edits import Edit
+from compress_cli.networks.edits.codebook import Codebook
 from compress_cli.networks.edits.factorise import replace
+from compress_cli.networks.edits.mask import Mask
 from compress_cli.networks.low_rank import Positions
 from compress_cli.pruning.channels import evaluating
 from compress_cli.settings import suggest
@@ -22,17 +25,19 @@ PROBE_ERRORS = (RuntimeError, ValueError, LookupError, AttributeError, TypeError
 
 
 def factorisable(
-    body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str]
+    body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str], edits: Sequence[Edit] = ()
 ) -> tuple[dict[str, Positions], dict[str, str]]:
     """Layer -> where it is applied, of the layers that can be factorised; and the others with weight matrices, with the reason.
 
-    RecipeError where `ignore`, of names and patterns, names what is not there."""
+    A product of factors has neither the zeros nor the few values that an edit of the model demands of a weight. RecipeError
+    where `ignore`, of names and patterns, names what is not there."""
     weighted = {name: module for name, module in body.named_modules() if _has_weight_matrix(module)}
     unknown = [pattern for pattern in ignore if not any(fnmatchcase(name, pattern) for name in weighted)]
     if unknown:
         raise RecipeError(f"ignore: no layer is called '{unknown[0]}'; {suggest(unknown[0], list(weighted))}")
     whole = {name: reason for name, module in weighted.items() if (reason := _reason(name, module))}
     whole |= {name: "its weight belongs to another layer too" for name in weighted if name in _shared(body)}
+    whole |= {name: reason for name in weighted if (reason := _demand(f"{name}.weight".lstrip("."), edits))}
     whole |= {name: "named in ignore" for name in weighted if any(fnmatchcase(name, pattern) for pattern in ignore)}
     left = [name for name in weighted if name not in whole]
     replaceable, places = _replaceable(body, inputs, left), _places(body, inputs, left)
@@ -59,6 +64,15 @@ def _reason(name: str, module: nn.Module) -> str:
     if type(module) not in (nn.Linear, nn.Conv1d, nn.Conv2d):
         return f"a {type(module).__name__} has no factors here"
     return "its channels are in groups" if getattr(module, "groups", 1) > 1 else ""
+
+
+def _demand(weight: str, edits: Sequence[Edit]) -> str:
+    """What an edit demands of a weight that its factors would not have; empty where it is free."""
+    if any(isinstance(edit, Mask) and weight in edit.shapes for edit in edits):
+        return "an earlier stage masked single weights of it, and a product of factors has no such zeros"
+    if any(isinstance(edit, Codebook) and weight in edit.shapes for edit in edits):
+        return "its weights share a few values, and a product of factors does not"
+    return ""
 
 
 def _shared(body: nn.Module) -> set[str]:

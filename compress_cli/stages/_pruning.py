@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -21,8 +23,8 @@ from compress_cli.pruning.cost import Cost
 from compress_cli.pruning.distributions import Curve
 from compress_cli.pruning.distributions.uniform import Uniform
 from compress_cli.settings import Settings
-from compress_cli.stages import _cut, _exported, _importance, _teaching
-from compress_cli.training import loop
+from compress_cli.stages import _cut, _exported, _importance
+from compress_cli.statistics.findings import Findings, Line
 from compress_cli.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -91,16 +93,12 @@ class Pruning:
         self._errors: dict[str, dict[str, float]] = {}
         self._history: list[dict[str, Any]] = []
         self._notes: list[str] = []
-        self._cuts = 0
+        self._cuts: list[dict[str, list[int]]] = []  # layer of a group -> the numbers of its channels that were removed
         self._after: dict[str, int] = {}
 
     def cut(self, done: float) -> None:
         """Cut so far that this share of the whole cut is made."""
-        body = self.restored.network.body
-        if self._cuts:
-            self._proof = Proof(body, self._inputs)
-            self._groups, _ = _cut.cuttable(body, self._inputs, self._stage.ignore, self._proof, self._proven)
-            self._cost = Cost(body, self._inputs, self._groups)
+        self._find_groups()
         importance = _importance.scores(self._stage.criterion, self._groups, self.restored.network, self._context)
         _importance.check_finite(importance)
         alike = [group.layer for group, score in zip(self._groups, importance, strict=True) if bool((score == score[0]).all())]
@@ -112,20 +110,48 @@ class Pruning:
         if done == 1:
             network = self.restored.network
             self._errors = _importance.errors(self._stage.criterion, self._groups, importance, removed, network, self._context)
-        macs = self._cost.macs(kept)
+        self._remove(removed)
+
+    def repeat(self, noted: dict[str, Any]) -> None:
+        """Make the cuts again that an interrupted run of this stage had made, of whatever weights."""
+        for cut in noted["cuts"]:
+            self._find_groups()
+            self._remove([torch.tensor(cut[group.layer], dtype=torch.int64) for group in self._groups])
+        self._history, self._errors, self._notes = noted["history"], noted["errors"], noted["notes"]
+        self._got = noted["got"]
+
+    def noted(self) -> dict[str, Any]:
+        """Plain data by which the cuts can be repeated."""
+        noted = {"cuts": self._cuts, "history": self._history, "errors": self._errors, "notes": self._notes, "got": self._got}
+        return copy.deepcopy(noted)
+
+    def _find_groups(self) -> None:
+        """The groups of the network as it is after a cut."""
+        if self._cuts:
+            body = self.restored.network.body
+            self._proof = Proof(body, self._inputs)
+            self._groups, _ = _cut.cuttable(body, self._inputs, self._stage.ignore, self._proof, self._proven)
+            self._cost = Cost(body, self._inputs, self._groups)
+
+    def _remove(self, removed: Sequence[Tensor]) -> None:
+        """Remove these channels of the groups."""
+        body = self.restored.network.body
+        kept = [group.channels - len(numbers) for group, numbers in zip(self._groups, removed, strict=True)]
+        macs, fixed = self._cost.macs(kept), self._cost.fixed
         edits = narrowing.narrow_edited(body, self.restored.network.edits, self._groups, removed)
-        if Cost(body, self._inputs).macs() != macs:
+        after = Cost(body, self._inputs)
+        if after.macs() - after.fixed != macs - fixed:
             raise StageError("the narrowed model computes something else than its layers say; name its odd layers in 'ignore'")
         self.restored = replace(self.restored, edits=edits)
-        self._cuts += 1
-        self._history.append({"macs": macs, "parameters": self._cost.parameters(kept)})
+        self._cuts.append({group.layer: numbers.tolist() for group, numbers in zip(self._groups, removed, strict=True)})
+        self._history.append({"macs": after.macs(), "parameters": self._cost.parameters(kept)})
         self._after = {group.layer: group.width_of(count) for group, count in zip(self._groups, kept, strict=True)}
 
     def train(self, training: TrainingConfig, context: Context) -> dict[str, Any]:
         """Train the network as it is now; facts of the training."""
-        losses, teachers = _teaching.opened(self._stage, context, self.restored.signature.heads, training.batch)
-        facts = loop.fit(self.restored.network, losses, training, context, teachers)
+        facts = self._stage.teaching.fit(self.restored.network, training, context)
         self._history[-1]["epochs"] = len(facts["epochs"])
+        self._notes += [note for note in facts.get("notes", []) if note not in self._notes]
         return facts
 
     def facts(self) -> dict[str, Any]:
@@ -143,6 +169,22 @@ class Pruning:
         if not facts.get("reached", True):
             self._note(_shortfall(facts))
         return facts | {name: value for name, value in (("errors", self._errors), ("notes", self._notes)) if value}
+
+    def findings(self) -> Findings | None:
+        """What the last cut was foretold to cost, layer by layer; None where the criterion foretells nothing."""
+        if not self._errors:
+            return None
+        columns = list(dict.fromkeys(column for errors in self._errors.values() for column in errors))
+        return Findings(
+            title="What the removal of channels was foretold to cost, and what it costs",
+            about=f"{self._stage.criterion.foretells}{' Of the last step.' if self._stage.steps else ''}",
+            side="PyTorch",
+            what="layer",
+            columns=columns,
+            lines=[
+                Line(name=layer, cells=[errors.get(column) for column in columns]) for layer, errors in self._errors.items()
+            ],
+        )
 
     def _note(self, note: str) -> None:
         if note not in self._notes:
@@ -215,7 +257,8 @@ class Pruning:
             measure = files.bytes if counted == "bytes" else files.latency
 
             def at(macs: float, among: Sequence[widths.WidthChoice]) -> list[int]:
-                return widths.affordable(macs * self._cost.macs(), self._cost.macs, among, spread)
+                fixed = self._cost.fixed
+                return widths.affordable(fixed + macs * (self._cost.macs() - fixed), self._cost.macs, among, spread)
 
             smoke = self._context.limit is not None
             if counted == "latency" and len(choices) > 2 and not smoke:

@@ -30,16 +30,21 @@ class Rounds:
             else {}
         )
         """What the interrupted round began with; empty where none was interrupted."""
+        self.noted: dict[str, Any] = self.save.document.get("noted", {}) if self.save else {}
+        """The same, of plain data."""
 
     def interrupted(self, number: int) -> bool:
         """Whether that round was begun, and what it began with is known."""
         return self.save is not None and number == self.first
 
-    def context_of(self, number: int, begun_with: dict[str, np.ndarray]) -> Context:
-        """The context of one round, which resumes where it was interrupted."""
+    def context_of(
+        self, number: int, begun_with: dict[str, np.ndarray] | None = None, noted: dict[str, Any] | None = None
+    ) -> Context:
+        """The context of one round, which resumes where it was interrupted. Arrays and plain data that the round begins with
+        are in each of its saves."""
         save = self.save if self.interrupted(number) else None
-        document = {"round": number, "results": list(self.results)}
-        return replace(self.context, saves=_RoundSaves(self.context.saves, save, document, begun_with))
+        document = {"round": number, "results": list(self.results), **({"noted": noted} if noted else {})}
+        return replace(self.context, saves=_RoundSaves(self.context.saves, save, document, begun_with or {}))
 
 
 class _RoundSaves(Saves):

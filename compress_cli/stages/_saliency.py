@@ -19,7 +19,8 @@ from compress_cli.pruning.saliencies import Saliency
 from compress_cli.randomness import seed_layers
 from compress_cli.training.objective import hard_losses
 
-BATCH, BATCHES = 64, 16  # how many training samples a criterion that reads gradients sees
+SAMPLES = 1024  # that a criterion which reads gradients sees, in batches of its size
+SINGLE = 256  # of them, where it asks for one sample at a time
 
 
 def scores(
@@ -44,7 +45,7 @@ def scores(
 def _by_gradients(saliency: Saliency, weights: Mapping[str, Tensor], network: Network, context: Context) -> dict[str, Tensor]:
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     seen = batches = 0
-    for samples_seen, gradients in _gradients(weights, network, context):
+    for samples_seen, gradients in _gradients(saliency, weights, network, context):
         for name, gradient in gradients.items():
             if saliency.reads == "batch_gradients":
                 sums[name] += saliency(name, weights[name].detach(), gradient)
@@ -56,11 +57,19 @@ def _by_gradients(saliency: Saliency, weights: Mapping[str, Tensor], network: Ne
     return {name: saliency(name, weights[name].detach(), total / seen) for name, total in sums.items()}
 
 
-def _gradients(weights: Mapping[str, Tensor], network: Network, context: Context) -> Iterator[tuple[int, dict[str, Tensor]]]:
+def _gradients(
+    saliency: Saliency, weights: Mapping[str, Tensor], network: Network, context: Context
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """For each of some batches of the train split its size, and parameter -> gradient of the mean loss on true labels."""
     losses = hard_losses(context.task, network.signature.heads)
     device = str(next(iter(weights.values())).device)
-    for part in samples.parts(samples.drawn(context.split("train", BATCH), BATCH * BATCHES, context.seed), BATCH):
+    train = context.split("train", saliency.batch)
+    if not len(train):
+        raise StageError(
+            f"criterion {saliency.type} reads gradients of training samples, and the train split is empty; take one that reads "
+            "weights alone, such as magnitude"
+        )
+    for part in samples.parts(samples.drawn(train, SAMPLES if saliency.batch > 1 else SINGLE, context.seed), saliency.batch):
         batch = from_arrays(part.inputs, part.targets, part.index).to(device)
         with torch.enable_grad():
             outputs = features.outputs(network, network.signature, batch, (), {})

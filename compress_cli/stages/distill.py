@@ -9,21 +9,17 @@ from pydantic import Field, field_validator, model_validator
 
 from compress_cli.context import Context
 from compress_cli.data.datasets import Dataset
-from compress_cli.distillation import ensemble
 from compress_cli.distillation.combinations import Combination
 from compress_cli.distillation.combinations.mean import Mean
-from compress_cli.distillation.ensemble import Ensemble, assemble
-from compress_cli.distillation.teachers import teacher_for
 from compress_cli.errors import RecipeError
 from compress_cli.losses import Layers, Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.soft_targets import SoftTargets
 from compress_cli.networks import features, restore
 from compress_cli.networks.models import Model
-from compress_cli.progress import Progress
 from compress_cli.settings import Many, NotInKey, NotInKeyAtDefault
-from compress_cli.stages import Role, Stage, _teaching
-from compress_cli.stages._teaching import Names
+from compress_cli.stages import Role, Stage
+from compress_cli.stages._teaching import Names, Teaching, check_weights, stage
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.training import loader, loop
 from compress_cli.training.config import TrainingConfig
@@ -89,13 +85,17 @@ class Distill(Stage):
     @field_validator("losses")
     @classmethod
     def _something_weighs(cls, value: tuple[Loss, ...]) -> tuple[Loss, ...]:
-        _teaching.check_weights(value)
+        check_weights(value)
         return value
 
     @model_validator(mode="after")
     def _known_teachers(self) -> Distill:
-        _teaching.check_teachers(self.teacher, self.losses, self.combine)
+        self._teaching.check()
         return self
+
+    @property
+    def _teaching(self) -> Teaching:
+        return replace(Teaching.of(self, self.training), teachers=self.teacher or ("",))
 
     @model_validator(mode="after")
     def _labels_from_the_teacher(self) -> Distill:
@@ -116,12 +116,6 @@ class Distill(Stage):
         return self
 
     @model_validator(mode="after")
-    def _views_to_keep(self) -> Distill:
-        if self.teacher_cache:
-            _teaching.check_views(self.training)
-        return self
-
-    @model_validator(mode="after")
     def _one_student(self) -> Distill:
         if (self.model is None) == (self.start is None):
             problem = "not both" if self.model else "neither is named"
@@ -131,20 +125,18 @@ class Distill(Stage):
         return self
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
-        _teaching.check_layers(self._names(), kinds["teacher"], self.losses)
+        self._teaching.check_layers(kinds["teacher"])
         if self.initialise and not issubclass(kinds["teacher"][0], Checkpoint | Program):
             raise RecipeError("initialise: copies layers of the first teacher, which has none to copy; name a checkpoint first")
         return Checkpoint
 
     def needs(self) -> dict[str, Stage]:
         """A table of each teacher's outputs, where they are stored."""
-        if not self.teacher_cache:
-            return {}
-        return _teaching.tables(self._names(), self.losses, self.training, transfer=self.transfer, join=self.join)
+        return self._teaching.tables(transfer=self.transfer, join=self.join)
 
     def depends(self) -> dict[str, Any]:
         """Which of its teachers a loss names, by position: other names of the same teachers give the same student."""
-        return _teaching.named(self.teacher, self.losses)
+        return self._teaching.named()
 
     def controls(self) -> dict[str, Stage]:
         """The undistilled control: same student, schedule, steps and seeds, the task's loss on true labels."""
@@ -152,43 +144,14 @@ class Distill(Stage):
             return {}
         settings = {name: getattr(self, name) for name in ("model", "inputs", "heads", "start", "training")}
         length = {"transfer": self.transfer, "join": self.join} if self.transfer else None
-        return {"control": _teaching.stage("train", **settings, as_long_as=length)}
+        return {"control": stage("train", **settings, as_long_as=length)}
 
     def run(self, context: Context) -> dict[str, Any]:
         context = replace(context, transfer=self.transfer, join=self.join)
-        class_axes = context.dataset.signature().class_axes
-        sources = _teaching.sources(self._names(), context.inputs, self.teacher_cache)
-        teachers = assemble(sources, self.losses, context.index(), context.device, self.combine, class_axes)
         restored = loop.begin(self.model, context, self.inputs, self.heads)
         if self.initialise:
             pairs = ((pair.teacher, pair.student) for pair in self.initialise)
             restore.copy_layers(restore.checkpoint(context.inputs["teacher"][0]).network, restored.network, pairs)
-        notes = [] if context.limit else self._weak_teachers(context, teachers)
-        facts = loop.fit(restored.network, self.losses, self.training, context, teachers)
+        facts = self._teaching.fit(restored.network, self.training, context)
         restore.save(restored, context.output)
-        notes += facts.pop("notes", [])
-        return {**facts, "notes": notes} if notes else facts
-
-    def _weak_teachers(self, context: Context, teachers: Ensemble) -> list[str]:
-        """Warnings about teachers below chance on val; a table has no outputs for val."""
-        val, notes = context.split("val"), []
-        for name, source in zip(self._names(), context.inputs["teacher"], strict=True):
-            if not len(val) or isinstance(source, Table):
-                continue
-            teacher = teacher_for(source).open(source, (), context.device) if self.teacher_cache else teachers.teachers[name]
-            scored = ensemble.score(teacher, val, context.task, context.device)
-            if scored is None:
-                continue
-            task, value = scored
-            chance = task.chance(context.dataset.signature())
-            if chance is not None and (value < chance if task.better == "higher" else value > chance):
-                who = f"the teacher '{name}'" if name else "the teacher"
-                figure = f"{task.primary} {value:.3g} on val, where guessing has {chance:.3g}"
-                notes.append(f"{who} has {figure}: the student learns from noise")
-        for note in notes:
-            context.log(Progress("train", 0, 1, note=note))
-        return notes
-
-    def _names(self) -> tuple[str, ...]:
-        """Names of the teachers; the stage before has none."""
-        return self.teacher or ("",)
+        return facts

@@ -26,8 +26,8 @@ from compress_cli.progress import Progress
 from compress_cli.pruning import channels
 from compress_cli.pruning.cost import Cost
 from compress_cli.settings import Many
-from compress_cli.stages import Role, Stage, _cut, _teaching
-from compress_cli.stages._teaching import Names
+from compress_cli.stages import Role, Stage, _cut
+from compress_cli.stages._teaching import Names, Teaching
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.store.saves import Save, Saves
 from compress_cli.training import loader, loop
@@ -40,6 +40,8 @@ class DropLayers(Stage):
     Layers that could be left out are repeated ones that give a tensor of the shape that they take. The importance is measured:
     each is left out in turn, beside those already chosen, and the one whose absence costs least on val goes next.
     """
+
+    version: ClassVar[int] = 2
 
     consumes: ClassVar[dict[str, Role]] = {
         "start": Role((Checkpoint,)),
@@ -64,19 +66,23 @@ class DropLayers(Stage):
 
     @model_validator(mode="after")
     def _taught(self) -> Self:
-        _teaching.check(self, [self.training] if self.training else [])
+        self._teaching.check_optional()
         return self
 
+    @property
+    def _teaching(self) -> Teaching:
+        return Teaching.of(self, self.training)
+
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
-        _teaching.check_layers(self.teacher, kinds.get("teacher", ()), self.losses)
+        self._teaching.check_layers(kinds.get("teacher", ()))
         return Checkpoint
 
     def needs(self) -> dict[str, Stage]:
         """A table of each teacher's outputs, where they are stored."""
-        return _teaching.tables(self.teacher, self.losses, self.training) if self.teacher_cache and self.training else {}
+        return self._teaching.tables()
 
     def depends(self) -> dict[str, Any]:
-        return _teaching.named(self.teacher, self.losses)
+        return self._teaching.named()
 
     def run(self, context: Context) -> dict[str, Any]:
         held_out = context.split("val", self.batch)
@@ -97,8 +103,7 @@ class DropLayers(Stage):
         facts |= {"macs": [before.macs(), after.macs()], "parameters": [before.parameters(), after.parameters()]}
         shallower = restore.Restored(restored.network, restored.model, (*edits, edit))
         if self.training is not None:
-            losses, teachers = _teaching.opened(self, context, restored.signature.heads, self.training.batch)
-            facts |= loop.fit(shallower.network, losses, self.training, context, teachers)
+            facts |= self._teaching.fit(shallower.network, self.training, context)
         restore.save(shallower, context.output)
         return facts
 

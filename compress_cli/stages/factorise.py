@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
@@ -69,6 +69,8 @@ class Factorise(Stage):
         - {type: train, name: tuned, start: factorise, training: {epochs: 5}}
     """
 
+    version: ClassVar[int] = 2
+
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint,))}
     shared: ClassVar[dict[str, int]] = {"low_rank": low_rank.VERSION}
     seed_dependent: ClassVar[bool] = False
@@ -102,10 +104,18 @@ class Factorise(Stage):
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Checkpoint
 
+    def check_history(self, earlier: Sequence[Stage]) -> None:
+        for stage in earlier:
+            if (demand := stage.demands()) and not self.ignore:
+                raise RecipeError(
+                    f"start: '{stage.name or stage.type}' {demand}, and a product of factors would not keep that; "
+                    "factorise first, and let that stage follow"
+                )
+
     def run(self, context: Context) -> dict[str, Any]:
         restored = restore.checkpoint(context.inputs["start"][0])
         body, inputs = restored.network.body, body_inputs(restored)
-        forms, whole = self._forms(body, inputs, context)
+        forms, whole = self._forms(restored, inputs, context)
         before = Cost(body, inputs)
         chosen = self._chosen(body, forms, before) or (self._smallest(body, forms, before) if context.limit else {})
         whole |= {name: "no lower rank would be smaller" for name in forms if name not in chosen}
@@ -131,13 +141,14 @@ class Factorise(Stage):
         return facts | self._reached(before, after, context)
 
     def _forms(
-        self, body: nn.Module, inputs: tuple[Tensor, ...], context: Context
+        self, restored: restore.Restored, inputs: tuple[Tensor, ...], context: Context
     ) -> tuple[dict[str, list[Candidate]], dict[str, str]]:
         """Layer -> the forms that it can have; and the layers that stay whole, with the reason."""
         methods: tuple[Method, ...] = ("svd", "channel", "spatial", "tucker")
         if self.convolutions != "auto":
             methods = ("svd", self.convolutions)
-        places, whole = factorisable(body, inputs, self.ignore)
+        body = restored.network.body
+        places, whole = factorisable(body, inputs, self.ignore, restored.edits)
         forms: dict[str, list[Candidate]] = {}
         for number, (name, positions) in enumerate(places.items()):
             layer = body.get_submodule(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -22,11 +21,11 @@ from compress_cli.pruning.criteria.l2 import L2
 from compress_cli.pruning.distributions import Distribution
 from compress_cli.pruning.distributions.uniform import Uniform
 from compress_cli.settings import Many
-from compress_cli.stages import Role, Stage, _cut, _teaching
+from compress_cli.stages import Role, Stage, _cut
 from compress_cli.stages._pruning import Keep, Pruning, Share, Steps, with_edits
-from compress_cli.stages._teaching import Names
+from compress_cli.stages._rounds import Rounds
+from compress_cli.stages._teaching import Names, Teaching
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
-from compress_cli.store.saves import Saves
 from compress_cli.training import loader, loop
 from compress_cli.training.config import TrainingConfig
 
@@ -40,7 +39,7 @@ class Prune(Stage):
     narrower model computes what the model computes with the removed channels masked.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     consumes: ClassVar[dict[str, Role]] = {
         "start": Role((Checkpoint,)),
@@ -104,19 +103,21 @@ class Prune(Stage):
 
     @model_validator(mode="after")
     def _taught(self) -> Self:
-        _teaching.check(self, self._trainings())
+        self.teaching.check_optional()
         return self
 
-    def _trainings(self) -> list[TrainingConfig]:
-        return [training for training in (self.training, self.steps and self.steps.training) if training]
+    @property
+    def teaching(self) -> Teaching:
+        """What its trainings learn."""
+        return Teaching.of(self, self.training, self.steps.training if self.steps else None)
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
-        _teaching.check_layers(self.teacher, kinds.get("teacher", ()), self.losses)
+        self.teaching.check_layers(kinds.get("teacher", ()))
         return Checkpoint
 
     def needs(self) -> dict[str, Stage]:
         """A table of each teacher's outputs, where they are stored."""
-        return _teaching.tables(self.teacher, self.losses, self._trainings()[0]) if self.teacher_cache else {}
+        return self.teaching.tables()
 
     @property
     def timed(self) -> bool:
@@ -125,22 +126,24 @@ class Prune(Stage):
     def depends(self) -> dict[str, Any]:
         """The machine where a latency decides."""
         timed = dict(sessions.machine(), latency=latency.VERSION) if self.keep and self.keep.latency else {}
-        return {**timed, **_teaching.named(self.teacher, self.losses)}
+        return {**timed, **self.teaching.named()}
 
     def run(self, context: Context) -> dict[str, Any]:
         restored = restore.checkpoint(context.inputs["start"][0])
         _cut.check_finite(restored)
         opened = narrowing.open_attention(restored.network.body)
-        pruning = Pruning(self, with_edits(restored, opened), context)
-        count = self.steps.count if self.steps else 1
-        for step in range(1, count + 1):
-            pruning.cut(self.steps.done(step) if self.steps else 1.0)
-            if self.steps and self.steps.training and step < count:
-                pruning.train(self.steps.training, replace(context, saves=Saves()))
+        pruning, rounds = Pruning(self, with_edits(restored, opened), context), Rounds(context)
+        count, trained = self.steps.count if self.steps else 1, dict[str, Any]()
+        for step in range(rounds.first, count + 1):
+            if rounds.interrupted(step):
+                pruning.repeat(rounds.noted)
+            else:
+                pruning.cut(self.steps.done(step) if self.steps else 1.0)
+            training = self.training if step == count else self.steps.training if self.steps else None
+            trained = pruning.train(training, rounds.context_of(step, noted=pruning.noted())) if training else {}
         facts = pruning.facts()
-        if self.training is not None:
-            timed = bool(self.keep and self.keep.latency)  # another measurement may cut otherwise, and fit no saved state
-            trained = pruning.train(self.training, replace(context, saves=Saves()) if timed else context)
-            facts |= trained | {"notes": [*facts.get("notes", []), *trained.get("notes", [])]}
+        notes = dict.fromkeys([*facts.get("notes", []), *trained.get("notes", [])])
         restore.save(pruning.restored, context.output)
-        return facts
+        if findings := pruning.findings():
+            findings.write(context.output)
+        return {**facts, **trained, **({"notes": list(notes)} if notes else {})}

@@ -29,8 +29,8 @@ from compress_cli.quantization.quantizers import Quantizer
 from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 from compress_cli.quantization.trainable import TrainableGraph
 from compress_cli.settings import Many, Settings
-from compress_cli.stages import Role, Stage, _teaching
-from compress_cli.stages._teaching import Names
+from compress_cli.stages import Role, Stage
+from compress_cli.stages._teaching import Names, Teaching
 from compress_cli.statistics.agreement import Agreement, compare
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.training import loader, loop
@@ -91,13 +91,12 @@ class QuantizeAware(Stage):
 
     @model_validator(mode="after")
     def _teachers(self) -> Self:
-        _teaching.check(self, [self.training])
-        taught = [loss.type for loss in self.losses if loss.reads_teacher()]
-        if taught and not self.teacher:
-            raise ValueError(f"losses: '{taught[0]}' learns from a teacher; name one in the field 'teacher'")
-        if self.teacher and self.losses and not taught:
-            raise ValueError(f"teacher: none of the losses learns from '{self.teacher[0]}'; add one, such as soft_targets")
+        self._teaching.check_optional()
         return self
+
+    @property
+    def _teaching(self) -> Teaching:
+        return Teaching.of(self, self.training)
 
     @model_validator(mode="after")
     def _can_be_simulated(self) -> Self:
@@ -123,17 +122,17 @@ class QuantizeAware(Stage):
         return self
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
-        _teaching.check_layers(self.teacher, kinds.get("teacher", ()), self.losses)
+        self._teaching.check_layers(kinds.get("teacher", ()))
         return Program
 
     def needs(self) -> dict[str, Stage]:
         """A table of each teacher's outputs, where they are stored."""
-        return _teaching.tables(self.teacher, self.losses, self.training) if self.teacher_cache else {}
+        return self._teaching.tables()
 
     def depends(self) -> dict[str, Any]:
         resolved = self.quantizer.resolved()
         machine = {} if resolved == self.quantizer else {"quantizer": resolved.model_dump(mode="json")}
-        return {**_teaching.named(self.teacher, self.losses), **machine}
+        return {**self._teaching.named(), **machine}
 
     def run(self, context: Context) -> dict[str, Any]:
         restored = restore.checkpoint(context.inputs["start"][0])
@@ -152,8 +151,7 @@ class QuantizeAware(Stage):
         network.signature, network.edits, network.trained_on = original.signature, original.edits, original.trained_on
         precision = "float32" if self.training.precision == "auto" else self.training.precision
         config = self.training.model_copy(update={"precision": precision})
-        losses, teachers = _teaching.opened(self, context, restored.signature.heads, config.batch)
-        facts = loop.fit(network, losses, config, context, teachers, [self._freezing] if self.freeze else [])
+        facts = self._teaching.fit(network, config, context, [self._freezing] if self.freeze else [])
         graph.give_weights(original)
         if self.training.precision == "auto":
             facts["precision"]["reason"] = "rounding is simulated in float32"

@@ -50,6 +50,9 @@ class ShareWeights(Stage):
         "keeps the few large ones; density: evenly over the weights in order; random: weights drawn by the seed",
     )
 
+    def demands(self) -> str:
+        return "" if self.ignore else "shares the values of every layer"
+
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Checkpoint
 

@@ -25,10 +25,10 @@ from compress_cli.pruning import weights as selection
 from compress_cli.pruning.saliencies import Saliency
 from compress_cli.pruning.saliencies.magnitude import Magnitude
 from compress_cli.settings import Many, Settings
-from compress_cli.stages import Role, Stage, _saliency, _teaching
+from compress_cli.stages import Role, Stage, _saliency
 from compress_cli.stages._rounds import Rounds
 from compress_cli.stages._sparsity import NofM, Ratio, Targets
-from compress_cli.stages._teaching import Names
+from compress_cli.stages._teaching import Names, Teaching
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.training import loader, loop
 from compress_cli.training.attachment import Attach, Attachment
@@ -151,17 +151,21 @@ class Sparsify(Stage):
             raise ValueError("'rewind' names a stage and 'rewind_epoch' an epoch that it kept: give both, or neither")
         if self.score == "rewound" and (not self.rewind or self.rounds > 1):
             raise ValueError("score: rewound scores the weights of 'rewind' once; give 'rewind', and no rounds")
+        if self.score == "rewound" and self.criterion.reads != "weights" and self.criterion.batch == 1:
+            raise ValueError(
+                f"score: rewound normalises by each batch, as in training, and criterion {self.criterion.type} reads one "
+                "sample at a time; score the trained weights, or take another criterion, such as snip"
+            )
         return self
 
     @model_validator(mode="after")
     def _teachers(self) -> Self:
-        _teaching.check(self, [self.training] if self.training else [])
-        taught = [loss.type for loss in self.losses if loss.reads_teacher()]
-        if taught and not self.teacher:
-            raise ValueError(f"losses: '{taught[0]}' learns from a teacher; name one in the field 'teacher'")
-        if self.teacher and self.losses and not taught:
-            raise ValueError(f"teacher: none of the losses learns from '{self.teacher[0]}'; add one, such as soft_targets")
+        self._teaching.check_optional()
         return self
+
+    @property
+    def _teaching(self) -> Teaching:
+        return Teaching.of(self, self.training)
 
     def check_sources(self, sources: dict[str, tuple[Stage, ...]]) -> None:
         for stage in sources.get("start", ()):
@@ -183,16 +187,19 @@ class Sparsify(Stage):
         alike = self.scope == earlier.scope and not (self.layers or earlier.layers) and self.ignore == earlier.ignore
         return alike and self.ratio is not None and earlier.ratio is not None and self.ratio < earlier.ratio
 
+    def demands(self) -> str:
+        return "" if self.ignore or self.layers or self.n_of_m else "masks single weights of every layer"
+
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
-        _teaching.check_layers(self.teacher, kinds.get("teacher", ()), self.losses)
+        self._teaching.check_layers(kinds.get("teacher", ()))
         return Checkpoint
 
     def needs(self) -> dict[str, Stage]:
         """A table of each teacher's outputs, where they are stored."""
-        return _teaching.tables(self.teacher, self.losses, self.training) if self.teacher_cache and self.training else {}
+        return self._teaching.tables()
 
     def depends(self) -> dict[str, Any]:
-        return _teaching.named(self.teacher, self.losses)
+        return self._teaching.named()
 
     def run(self, context: Context) -> dict[str, Any]:
         restored = restore.checkpoint(context.inputs["start"][0])
@@ -261,8 +268,7 @@ class Sparsify(Stage):
     def _train(
         self, restored: Restored, training: TrainingConfig, context: Context, attach: Sequence[Attach] = ()
     ) -> dict[str, Any]:
-        losses, teachers = _teaching.opened(self, context, restored.signature.heads, training.batch)
-        return loop.fit(restored.network, losses, training, context, teachers, attach)
+        return self._teaching.fit(restored.network, training, context, attach)
 
     def _attach(self, gradual: Gradual, targets: Targets, context: Context, network: Network, steps: int) -> Attachment:
         masks = masks_of(network.edits)

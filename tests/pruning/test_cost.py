@@ -62,6 +62,31 @@ def test_layers_used_twice_and_shared_weights():
     assert Cost(twice, (torch.rand(2, 4),)).macs() == 2 * 16
 
 
+class Heard(nn.Module):
+    """A front end of fixed filters, made as the model runs, and one of a stored table; then a layer of weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("rows", torch.arange(6.0), persistent=False)
+        self.register_buffer("table", torch.rand(6, 5), persistent=False)
+        self.scale = nn.Parameter(torch.ones(4, 5))
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, sound):
+        filters = (self.rows[:, None] * self.rows[:4]).cos()[:, None]  # (6, 1, 4)
+        spectrum = nn.functional.conv1d(sound[:, None], filters, stride=2).mean(2)  # (N, 6)
+        mixed = spectrum @ self.table  # (N, 5)
+        changed = mixed @ (self.scale * 2).t()  # its factor follows a parameter: no fixed cost
+        return self.head(mixed) + (changed @ changed.t()).mean()  # a product of two activations
+
+
+def test_a_fixed_front_end_counts_and_no_width_changes_it():
+    cost = Cost(Heard(), (torch.rand(2, 20),))
+    assert cost.fixed == 9 * 6 * 4 + 6 * 5
+    assert cost.macs() == cost.fixed + 5 * 3
+    assert cost.by_weight() == {"head.weight": 15}
+
+
 def test_a_transposed_convolution_counts_where_it_reads():
     body = nn.ConvTranspose2d(4, 6, 2, stride=2, bias=False)
     assert Cost(body, (torch.rand(1, 4, 5, 5),)).macs() == 25 * 4 * 6 * 4

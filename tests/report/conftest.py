@@ -45,15 +45,26 @@ class Made:
         self.folder.mkdir(parents=True)
 
     def add(
-        self, name, right=None, size=1000, speedup=None, parameters=100, reason="", lacking="", content="", base=1.0, **record
+        self,
+        name,
+        right=None,
+        size=1000,
+        speedup=None,
+        parameters=100,
+        reason="",
+        lacking="",
+        content="",
+        base=1.0,
+        files=None,
+        **record,
     ):
         """A model and what was measured of it.
 
         right: (N,) right-or-wrong; speedup: (low, value, high) against a baseline of `base` ms; lacking: what the model has no
-        head for, where `right` is empty; content: of the file, by default unlike any other's.
+        head for, where `right` is empty; content: of the file, by default unlike any other's; files: others beside it.
         """
         key = f"{len(self.rows) + len(self.variants):064d}"
-        write(self.store, key, OnnxModel, {"model.onnx": content or key})
+        write(self.store, key, OnnxModel, {"model.onnx": content or key, **(files or {})})
         measurement = comparison = None
         if right is not None:
             measurement = f"m{key}"

@@ -13,6 +13,7 @@ from compress_cli import report
 from compress_cli.errors import ArtifactError
 from compress_cli.measurement.measure import MEASUREMENT, PREDICTIONS
 from compress_cli.report import figures, markdown
+from compress_cli.statistics.findings import FINDINGS, Findings, Line
 from compress_cli.statistics.intervals import wilson
 
 SAMPLES = 1000
@@ -78,6 +79,21 @@ def test_the_terminal_shows_whole_figures_in_100_columns(made, right, shown):
     for figure in ("1.23G", "12.3M", "123.5 MB", "97.0", "[95.7, 97.9]", "-1.0", "12.3x", "[10.91, 14.99]", "0.0810 ms"):
         assert figure in text, figure
     assert shown(report.collect(made.folder), 60).count("97.0") == 1  # a narrow window wraps, and cuts nothing
+
+
+def test_a_table_that_a_model_brings_is_shown(made, right, shown):
+    """A pruning's predicted loss of each layer beside the measured one."""
+    lines = [Line(name="layer1.0", cells=[0.5, 0.25]), Line(name="layer2.0", cells=[0.125, None])]
+    findings = Findings(
+        title="Foretold", about="Of a neuron.", side="PyTorch", what="layer", columns=["predicted", "measured"], lines=lines
+    )
+    made.add("thin", right(30), files={FINDINGS: findings.model_dump_json()})
+    collected = report.collect(made.record())
+    (table,) = [table for table in collected.findings if table.name]
+    assert (table.name, table.model, table.findings) == ("thin", "thin", findings)
+    text = shown(collected)
+    for word in ("predicted", "measured", "layer1.0", "0.25", "Of a neuron."):
+        assert word in text, word
 
 
 def test_what_was_not_measured_says_why(made, shown):

@@ -181,6 +181,11 @@ def test_a_teacher_worse_than_chance_is_named(toy, context_for, tmp_path):
     student = run(stage(model=MODEL), context_for(toy(), inputs={"teacher": (right,)}))
     assert "notes" not in student.manifest.facts
 
+    for teaching in ({"type": "sparsify", "ratio": 0.5}, {"type": "prune", "ratio": 0.5, "round_to": 1}):
+        further = Stage.model_validate({**teaching, "teacher": ["wrong"], "training": TRAINING})
+        facts = run(further, context_for(toy(), inputs={"start": (right,), "teacher": (wrong,)})).manifest.facts
+        assert [note for note in facts["notes"] if "'wrong'" in note] == [note]
+
 
 def test_layers_start_from_the_teachers(toy, context_for, tmp_path):
     """DistilBERT's way: some layers of a deep teacher become those of a shallow student (here they hardly move)."""

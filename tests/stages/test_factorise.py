@@ -5,12 +5,14 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from compress_cli.errors import ArtifactError, RecipeError, StageError
+from compress_cli.errors import ArtifactError, RecipeError
 from compress_cli.networks import proof, restore
 from compress_cli.networks.edits import Edit
+from compress_cli.networks.edits.codebook import Codebook
 from compress_cli.networks.edits.mask import Mask
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
+from compress_cli.pipeline import plan, recipe
 from compress_cli.pruning.cost import Cost
 from compress_cli.stages import Stage
 from compress_cli.stages._factorisable import factorisable
@@ -142,15 +144,56 @@ def test_training_pruning_quantisation_and_export_follow(convnet, follow):
     assert file.manifest.facts["parity"]["heads"]["logits"]["relative_error"] < 0.1
 
 
-def test_a_layer_with_masked_weights_is_refused(toy, tmp_path, follow):
-    restored = restore.build(Mlp(hidden=(16,)), toy().signature(), 0)
+@pytest.mark.parametrize("demand", ["mask", "codebook"])
+def test_a_layer_whose_weights_are_masked_or_shared_stays_whole_and_is_named(demand, toy, tmp_path, follow):
+    restored = restore.build(Mlp(hidden=(16, 16)), toy().signature(), 0)
     weight = restored.network.body[1].weight
-    restored.network.edits = (Mask.of({"1.weight": torch.rand(weight.shape) < 0.5}),)
+    kept = torch.rand(weight.shape) < 0.5
+    edit = Mask.of({"1.weight": kept}) if demand == "mask" else Codebook.of({"1.weight": kept.int()})
+    restored.network.edits = (edit,)
     (tmp_path / "masked").mkdir()
     restore.save(restored, tmp_path / "masked")
     masked = Draft(Checkpoint, "t", {}).commit(tmp_path / "masked")
-    with pytest.raises(StageError, match=r"sparsity would be lost: an earlier stage masked '1\.weight'"):
-        follow(masked, ratio=0.5)
+    before = restore.checkpoint(masked).network.body[1].weight
+    small = follow(masked, ratio=0.5, round_to=1)
+    facts = small.manifest.facts
+    assert "3" in facts["layers"]
+    assert ("masked single weights" if demand == "mask" else "share a few values") in facts["whole"]["1"]
+    assert torch.equal(restore.checkpoint(small).network.body[1].weight, before)
+    with pytest.raises(RecipeError, match=r"no layer would become smaller by these ranks: .*1: "):
+        follow(masked, ratio=0.5, ignore=["3", "5"])
+
+
+RECIPE = """\
+dataset: digits
+stages:
+  - {{type: train, model: mlp, training: {{epochs: 1}}}}
+  - {first}
+  - {{type: train, name: tuned, start: {start}, training: {{epochs: 1}}}}
+  - {{type: factorise, ratio: 0.5{ignore}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "ignore", "refusal"),
+    [
+        ("{type: sparsify, ratio: 0.5}", "", "'sparsify' masks single weights of every layer"),
+        ("{type: sparsify, threshold: 0.01}", "", "'sparsify' masks single weights of every layer"),
+        ("{type: share_weights, bits: 4}", "", "'share_weights' shares the values of every layer"),
+        ("{type: sparsify, layers: {'1': 0.5}}", "", None),  # the other layers can be factorised
+        ("{type: sparsify, ratio: 0.5}", ", ignore: ['1']", None),
+        ("{type: prune, ratio: 0.5}", "", None),
+    ],
+)
+def test_a_plan_refuses_to_factorise_what_is_masked_whatever_trained_it_since(first, ignore, refusal, tmp_path):
+    start = first.removeprefix("{type: ").split(",")[0]
+    (tmp_path / "r.yaml").write_text(RECIPE.format(first=first, start=start, ignore=ignore))
+    read = recipe.load(tmp_path / "r.yaml")
+    if refusal is None:
+        assert plan.plan(read)
+        return
+    with pytest.raises(RecipeError, match=rf"r\.yaml:6: stages\[3\]: start: {refusal}, .*factorise first"):
+        plan.plan(read)
 
 
 def test_a_record_of_another_model_is_refused():

@@ -16,6 +16,7 @@ from compress_cli.data.tasks.classification import Classification
 from compress_cli.deployment.exporters.onnx import Onnx
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.networks import narrowing, proof, restore
+from compress_cli.networks.edits.mask import Mask
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.networks.models.resnet import Resnet
@@ -25,7 +26,10 @@ from compress_cli.pruning import channels, dependency_graph
 from compress_cli.pruning.criteria import Criterion
 from compress_cli.stages import Stage, _cut, _exported, _importance
 from compress_cli.stages.prune import Prune
+from compress_cli.statistics.findings import Findings
 from compress_cli.store.artifact import Checkpoint, Draft, Table
+from compress_cli.store.saves import Saves, Saving
+from compress_cli.training import loop
 
 SIGNATURE = Signature(
     inputs={"image": Input(shape=(3, 8, 8), mean=(100.0, 120.0, 130.0), deviation=(50.0, 60.0, 70.0))},
@@ -417,8 +421,13 @@ def test_the_cut_is_spread_by_measured_curves(step, tmp_path):
 
 
 def test_what_pfp_foretells_stands_beside_what_is_measured(step):
-    _, _, facts, _ = step(NARROW, ratio=0.5, criterion="pfp")
+    _, pruned, facts, _ = step(NARROW, ratio=0.5, criterion="pfp")
     assert set(facts["errors"]) == {"layer1.0", "layer2.0"}
+    findings = Findings.model_validate_json(pruned.file("findings.json").read_text())
+    assert findings.columns == ["predicted", "measured"]
+    assert {line.name: dict(zip(findings.columns, line.cells, strict=True)) for line in findings.lines} == facts["errors"]
+    _, pruned, _, _ = step(NARROW, ratio=0.5)
+    assert "findings.json" not in pruned.manifest.files  # magnitudes foretell nothing
     for entry in facts["errors"].values():
         assert 0 < entry["measured"] <= 1
         assert 0 < entry["predicted"] <= 1
@@ -450,6 +459,77 @@ def test_a_criterion_on_data_without_data(step, monkeypatch):
 def test_further_settings_that_make_no_sense(settings, message):
     with pytest.raises(ValidationError, match=message):
         Stage.model_validate({"type": "prune", **settings})
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches SIGKILL."""
+
+
+class Mortal(Saves):
+    """Saves that end the process, as it were, after so many pieces of work."""
+
+    def __init__(self, folder, left):
+        super().__init__(folder, Saving(steps=1, epochs=1))
+        self.left = left
+
+    def step(self, state, epoch_ended=False):
+        super().step(state, epoch_ended)
+        self.left -= 1
+        if not self.left:
+            raise Killed
+
+
+STEPS = {
+    "masked": {"criterion": "l2"},
+    "by data": {"criterion": "taylor", "distribution": "ranking"},
+}
+
+
+@pytest.mark.parametrize("case", STEPS)
+def test_killed_between_steps_and_resumed_it_ends_in_the_same_bytes(case, tmp_path, lively, monkeypatch):
+    """Trainings between the steps that were done are not repeated."""
+    restored = restore.build(Convnet(widths=(16, 16), convs=1), SIGNATURE, 0)
+    lively(restored.network.body)
+    if case == "masked":
+        weight = restored.network.body.get_parameter("layer2.0.weight")
+        restored.network.edits = (Mask.of({"layer2.0.weight": torch.rand(weight.shape) < 0.5}),)
+    (tmp_path / "start").mkdir()
+    restore.save(restored, tmp_path / "start")
+    start = Draft(Checkpoint, "start", {}).commit(tmp_path / "start")
+    training = {"epochs": 1, "batch": 50, "precision": "float32"}
+    stage = Prune.model_validate(
+        {"keep": {"macs": 0.4}, "round_to": 1, "steps": {"count": 3, "training": training}, "training": training, **STEPS[case]}
+    )
+    begun, fit = [], loop.fit
+    monkeypatch.setattr(
+        loop, "fit", lambda network, *rest: begun.append(network.body.layer1[0].out_channels) or fit(network, *rest)
+    )
+
+    def perform(name, saves):
+        folder = tmp_path / name
+        folder.mkdir()
+        context = Context(
+            inputs={"start": (start,)}, output=folder, dataset=Noise(), task=Classification(), device="cpu", seed=0,
+            log=lambda progress: None, key="k", memory=tmp_path, saves=saves,
+        )  # fmt: skip
+        facts = stage.run(context)
+        state = {path.name: path.read_bytes() for path in folder.iterdir()}
+        timed = ("seconds", "samples_per_s", "seconds_per_step")
+        return state, {name: fact for name, fact in facts.items() if name not in timed}
+
+    expected, facts = perform("whole", Saves())
+    assert len(set(begun)) == 3
+    for left in (1, 4, 5, 7, 10, 14):  # an epoch has 4 steps and an end: within the three trainings, and between them
+        folder = tmp_path / f"saves{left}"
+        folder.mkdir()
+        with pytest.raises(Killed):
+            perform(f"killed{left}", Mortal(folder, left))
+        begun.clear()
+        again, resumed = perform(f"resumed{left}", Saves(folder))
+        assert again == expected, left
+        assert resumed["steps"] == facts["steps"]
+        assert resumed["widths"] == facts["widths"]
+        assert len(begun) == 3 - (left - 1) // 5, left
 
 
 def test_bytes_in_steps_are_those_of_the_model_before_all_of_them(step):

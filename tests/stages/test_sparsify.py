@@ -273,7 +273,7 @@ def test_it_learns_from_a_teacher_online_or_from_its_table(sparsify, start, perf
 
 def test_a_criterion_that_reads_gradients_needs_samples(start, perform, context_for, toy):
     source = start()
-    with pytest.raises(StageError, match="the dataset has no samples"):
+    with pytest.raises(StageError, match="criterion snip reads gradients of training samples, and the train split is empty"):
         perform(Sparsify(ratio=0.5, criterion="snip"), context_for(toy(train=0), inputs={"start": (source,)}))
 
 
@@ -367,6 +367,10 @@ def test_a_smoke_run_tries_the_final_ratio(sparsify):
         ({"ratio": 0.5, "gradual": {"begin": 2, "end": 2}, "training": TRAINING}, "end must come after begin"),
         ({"ratio": 0.5, "rewind": "teacher"}, "'rewind' names a stage and 'rewind_epoch' an epoch"),
         ({"ratio": 0.5, "score": "rewound"}, "score: rewound scores the weights of 'rewind'"),
+        (
+            {"ratio": 0.5, "score": "rewound", "rewind": "s", "rewind_epoch": 0, "criterion": "hessian"},
+            "criterion hessian reads one sample at a time",
+        ),
         (
             {"ratio": 0.5, "teacher": "t", "losses": ["cross_entropy"], "training": TRAINING},
             "none of the losses learns from 't'",

@@ -25,6 +25,8 @@ class Criterion(Plugin):
     """Samples of such a batch."""
     over_batches: ClassVar[Literal["mean", "max"]] = "mean"
     """How the scores of several batches become one."""
+    foretells: ClassVar[str] = ""
+    """What `errors` are, in a sentence or two for the report."""
 
     @abstractmethod
     def __call__(self, group: Group, evidence: Mapping[str, Tensor]) -> Tensor:
@@ -35,6 +37,6 @@ class Criterion(Plugin):
         return 0.0
 
     def errors(self, group: Group, scores: Tensor, removed: Tensor, evidence: Mapping[str, Tensor]) -> dict[str, float]:
-        """For the facts: what the scores foretell of the removal of these channels, beside what `evidence` of other samples
-        tells; {} where the scores foretell no error."""
+        """For the facts and the report: what the scores foretell of the removal of these channels, beside what `evidence` of
+        other samples tells; {} where the scores foretell no error."""
         return {}

@@ -23,12 +23,16 @@ class Pfp(Criterion):
 
     The channels with the least are removed (the papers' deterministic variant). On the samples that the scores come from
     no neuron then loses more than the sum of the removed channels' sensitivities, as a share of its positive or of its negative
-    terms. The facts hold this bound for each layer (`predicted`), beside the largest loss on other samples (`measured`).
+    terms. The report shows this bound for each layer (`predicted`), beside the largest loss on other samples (`measured`).
     A convolution's neurons are taken at positions inside the picture.
     """
 
     reads: ClassVar[Reads] = "activations"
     over_batches: ClassVar[Literal["mean", "max"]] = "max"
+    foretells: ClassVar[str] = (
+        "The share of its positive or negative terms that a neuron behind the layer loses: as provable filter pruning bounds "
+        "it, for the training samples that the bound was computed on, and the largest on other training samples."
+    )
 
     positions: int = Field(64, ge=1, description="places of a batch's maps at which a layer's neurons are looked at")
 

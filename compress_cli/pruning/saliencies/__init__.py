@@ -16,6 +16,8 @@ class Saliency(Plugin):
     reads: ClassVar[Literal["weights", "gradient", "batch_gradients", "training"]] = "weights"
     """What it reads besides the weights: nothing; the gradient of the task's loss over some training samples; that of each
     batch of them, over which its scores are averaged; that of each step of a training, over which they are summed."""
+    batch: ClassVar[int] = 64
+    """Training samples of a batch whose gradient it reads."""
     across_layers: ClassVar[bool] = False
     """Whether it only says something new where the weights of several layers are compared."""
 

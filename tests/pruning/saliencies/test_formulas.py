@@ -27,6 +27,7 @@ GRADIENT = torch.tensor([[0.5, 4.0], [7.0, -0.25]])
         ("lamp", [[9 / 9, 1 / 14], [0, 4 / 13]]),  # w^2 over the squares that are as large or larger: 9; 9 + 4 + 1; 9 + 4
         ("snip", [[1.5, 4], [0, 0.5]]),
         ("taylor", [[2.25, 16], [0, 0.25]]),
+        ("hessian", [[1.125, 8], [0, 0.125]]),
         ("movement", [[-1.5, 4], [0, 0.5]]),
     ],
 )
@@ -91,6 +92,15 @@ def test_taylor_averages_over_batches(scored):
     for name, weight in weights.items():
         expected = ((weight * first[name]) ** 2 + (weight * second[name]) ** 2) / 2
         torch.testing.assert_close(scores[name], expected.detach(), rtol=1e-4, atol=1e-12)
+
+
+def test_hessian_averages_squares_of_the_gradients_of_single_samples(scored):
+    """LeCun et al. 1990: 1/2 h w^2, with the diagonal of the empirical Fisher information as h."""
+    scores, weights, gradients = scored("hessian")
+    single = [gradients([row]) for row in range(80)]
+    for name, weight in weights.items():
+        fisher = torch.stack([gradient[name].square() for gradient in single]).mean(0)
+        torch.testing.assert_close(scores[name], (fisher * weight**2 / 2).detach(), rtol=1e-4, atol=1e-12)
 
 
 def test_scoring_an_untrained_network_leaves_its_statistics(toy, context_for):
