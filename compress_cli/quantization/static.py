@@ -25,7 +25,7 @@ from compress_cli.quantization.ranges import Batch
 from compress_cli.quantization.recoveries import Job, Recovery
 from compress_cli.quantization.source import failures_of_onnxruntime
 
-KEPT = 64  # calibration samples that recoveries and the choice of a calibration use; all others are seen once
+KEPT = 64  # calibration samples that the choice of a calibration uses; recoveries may ask for more, all others are seen once
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Result:
 def quantize(simple: onnx.ModelProto, found: list[Layer], static: Static, batches: Iterable[Batch], name: str) -> Result:
     """`simple`, with `found` as its layers, in integers; it is used up. StageError where no layer of it can be, or a
     calibration sample gives NaN."""
-    samples, rest = _kept(iter(batches))
+    samples, rest = _kept(iter(batches), max([KEPT, *(recovery.samples for recovery in static.recoveries)]))
     places = _place(simple, found, static, name)
     done: dict[str, int] = {}
     if static.recoveries:
@@ -93,14 +93,14 @@ def quantize(simple: onnx.ModelProto, found: list[Layer], static: Static, batche
     return Result(model, known | {"calibration": static.calibrations[best].type})
 
 
-def _kept(batches: Iterable[Batch]) -> tuple[list[Batch], Iterable[Batch]]:
+def _kept(batches: Iterable[Batch], most: int) -> tuple[list[Batch], Iterable[Batch]]:
     """The first batches, in memory, and those that follow."""
     samples: list[Batch] = []
     count = 0
     for batch in batches:
         samples.append(batch)
         count += max((len(array) for array in batch.values() if array.ndim), default=1)
-        if count >= KEPT:
+        if count >= most:
             break
     return samples, batches
 

@@ -1,27 +1,44 @@
-"""Bits of each layer, chosen on val so that a promise holds."""
+"""What a mixed assignment of bits has to keep."""
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Callable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any
+import re
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from compress_cli.errors import StageError
-from compress_cli.progress import Log, Progress
-from compress_cli.quantization.overrides import Override
-from compress_cli.quantization.quantizers import Quantizer
-from compress_cli.settings import Settings
+from compress_cli.settings import NotInKeyAtDefault, Settings
+from compress_cli.statistics.gate import UNITS
 
+SEARCH = 2  # part of the key of a stage with a budget: the assignment with the least noise, not one bit after the other
 WIDTHS = (8, 4, 2)  # bits that are stored as they are; 3 take the room of 4, 5 to 7 that of 8
+IN_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+
+
+def count_bytes(value: Any) -> Any:
+    """40000 of `40 kB`; ValueError for another unit."""
+    if not isinstance(value, str):
+        return value
+    match = IN_BYTES.fullmatch(value)
+    if match is None or match[2] not in UNITS["bytes"]:
+        raise ValueError(f"must be a number of bytes, such as 40000, '40 kB' or '1.5 MB' (got {value!r})")
+    return round(float(match[1]) * UNITS["bytes"][match[2]])
+
+
+Bytes = Annotated[
+    int,
+    BeforeValidator(count_bytes),
+    Field(gt=0),
+    WithJsonSchema({"anyOf": [{"type": "integer", "exclusiveMinimum": 0}, {"type": "string", "examples": ["40 kB"]}]}),
+]
 
 
 class Budget(Settings):
-    """What a mixed assignment of bits has to keep: one of the two."""
+    """What a mixed assignment of bits has to keep: one of these.
+
+    Sizes are those of the file that `export` writes, card included; speeds are measured here, in ONNX Runtime, in turn with the
+    float file, and kept by the unfavourable end of their interval, as gates are.
+    """
 
     accuracy_drop: float | None = Field(
         None, ge=0, lt=1, description="largest loss of the task's metric on val (without labels: of agreement with the float "
@@ -31,112 +48,34 @@ class Budget(Settings):
         None, ge=2, le=8, description="largest mean of the bits of all weights: each layer gets 8, 4 or 2, so that the outputs "
         "change least",
     )  # fmt: skip
+    bytes: Annotated[Bytes | None, NotInKeyAtDefault()] = Field(
+        None, description="largest file, such as `40 kB`: each layer gets 8, 4 or 2 bits, or, where the quantizer has one "
+        "number of bits, that or float, so that the outputs change least",
+    )  # fmt: skip
+    compression_ratio: Annotated[float | None, NotInKeyAtDefault()] = Field(
+        None, gt=1, description="bytes of the float file / bytes of this one, at least; otherwise as `bytes`"
+    )
+    speedup: Annotated[float | None, NotInKeyAtDefault()] = Field(
+        None, gt=0, description="latency of the float file / latency of this one, at least: layers whose return to float makes "
+        "the outputs better for the least time return to it, while it holds",
+    )  # fmt: skip
+    latency_ms: Annotated[float | None, NotInKeyAtDefault()] = Field(
+        None, gt=0, description="largest median latency on this machine; otherwise as `speedup`"
+    )
+
+    @property
+    def promise(self) -> tuple[str, float]:
+        """What is promised, and its limit."""
+        return next((name, limit) for name in type(self).model_fields if (limit := getattr(self, name)) is not None)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether latency decides."""
+        return self.promise[0] in ("speedup", "latency_ms")
 
     @model_validator(mode="after")
     def _one(self) -> Budget:
-        if (self.accuracy_drop is None) == (self.bits is None):
-            raise ValueError("set one of accuracy_drop and bits")
+        names = list(type(self).model_fields)
+        if sum(getattr(self, name) is not None for name in names) != 1:
+            raise ValueError(f"set one of {', '.join(names[:-1])} and {names[-1]}")
         return self
-
-
-@dataclass(frozen=True)
-class Search:
-    """How a search tries an assignment."""
-
-    quantize: Callable[[Quantizer, Path], dict[str, Any]]  # writes a file, returns its facts
-    noise: Callable[[Path], float]  # squared error of a file's outputs on val, as a share of the float outputs' squares
-    drop: Callable[[Path], float]  # how much worse a file is than the float one by the task's metric on val
-    log: Log
-
-
-def keep(budget: Budget, quantizer: Quantizer, search: Search, output: Path) -> dict[str, Any]:
-    """Write the cheapest file that keeps the budget; its facts, with the sensitivity of each layer that was tried.
-
-    StageError where no assignment keeps it.
-    """
-    facts = search.quantize(quantizer, output)
-    chosen = {override.layers for override in quantizer.overrides}
-    layers = {
-        entry["layer"]: entry["weights"]
-        for entry in facts["layers"]
-        if entry["weight_bits"] < 32 and not any(fnmatchcase(entry["layer"], pattern) for pattern in chosen)
-    }
-    if budget.accuracy_drop is not None:
-        return _accurate(budget.accuracy_drop, quantizer, search, output, facts, list(layers))
-    assert budget.bits is not None
-    return _small(budget.bits, quantizer, search, output, layers)
-
-
-def _accurate(
-    promise: float, quantizer: Quantizer, search: Search, output: Path, facts: dict[str, Any], layers: list[str]
-) -> dict[str, Any]:
-    drop = search.drop(output)
-    if drop <= promise:
-        return {**facts, "budget": {"accuracy_drop": drop, "returned_to_float": []}}
-    noise = {}
-    for number, layer in enumerate(layers):
-        search.quantize(_with(quantizer, {other: None for other in layers if other != layer}), output)
-        noise[layer] = search.noise(output)
-        search.log(Progress("sensitivity", number + 1, len(layers)))
-    worst_first = sorted(layers, key=lambda layer: -noise[layer])
-    failing, holding, tried = 0, len(layers), dict[int, tuple[float, dict[str, Any]]]()
-    while holding - failing > 1:
-        count = (failing + holding) // 2 if tried else failing + 1  # one layer is often enough
-        facts = search.quantize(_with(quantizer, dict.fromkeys(worst_first[:count])), output)
-        tried[count] = (search.drop(output), facts)
-        failing, holding = (failing, count) if tried[count][0] <= promise else (count, holding)
-    if holding == len(layers):
-        raise StageError(
-            f"budget.accuracy_drop: {promise:g} is not kept by any assignment: with all layers but one in float the loss on "
-            f"val is {tried[holding - 1][0] if holding - 1 in tried else drop:.4f}; allow more, or ship the float file"
-        )
-    facts = search.quantize(_with(quantizer, dict.fromkeys(worst_first[:holding])), output)
-    return {
-        **facts,
-        "budget": {"accuracy_drop": tried[holding][0], "returned_to_float": worst_first[:holding]},
-        "sensitivity": noise,
-    }
-
-
-def _small(bits: float, quantizer: Quantizer, search: Search, output: Path, layers: dict[str, int]) -> dict[str, Any]:
-    low, high = quantizer.weight_bits
-    widths = [width for width in WIDTHS if low <= width <= high]
-    noise: dict[str, dict[int, float]] = {layer: {} for layer in layers}
-    for number, layer in enumerate(layers):
-        for width in widths:
-            alone = {other: None for other in layers if other != layer} | {layer: width}
-            search.quantize(_with(quantizer, alone), output)
-            noise[layer][width] = search.noise(output)
-        search.log(Progress("sensitivity", number + 1, len(layers)))
-    assigned = assign(noise, layers, widths, bits)
-    facts = search.quantize(_with(quantizer, dict(assigned)), output)
-    mean = sum(assigned[layer] * count for layer, count in layers.items()) / sum(layers.values())
-    return {**facts, "budget": {"bits": mean}, "sensitivity": noise}
-
-
-def assign(noise: dict[str, dict[int, float]], weights: dict[str, int], widths: list[int], bits: float) -> dict[str, int]:
-    """Layer -> bits with a mean of at most `bits`: from the most on, the step down that adds the least noise for the bits it
-    saves is taken next. Noise of several layers adds up, as independent errors do."""
-    widths = sorted(widths, reverse=True)
-    assigned = dict.fromkeys(noise, widths[0])
-    total = sum(weights.values())
-    while sum(assigned[layer] * weights[layer] for layer in assigned) > bits * total:
-        steps = [
-            ((noise[layer][narrow] - noise[layer][wide]) / ((wide - narrow) * weights[layer]), layer, narrow)
-            for layer, wide in assigned.items()
-            for narrow in widths
-            if narrow < wide
-        ]
-        if not steps:
-            raise StageError(f"budget.bits: {bits:g} is below the fewest bits that this quantizer has, {widths[-1]}")
-        _, layer, narrow = min(steps)
-        assigned[layer] = narrow
-    return assigned
-
-
-def _with(quantizer: Quantizer, bits: dict[str, int | None]) -> Quantizer:
-    """The quantizer with these bits for these layers; None is float."""
-    more = tuple(
-        Override(layers=glob.escape(layer), weights="float" if width is None else width) for layer, width in bits.items()
-    )
-    return quantizer.model_copy(update={"overrides": (*quantizer.overrides, *more)})

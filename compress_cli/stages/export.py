@@ -21,9 +21,9 @@ from compress_cli.errors import StageError
 from compress_cli.measurement import measure, sessions
 from compress_cli.networks import proof, restore
 from compress_cli.onnx_graph import files, packing, storage
-from compress_cli.onnx_graph.card import Card, settings_of
+from compress_cli.onnx_graph.card import Card
 from compress_cli.progress import Progress
-from compress_cli.stages import Role, Stage, _packed_weights
+from compress_cli.stages import Role, Stage, _cards, _packed_weights
 from compress_cli.statistics.agreement import Agreement, compare
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program
 
@@ -182,16 +182,7 @@ def _remedy(start: Artifact) -> str:
 
 
 def _card(context: Context) -> Card:
-    """What the file says of itself."""
-    (start,), encoder = context.inputs["start"], context.dataset.encoder()
+    """What the file says of itself; a model may have heads of its own."""
+    start = context.inputs["start"][0]
     own = isinstance(start, Checkpoint | Program)
-    heads = (restore.signature_of(start) if own else context.dataset.signature()).heads  # a model may have its own
-    return Card(
-        task=context.task.model_dump(mode="json"),
-        dataset=settings_of(context.dataset.recorded()),
-        fingerprint=context.dataset.fingerprint(),
-        classes={name: head.classes for name, head in heads.items() if head.classes},
-        independent=tuple(name for name, head in heads.items() if head.classes and head.class_axis is None),
-        key=context.key,
-        encoder=encoder.model_dump(mode="json") if encoder else None,
-    )
+    return _cards.card(context, restore.signature_of(start) if own else context.dataset.signature())

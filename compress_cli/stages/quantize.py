@@ -20,7 +20,8 @@ from compress_cli.data.datasets import Split
 from compress_cli.data.signature import Signature
 from compress_cli.deployment.exporters.onnx import Onnx
 from compress_cli.errors import StageError
-from compress_cli.measurement import measure, sessions
+from compress_cli.measurement import latency, measure, sessions
+from compress_cli.measurement.latency import TimingConditions
 from compress_cli.networks import proof, restore
 from compress_cli.onnx_graph import files, quantised, storage
 from compress_cli.progress import Progress
@@ -28,17 +29,17 @@ from compress_cli.quantization import annotation, observer, opset, placement, pr
 from compress_cli.quantization.quantizers import Quantizer
 from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 from compress_cli.settings import NotInKeyAtDefault
-from compress_cli.stages import Role, Stage
-from compress_cli.stages._budget import WIDTHS, Budget, Search, keep
+from compress_cli.stages import Role, Stage, _budget, _judge, _mixed_precision
+from compress_cli.stages._budget import WIDTHS, Budget
+from compress_cli.stages._judge import Judge
+from compress_cli.stages._mixed_precision import Search
 from compress_cli.statistics.agreement import Agreement, compare
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.store.saves import Save
 from compress_cli.store.scratch import scratch
 from compress_cli.training import state
 
-BATCH = 64  # samples of val that run at once
 FILLED = 0.01  # share of a layer's weights: fewer zeros than that were not pruned
-Outputs = dict[str, np.ndarray]
 
 
 class Quantize(Stage):
@@ -63,6 +64,9 @@ class Quantize(Stage):
         None, description="choose each layer's bits on val, so that a promise holds; the result is a file"
     )
     batch: int = Field(32, ge=1, description="samples that are calibrated at once: more need more memory")
+    timing: Annotated[TimingConditions, NotInKeyAtDefault()] = Field(
+        TimingConditions(), description="how latency is measured where it is the budget"
+    )
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Program if issubclass(kinds["start"][0], Checkpoint) and self._makes_program else OnnxModel
@@ -73,16 +77,29 @@ class Quantize(Stage):
 
     @model_validator(mode="after")
     def _has_choices(self) -> Quantize:
-        low, high = self.quantizer.weight_bits
-        if self.budget and self.budget.bits is not None and sum(low <= width <= high for width in WIDTHS) < 2:
+        if self.budget is None:
+            return self
+        (low, high), name = self.quantizer.weight_bits, self.quantizer.type
+        widths = [width for width in WIDTHS if low <= width <= high]
+        if self.budget.bits is not None and len(widths) < 2:
+            raise ValueError(f"budget.bits: the quantizer '{name}' has no choice of bits; take linear or codebook")
+        if self.budget.bits is not None and self.budget.bits < min(widths):
             raise ValueError(
-                f"budget.bits: the quantizer '{self.quantizer.type}' has no choice of bits; take linear or codebook"
+                f"budget.bits: {self.budget.bits:g} is below the fewest bits of the quantizer '{name}', {min(widths)}"
+            )
+        if self.budget.is_timed and not self.quantizer.computes_in_integers:
+            raise ValueError(
+                f"budget.{self.budget.promise[0]}: the quantizer '{name}' makes files smaller, not faster: they compute in "
+                "float; take static_int8 or dynamic_int8"
             )
         return self
 
     def depends(self) -> dict[str, Any]:
         resolved = self.quantizer.resolved()
-        return {} if resolved == self.quantizer else {"quantizer": resolved.model_dump(mode="json")}
+        machine = {} if resolved == self.quantizer else {"quantizer": resolved.model_dump(mode="json")}
+        chosen = {"budget": _budget.SEARCH} if self.budget else {}
+        timed = dict(sessions.machine(), latency=latency.VERSION) if self.budget and self.budget.is_timed else {}
+        return {**machine, **chosen, **timed}
 
     def run(self, context: Context) -> dict[str, Any]:
         start = context.inputs["start"][0]
@@ -137,8 +154,9 @@ class Quantize(Stage):
             facts = quantize(quantizer, output)
         else:
             held_out = context.split("val")
-            judge = _Judge(float_session, held_out if len(held_out) else check, context)
-            facts = keep(self.budget, quantizer, Search(quantize, judge.noise, judge.drop, context.log), output)
+            judge = Judge(float_session, held_out if len(held_out) else check, self.timing, context)
+            search = Search(quantize, judge.noise, judge.drop, judge.size, judge.float_size, judge.speedup, context.log)
+            facts = _mixed_precision.keep(self.budget, quantizer, search, output)
         facts["notes"] = list(_notes(name, facts, path, output))
         for note in facts["notes"]:
             context.log(Progress("calibrate", total, total, note=note))
@@ -146,7 +164,7 @@ class Quantize(Stage):
         agreements: dict[str, Agreement] = {}
         for part in samples.parts(check, batch):
             feeds, truth = measure.sample(float_session, part, batch), part.typical(batch).truth()
-            heads = _comparable(float_session.run(feeds), session.run(feeds))
+            heads = _judge.comparable(float_session.run(feeds), session.run(feeds))
             compare(agreements, *heads, context.dataset.signature().class_axes, truth)
         return {**_facts(calibration, agreements), **facts, "size_bytes": storage.size_bytes(output)}
 
@@ -167,51 +185,6 @@ def _calibrate(prepared: nn.Module, signature: Signature, calibration: Split, ba
 
 def _state(prepared: nn.Module, done: int) -> Save:
     return Save(state.arrays(prepared.state_dict()), {"done": done}, f"calibration batch {done}")
-
-
-class _Judge:
-    """Compares files with the float one on the same samples."""
-
-    def __init__(self, float_session: sessions.Session, split: Split, context: Context):
-        self.split, self.context = split, context
-        self.expected = self._heads(float_session)
-        task = context.task.within(self.expected)
-        self.task = task if task is not None and split.targets else None
-        self.before = measure.judge(self.expected, split, self.task) if self.task else None
-
-    def noise(self, path: Path) -> float:
-        return max((agreement.noise for agreement in self._agreements(path).values()), default=0.0)
-
-    def drop(self, path: Path) -> float:
-        """Of the task's metric; without labels, how many decisions differ."""
-        if self.task is None or self.before is None:
-            shares = [agreement.argmax_agreement for agreement in self._agreements(path).values()]
-            known = [share for share in shares if share is not None]
-            if not known:
-                raise StageError("budget.accuracy_drop: there are no labels on val, and no output has classes to agree on")
-            return 1 - min(known)
-        after = measure.judge(self._heads(sessions.open_session(path)), self.split, self.task)
-        change = after.scores[after.primary].value - self.before.scores[after.primary].value
-        return change if after.better[after.primary] == "lower" else -change
-
-    def _agreements(self, path: Path) -> dict[str, Agreement]:
-        agreements: dict[str, Agreement] = {}
-        heads = _comparable(self.expected, self._heads(sessions.open_session(path)))
-        compare(agreements, *heads, self.context.dataset.signature().class_axes, self.split.truth())
-        return agreements
-
-    def _heads(self, session: sessions.Session) -> dict[str, np.ndarray]:
-        return measure.predict(session, self.split, BATCH, lambda progress: None)
-
-
-def _comparable(first: Outputs, second: Outputs) -> tuple[Outputs, Outputs]:
-    """The outputs that are numbers of the same shape in both: boxes that were suppressed are not."""
-    names = [
-        name
-        for name, array in first.items()
-        if array.ndim and array.size and array.dtype.kind in "fiu" and second[name].shape == array.shape
-    ]
-    return {name: first[name] for name in names}, {name: second[name] for name in names}
 
 
 def _notes(name: str, facts: dict[str, Any], start: Path, output: Path) -> Iterator[str]:

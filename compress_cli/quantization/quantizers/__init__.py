@@ -31,6 +31,9 @@ class Quantizer(Plugin):
     activation_bits: ClassVar[tuple[int, int] | None] = None
     """Of activations; None where they stay float anyway."""
 
+    computes_in_integers: ClassVar[bool] = False
+    """Whether files may be faster than float ones; others become float when they are opened, and are smaller only."""
+
     overrides: Annotated[Many[Override], NotInKeyAtDefault()] = Field(
         (), description="other bits for layers whose names fit a pattern; a pattern that fits none is an error"
     )

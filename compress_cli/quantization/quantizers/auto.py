@@ -26,6 +26,7 @@ class Auto(Quantizer):
     """
 
     weight_bits: ClassVar[tuple[int, int]] = (8, 8)
+    computes_in_integers: ClassVar[bool] = True
 
     reduce_range: bool | None = Field(
         None,

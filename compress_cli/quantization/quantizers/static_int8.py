@@ -66,6 +66,7 @@ class StaticInt8(Quantizer):
     """
 
     weight_bits: ClassVar[tuple[int, int]] = (2, 8)
+    computes_in_integers: ClassVar[bool] = True
     activation_bits: ClassVar[tuple[int, int] | None] = (2, 8)
 
     calibration: Calibration | None = Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -26,6 +27,9 @@ class Job:
 
 class Recovery(Plugin):
     """Acts at one of three moments; each does nothing unless a recovery says otherwise."""
+
+    samples: ClassVar[int] = 64
+    """Calibration samples that it is given at most: they are in memory."""
 
     def rescale(self, job: Job) -> int:
         """Change weights so that they round better, and the graph computes what it did; how many places were changed."""

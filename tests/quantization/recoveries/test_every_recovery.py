@@ -1,9 +1,14 @@
 """What wins accuracy back, on models that need it."""
 
+import warnings
+
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
+from sklearn.datasets import load_digits
+from torch import nn
 
 from compress_cli.errors import StageError
 from compress_cli.quantization import layers, ranges, source
@@ -114,6 +119,50 @@ def test_learned_rounding_beats_the_nearest_at_few_bits(tmp_path):
     few = [{"layers": "conv3", "weights": 2}, {"layers": "fc", "weights": 2}]
     lost = noise(proto, tmp_path, batches, overrides=few)
     assert noise(proto, tmp_path, batches, overrides=few, recover=[{"type": "ada_round", "steps": 100}]) > lost + 1.5
+
+
+def digits_network(path):
+    """A network of raw pixels that reads digits, and its data: calibration pictures, test pictures and their digits."""
+    pictures, digits = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(digits))
+    pictures, digits = pictures.reshape(-1, 1, 8, 8)[order].astype(np.float32) * 50, digits[order]
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(96, 10),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
+    for _ in range(12):
+        for batch in torch.randperm(1000).split(50):
+            loss = nn.functional.cross_entropy(network(torch.tensor(pictures[batch])), torch.tensor(digits[batch]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network.eval(), torch.tensor(pictures[:2]), path, dynamo=False, opset_version=17, input_names=["image"],
+            output_names=["logits"], dynamic_axes={"image": {0: "n"}, "logits": {0: "n"}},
+        )  # fmt: skip
+    return pictures[:512], pictures[1000:], digits[1000:]
+
+
+def test_learned_rounding_wins_back_the_accuracy_that_two_bits_cost(tmp_path):
+    """On inputs in the hundreds, whose errors a fixed weight of the regulariser would drown in: at least four fifths."""
+    calibration, pictures, digits = digits_network(tmp_path / "float.onnx")
+    batches = [{"image": calibration[start : start + 32]} for start in range(0, 512, 32)]
+
+    def accuracy(**settings):
+        quantizer = StaticInt8.model_validate({"reduce_range": False, **settings})
+        quantizer.quantize_onnx(tmp_path / "float.onnx", "float.onnx", batches, tmp_path / "int8.onnx")
+        return (run(tmp_path / "int8.onnx", {"image": pictures})[0][0].argmax(1) == digits).mean()
+
+    few = {"overrides": [{"layers": "*", "weights": 2}]}
+    exact = (run(tmp_path / "float.onnx", {"image": pictures})[0][0].argmax(1) == digits).mean()
+    nearest = accuracy(**few)
+    assert nearest < exact - 0.1
+    learned = accuracy(**few, recover=[{"type": "ada_round", "steps": 150}])
+    assert learned > nearest + 0.8 * (exact - nearest)
 
 
 def test_a_recovery_that_finds_nothing_is_refused(tmp_path):
