@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +22,18 @@ Key = frozenset[tuple[tuple[str, int, int], int]]
 """Slots in which a set of joined channels has places, and how many."""
 
 
-def build(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str] = ()) -> DependencyGroups:
+OF_CODE = frozenset({"it is combined with a tensor of fixed size"})
+"""Why channels of a model can't be cut although those of a narrower model of the same code are like them."""
+
+
+def build(
+    body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str] = (), but: Collection[str] = ()
+) -> DependencyGroups:
     """Find the groups of `body` by running it once on `inputs`.
 
     Layers that make an output of the model, and groups that touch a layer in `ignore` (a name covers the layers below it),
-    are left whole. RecipeError where a name in `ignore` matches nothing, StageError where the model can't be followed.
+    are left whole. Reasons to stay whole `but` for which they are not. RecipeError where a name in `ignore` matches nothing,
+    StageError where the model can't be followed.
     """
     ignored = named(body, ignore)
     with evaluating(body):
@@ -37,7 +44,7 @@ def build(body: nn.Module, inputs: tuple[Tensor, ...], ignore: Sequence[str] = (
             raise StageError(
                 f"channels can't be cut here: the architecture can't be followed ({reason}); its code has to run on two samples"
             ) from error
-    return _Grouping(body, followed, ignored).groups()
+    return _Grouping(body, followed, ignored).groups(but)
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,10 @@ class _Grouping:
         self._aliases = _aliases(body)
         self._sets = {slot: followed.channels.sets(entry.numbers) for slot, entry in followed.slots.items()}
 
-    def groups(self) -> DependencyGroups:
+    def groups(self, but: Collection[str] = ()) -> DependencyGroups:
         groups: list[Group] = []
         whole: dict[str, str] = {}
-        fixed = self._followed.channels.fixed()
+        fixed = self._followed.channels.fixed(but)
         for alike in self._alike():
             layer = self._first_maker(alike)
             if layer is None:

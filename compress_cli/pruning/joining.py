@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -48,10 +48,12 @@ class JoinedChannels:
         """Say that the sets of these numbers have to remain."""
         self._fixed.append((numbers.numpy().ravel(), reason))
 
-    def fixed(self) -> dict[int, str]:
-        """Least number of a set that has to remain -> the first reason why."""
+    def fixed(self, but: Collection[str] = ()) -> dict[int, str]:
+        """Least number of a set that has to remain -> the first reason why, of reasons other than these."""
         reasons: dict[int, str] = {}
         for numbers, reason in self._fixed:
+            if reason in but:
+                continue
             for number in np.unique(self._roots(numbers)).tolist():
                 reasons.setdefault(number, reason)
         return reasons

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,7 +18,7 @@ from compress_cli.losses.soft_targets import SoftTargets
 from compress_cli.networks import features, restore
 from compress_cli.networks.models import Model
 from compress_cli.settings import Many, NotInKey, NotInKeyAtDefault
-from compress_cli.stages import Role, Stage
+from compress_cli.stages import Role, Stage, _initialise
 from compress_cli.stages._teaching import Names, Teaching, check_weights, stage
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.training import loader, loop
@@ -45,10 +45,17 @@ class Distill(Stage):
     model: Model | None = Field(None, description="the student's architecture, with fresh weights")
     inputs: Many[str] = Field((), description="of the dataset's inputs, those that the model takes; default: all")
     heads: Many[str] = Field((), description="of the heads that the dataset asks for, those that the model has; default: all")
-    initialise: Layers = Field(
-        (), description="layers that start with the weights of the first teacher's: names, or {student: ..., teacher: ...}"
+    initialise: Literal["auto"] | Layers = Field(
+        (),
+        description="layers that start with the weights of the first teacher's: names, or {student: ..., teacher: ...}; auto: "
+        "the blocks and channels that matter most, of the first teacher or of the checkpoint in `start`, as far as they and "
+        "the student are of one family; what came from where stands in the facts",
     )
-    start: str | None = Field(None, description="instead of a model: the stage whose checkpoint becomes the student")
+    start: str | None = Field(
+        None,
+        description="instead of a model: the stage whose checkpoint becomes the student; with a model and `initialise: auto`: "
+        "the one whose weights it starts with",
+    )
     losses: Many[Loss] = Field(
         (SoftTargets(weight=0.9, temperature=4.0), CrossEntropy(weight=0.1)),
         min_length=1,
@@ -117,17 +124,22 @@ class Distill(Stage):
 
     @model_validator(mode="after")
     def _one_student(self) -> Distill:
-        if (self.model is None) == (self.start is None):
+        if self.initialise == "auto" and self.model is None:
+            raise ValueError("initialise: auto brings weights into the student's architecture; name it in 'model'")
+        if self.initialise != "auto" and (self.model is None) == (self.start is None):
             problem = "not both" if self.model else "neither is named"
             raise ValueError(f"name a model as the student, or in start a stage whose checkpoint it is: {problem}")
-        if self.start and (self.inputs or self.heads):
+        if not self.model and (self.inputs or self.heads):
             raise ValueError("inputs and heads are those of a fresh model; what 'start' names has its own")
         return self
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         self._teaching.check_layers(kinds["teacher"])
-        if self.initialise and not issubclass(kinds["teacher"][0], Checkpoint | Program):
-            raise RecipeError("initialise: copies layers of the first teacher, which has none to copy; name a checkpoint first")
+        if self.initialise and not (self.model and self.start) and not issubclass(kinds["teacher"][0], Checkpoint | Program):
+            instead = "; or name in 'start' a stage whose weights it starts with" if self.initialise == "auto" else ""
+            raise RecipeError(
+                "initialise: copies layers of the first teacher, which has none to copy; name a checkpoint first" + instead
+            )
         return Checkpoint
 
     def needs(self) -> dict[str, Stage]:
@@ -136,22 +148,29 @@ class Distill(Stage):
 
     def depends(self) -> dict[str, Any]:
         """Which of its teachers a loss names, by position: other names of the same teachers give the same student."""
-        return self._teaching.named()
+        begun = _initialise.depends() if self.initialise == "auto" else {}
+        return {**begun, **self._teaching.named()}
 
     def controls(self) -> dict[str, Stage]:
         """The undistilled control: same student, schedule, steps and seeds, the task's loss on true labels."""
         if not self.control:
             return {}
         settings = {name: getattr(self, name) for name in ("model", "inputs", "heads", "start", "training")}
+        settings |= {"start": None} if self.model else {}
         length = {"transfer": self.transfer, "join": self.join} if self.transfer else None
         return {"control": stage("train", **settings, as_long_as=length)}
 
     def run(self, context: Context) -> dict[str, Any]:
         context = replace(context, transfer=self.transfer, join=self.join)
-        restored = loop.begin(self.model, context, self.inputs, self.heads)
-        if self.initialise:
+        begun: dict[str, Any] = {}
+        if self.initialise == "auto" and self.model:
+            (source, *_) = context.inputs["start" if self.start else "teacher"]
+            restored, begun = _initialise.student(self.model, source, context, self.inputs, self.heads)
+        else:
+            restored = loop.begin(self.model, context, self.inputs, self.heads)
+        if self.initialise and not isinstance(self.initialise, str):
             pairs = ((pair.teacher, pair.student) for pair in self.initialise)
             restore.copy_layers(restore.checkpoint(context.inputs["teacher"][0]).network, restored.network, pairs)
         facts = self._teaching.fit(restored.network, self.training, context)
         restore.save(restored, context.output)
-        return facts
+        return _initialise.joined(begun, facts)

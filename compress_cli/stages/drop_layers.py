@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -14,19 +14,23 @@ from compress_cli.context import Context
 from compress_cli.data import samples
 from compress_cli.data.datasets import Split
 from compress_cli.data.rows import joined
+from compress_cli.deployment.exporters import Exporter
+from compress_cli.deployment.exporters.onnx import Onnx
 from compress_cli.distillation.combinations import Combination
 from compress_cli.distillation.combinations.mean import Mean
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.losses import Loss
-from compress_cli.measurement import measure
+from compress_cli.measurement import latency, measure, sessions
+from compress_cli.measurement.latency import TimingConditions
 from compress_cli.networks import bypassing, features, restore
 from compress_cli.networks.edits.bypass import Bypass
 from compress_cli.networks.models import Network
 from compress_cli.progress import Progress
 from compress_cli.pruning import channels
 from compress_cli.pruning.cost import Cost
-from compress_cli.settings import Many
-from compress_cli.stages import Role, Stage, _cut
+from compress_cli.settings import Many, NotInKeyAtDefault
+from compress_cli.stages import Role, Stage, _cut, _depth
+from compress_cli.stages._pruning import Keep, Share
 from compress_cli.stages._teaching import Names, Teaching
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.store.saves import Save, Saves
@@ -54,15 +58,32 @@ class DropLayers(Stage):
     long: ClassVar[bool] = True
 
     start: str | None = Field(None, description="stage whose model is made shallower; default: the one before")
-    remove: int = Field(ge=1, description="layers that are left out")
+    remove: int | None = Field(None, ge=1, description="layers that are left out")
+    ratio: Annotated[Share | None, NotInKeyAtDefault()] = Field(
+        None, description="instead: share of the layers that could be left out, rounded, one at least"
+    )
+    keep: Annotated[Keep | None, NotInKeyAtDefault()] = Field(
+        None, description="instead: layers are left out until at most this share of a cost remains: {macs: 0.6}"
+    )
     ignore: Many[str] = Field((), description="layers that stay; a name covers the layers inside it")
     samples: int = Field(512, ge=1, description="val samples, drawn by seed and sample id, that importance is measured on")
     batch: int = Field(64, ge=1, description="samples that run at once")
+    exporter: Annotated[Exporter, NotInKeyAtDefault()] = Field(
+        Onnx(), description="writes the files whose bytes or latency are the target"
+    )
+    timing: Annotated[TimingConditions, NotInKeyAtDefault()] = Field(
+        TimingConditions(), description="how latency is measured where it is the target"
+    )
     training: TrainingConfig | None = Field(None, description="training afterwards; default: none")
     teacher: Names = Field((), description="the stage to learn from in that training, or a list of several")
     losses: Many[Loss] = Field((), description="for that training; default: hard labels, with a teacher its soft targets too")
     combine: Combination = Field(Mean(), description="how losses that name no teacher learn from several")
     teacher_cache: bool = Field(False, description="run the teacher once over the data and read its stored outputs")
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        _depth.check_one(self.remove, self.ratio, self.keep)
+        return self
 
     @model_validator(mode="after")
     def _taught(self) -> Self:
@@ -82,7 +103,8 @@ class DropLayers(Stage):
         return self._teaching.tables()
 
     def depends(self) -> dict[str, Any]:
-        return self._teaching.named()
+        machine = {**sessions.machine(), "latency": latency.VERSION} if _depth.is_timed(self.keep) else {}
+        return {**machine, **self._teaching.named()}
 
     def run(self, context: Context) -> dict[str, Any]:
         held_out = context.split("val", self.batch)
@@ -94,7 +116,8 @@ class DropLayers(Stage):
         body, inputs = restored.network.body, _cut.probes(restored, context)
         found = self._candidates(restored.network, bypassing.candidates(body, inputs))
         before = Cost(body, inputs)
-        facts = self._drop(restored.network, found, split, context)
+        target = self._target(restored.network, found, inputs, context)
+        facts = self._drop(restored.network, found, split, context, target)
         edit = Bypass(layers=tuple(facts["dropped"]), tuples=tuple(name for name in facts["dropped"] if found[name]))
         gone = [f"{layer}.{name}" for layer in edit.layers for name, _ in body.get_submodule(layer).named_parameters()]
         edits = [earlier.without(gone) for earlier in restored.network.edits]
@@ -111,14 +134,25 @@ class DropLayers(Stage):
         """Those that are not ignored; RecipeError where a name matches nothing, or too few remain."""
         ignored = _cut.named(network.body, self.ignore)
         left = {name: as_tuple for name, as_tuple in found.items() if name not in ignored}
-        if self.remove > len(left):
+        if not left or (self.remove or 1) > len(left):
+            asked = f"remove: {self.remove} layers" if self.remove else "layers"
             raise RecipeError(
-                f"remove: {self.remove} layers can't be left out; those that could: {', '.join(left) or 'none'} (repeated "
+                f"{asked} can't be left out; those that could: {', '.join(left) or 'none'} (repeated "
                 "layers that give a tensor of the shape that they take)"
             )
         return left
 
-    def _drop(self, network: Network, found: dict[str, bool], split: Split, context: Context) -> dict[str, Any]:
+    def _target(
+        self, network: Network, found: dict[str, bool], inputs: tuple[torch.Tensor, ...], context: Context
+    ) -> _depth.Target | None:
+        if self.keep is None:
+            return None
+        remaining = _depth.remaining(self.keep, network, found, inputs, self.exporter, self.timing)
+        return _depth.Target(self.keep, remaining, list(found), context.limit is not None)
+
+    def _drop(
+        self, network: Network, found: dict[str, bool], split: Split, context: Context, target: _depth.Target | None
+    ) -> dict[str, Any]:
         """For the manifest: what is left out, in this order, and the metric without it."""
         saved = context.saves.load() if self.training is None else None
         dropped: list[str] = saved.document["dropped"] if saved else []
@@ -127,7 +161,9 @@ class DropLayers(Stage):
         sign = 1 if context.task.better == "higher" else -1
         first = self._value(network, found, (), split, context)
         with stopping.held():
-            for number in range(len(dropped), self.remove):
+            for number in range(len(dropped), _depth.count(self.remove, self.ratio, len(found))):
+                if target and target.reached(dropped):
+                    break
                 rest = [name for name in found if name not in dropped]
                 scores = {}
                 for name in rest:
@@ -137,7 +173,10 @@ class DropLayers(Stage):
                 dropped, values = [*dropped, best], [*values, scores[best]]
                 document = {"dropped": dropped, "values": values}
                 saves.step(lambda document=document, number=number: _save(document, number))  # type: ignore[misc]
-        return {"dropped": dropped, context.task.primary: [first, *values], "layers": list(found)}
+        if target:
+            target.reached(dropped)
+        reached = target.facts() if target else {}
+        return {"dropped": dropped, context.task.primary: [first, *values], "layers": list(found), **reached}
 
     def _value(
         self, network: Network, found: dict[str, bool], without: Collection[str], split: Split, context: Context

@@ -12,7 +12,7 @@ from compress_cli.deployment.exporters.onnx import Onnx
 from compress_cli.distillation.combinations import Combination
 from compress_cli.distillation.combinations.mean import Mean
 from compress_cli.losses import Loss
-from compress_cli.measurement import latency, sessions
+from compress_cli.measurement import latency, measure, sessions
 from compress_cli.measurement.latency import TimingConditions
 from compress_cli.networks import features, narrowing, restore
 from compress_cli.pruning import channels
@@ -20,14 +20,18 @@ from compress_cli.pruning.criteria import Criterion
 from compress_cli.pruning.criteria.l2 import L2
 from compress_cli.pruning.distributions import Distribution
 from compress_cli.pruning.distributions.uniform import Uniform
-from compress_cli.settings import Many
-from compress_cli.stages import Role, Stage, _cut
+from compress_cli.settings import Many, NotInKeyAtDefault
+from compress_cli.stages import Role, Stage, _cut, _depth
+from compress_cli.stages._depth import Depth
 from compress_cli.stages._pruning import Keep, Pruning, Share, Steps, with_edits
 from compress_cli.stages._rounds import Rounds
 from compress_cli.stages._teaching import Names, Teaching
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.training import loader, loop
 from compress_cli.training.config import TrainingConfig
+
+OF_CHANNELS = ("ratio", "keep", "ratios", "distribution", "sensitivity", "criterion", "round_to", "ignore", "steps")
+"""Fields that say which channels go."""
 
 
 class Prune(Stage):
@@ -57,6 +61,11 @@ class Prune(Stage):
     start: str | None = Field(None, description="stage whose result is pruned; default: the one before")
     ratio: Share | None = Field(None, description="share of channels removed; or give 'keep'")
     keep: Keep | None = Field(None, description="share of a cost that remains; or give 'ratio'")
+    depth: Annotated[Depth | None, NotInKeyAtDefault()] = Field(
+        None,
+        description="instead of channels: whole residual blocks or transformer layers are removed, those first whose absence "
+        "costs least on val, as the stage drop_layers does; {remove: 3}, {ratio: 0.5} or {keep: {macs: 0.6}}",
+    )
     ratios: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
         {},
         description="pattern of layer names, such as `layer3.*` -> share of channels removed from them; the others follow "
@@ -89,10 +98,17 @@ class Prune(Stage):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.ratio and self.keep) or not (self.ratio or self.keep or self.ratios):
+        if (self.ratio and self.keep) or not (self.ratio or self.keep or self.ratios or self.depth):
             raise ValueError(
                 "give either 'ratio' (the share of channels removed) or 'keep' (the share of cost that remains), "
-                "or 'ratios' by layer"
+                "or 'ratios' by layer, or 'depth'"
+            )
+        if self.depth and (
+            cut := [name for name in OF_CHANNELS if getattr(self, name) != type(self).model_fields[name].default]
+        ):
+            raise ValueError(
+                f"depth: whole blocks are removed here, and '{cut[0]}' is about channels; cut these in another stage prune, "
+                "before or after"
             )
         if self.distribution.curves != (self.sensitivity is not None):
             problem = "needs the curves of a stage pruning_sensitivity" if self.distribution.curves else "reads no curves"
@@ -125,10 +141,21 @@ class Prune(Stage):
 
     def depends(self) -> dict[str, Any]:
         """The machine where a latency decides."""
+        if self.depth:
+            dropping = self._drop_layers()
+            return {"depth": dropping.version, "measure": measure.VERSION, **dropping.depends()}
         timed = dict(sessions.machine(), latency=latency.VERSION) if self.keep and self.keep.latency else {}
         return {**timed, **self.teaching.named()}
 
+    def _drop_layers(self) -> Stage:
+        """The stage that removes whole blocks."""
+        assert self.depth is not None
+        shared = ("exporter", "timing", "training", "teacher", "losses", "combine", "teacher_cache")
+        return _depth.stage(self.depth, **{name: getattr(self, name) for name in shared})
+
     def run(self, context: Context) -> dict[str, Any]:
+        if self.depth:
+            return self._drop_layers().run(context)
         restored = restore.checkpoint(context.inputs["start"][0])
         _cut.check_finite(restored)
         opened = narrowing.open_attention(restored.network.body)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,7 +14,7 @@ from compress_cli.losses import Loss
 from compress_cli.networks import features, restore
 from compress_cli.networks.models import Model
 from compress_cli.settings import Many, NotInKeyAtDefault, Settings
-from compress_cli.stages import Role, Stage
+from compress_cli.stages import Role, Stage, _initialise
 from compress_cli.store.artifact import Artifact, Checkpoint
 from compress_cli.training import loader, loop
 from compress_cli.training.config import TrainingConfig
@@ -40,7 +40,14 @@ class Train(Stage):
     model: Model | None = Field(None, description="the architecture, with fresh weights")
     inputs: Many[str] = Field((), description="of the dataset's inputs, those that the model takes; default: all")
     heads: Many[str] = Field((), description="of the heads that the dataset asks for, those that the model has; default: all")
-    start: str | None = Field(None, description="instead of a model: the stage whose checkpoint is trained further")
+    start: str | None = Field(
+        None, description="instead of a model: the stage whose checkpoint is trained further; with initialise, the larger model"
+    )
+    initialise: Annotated[Literal["auto"] | None, NotInKeyAtDefault()] = Field(
+        None,
+        description="auto: the model starts with the blocks and channels of the checkpoint in `start` that matter most, as "
+        "far as the two are of one family; what came from where stands in the facts",
+    )
     loss: Loss | None = Field(None, description="the loss that is minimised; default: the task's loss on true labels")
     task: Task | None = Field(None, description="what this model is trained and measured for; default: the recipe's task")
     training: TrainingConfig = Field(description="how to train")
@@ -50,23 +57,33 @@ class Train(Stage):
 
     @model_validator(mode="after")
     def _one_beginning(self) -> Train:
-        if (self.model is None) == (self.start is None):
+        if self.initialise and not (self.model and self.start):
+            raise ValueError("initialise: auto brings the weights of the stage in 'start' into a smaller 'model'; name both")
+        if not self.initialise and (self.model is None) == (self.start is None):
             problem = "not both" if self.model else "neither is named"
             raise ValueError(f"name a model for fresh weights, or in start a stage whose checkpoint is trained on: {problem}")
-        if self.start and (self.inputs or self.heads):
+        if not self.model and (self.inputs or self.heads):
             raise ValueError("inputs and heads are those of a fresh model; what 'start' names has its own")
         return self
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Checkpoint
 
+    def depends(self) -> dict[str, Any]:
+        """How a model starts with the weights of another one."""
+        return _initialise.depends() if self.initialise else {}
+
     def run(self, context: Context) -> dict[str, Any]:
         context = replace(context, task=self.task or context.task)
         if self.as_long_as:
             other = replace(context, transfer=self.as_long_as.transfer, join=self.as_long_as.join)
             context = replace(context, samples=len(other.index()))
-        restored = loop.begin(self.model, context, self.inputs, self.heads)
+        begun: dict[str, Any] = {}
+        if self.initialise and self.model:
+            restored, begun = _initialise.student(self.model, context.inputs["start"][0], context, self.inputs, self.heads)
+        else:
+            restored = loop.begin(self.model, context, self.inputs, self.heads)
         losses = (self.loss,) if self.loss else hard_losses(context.task, restored.signature.heads)
         facts = loop.fit(restored.network, losses, self.training, context)
         restore.save(restored, context.output)
-        return facts
+        return _initialise.joined(begun, facts)

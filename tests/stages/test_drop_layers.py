@@ -109,3 +109,68 @@ def test_more_than_there_are(dropped, lively, monkeypatch):
     lively(network)
     with pytest.raises(RecipeError, match=r"remove: 2 layers can't be left out; those that could: none"):
         dropped(network, model, monkeypatch, remove=2)
+
+
+def silent_resnet(lively, silent):
+    """A network of depth 20 whose named blocks add nothing, with classes that are about as frequent."""
+    model = Resnet(depth=20, widths=(8, 8, 8))
+    network = restore.build(model, SIGNATURE, 0).network
+    lively(network)
+    for name in silent:
+        norm = network.body.get_submodule(name).bn2
+        norm.weight.data.zero_()
+        norm.bias.data.zero_()
+    with torch.no_grad():
+        images = torch.from_numpy(Pictures().split("val").inputs["image"])
+        network.body.fc.bias -= network.eval()(images)["logits"].mean(0)
+    return network, model
+
+
+def block_macs(side):
+    """Two 3 x 3 convolutions of 8 channels on side x side places."""
+    return 2 * 9 * 8 * 8 * side * side
+
+
+def test_blocks_go_until_a_share_of_the_multiply_accumulates_remains(dropped, lively, monkeypatch):
+    network, model = silent_resnet(lively, ["layer1.1", "layer1.2", "layer3.1"])
+    blocks = 3 * block_macs(8) + 3 * block_macs(4) + 3 * block_macs(2)
+    macs = 9 * 3 * 8 * 64 + blocks + 8 * 8 * 16 + 8 * 8 * 4 + 8 * 4  # the stem, two projections, the classifier
+    stage = {"type": "prune", "depth": {"keep": {"macs": 0.505}}}
+    _, facts = dropped(network, model, monkeypatch, **stage)
+    assert facts["macs"][0] == macs
+    gone = sum(block_macs({"1": 8, "2": 4, "3": 2}[name[5]]) for name in facts["dropped"])
+    assert facts["macs"][1] == macs - gone
+    assert facts["got"]["macs"] == (macs - gone) / macs <= 0.505 * 1.02
+    last = block_macs({"1": 8, "2": 4, "3": 2}[facts["dropped"][-1][5]])
+    assert (macs - gone + last) / macs > 0.505 * 1.02, "the last block need not have gone"
+    assert set(facts["dropped"]) == {"layer1.1", "layer1.2", "layer3.1"}
+
+
+def test_a_share_of_the_blocks_is_a_number_of_them(dropped, lively, monkeypatch):
+    network, model = silent_resnet(lively, ["layer2.2"])
+    _, facts = dropped(network, model, monkeypatch, ratio=0.2)  # of seven that could go
+    assert facts["dropped"] == ["layer2.2"]
+
+
+def test_a_cost_that_no_depth_reaches(dropped, lively, monkeypatch):
+    network, model = silent_resnet(lively, [])
+    with pytest.raises(
+        RecipeError, match=r"keep.macs: 0.1 is out of reach by leaving out layers: without all 7 .* 0\.\d+ remains"
+    ):
+        dropped(network, model, monkeypatch, type="prune", depth={"keep": {"macs": 0.1}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"depth": {}}, "give one of 'remove'"),
+        ({"depth": {"remove": 1, "ratio": 0.5}}, "give one of 'remove'"),
+        ({"depth": {"ratio": 1.0}}, "less than 1"),
+        ({"depth": {"remove": 1}, "keep": {"macs": 0.5}}, "'keep' is about channels"),
+        ({"depth": {"remove": 1}, "round_to": 8}, "'round_to' is about channels"),
+        ({}, "or 'ratios' by layer, or 'depth'"),
+    ],
+)
+def test_what_depth_does_not_go_with(settings, word):
+    with pytest.raises(ValueError, match=word):
+        Stage.model_validate({"type": "prune", **settings})
