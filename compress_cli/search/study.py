@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from compress_cli.errors import ArtifactError, RecipeError
 from compress_cli.search.space import Drawn
+from compress_cli.store import disk, durable
 
 if TYPE_CHECKING:
     import optuna
@@ -149,14 +150,15 @@ class Study:
             thread.join()
 
     def requeue(self, worker: str = "") -> list[Trial]:
-        """Queue again what a worker left when it died: the named one's trials, or those whose worker fell silent."""
+        """Queue again what a worker left when it died: the named one's trials, or those whose worker is gone or fell silent."""
         from optuna.trial import TrialState
 
         stale = set() if worker else set(self._call(lambda: self.storage._get_stale_trial_ids(self.study._study_id)))
         lost = [
             trial
             for trial in self.trials()
-            if trial.state == "running" and (trial.notes.get("worker") == worker if worker else trial.id in stale)
+            if trial.state == "running"
+            and (trial.notes.get("worker") == worker if worker else trial.id in stale or _gone(trial.notes.get("worker")))
         ]
         for trial in lost:
             deaths = int(trial.notes.get("deaths", 0)) + 1
@@ -181,6 +183,17 @@ class Study:
             return request()
 
 
+def _gone(worker: str | None) -> bool:
+    """Whether a worker of this machine has ended."""
+    host, _, process = (worker or "").rpartition(":")
+    return (
+        host == platform.node()
+        and process.isdecimal()
+        and not Path(f"/proc/{process}").exists()
+        and Path("/proc/self").exists()
+    )
+
+
 def opened(url: str, name: str, directions: Sequence[Direction], identity: Mapping[str, Any]) -> Study:
     """The study of that name, made where there is none.
 
@@ -194,7 +207,11 @@ def opened(url: str, name: str, directions: Sequence[Direction], identity: Mappi
     optuna.logging.set_verbosity(logging.ERROR)
     file = sqlite_file(url)
     if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        durable.require_folder(file.parent)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk.unwritable(error, file.parent, "; name another database with --storage") from None
     options: dict[str, Any] = {"connect_args": {"timeout": BUSY_S}} if file else {"pool_pre_ping": True}
     with translated(url), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # heartbeats outside of `optimize` are meant

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +143,8 @@ class Tuner:
                         replaced += 1
                         at_work.append(self._start(end))
         except KeyboardInterrupt as stop:
+            with suppress(KeyboardInterrupt):  # which comes again while workers are slow to save
+                _end(at_work)
             raise Interrupted(
                 "interrupted; trials at work were saved and queued: the same command goes on with them", stop.args
             ) from None
@@ -192,7 +194,8 @@ def _while_parent_lives(parent: int) -> Iterator[None]:
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
     """Tell workers to stop, and wait until they have saved what they were at."""
     for process in processes:
-        process.terminate()
+        if process.poll() is None:
+            process.terminate()
     end = time.monotonic() + PATIENCE_S
     for process in processes:
         try:
