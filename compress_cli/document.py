@@ -89,6 +89,14 @@ class Document:
         return cls(path, root)
 
     @classmethod
+    def parse_as(cls, text: str, path: Path) -> Document:
+        """The text of a file that was read before."""
+        root = _compose(text, str(path))
+        if root is None:
+            raise RecipeError(f"{path}: the file is empty")
+        return cls(path, root)
+
+    @classmethod
     def parse(cls, text: str, option: str) -> Document:
         """YAML given on the command line; complaints name the option."""
         root = _compose(text, option)

@@ -24,6 +24,7 @@ def schema_of(document: str) -> dict[str, Any]:
 
     from compress_cli.errors import RecipeError
     from compress_cli.pipeline.recipe import Recipe
+    from compress_cli.pipeline.searched import accepting
     from compress_cli.report import Report
     from compress_cli.report.runs import Runs
     from compress_cli.settings import suggest
@@ -31,8 +32,9 @@ def schema_of(document: str) -> dict[str, Any]:
     models: dict[str, type[BaseModel]] = {"recipe": Recipe, "report": Report, "runs": Runs}
     if document not in models:
         raise RecipeError(f"there is no document '{document}'; {suggest(document, list(models))}")
+    schema = models[document].model_json_schema(mode="validation" if document == "recipe" else "serialization")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **models[document].model_json_schema(mode="validation" if document == "recipe" else "serialization"),
+        **(accepting(schema) if document == "recipe" else schema),
         "title": f"compress {document}",
     }

@@ -72,10 +72,10 @@ def _planned(path: Path, overrides: list[str], name: str) -> "tuple[Plan, str]":
     recipe = recipes.load(path, overrides)
     planned = plan.plan(recipe)
     step = planned.step(name)
-    before = [each.name for each in planned.stages]
     if issubclass(step.kind, Table) and step.stage.type in ("sensitivity", "pruning_sensitivity"):
         return _alone(planned.until(name)), name
-    position, stage = before.index(name), recipe.stages[before.index(name)]
+    position = next(at for at, each in enumerate(recipe.stages) if (each.name or each.type) == name)
+    stage = recipe.stages[position]
     if stage.type == "prune":
         settings = {field: getattr(stage, field) for field in ("start", "criterion", "ignore")}
         kept = recipe.stages[:position]

@@ -28,6 +28,7 @@ class Chain:
     failed: set[str] = field(default_factory=set)  # stages already complained of: what takes their result is not blamed too
     implied_stages: dict[tuple[Any, ...], Stage] = field(default_factory=dict)  # by type and settings
     repeatable: dict[int, RepeatableStage] = field(default_factory=dict)  # by the stage's id
+    left_out: dict[str, str] = field(default_factory=dict)  # a stage that is switched off -> what its result stands for
 
     def complain(self, loc: Sequence[Key], reason: str) -> None:
         self.complaints.append(self.recipe.complaint(loc, reason))
@@ -37,6 +38,10 @@ class Chain:
         needed = stage.consumes[role]
         setting = getattr(stage, role)
         names = (setting,) if isinstance(setting, str) else tuple(setting or ())
+        if lost := [source for source in names if self.left_out.get(source) == ""]:
+            self.complain((*loc, role), f"{role} '{lost[0]}' is switched off (when: false), and starts from no other stage")
+            return None
+        names = tuple(dict.fromkeys(self.left_out.get(source, source) for source in names))
         if not names and not needed.previous:
             if needed.optional:
                 return ()
@@ -44,16 +49,23 @@ class Chain:
             return None
         if names:
             return self._named(name, names, role, needed, loc, before)
-        position = int(loc[-1])
-        if position == 0:
+        earlier = [other for other in self.recipe.stages[: int(loc[-1])] if other.when]
+        if not earlier:
             makers = "train or load" if Checkpoint in needed.kinds else "load"
             self.complain(loc, f"stage '{name}' comes first, but needs {_kinds(needed)} to work on; put {makers} before it")
             return None
-        previous = self.recipe.stages[position - 1]
+        previous = earlier[-1]
         if (previous.name or previous.type) in self.failed:
             return None  # its own complaint is enough
         models = [step for step in before if issubclass(step.kind, MODELS) or issubclass(step.kind, needed.kinds)]
         return self._fitting(name, models[-1:] or before[-1:], needed, loc)
+
+    def leave_out(self, name: str, stage: Stage, before: list[Step]) -> None:
+        """A stage that is switched off: what names it means the model that it starts from, or the one before it."""
+        start = getattr(stage, "start", None)
+        models = [step.name for step in before if issubclass(step.kind, MODELS)]
+        follows = any(role.previous for role in stage.consumes.values()) and models
+        self.left_out[name] = self.left_out.get(start, start) if isinstance(start, str) else models[-1] if follows else ""
 
     def _named(
         self, name: str, names: tuple[str, ...], role: str, needed: Role, loc: tuple[Key, ...], before: list[Step]
@@ -110,7 +122,7 @@ class Chain:
             return step
         return self.implied(step, "export", "onnx", {"start": (step,)})
 
-    def implied(self, step: Step, stage: str, suffix: str, inputs: Inputs, **settings: Settings) -> Step:
+    def implied(self, step: Step, stage: str, suffix: str, inputs: Inputs, **settings: Settings | str) -> Step:
         """A step that the plan adds to a model of the recipe. Stages are made once: thousands of seeds share them."""
         known = (stage, *settings.values())
         if known not in self.implied_stages:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from compress_cli.data.datasets import Dataset
 from compress_cli.document import Key
@@ -21,6 +22,8 @@ from compress_cli.settings import suggest
 from compress_cli.stages import Stage
 from compress_cli.statistics.gate import Gate, impossible
 from compress_cli.store.artifact import Table
+
+Judging = Literal["test", "val"]
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,13 @@ class Plan:
 
 
 @plugins_raise(RecipeError)
-def plan(recipe: Recipe) -> Plan:
-    """Resolve a recipe; RecipeError, with all complaints at once, for a chain that does not fit."""
+def plan(recipe: Recipe, split: Judging = "test") -> Plan:
+    """Resolve a recipe; RecipeError, with all complaints at once, for a chain that does not fit.
+
+    split: what models are measured on: `val` for a choice between recipes, which may not see test.
+    """
     if recipe.folds is None:
-        return _plan(recipe)
+        return _plan(recipe, split)
     joined = folds.joined(recipe, [_plan(of_fold) for of_fold in folds.recipes(recipe)])
     lines = [recipe.complaint(("gates", at), why) for at, gate in enumerate(recipe.gates) if (why := joined.impossible(gate))]
     if lines:
@@ -108,17 +114,17 @@ def plan(recipe: Recipe) -> Plan:
     return joined
 
 
-def _plan(recipe: Recipe) -> Plan:
+def _plan(recipe: Recipe, split: Judging = "test") -> Plan:
     try:
         fingerprint, missing = recipe.dataset.fingerprint(), ""
     except DataError as error:
         fingerprint, missing = "unknown", recipe.complaint(("dataset",), str(error).removeprefix("dataset "))
-    return _Planner(recipe, fingerprint).plan(missing)
+    return _Planner(recipe, fingerprint, split).plan(missing)
 
 
 class _Planner:
-    def __init__(self, recipe: Recipe, fingerprint: str):
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, fingerprint: str, split: Judging):
+        self.recipe, self.split = recipe, split
         self.chain = Chain(recipe, fingerprint)
         self.seeds: dict[str, tuple[int, ...]] = {}  # of stages that are repeated, the reported one first
         self.again: dict[str, dict[int, Step]] = {}  # stage -> further seed -> the stage with it
@@ -134,6 +140,9 @@ class _Planner:
                 named = (*loc, "name") if stage.name else loc
                 self.chain.complain(named, f"two stages are called '{name}' (see stages[{taken[name]}]); rename one")
             taken.setdefault(name, position)
+            if not stage.when:
+                self.chain.leave_out(name, stage, steps)
+                continue
             step = self._resolve(name, stage, loc, steps)
             if step:
                 steps.append(step)
@@ -209,7 +218,7 @@ class _Planner:
         return step
 
     def _baseline(self, models: list[Step]) -> Step | None:
-        name = self.recipe.baseline
+        name = self.chain.left_out.get(self.recipe.baseline or "") or self.recipe.baseline
         if name is None or name in self.chain.failed:
             return models[0] if models else None
         for step in models:
@@ -240,7 +249,9 @@ class _Planner:
             yield row
 
     def _measured(self, step: Step) -> ModelSteps:
-        """A model, as the file it is or through a float or int8 export, on the test split."""
+        """A model, as the file it is or through a float or int8 export, on the split that models are judged on."""
         file = self.chain.file(step)
-        measured = self.chain.implied(step, "measure", "measurement", {"start": (file,)}, conditions=self.recipe.measure)
-        return ModelSteps(step, file, measured, None)
+        settings: dict[str, Any] = {"conditions": self.recipe.measure}
+        if self.split != "test":
+            settings["split"] = self.split
+        return ModelSteps(step, file, self.chain.implied(step, "measure", "measurement", {"start": (file,)}, **settings), None)

@@ -15,6 +15,8 @@ from compress_cli.document import Document, Key
 from compress_cli.errors import RecipeError
 from compress_cli.measurement.latency import TimingConditions
 from compress_cli.measurement.measure import RunConditions
+from compress_cli.pipeline import searched
+from compress_cli.pipeline.searched import SearchSettings
 from compress_cli.pipeline.trackers import Tracker
 from compress_cli.plugin import find
 from compress_cli.settings import Many, Settings
@@ -54,6 +56,7 @@ class Recipe(Settings):
     measure: RunConditions = Field(RunConditions(), description="how models are run to be measured")
     compare: TimingConditions = Field(TimingConditions(), description="how models are timed")
     tracking: Many[Tracker] = Field((), description="programs that show the run's curves and figures; they change no result")
+    search: SearchSettings = Field(SearchSettings(), description="what `compress tune` looks for; a run reads none of it")
     stages: Many[Stage] = Field(min_length=1, description="what to do, in order")
 
     _document: Document = PrivateAttr()
@@ -73,11 +76,23 @@ class Recipe(Settings):
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read, override and check a recipe; RecipeError with all complaints at once."""
+    return checked(read(path, overrides))
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> Document:
+    """A recipe's document with fields overridden; RecipeError where it is not YAML, or no mapping."""
     document = Document.read(path)
     for assignment in overrides:
         document.set(assignment)
     if not isinstance(document.data(), dict):
         raise RecipeError(f"{path}:1: a recipe is a mapping with 'dataset' and 'stages'; `compress init` writes a starter")
+    return document
+
+
+def checked(document: Document) -> Recipe:
+    """The recipe in a document; RecipeError with all complaints at once, or where it leaves fields to a search."""
+    path = document.path
+    searched.refuse(document)
     recipe = document.settings(Recipe, path.parent)
     if not recipe.name:
         if not re.fullmatch(NAME, path.stem):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -53,6 +53,7 @@ class Run:
     listener: Listener
     force: frozenset[str] = frozenset()
     repair: bool = False  # make damaged artifacts again, instead of raising an error
+    pause: Callable[[Step, bool], bool] | None = None  # whether a step at work pauses here, given whether an epoch ended
     artifacts: dict[str, Artifact] = field(default_factory=dict)  # key -> the stored artifact
     cached: set[str] = field(default_factory=set)  # keys of steps that did not run
     damaged: dict[str, str] = field(default_factory=dict)  # keys of steps whose artifact was not whole -> what was found
@@ -61,7 +62,7 @@ class Run:
     elsewhere: Elsewhere | None = None  # where long steps are made; None: here, one after the other
 
     def execute(self) -> Record:
-        """Run the steps that are not up to date. An error leaves every complete artifact in place."""
+        """Run the steps that are not up to date. An error, or Paused, leaves every complete artifact in place."""
         self._check()
         begun = time.monotonic()
         with self._explained():
@@ -260,7 +261,7 @@ class Run:
             saved = self.store.saves(step.key)
             attempt = attempts.begin(self._attempt(step, inputs), output, saved, say)
             if not attempt.finished(output):
-                saves = Saves(saved, self.plan.recipe.save, say)
+                saves = Saves(saved, self.plan.recipe.save, say, partial(self.pause, step) if self.pause else None)
                 self.at_work = step, saves
                 with executor.threads(attempt.threads):
                     executor.perform(self.plan.recipe, step, inputs, Workspace(output, self.store.root / MEMORY, tell, saves))

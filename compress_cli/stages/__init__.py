@@ -67,6 +67,9 @@ class Stage(Plugin):
     """Whether the task changes its result; one result of a stage that is not serves every task."""
 
     name: Name = Field("", description="the stage's name in the recipe and the report; default: its type")
+    when: Annotated[bool, NotInKey()] = Field(
+        True, description="false leaves the stage out; what would take its result takes what the stage itself starts from"
+    )
     seeds: Seeds = Field(
         (),
         description="repeat this stage and the later ones with each of these seeds; the report shows the first one's figures, "

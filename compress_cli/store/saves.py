@@ -55,11 +55,25 @@ class Save:
     progress: str
 
 
+Pause = Callable[[bool], bool]
+"""Asked after every piece of work, with whether an epoch ended, if the stage pauses here."""
+
+
+class Paused(Exception):
+    """A stage stopped where it was asked to; its save holds all that the rest of the work needs."""
+
+
 class Saves:
     """The saves of one stage at work; the last two are kept. A smoke run has no folder and saves nothing."""
 
-    def __init__(self, folder: Path | None = None, saving: Saving | None = None, warn: Callable[[str], None] | None = None):
-        self.folder, self.saving, self.warn = folder, saving or Saving(), warn or (lambda note: None)
+    def __init__(
+        self,
+        folder: Path | None = None,
+        saving: Saving | None = None,
+        warn: Callable[[str], None] | None = None,
+        pause: Pause | None = None,
+    ):
+        self.folder, self.saving, self.warn, self.pause = folder, saving or Saving(), warn or (lambda note: None), pause
         self.progress = ""  # how far the work had come at the last save
         self.earlier_s = 0.0  # seconds that earlier tries worked, up to their last save
         self._begun = self._last = time.monotonic()
@@ -86,14 +100,17 @@ class Saves:
 
     def step(self, state: Callable[[], Save | None], epoch_ended: bool = False) -> None:
         """To be called after every piece of work: saves where that is due. Where the process is stopped, saves and raises
-        KeyboardInterrupt.
+        KeyboardInterrupt; where the stage is to pause, saves and raises Paused.
 
         `state` is called only then; it returns None where the state is not worth keeping (numbers that overflowed).
         """
         self._steps, self._epochs = self._steps + (not epoch_ended), self._epochs + epoch_ended
-        if self.folder is not None and (stopping.requested() or self._due()):
+        pauses = self.pause is not None and self.pause(epoch_ended)
+        if self.folder is not None and (stopping.requested() or pauses or self._due()):
             self._save(state, self.folder)
         stopping.check()
+        if pauses:
+            raise Paused(self.progress)
 
     @property
     def spent_s(self) -> float:

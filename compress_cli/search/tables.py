@@ -1,0 +1,145 @@
+"""A search's figures as people read them: sentences and tables that every report shows."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from compress_cli.pipeline.searched import Aim
+from compress_cli.report import figures as write
+from compress_cli.report.figures import NOTHING
+from compress_cli.search.objectives import Figures
+from compress_cli.search.outcome import Outcome, TrialOutcome
+
+
+class Table(NamedTuple):
+    headings: list[str]
+    lines: list[list[str]]
+
+
+def summary(outcome: Outcome) -> list[str]:
+    """What was searched, how far it came, and what going on from saves was worth, in sentences."""
+    goal = outcome.goal
+    wanted = " and ".join(
+        {"size": "a small file", "latency": "low latency", "accuracy": f"good {goal.primary}"}[aim] for aim in goal.objectives
+    )
+    promises = ", ".join(gate.promise for gate in goal.gates)
+    kept = f", with every gate kept ({promises})" if promises else ""
+    counts = [
+        f"{count} {state}" for state in ("complete", "paused", "queued", "at work", "failed") if (count := outcome.count(state))
+    ]
+    sentences = [
+        f"Looked for {wanted}{kept}, measured on val: models are chosen by these figures, so the ones on test will be a little "
+        "worse. A gate counts as kept where the unfavourable end of its interval keeps it, as in a run.",
+        f"{len(outcome.trials)} trials: {', '.join(counts)}; {sum(each.feasible for each in outcome.trials)} keep every gate. "
+        f"{outcome.seconds:.0f} s of work, {outcome.epochs} epochs trained.",
+    ]
+    if outcome.not_repeated:
+        share = outcome.not_repeated / (outcome.epochs + outcome.not_repeated)
+        sentences.append(
+            f"{outcome.continued} trials went on from a save instead of anew: {outcome.not_repeated} epochs were not trained "
+            f"again ({100 * share:.0f}% of what starting anew would have taken)."
+        )
+    died = sum(each.deaths for each in outcome.trials)
+    if died:
+        sentences.append(f"Workers died {died} times at a trial; each was queued again.")
+    return sentences
+
+
+def verdict(outcome: Outcome) -> str:
+    """Which trial was chosen, or which came nearest."""
+    if outcome.best is not None:
+        chosen = outcome.trial(outcome.best)
+        why = "" if len(outcome.goal.objectives) == 1 else ", nearest to the best of both objectives"
+        return f"Trial {chosen.number}{why}: {_chosen(chosen)}. Written to {outcome.written}."
+    if outcome.nearest is not None:
+        nearest = outcome.trial(outcome.nearest)
+        assert nearest.figures is not None
+        lines = "; ".join(write.gate(result) for result in nearest.figures.gates if not result.passes)
+        return f"No trial keeps every gate. The nearest is trial {nearest.number}: {_chosen(nearest)}. It breaks: {lines}."
+    return "No trial is complete."
+
+
+def _chosen(trial: TrialOutcome) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in trial.values.items())
+
+
+def front(outcome: Outcome) -> Table:
+    """Feasible trials that no other one beats; the nearest where none is feasible."""
+    numbers = outcome.front or ([outcome.nearest] if outcome.nearest is not None else [])
+    fields = list(outcome.fields)
+    lines = []
+    for number in numbers:
+        trial = outcome.trial(number)
+        name = f"{number} (written)" if number == outcome.best else str(number)
+        lines.append([name, *_figures(trial.figures, outcome), *(trial.values[field] for field in fields)])
+    return Table(["trial", *_headings(outcome), *fields], lines)
+
+
+def importances(outcome: Outcome) -> Table:
+    """Searched field, its values, and the share of each objective's variance that it explains."""
+    lines = []
+    for field, values in outcome.fields.items():
+        shares = [outcome.importances.get(aim, {}).get(field) for aim in outcome.goal.objectives]
+        lines.append([field, values, *(NOTHING if share is None else f"{100 * share:.0f}" for share in shares)])
+    return Table(["field", "values", *(f"% of {outcome.goal.title(aim)}" for aim in outcome.goal.objectives)], lines)
+
+
+def trials(outcome: Outcome) -> Table:
+    """Every trial."""
+    lines = []
+    for trial in outcome.trials:
+        gates = NOTHING
+        if trial.figures and outcome.goal.gates:
+            broken = [result.promise for result in trial.figures.gates if not result.passes]
+            gates = f"breaks {', '.join(broken)}" if broken else "kept"
+        state = trial.state
+        if trial.rungs and trial.state == "paused":
+            state = f"paused at {write.metric(outcome.goal.primary, trial.rungs[max(trial.rungs)])}"
+        lines.append(
+            [
+                str(trial.number),
+                state,
+                *_figures(trial.figures, outcome),
+                *([gates] if outcome.goal.gates else []),
+                str(trial.epochs),
+                str(trial.not_repeated or NOTHING),
+                f"{trial.seconds:.0f} s",
+                *trial.values.values(),
+            ]
+        )
+    headings = [
+        "trial",
+        "state",
+        *_headings(outcome),
+        *(["gates"] if outcome.goal.gates else []),
+        "epochs",
+        "not repeated",
+        "time",
+    ]
+    return Table([*headings, *outcome.fields], lines)
+
+
+def problems(outcome: Outcome) -> list[str]:
+    """Trials that failed, each with why."""
+    return [f"Trial {trial.number} failed: {trial.problem.splitlines()[0]}" for trial in outcome.trials if trial.problem]
+
+
+def _headings(outcome: Outcome) -> list[str]:
+    timed = ["latency"] if outcome.goal.timed else []
+    return [write.title(outcome.goal.primary), "file", *timed]
+
+
+def _figures(figures: Figures | None, outcome: Outcome) -> list[str]:
+    name, timed = outcome.goal.primary, outcome.goal.timed
+    if figures is None:
+        return [NOTHING] * (3 if timed else 2)
+    metric = f"{write.metric(name, figures.metric)} [{write.metric(name, figures.low)}, {write.metric(name, figures.high)}]"
+    faster = "" if figures.speedup is None else f" ({write.times(figures.speedup)} as fast)"
+    return [metric, write.size(figures.size_bytes), *([f"{write.milliseconds(figures.latency_ms)}{faster}"] if timed else [])]
+
+
+def objective(aim: Aim, value: float, outcome: Outcome) -> str:
+    """One objective's value on an axis."""
+    if aim == "size":
+        return write.size(round(value))
+    return write.metric(outcome.goal.primary, value) if aim == "accuracy" else f"{value:.3g}"

@@ -1,0 +1,298 @@
+"""One trial at work: an ordinary run of its recipe, measured on val, that may pause at a rung and go on later."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress_cli.errors import CompressError, Interrupted, ResourceError
+from compress_cli.pipeline import plan, run, smoke
+from compress_cli.pipeline.plan import Plan
+from compress_cli.pipeline.step import Step
+from compress_cli.progress import Progress
+from compress_cli.report import gates as promises
+from compress_cli.report.gates import PREDICTION_QUANTITIES
+from compress_cli.search import objectives, promotion
+from compress_cli.search.objectives import Goal
+from compress_cli.search.promotion import Standing
+from compress_cli.search.space import Space
+from compress_cli.search.study import Study, Trial
+from compress_cli.store.saves import Paused
+from compress_cli.store.store import Store
+
+PAUSING = ("train", "distill", "prune", "quantize_aware")
+"""Stages whose epochs are those of one training, counted from 1."""
+Say = Callable[[str], None]
+
+
+class OutOfTime(Exception):
+    """The time that the search was given is over; the trial is queued."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What all trials of one search have in common on this machine."""
+
+    space: Space
+    study: Study
+    goal: Goal
+    store: Store
+    folder: Path  # of the trials
+    say: Say = print
+    deadline: float = float("inf")  # by time.monotonic()
+
+    @property
+    def settings(self) -> Any:
+        return self.space.recipe(self.space.first).search
+
+
+@dataclass
+class Watch:
+    """Listens to a trial's run: counts epochs, notes the metric at rungs, and says where the run pauses."""
+
+    shop: Workshop
+    trial: Trial
+    long: Step | None  # the longest training that the search changes
+    rungs: tuple[int, ...]  # epochs of it
+    goal_row: str
+    size: float | None = None
+    trained: int = 0  # epochs of any stage, in this attempt
+    went_on_from: int = 0  # the epoch that a save of an earlier attempt had reached
+    made: int = 0  # steps
+    shared: int = 0  # steps that were up to date
+    epoch: int = 0  # of the long training
+    begun: set[str] = field(default_factory=set)
+    time_is_over: bool = False
+
+    def begins(self, step: Step, smoke: bool) -> None:
+        if time.monotonic() > self.shop.deadline:
+            raise OutOfTime
+
+    def progress(self, step: Step, progress: Progress) -> None:
+        if not progress.epoch_ended:
+            return
+        if step.key not in self.begun and progress.epoch > 1:
+            self.went_on_from += progress.epoch - 1
+        self.begun.add(step.key)
+        self.trained += 1
+        if self.long and step.key == self.long.key:
+            self.epoch = progress.epoch
+            metric = progress.figures.get(self.shop.goal.primary)
+            if metric is not None and progress.epoch in self.rungs:
+                self._reach(self.rungs.index(progress.epoch), metric)
+
+    def ended(self, step: Step, cached: bool, seconds: float, problem: str) -> None:
+        self.shared += cached
+        self.made += not cached
+
+    def _reach(self, rung: int, metric: float) -> None:
+        notes = {**self.trial.notes.get("rungs", {}), str(rung): metric}
+        self.shop.study.note(self.trial, rungs=notes, size=self.size)
+
+    def pause(self, step: Step, epoch_ended: bool) -> bool:
+        """Whether the step at work pauses here: the time is over, or the trial is not among the better ones of its rung."""
+        if time.monotonic() > self.shop.deadline:
+            self.time_is_over = True
+            return True
+        if not epoch_ended or self.long is None or step.key != self.long.key or self.epoch not in self.rungs:
+            return False
+        return not goes_on(self.shop, self.trial, self.rungs.index(self.epoch), self.goal_row)
+
+
+def goes_on(shop: Workshop, trial: Trial, rung: int, row: str) -> bool:
+    """Whether a trial that reached a rung trains on at once."""
+    trials = shop.study.trials()
+    settings = shop.settings
+    early = [each.number for each in trials if each.state != "fail"][: settings.complete]
+    if trial.number in early:
+        return True
+    standings = {each.number: mine for each in trials if (mine := standing(shop, each, rung, row))}
+    return trial.number in promotion.promoted(standings, settings.promote)
+
+
+def standing(shop: Workshop, trial: Trial, rung: int, row: str) -> Standing | None:
+    """A trial at a rung; None where it never reached it."""
+    metric = trial.rungs.get(rung)
+    if metric is None or trial.state == "fail":
+        return None
+    size = trial.notes.get("size") if shop.goal.sized else None
+    loss = -metric if shop.goal.better == "higher" else metric
+    return Standing(loss, size, objectives.size_excess(size, shop.goal, row))
+
+
+def attempt(shop: Workshop, trial: Trial) -> None:
+    """Work on a trial until it is complete, pauses, fails, or the time is over; its notes say what came of it.
+
+    OutOfTime where the time is over, Interrupted where the process is to stop; the trial is queued again in both cases.
+    """
+    begun, done = time.monotonic(), False
+    watch: Watch | None = None
+    try:
+        with shop.study.beating(trial):
+            watch = _watch(shop, trial)
+            if inherited(shop, trial, watch):
+                shop.study.wait(trial, paused=True)
+                done = True
+                return
+            outcome = _run(shop, trial, watch)
+        _note(shop, trial, watch, begun)
+        if watch.time_is_over:
+            raise OutOfTime
+        if outcome is None:
+            shop.study.wait(trial, paused=True)
+            shop.say(f"trial {trial.number}: pauses after epoch {watch.epoch}: {_at(watch)}")
+        else:
+            shop.study.note(trial, figures=outcome.model_dump(mode="json"))
+            values = [outcome.value(aim) for aim in shop.goal.objectives]
+            shop.study.complete(trial, values, {result.promise: amount for result, amount in _pairs(outcome)})
+            shop.say(f"trial {trial.number}: {described(outcome, shop.goal)}")
+        done = True
+    except (Interrupted, OutOfTime, ResourceError):
+        raise
+    except CompressError as error:
+        if watch is None or not _database_gone(shop):
+            shop.study.fail(trial, str(error))
+            shop.say(f"trial {trial.number}: failed: {str(error).splitlines()[0]}")
+            done = True
+            return
+        raise
+    finally:
+        if not done and not _database_gone(shop):
+            shop.study.wait(trial, paused=False)
+
+
+def _database_gone(shop: Workshop) -> bool:
+    try:
+        shop.study.noted("identity")
+    except CompressError:
+        return True
+    return False
+
+
+def _pairs(outcome: objectives.Figures) -> list[Any]:
+    return list(zip(outcome.gates, outcome.violations, strict=True))
+
+
+def _at(watch: Watch) -> str:
+    return f"{watch.shop.goal.primary} {watch.trial.rungs[watch.rungs.index(watch.epoch)]:.4g} on val"
+
+
+def described(outcome: objectives.Figures, goal: Goal) -> str:
+    """`accuracy 0.971, 37.1 kB; every gate is met on val`"""
+    parts = [f"{goal.primary} {outcome.metric:.4g}", f"{outcome.size_bytes / 1e3:.1f} kB"]
+    if outcome.speedup is not None:
+        parts.append(f"{outcome.speedup:.2f} times as fast as the baseline")
+    failing = [result.promise for result in outcome.gates if not result.passes]
+    verdict = f"; breaks {', '.join(failing)}" if failing else "; every gate is met on val" if outcome.gates else ""
+    return ", ".join(parts) + verdict
+
+
+def _watch(shop: Workshop, trial: Trial) -> Watch:
+    planned = plan.plan(shop.space.recipe(trial.drawn), "val")
+    long = longest(planned, shop.space)
+    epochs = getattr(long.stage, "training").epochs if long else 0  # noqa: B009 - not all stages have it
+    rungs = promotion.rung_epochs(shop.settings.rungs, epochs) if long else ()
+    watch = Watch(shop, trial, long, rungs, planned.rows[-1].step.name)
+    shop.study.note(trial, long=long.key if long else "", epochs=epochs)
+    return watch
+
+
+def _run(shop: Workshop, trial: Trial, watch: Watch) -> objectives.Figures | None:
+    """The figures of a trial's run; None where it paused."""
+    planned = judged(plan.plan(shop.space.recipe(trial.drawn), "val"), shop.goal)
+    directory = shop.folder / str(trial.number)
+    work = run.Run(planned, shop.store, directory, watch, pause=watch.pause)
+    work._check()
+    watch.size = _size(work, planned, watch, directory)
+    try:
+        work.execute()
+    except Paused:
+        return None
+    shop.study.note(trial, keys={step.name: step.key for step in planned.steps})
+    return objectives.figures(promises.collect(directory), shop.goal)
+
+
+def _size(work: run.Run, planned: Plan, watch: Watch, directory: Path) -> float | None:
+    """Bytes of the last model's file: its own, or that of the smoke run, whose weights are random."""
+    last = planned.rows[-1].onnx
+    present = {step.key: artifact for step in planned.steps if (artifact := work.current(step))}
+    if last.key in present:
+        return float(sum(file.bytes for name, file in present[last.key].manifest.files.items() if name == "model.onnx"))
+    missing = [step for step in planned.steps if step.key not in present]
+    if not any(step.stage.long for step in missing):
+        return None
+    tried = smoke.rehearse(planned, watch, present, directory)
+    return next((float(each.bytes) for each in tried if each.key == last.key), None)
+
+
+def _note(shop: Workshop, trial: Trial, watch: Watch, begun: float) -> None:
+    """Add an attempt's work to what the trial's earlier ones did."""
+    notes = trial.notes
+    shop.study.note(
+        trial,
+        seconds=notes.get("seconds", 0.0) + time.monotonic() - begun,
+        trained=notes.get("trained", 0) + watch.trained,
+        not_repeated=notes.get("not_repeated", 0) + watch.went_on_from,
+        continued=notes.get("continued", 0) + (watch.went_on_from > 0),
+        made=notes.get("made", 0) + watch.made,
+        shared=watch.shared,
+        threads=torch.get_num_threads(),
+    )
+
+
+def inherited(shop: Workshop, trial: Trial, watch: Watch) -> bool:
+    """Whether the trial pauses before it begins: another one with the same long training did, and is not among the better.
+
+    What that one showed at its rungs counts for both.
+    """
+    if watch.long is None or trial.rungs:
+        return False
+    twins = [
+        each for each in shop.study.trials() if each.notes.get("long") == watch.long.key and each.rungs and each.id != trial.id
+    ]
+    if not twins or any(each.state == "complete" for each in twins):
+        return False
+    furthest = max(twins, key=lambda each: len(each.rungs))
+    rungs = {str(rung): metric for rung, metric in furthest.rungs.items()}
+    shop.study.note(trial, rungs=rungs, size=furthest.notes.get("size"))
+    paused = furthest.paused and not goes_on(shop, trial, max(furthest.rungs), watch.goal_row)
+    if paused:
+        shop.say(f"trial {trial.number}: pauses beside trial {furthest.number}, whose training is the same")
+    return paused
+
+
+def longest(planned: Plan, space: Space) -> Step | None:
+    """The training with the most epochs of those that the search changes, which is where trials pause; None where there is
+    none, or stages are repeated, with seeds or folds."""
+    if planned.folds or planned.repeated:
+        return None
+    places = [dimension.field.loc for dimension in space.dimensions]
+    touched = {loc[1] for loc in places}
+    switched = min((int(loc[1]) for loc in places if loc[-1] == "when"), default=10**6)
+    varied = set[str]()
+    for step in planned.steps:
+        if step.loc[1] in touched or int(step.loc[1]) > switched or any(source.key in varied for source in step.sources):
+            varied.add(step.key)
+    trainings = [
+        step
+        for step in planned.stages
+        if step.key in varied and step.stage.type in PAUSING and getattr(step.stage, "training", None) is not None
+    ]
+    return max(trainings, key=lambda step: step.stage.training.epochs, default=None)  # type: ignore[attr-defined]
+
+
+def judged(planned: Plan, goal: Goal) -> Plan:
+    """The plan without measurements that the goal does not ask for."""
+    asked = {each.terms.row for each in goal.gates}
+    rows = [row for row in planned.rows if row.step.name in (*asked, planned.baseline, planned.rows[-1].step.name)]
+    answers = any(each.terms.quantity in PREDICTION_QUANTITIES for each in goal.gates)
+    trimmed = [
+        replace(row, comparison=row.comparison if goal.timed else None, predictions=row.predictions if answers else None)
+        for row in rows
+    ]
+    return replace(planned, rows=tuple(trimmed))

@@ -1,0 +1,133 @@
+"""The study: what workers share, who may have a trial, and what is said where it can't be used."""
+
+import os
+import platform
+import sys
+
+import pytest
+
+pytest.importorskip("optuna")
+
+from compress_cli.errors import ArtifactError, RecipeError
+from compress_cli.search import sampling, space, study
+
+
+@pytest.fixture
+def searched(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "dataset: digits\nstages:\n  - type: train\n    model: {type: mlp, hidden: [{search: [4, 8, 6]}]}\n"
+        "    training: {epochs: {search: {low: 1, high: 8, step: 3}}, precision: {search: [float32, bfloat16]}}\n"
+    )
+    return space.load(path)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    return study.opened(f"sqlite:///{tmp_path / 'study.db'}", "x", ["minimize"], {"recipe": {"seed": 0}})
+
+
+def begun(opened, searched, drawn=None):
+    known = {each.name: sampling.distribution(each) for each in searched.dimensions}
+    return opened.begin(drawn or searched.first, known)
+
+
+def test_a_waiting_trial_is_claimed_by_one_worker_only(opened, searched, tmp_path):
+    trial = begun(opened, searched)
+    opened.note(trial, rungs={"0": 0.5})
+    opened.wait(trial, paused=True)
+    other = study.opened(opened.url, "x", ["minimize"], {"recipe": {"seed": 0}})
+    assert [(each.paused, each.rungs) for each in other.trials()] == [(True, {0: 0.5})]
+    assert other.claim(other.trials()[0])
+    assert not opened.claim(opened.trials()[0])
+    assert [(each.state, each.paused) for each in opened.trials()] == [("running", False)]
+
+
+def test_the_trial_of_a_dead_worker_is_queued_again_until_it_kills_too_many(opened, searched):
+    trial = begun(opened, searched)
+    assert opened.requeue() == []  # this process lives
+    for death in range(1, study.ATTEMPTS + 2):
+        dead = os.fork()
+        if dead == 0:
+            os._exit(0)
+        os.waitpid(dead, 0)
+        opened.note(trial, worker=f"{platform.node()}:{dead}")
+        assert [lost.number for lost in opened.requeue()] == [0]
+        (now,) = opened.trials()
+        assert now.notes["deaths"] == death
+        assert now.state == ("waiting" if death <= study.ATTEMPTS else "fail")
+        if now.state == "waiting":
+            assert not now.paused
+            assert opened.claim(now)
+
+
+def test_constraints_are_those_that_optuna_samples_by(opened, searched):
+    opened.complete(begun(opened, searched), [3.0], {"accuracy>=0.9": 0.25, "size_bytes<=9kB": -0.5})
+    (frozen,) = opened.frozen()
+    assert dict(frozen.constraints) == {"accuracy>=0.9": 0.25, "size_bytes<=9kB": -0.5}
+    assert frozen.values == [3.0]
+
+
+def test_values_are_proposed_once_each_until_none_is_left(opened, searched):
+    assert searched.combinations == 18
+    seen = []
+    while (proposal := sampling.proposed(opened, searched, 0)) is not None:
+        drawn, which = proposal
+        assert drawn not in seen
+        assert which == "tpe"
+        seen.append(drawn)
+        opened.complete(begun(opened, searched, drawn), [float(len(seen))], {"g": 0.0})
+    assert len(seen) == 18
+    assert {searched.words(drawn)["train.model.hidden.0"] for drawn in seen} == {"4", "6", "8"}
+    assert {searched.words(drawn)["train.training.epochs"] for drawn in seen} == {"1", "4", "7"}
+
+
+def test_a_gaussian_process_proposes_where_trials_take_minutes(opened, searched):
+    for width in range(2):
+        trial = begun(opened, searched, {**searched.first, "train.model.hidden.0": width})
+        opened.note(trial, seconds=90.0)
+        opened.complete(trial, [1.0], {})
+    assert sampling.proposed(opened, searched, 0)[1] == "gp"
+
+
+def test_a_study_of_another_recipe_is_refused_with_the_first_difference(opened):
+    with pytest.raises(
+        RecipeError, match=r"the study 'x' in .* was made by another recipe: recipe.seed was 0 and is 1; .* --study"
+    ):
+        study.opened(opened.url, "x", ["minimize"], {"recipe": {"seed": 1}})
+
+
+def test_a_database_that_is_gone_is_said_so_and_not_written_into_the_void(opened, searched, tmp_path):
+    begun(opened, searched)
+    (tmp_path / "study.db").unlink()
+    with pytest.raises(ArtifactError, match=r"study.db: the study's database is gone"):
+        opened.trials()
+    assert not (tmp_path / "study.db").exists()
+
+
+def test_a_damaged_database_is_said_so(opened, searched, tmp_path):
+    begun(opened, searched)
+    (tmp_path / "study.db").write_bytes(b"x" * 9000)
+    with pytest.raises(ArtifactError, match=r"can't be used: .* the same command"):
+        study.opened(opened.url, "x", ["minimize"], {"recipe": {"seed": 0}})
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://me:secret@nowhere.invalid/x", "its driver is missing .*pip install 'psycopg"),
+        ("mysql://nowhere.invalid/x", "its driver is missing .*pip install mysqlclient"),
+        ("tables://x", "its driver is missing"),
+        ("study.db", "--storage study.db: is no database's URL"),
+    ],
+)
+def test_a_url_that_can_not_be_used_is_refused_with_the_remedy(url, reason):
+    with pytest.raises(RecipeError, match=reason) as error:
+        study.opened(url, "x", ["minimize"], {})
+    assert "secret" not in str(error.value)
+
+
+def test_without_optuna_the_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(RecipeError, match=r"pip install 'compress-cli\[search\]'"):
+        study.opened(f"sqlite:///{tmp_path}/s.db", "x", ["minimize"], {})

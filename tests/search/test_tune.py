@@ -1,0 +1,143 @@
+"""Whole searches on digits: trials pause and go on, the best is written out and runs to the same bytes."""
+
+import hashlib
+import json
+
+import pytest
+
+pytest.importorskip("optuna")
+
+from compress_cli.pipeline import run
+from compress_cli.search import sampling
+from compress_cli.search.outcome import Outcome
+from compress_cli.store import artifact
+
+RECIPE = """\
+dataset: digits
+threads: 1
+gates: ["accuracy>=0.3"]
+search: {complete: 2, rungs: [0.25]}
+stages:
+  - type: train
+    name: net
+    model: {type: mlp, hidden: [{search: [12, 4, 8]}]}   # neurons
+    training:
+      {epochs: 4, precision: float32, optimizer: {type: sgd, learning_rate: {search: {low: 0.003, high: 0.3, log: true}}}}
+  - {type: quantize, name: int8, when: {search: [true, false]}}
+"""
+
+
+@pytest.fixture
+def without_smoke(monkeypatch):
+    monkeypatch.setattr(run.smoke, "rehearse", lambda *arguments: [])
+
+
+def hashes(folder):
+    """Stage -> hashes of its artifact's files, of a run."""
+    steps = json.loads((folder / "run.json").read_text())["steps"]
+    return {
+        name: files(folder.parent / ".store" / key)
+        for name, key in steps.items()
+        if name in ("net", "int8", "net.onnx", "int8.onnx")
+    }
+
+
+def files(directory):
+    names = artifact.read(directory).manifest.files
+    return {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in names}
+
+
+@pytest.mark.usefixtures("without_smoke")
+def test_a_search_ends_in_a_recipe_that_runs_to_the_bytes_of_its_trial(tmp_path, compress):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    found = compress("tune", "r.yaml", "--trials", 4, "--json")
+    assert found.code == 0, found
+    outcome = Outcome.model_validate_json(found.out)
+    assert len(outcome.trials) == 4
+    assert {trial.state for trial in outcome.trials} <= {"complete", "paused"}
+    assert outcome.count("complete") >= 2
+
+    feasible = [trial for trial in outcome.trials if trial.figures and trial.figures.low >= 0.3]
+    smallest = min(feasible, key=lambda trial: trial.figures.size_bytes)
+    assert outcome.trial(outcome.best).figures.size_bytes == smallest.figures.size_bytes
+
+    text = (tmp_path / "r.best.yaml").read_text()
+    assert text.startswith("# Written by `compress tune`: trial ")
+    assert "# neurons" in text
+    assert "search: [" not in text
+
+    again = compress("run", "r.best.yaml", "--json")
+    assert again.code == 0, again
+    assert [row["cached"] for row in json.loads(again.out)["rows"]] == [True] * len(json.loads(again.out)["rows"])
+    assert json.loads(again.out)["split"] == "test"
+    assert compress("run", "r.best.yaml", "--output", "elsewhere", "--quiet").code == 0
+    assert hashes(tmp_path / "elsewhere" / "r.best") == hashes(tmp_path / "runs" / "r.best")
+    run_of_it = json.loads((tmp_path / "runs/r.best/run.json").read_text())["steps"]
+    made = outcome.trial(outcome.best).keys
+    assert {name: made[name] for name in ("net", "int8") if name in run_of_it}.items() <= run_of_it.items()
+
+    more = compress("tune", "r.yaml", "--trials", 4)
+    assert more.code == 0, more
+    assert "has 4 trials already" in more.err
+    assert (tmp_path / "runs" / "r.tune" / "tune.html").read_text().count("<svg") >= 1
+    assert "## Trials" in (tmp_path / "runs" / "r.tune" / "tune.md").read_text()
+
+
+@pytest.mark.usefixtures("without_smoke")
+def test_a_promoted_trial_goes_on_from_its_save_to_the_bytes_of_a_run_without_a_pause(tmp_path, compress, monkeypatch):
+    """Trials with ever lower rates: the second pauses below the first, and is promoted once the third is below both."""
+    proposals = iter(range(3))
+    monkeypatch.setattr(
+        sampling, "proposed", lambda *arguments: ({"net.training.optimizer.learning_rate": 2 - next(proposals)}, "tpe")
+    )
+    text = (
+        "dataset: digits\nthreads: 1\nsearch: {complete: 1, rungs: [0.25], promote: 0.7, objectives: [accuracy]}\nstages:\n"
+        "  - type: train\n    name: net\n    model: {type: mlp, hidden: [8]}\n    training:\n      {epochs: 4, "
+        "precision: float32, optimizer: {type: sgd, learning_rate: {search: [0.1, 0.003, 0.01]}}}\n"
+    )
+    (tmp_path / "r.yaml").write_text(text)
+    found = compress("tune", "r.yaml", "--trials", 3, "--json")
+    assert found.code == 0, found
+    first, second, third = Outcome.model_validate_json(found.out).trials
+    assert [first.rungs[0], second.rungs[0], third.rungs[0]] == sorted([first.rungs[0], second.rungs[0], third.rungs[0]])[::-1]
+    assert [trial.state for trial in (first, second, third)] == ["complete", "complete", "paused"]
+    assert [(trial.epochs, trial.not_repeated) for trial in (first, second, third)] == [(4, 0), (4, 1), (1, 0)]
+    assert found.err.index("trial 2: pauses after epoch 1") < found.err.index("trial 1: promoted")
+
+    (tmp_path / "plain.yaml").write_text(text.replace("{search: [0.1, 0.003, 0.01]}", "0.01"))
+    assert compress("run", "plain.yaml", "--output", "elsewhere", "--quiet").code == 0
+    key = second.keys["net"]
+    assert files(tmp_path / "elsewhere" / ".store" / key) == files(tmp_path / "runs" / ".store" / key)
+
+
+@pytest.mark.usefixtures("without_smoke")
+def test_where_no_trial_keeps_the_gates_the_nearest_is_named(tmp_path, compress):
+    text = RECIPE.replace("accuracy>=0.3", "size_bytes<=10")
+    (tmp_path / "r.yaml").write_text(text)
+    found = compress("tune", "r.yaml", "--trials", 2)
+    assert found.code == 5, found
+    assert "no trial keeps every gate on val; the nearest is trial " in found.err
+    assert "gate size_bytes<=10" in found.err
+    assert not (tmp_path / "r.best.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--trials", "0"), "--trials 0: a search needs one trial at least"),
+        (("--workers", "0"), "--workers 0: a search needs one worker at least"),
+        (("--within", "soon"), "--within soon: is no time; write 90s, 30m, 2h or 1h30m"),
+        (("--within", "0s"), "--within: must be above 0"),
+        (("--objective", "sizes"), "--objective sizes: there is no such objective; did you mean 'size'?"),
+        (("--sampler", "random"), "--sampler random: there is no such sampler"),
+        (("--best", "mine.yaml"), "mine.yaml: is in the way, and was not written by `compress tune`"),
+        (("--storage", "sqlite:////dev/null/x.db"), "can't be"),
+    ],
+)
+def test_a_wrong_command_is_refused_before_anything_runs(tmp_path, compress, arguments, reason):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / "mine.yaml").write_text("dataset: digits\n")
+    found = compress("tune", "r.yaml", *arguments)
+    assert found.code in (2, 3), found
+    assert reason in found.err
+    assert not (tmp_path / "runs" / ".store").exists()
