@@ -9,6 +9,7 @@ from compress_cli import plugin
 PACKAGE = Path(__file__).parent.parent / "compress_cli"
 FLOORS = [  # top to bottom; rooms of one floor do not import each other
     {"cli"},
+    {"auto"},
     {"search"},
     {"pipeline"},
     {"stages"},

@@ -108,13 +108,22 @@ class Samples:
     split: Split
 
 
-def evaluate(model: Path, baseline: Path | None, request: EvaluationRequest, log: Log) -> Evaluation:
-    """Measure a file, and the baseline on the same samples."""
+def evaluate(
+    model: Path, baseline: Path | None, request: EvaluationRequest, log: Log, known: dict[Path, Result] | None = None
+) -> Evaluation:
+    """Measure a file, and the baseline on the same samples.
+
+    known: results of files on these samples, by path, which are not predicted again; those of other files are added to it.
+    """
+    known = {} if known is None else known
     session = sessions.open_session(model, request.threads, request.options)
     older = sessions.open_session(baseline, request.threads, request.options) if baseline else None
     opened = [session, older] if older else [session]
     samples, task = _samples(opened, request, log)
-    results = [measure.evaluate(file, samples.split, task, request.batch, log) for file in opened] if samples else []
+    for file in opened if samples else []:
+        if samples and file.path not in known:
+            known[file.path] = measure.evaluate(file, samples.split, task, request.batch, log)
+    results = [known[file.path] for file in opened] if samples else []
     feeds = _feeds(opened, samples, request)
     contents = [_contents(file, inputs, request) for file, inputs in zip(opened, feeds, strict=True)]
     speedup = latency.compare(older, session, (feeds[1], feeds[0]), 2 * request.seconds, 0, request.caches) if older else None

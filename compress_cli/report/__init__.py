@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from compress_cli.errors import ArtifactError
 from compress_cli.measurement.latency import Latency
 from compress_cli.measurement.measure import Timing
 from compress_cli.report import folds, seeds, stored
@@ -21,7 +23,7 @@ from compress_cli.statistics.intervals import Estimate, judge_change
 from compress_cli.statistics.repeats import Distilled
 from compress_cli.statistics.scores import Better
 from compress_cli.store.artifact import Artifact
-from compress_cli.store.record import ModelRecord, Record, TableRecord
+from compress_cli.store.record import LIMITS, ModelRecord, Record, TableRecord
 
 
 class _Primary(NamedTuple):
@@ -58,6 +60,7 @@ def collect(directory: Path) -> Report:
         rows=rows,
         machine=timings[0].machine if timings else {},
         wall_time_s=record.wall_time_s,
+        limits=_limits(directory, record),
         findings=[
             *([folds.by_fold(by_fold, primary)] if record.folds else []),
             *_by_task(record, once(rows)),
@@ -69,6 +72,18 @@ def collect(directory: Path) -> Report:
         else seeds.spreads(measured, others),
         distilled=_distilled(divided, record),
     )
+
+
+def _limits(directory: Path, record: Record) -> list[str]:
+    """What was found to limit the run's promises; nothing where that is about other artifacts than the run now has."""
+    path = directory / LIMITS
+    if not path.is_file():
+        return []
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return [str(line) for line in document["limits"]] if document["steps"] == record.steps else []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ArtifactError(f"{path}: can't be read ({error}); remove it, and run the command again") from None
 
 
 def _rows(measured: list[Stored], baseline: str, primary: _Primary) -> list[Row]:

@@ -118,6 +118,8 @@ class Report(BaseModel):
     wall_time_s: float
     """Of the last run, in which stages that were up to date took none."""
     gates: list[GateResult] = []
+    limits: list[str] = []
+    """Why promises do not hold, where a command looked for it."""
     findings: list[FindingsTable] = []
     spread: list[Spread] = []
     """Models that were made with several seeds; the rows are of the first."""

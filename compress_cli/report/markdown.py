@@ -32,7 +32,9 @@ def render(report: Report) -> str:
     remarks = [f"- {plain(name)}: {plain(text)}" for name, text in (*write.remarks(report), *distillation.sentences(report))]
     gates = [_line([_MARKS[result.passes], plain(write.gate(result))]) for result in report.gates]
     head = ["", _line(["", "gate"]), _line(["---", "---"])] if gates else []
-    return "\n".join([*lines, *([""] if remarks else []), *remarks, *head, *gates]) + "\n"
+    limits = [f"- limit: {plain(sentence)}" for sentence in report.limits]
+    end = ["", *limits] if limits else []
+    return "\n".join([*lines, *([""] if remarks else []), *remarks, *head, *gates, *end]) + "\n"
 
 
 def _predictions(report: Report) -> list[str]:

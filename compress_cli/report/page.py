@@ -138,7 +138,9 @@ def _gates(report: Report) -> str:
         f"{'✗' if not result.passes else '✓' if result.outcome == 'met' else '○'} {text(write.gate(result))}</li>"
         for result in report.gates
     ]
-    return f'<h2>Gates</h2><ul class="gates">{"".join(lines)}</ul>'
+    limits = "".join(f"<li>{text(sentence)}</li>" for sentence in report.limits)
+    below = f"<p>What limits them:</p><ul>{limits}</ul>" if limits else ""
+    return f'<h2>Gates</h2><ul class="gates">{"".join(lines)}</ul>{below}'
 
 
 def _planes(report: Report) -> str:

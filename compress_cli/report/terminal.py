@@ -40,6 +40,8 @@ def show(report: Report, console: Console | None = None) -> None:
     for result in report.gates:
         style = "red" if not result.passes else "green" if result.outcome == "met" else "yellow"
         out.print(write.printable(f"gate {write.gate(result)}"), style=style)
+    for sentence in report.limits:
+        out.print(write.printable(f"limit: {sentence}"), style="yellow")
 
 
 def _predictions(report: Report, out: Console) -> None:

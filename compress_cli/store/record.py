@@ -14,6 +14,7 @@ from compress_cli.store.artifact import UnreadableError, unreadable
 
 RECORD = "run.json"
 LOCK = "recipe.lock.yaml"
+LIMITS = "limits.json"  # what limits the promises of a run, where a command has found that out
 
 
 class ModelRecord(BaseModel):

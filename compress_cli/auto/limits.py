@@ -1,0 +1,120 @@
+"""Why a promise does not hold: the student, the integers, the runtime, the time, or the test split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from compress_cli.auto import promises
+from compress_cli.auto.decision import Decision
+from compress_cli.auto.request import Request, duration
+from compress_cli.auto.writing import number
+from compress_cli.report import Report, Row
+from compress_cli.report.figures import chain
+from compress_cli.statistics.gate import Gate, GateResult, changed
+from compress_cli.store import durable
+from compress_cli.store.record import LIMITS, Record
+
+RISING = 0.002  # of the metric on val, won in the last quarter of a training: it had not come to its end
+
+
+def sentences(request: Request, decision: Decision, report: Report, facts: Mapping[str, Any] | None) -> list[str]:
+    """One for each promise that does not hold, and one about the time where it has a part in it.
+
+    facts: of the training stage; None where nothing was trained.
+    """
+    open_promises = [result for result in report.gates if result.outcome != "met"]
+    lines = [line for result in open_promises for line in _why(request, decision, report, result)]
+    metrics = {request.task.primary, *request.task.metrics}
+    about_metric = any(promises.changed_metric(result.promise) in metrics for result in open_promises)
+    if facts and about_metric and (line := _time(request, facts)):
+        lines.append(line)
+    return lines
+
+
+def write(directory: Path, lines: list[str]) -> None:
+    """Leave them in the run's folder for its report, bound to the artifacts that they are about."""
+    document = {"steps": Record.read(directory).steps, "limits": lines}
+    durable.write(directory / LIMITS, (json.dumps(document, indent=1) + "\n").encode())
+
+
+def _why(request: Request, decision: Decision, report: Report, result: GateResult) -> Iterator[str]:
+    quantity = Gate(promise=result.promise).terms.quantity
+    if result.outcome == "not measured":
+        yield f"{result.promise}: was not measured: {result.reason}"
+    elif result.outcome == "undecided":
+        more = f"; about {result.needs:,} more would decide it" if result.needs else ""
+        what = "rounds of timing" if quantity.startswith(("speedup", "latency")) else f"{report.samples} {report.split} samples"
+        yield f"{result.promise}: the value keeps it or nearly so, and what limits the verdict is the number of {what}{more}"
+    elif quantity.startswith(("speedup", "latency")):
+        yield _speed(request, decision, report, result)
+    elif quantity in ("compression_ratio", "size_ratio", "size_bytes", "parameters", "parameters_ratio"):
+        yield f"{result.promise}: {_bytes(decision)}"
+    elif changed(quantity)[0] in {report.primary, *report.directions}:
+        yield _metric(report, result)
+    else:
+        yield f"{result.promise}: what limits it was not looked for"
+
+
+def _speed(request: Request, decision: Decision, report: Report, result: GateResult) -> str:
+    """The runtime, where the smallest file that was timed is too slow; else the size that the goals leave."""
+    row = decision.given.report.rows[0]
+    given = row.latency.p50_ms.value if row.latency else 0.0
+    allowed = given * decision.budget.latency_share
+    if decision.why_nothing and not decision.sizes:
+        return f"{result.promise}: number formats alone do not reach it, and {decision.why_nothing}"
+    if decision.fastest_ms > allowed:
+        return (
+            f"{result.promise}: the runtime on this machine limits it: of all files that were timed the fastest takes "
+            f"{decision.fastest_ms:.3g} ms, and {allowed:.3g} ms are allowed"
+        )
+    return (
+        f"{result.promise}: a file as fast was found ({decision.fastest_ms:.3g} ms of {allowed:.3g} ms allowed) among other "
+        "sizes; what was taken is larger, or this machine was busier than when it was timed"
+    )
+
+
+def _bytes(decision: Decision) -> str:
+    if decision.why_nothing:
+        return f"number formats alone do not reach it, and {decision.why_nothing}"
+    allowed = decision.budget.bytes_share * decision.given.report.rows[0].size_bytes
+    fewest = min((one.rehearsal.size_bytes for one in decision.sizes if not one.problem), default=0)
+    if fewest > allowed:
+        return (
+            f"of all files that were tried the smallest has {fewest:,} bytes, and {allowed:,.0f} are allowed: the graph and "
+            "the scales of integers take room that no width saves"
+        )
+    return f"a smaller file was tried ({fewest:,} bytes), and another size was taken for its accuracy or speed"
+
+
+def _metric(report: Report, result: GateResult) -> str:
+    """The stage that loses most of the metric."""
+    name, rows = report.primary, chain(report)
+    steps: list[tuple[float, Row]] = []
+    for row in rows[1:]:
+        if row.gained is not None:
+            lost = -row.gained.value if report.better == "higher" else row.gained.value
+            steps.append((lost, row))
+    if not steps or changed(Gate(promise=result.promise).terms.quantity)[0] != name:
+        return f"{result.promise}: what limits it was not looked for"
+    worst, row = max(steps, key=lambda step: step[0])
+    listed = ", ".join(f"{one.title} {number(name, lost)}" for lost, one in steps)
+    what = "the integers" if row.stage.startswith("quantize") else f"the {row.title} model's {name}"
+    return f"{result.promise}: {what} limits it (lost on test, stage by stage: {listed})"
+
+
+def _time(request: Request, facts: Mapping[str, Any]) -> str:
+    """Whether the training was still gaining when its time was up."""
+    primary, sign = request.task.primary, 1 if request.task.better == "higher" else -1
+    values = [sign * epoch[primary] for epoch in facts["epochs"] if primary in epoch]
+    count = len(values)
+    last = max(1, count // 4)
+    if count >= 2 and max(values[-last:]) - max(values[:-last]) > RISING:
+        gained = number(primary, max(values[-last:]) - max(values[:-last]))
+        return (
+            f"the time limits it too: {count} epochs fitted into {duration(request.within_s)}, and {primary} on val still rose "
+            f"by {gained} in the last {last}"
+        )
+    return ""

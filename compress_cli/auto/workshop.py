@@ -1,0 +1,130 @@
+"""Where candidates are made and tried: recipes of a few stages that share the store with the final one, judged on val."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from compress_cli.auto import text
+from compress_cli.auto.request import Request
+from compress_cli.errors import CompressError, StageError
+from compress_cli.measurement import latency, measure, sessions
+from compress_cli.measurement.evaluation import EvaluationRequest, evaluate
+from compress_cli.measurement.measure import Result
+from compress_cli.pipeline import executor, plan, recipe
+from compress_cli.pipeline.executor import Listener, Workspace
+from compress_cli.pipeline.plan import Plan
+from compress_cli.pipeline.run import MEMORY, Run
+from compress_cli.pipeline.step import Step
+from compress_cli.progress import Progress
+from compress_cli.report import Report, against
+from compress_cli.store import durable
+from compress_cli.store.artifact import Artifact
+from compress_cli.store.scratch import scratch
+from compress_cli.store.store import Store
+
+STEPS = 8  # training steps of a rehearsal: enough that the first, slow one does not decide
+TIMED_S = 0.4  # for one comparison of latencies, up to sixteen times as long while it is too noisy to say
+SHARED = ("seed", "device", "threads", "dataset", "task", "measure", "compare")
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A chain taken through a few training steps: the file is that of the real run, but for the values of its weights."""
+
+    size_bytes: int
+    speedup: float  # the given file's latency / this one's
+    latency_ms: float
+    samples_per_s: float | None  # of the training stage; None where nothing is trained
+
+
+@dataclass
+class Workshop:
+    """Makes stages in the store and measures files on val."""
+
+    request: Request
+    settings: Mapping[str, Any]  # the recipe's fields but its stages and gates
+    store: Store
+    folder: Path  # of the recipes that were tried, and their runs
+    listener: Listener
+    known: dict[Path, Result] = field(default_factory=dict)  # files evaluated on val before
+
+    def planned(self, name: str, stages: Sequence[Mapping[str, Any]]) -> Plan:
+        """The plan of some stages, which measures nothing: its steps have the keys that they have in the final recipe."""
+        document = {**{field: self.settings[field] for field in SHARED if field in self.settings}, "stages": list(stages)}
+        path = self.folder / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.write(path, "".join(f"{field}: {text.flow(value)}\n" for field, value in document.items()).encode())
+        planned = plan.plan(recipe.load(path))
+        return replace(planned, rows=(), variants=(), gates=())
+
+    def make(self, name: str, stages: Sequence[Mapping[str, Any]]) -> dict[str, Artifact]:
+        """The artifacts of stages by name, made where the store lacks them, and resumed where they were interrupted."""
+        planned = self.planned(name, stages)
+        run = Run(planned, self.store, self.folder / name, self.listener, repair=True)
+        run.execute()
+        return {step.name: run.artifacts[step.key] for step in planned.stages}
+
+    def judged(self, file: Path, given: Path | None) -> Report:
+        """A file beside the given one on val, with the goals judged as a run judges them on test; or the given one alone."""
+        request = self.request
+        asked = EvaluationRequest(
+            data=json.dumps(request.dataset.model_dump(mode="json", serialize_as_any=True)),
+            task=json.dumps(request.task.model_dump(mode="json", serialize_as_any=True)),
+            split="val",
+            threads=request.timing.threads,
+            latency_batch=request.timing.batch,
+            caches=request.timing.caches,
+            options=request.timing.session,
+            seconds=TIMED_S,
+        )
+        result = evaluate(file, given, asked, lambda progress: None, self.known)
+        return against.report(result, request.goals if given else ())
+
+    def rehearsed(self, name: str, stages: Sequence[Mapping[str, Any]], given: Path) -> Rehearsal:
+        """Take stages through a few batches in a folder that is thrown away, and measure the file that comes of them.
+
+        StageError where they can't work."""
+        planned = self.planned(name, stages)
+        artifacts: dict[str, Artifact] = {}
+        rate = None
+        with scratch("auto") as folder:
+            for step in planned.steps:
+                artifacts[step.key] = self._tried(planned, step, artifacts, folder)
+                if step.stage.long and "samples_per_s" in artifacts[step.key].manifest.facts:
+                    rate = artifacts[step.key].manifest.facts["samples_per_s"]
+            file = artifacts[planned.stages[-1].key].file("model.onnx")
+            return self._measured(file, given, rate)
+
+    def _tried(self, planned: Plan, step: Step, artifacts: Mapping[str, Artifact], folder: Path) -> Artifact:
+        stored = self.store.get(step.key)
+        if stored:
+            return stored
+        self.listener.begins(step, smoke=False)
+        inputs = {role: tuple(artifacts[source.key] for source in steps) for role, steps in step.inputs.items()}
+        output = folder / step.key
+        output.mkdir()
+        try:
+            return executor.perform(planned.recipe, step, inputs, Workspace(output, self.store.root / MEMORY, limit=STEPS))
+        except StageError:
+            raise
+        except CompressError as error:
+            raise StageError(str(error)) from error
+
+    def _measured(self, file: Path, given: Path, rate: float | None) -> Rehearsal:
+        timing, val = self.request.timing, self.request.dataset.split("val")
+        opened = [sessions.open_session(path, timing.threads, timing.session) for path in (given, file)]
+        feeds = [measure.sample(session, val, timing.batch) for session in opened]
+        speedup = latency.compare(*opened, (feeds[0], feeds[1]), TIMED_S, 0, timing.caches)
+        return Rehearsal(file.stat().st_size, speedup.speedup.value, speedup.model.p50_ms.value, rate)
+
+    def say(self, step: Step, note: str) -> None:
+        self.listener.progress(step, Progress("auto", 0, 0, note=note))
+
+
+def training_facts(artifacts: Iterable[Artifact]) -> dict[str, Any]:
+    """The facts of the last artifact that was trained."""
+    return [artifact.manifest.facts for artifact in artifacts if "kept_epoch" in artifact.manifest.facts][-1]

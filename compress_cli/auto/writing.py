@@ -1,0 +1,217 @@
+"""The decision as a recipe with a reason for every stage and value, each with the measured figure that it stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from compress_cli.auto import formats, schedule, students, text
+from compress_cli.auto.decision import AWARE_RATE, FINE, LOSES, Decision
+from compress_cli.auto.formats import Measured
+from compress_cli.auto.request import Request, duration
+from compress_cli.auto.students import Sized
+from compress_cli.auto.subject import Subject
+from compress_cli.auto.text import Stage
+from compress_cli.measurement.machine import machine
+from compress_cli.statistics.gate import sort_of
+
+MARK = "# Written by `compress auto`"
+
+
+def recipe(request: Request, subject: Subject, decision: Decision, settings: Mapping[str, Any], given: str) -> str:
+    """The text of the recipe; `given` is the model's path as the recipe writes it."""
+    head = [MARK, *text.comment("\n".join(_head(request, subject, decision)))]
+    fields = [f"{name}: {text.flow(value)}" for name, value in settings.items()]
+    gates = [
+        *text.comment(
+            "The goals, judged on test at the unfavourable end of the interval: exit code 5 where one does not hold."
+        ),
+        "gates:",
+        *(f"  - {text.flow(goal.promise)}" for goal in request.goals),
+    ]
+    blocks = [head, fields, gates, ["stages:", *_separated(list(_stages(request, subject, decision, given)))]]
+    return text.joined(blocks)
+
+
+def _separated(stages: list[Stage]) -> list[str]:
+    lines: list[str] = []
+    for number, entry in enumerate(stages):
+        lines += ([""] if number else []) + text.stage(entry)
+    return lines
+
+
+def _head(request: Request, subject: Subject, decision: Decision) -> Iterator[str]:
+    row, primary = decision.given.report.rows[0], request.task.primary
+    latency = f"{row.latency.p50_ms.value:.3g} ms" if row.latency else "unknown"
+    macs = f"{row.macs / 1e6:.3g} million multiply-accumulates" if row.macs else "multiply-accumulates unknown"
+    value = row.metrics[primary]
+    here = machine()
+    threads = f"{request.timing.threads} thread(s)" if request.timing.threads else f"{here['cores']} core(s)"
+    yield f"Goals:   {', '.join(goal.promise for goal in request.goals)}; within {duration(request.within_s)}"
+    yield f"Machine: {here['processor']}, {threads}, batch {request.timing.batch}: latencies hold here alone"
+    yield (
+        f"Given:   {subject.what}: {row.size_bytes / 1e3:.1f} kB, {latency}, {macs}; {primary} {number(primary, value.value)} "
+        f"[{number(primary, value.low)}, {number(primary, value.high)}] on val"
+    )
+    yield "Tried on val, which alone decided; test was not looked at:"
+    for one in decision.tried:
+        brief = f" after {decision.brief} epoch(s)" if one.name in decision.compared else ""
+        yield f"  {one.name}{brief}: {_figures(one, primary)}"
+    for one in _last_sizes(decision):
+        yield f"  {one.name}: {one.problem}" if one.problem else f"  {one.name}, its size before any training: {_size(one)}"
+    if decision.skipped:
+        yield f"  not tried for lack of time: {', '.join(decision.skipped)}"
+
+
+def _last_sizes(decision: Decision) -> list[Sized]:
+    """The last size of each candidate."""
+    chosen = {decision.chosen.name: decision.chosen} if decision.chosen else {}
+    return list({**{one.name: one for one in decision.sizes}, **chosen}.values())
+
+
+def _size(one: Sized) -> str:
+    kept = "" if one.fits else ", which misses a goal"
+    return f"{one.rehearsal.size_bytes / 1e3:.1f} kB, {one.rehearsal.speedup:.2f} times as fast{kept}"
+
+
+def number(metric: str, value: float) -> str:
+    """`91.3%`, or four digits of what is no share."""
+    value += 0.0 if abs(value) > 5e-5 else -value  # no -0.00
+    return f"{100 * value:.2f}%" if sort_of(metric) == "share" else f"{value:.4g}"
+
+
+def _figures(one: Measured, primary: str) -> str:
+    if one.problem:
+        return f"not possible ({one.problem})"
+    missed = ", ".join(goal.promise for goal in one.goals if goal.outcome != "met")
+    stands = f"; does not hold: {missed}" if missed else "; holds all goals" if one.goals else ""
+    return f"{one.size_bytes / 1e3:.1f} kB, {one.speedup:.2f} times as fast, {primary} {number(primary, one.metric)}{stands}"
+
+
+def _stages(request: Request, subject: Subject, decision: Decision, given: str) -> Iterator[Stage]:
+    row = decision.given.report.rows[0]
+    why = f"What the others are compared with: {row.size_bytes / 1e3:.1f} kB as a float file."
+    if decision.chosen:
+        why += " It teaches, and is not shipped."
+    if subject.loading.get("trained_on"):
+        why += " Its own run shows that it was trained on this train split, and not on val."
+    yield Stage(subject.stage(given), why)
+    yield from _trained(request, decision) if decision.chosen else _untrained(request, decision)
+    yield Stage(
+        {"type": "export", "name": "onnx"}, "What ships: one file that names its task and data (`compress eval`, no flags)."
+    )
+
+
+def _untrained(request: Request, decision: Decision) -> Iterator[Stage]:
+    assert decision.fmt is not None
+    figures = next(one for one in decision.tried if one.name == decision.fmt.name)
+    said = f"{decision.fmt.what[:1].upper()}{decision.fmt.what[1:]}: {_figures(figures, request.task.primary)} on val."
+    if decision.holds:
+        said += " The gentlest of the formats that keep every goal, so nothing needs to be trained."
+    else:
+        said += f" No format keeps every goal; this one comes nearest. {_sentence(decision.why_nothing)}".rstrip()
+    for stage in decision.fmt.stages("given")[:-1]:
+        yield Stage(_without_start(stage), said)
+
+
+def _without_start(stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage that follows the one before it needs no `start`."""
+    return {name: value for name, value in stage.items() if name != "start"}
+
+
+def _sentence(reason: str) -> str:
+    return f"{reason[:1].upper()}{reason[1:].rstrip('.')}." if reason else ""
+
+
+def _trained(request: Request, decision: Decision) -> Iterator[Stage]:
+    chosen, plan = decision.chosen, decision.plan
+    assert chosen is not None and plan is not None and decision.fmt is not None  # noqa: PT018
+    yield Stage(training_stage(decision), "\n".join(_why_trained(request, decision)))
+    alone, primary = decision.alone, request.task.primary
+    if plan.aware:
+        lost = f"{number(primary, alone.drop)} of the given model on val" if alone and not alone.problem else "too much"
+        yield Stage(
+            aware_stage(decision),
+            f"Training goes on through the rounding to 8 bits: integers alone cost more than {LOSES:.0%} of the drop that is "
+            f"promised ({lost}). {plan.aware} epoch(s), a fifth of the time, at {AWARE_RATE:.0%} of the learning rate.",
+        )
+    else:
+        for stage in decision.fmt.stages(chosen.name)[:-1]:
+            fine = ""
+            if alone and not alone.problem and decision.budget.drop is not None:
+                fine = f" They cost the given model {number(primary, alone.drop)} on val, so calibration is enough."
+            gains = f"{alone.speedup:.2f} times as fast" if alone and not alone.problem else "faster"
+            yield Stage(
+                _without_start(stage), f"8-bit integers, calibrated on train: alone they make the given model {gains}.{fine}"
+            )
+
+
+def _why_trained(request: Request, decision: Decision) -> Iterator[str]:
+    chosen, plan, rates = decision.chosen, decision.plan, decision.rates
+    assert chosen is not None and plan is not None and rates is not None  # noqa: PT018
+    sized = (
+        "sized so that the file is small and fast enough" if chosen.fits else "no size keeps all goals, and this one is near"
+    )
+    yield f"{chosen.why}: {sized} ({_size(chosen)}; a real file, timed here). {_why_chosen(request, decision)}"
+    yield (
+        f"{plan.epochs} epochs: {rates.train} samples at {1 / rates.online_s:.0f} a second with the teacher running along "
+        f"({1 / rates.student_s:.0f} without) fill what is left of {duration(request.within_s)}; together about "
+        f"{duration(plan.seconds)}."
+    )
+    if plan.stored:
+        views = f" for each of {plan.views} fixed views of the pictures" if plan.views > 1 else ""
+        yield f"The teacher's outputs are stored once{views}, which takes {duration(rates.table_s(plan.views))} and pays."
+    if not chosen.fresh:
+        yield f"It has learnt before, so the learning rate is {FINE:.0%} of that from scratch."
+
+
+def _why_chosen(request: Request, decision: Decision) -> str:
+    chosen = decision.chosen
+    assert chosen is not None
+    others = [figures for name, figures in decision.compared.items() if name != chosen.name]
+    if not others:
+        return "Nothing else was compared with it: " + (
+            "no other candidate fits." if not [one for one in decision.sizes if one.fits and one.name != chosen.name]
+            else "there was no time for a short training of each."
+        )  # fmt: skip
+    primary = request.task.primary
+    ours = number(primary, decision.compared[chosen.name].metric)
+    listed = ", ".join(f"{one.name} {number(primary, one.metric)}" for one in others)
+    return f"After a short training ({decision.brief} epoch(s), as long for each) it had {primary} {ours} on val: {listed}."
+
+
+def training_stage(decision: Decision) -> dict[str, Any]:
+    """The stage that trains what was chosen."""
+    chosen, plan = decision.chosen, decision.plan
+    assert chosen is not None and plan is not None  # noqa: PT018
+    lesson = dict(decision.lesson)
+    if plan.stored and lesson.get("augment"):
+        lesson["views"] = plan.views
+    stage = students.trained(chosen.name, chosen.stage, {"epochs": plan.epochs, **lesson})
+    if plan.stored:
+        stage = {**stage, "teacher_cache": True}
+    return _without_start(stage) if stage.get("start") == "given" else stage
+
+
+def aware_stage(decision: Decision) -> dict[str, Any]:
+    """The stage that trains the chosen model in integers."""
+    chosen, plan = decision.chosen, decision.plan
+    assert chosen is not None and plan is not None and decision.fmt is not None  # noqa: PT018
+    quantizer = decision.fmt.quantizer or {}
+    lesson = {name: value for name, value in decision.lesson.items() if name != "optimizer"}
+    return {
+        "type": "quantize_aware",
+        "name": formats.INT8,
+        "teacher": "given",
+        **({"quantizer": dict(quantizer)} if dict(quantizer) != {"type": "static_int8"} else {}),
+        "training": {"epochs": plan.aware, **lesson, "optimizer": schedule.optimizer(decision.scratch, AWARE_RATE)},
+    }
+
+
+def path_of(path: Path, recipe: Path) -> str:
+    """A file as a recipe writes it: relative to its folder where that is short, else in full."""
+    import os
+
+    relative = os.path.relpath(path.absolute(), recipe.absolute().parent)
+    return relative if relative.count("..") < 4 else str(path.absolute())
