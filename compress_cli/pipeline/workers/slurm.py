@@ -10,6 +10,7 @@ from pydantic import Field
 
 from compress_cli.errors import RecipeError
 from compress_cli.pipeline.workers import Handle, Job, Outcome, Workers
+from compress_cli.settings import Many
 
 
 class Slurm(Workers):
@@ -29,7 +30,7 @@ class Slurm(Workers):
     memory_gb: int = Field(16, ge=1, description="memory of a job")
     gpus: int = Field(0, ge=0, description="GPUs of a job")
     jobs: int = Field(64, ge=1, description="steps that are queued at once")
-    setup: tuple[str, ...] = Field((), description="shell commands before the job, such as `module load cuda`")
+    setup: Many[str] = Field((), description="shell commands before the job, such as `module load cuda`")
     requeues: int = Field(20, ge=0, description="how often a job that reached its time limit is queued again")
 
     @property
