@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,17 +38,27 @@ def narrow_edited(
     """Cut the body in place; returns its edits and the record of the cut, as they are replayed.
 
     An edit that the cut changes, such as a mask, loses what is removed, and comes after it."""
-
-    def cut(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        copied = copy.deepcopy(body)
-        load(copied, {name: tensor.to(torch.float32) for name, tensor in tensors.items()})
-        after = channels.cut(copied, groups, removed)
-        return {name: after[name] for name in tensors}
-
+    cut = cut_of(body, groups, removed)
     after = [edit.narrowed(cut) for edit in edits]
     pairs = list(zip(edits, after, strict=True))
     unchanged, changed = [old for old, new in pairs if new is old], [new for old, new in pairs if new is not old]
     return (*unchanged, narrow(body, groups, removed), *changed)
+
+
+Cut = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+"""What remains of tensors shaped as the parameters of their names."""
+
+
+def cut_of(body: nn.Module, groups: Sequence[Group], removed: Sequence[Tensor]) -> Cut:
+    """The cut of a body as it is now, which may have been narrowed when this is called."""
+    whole = copy.deepcopy(body)
+
+    def cut(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        load(whole, {name: tensor.to(torch.float32) for name, tensor in tensors.items()})
+        after = channels.cut(whole, groups, removed)
+        return {name: after[name] for name in tensors}
+
+    return cut
 
 
 def load(body: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -97,11 +107,14 @@ class Proof:
     Code that fixes a width (heads of attention) or reorders channels unseen (a shuffle made of reshapes) fails when it is
     narrower, or computes something else. In double precision, where the body runs in it: a wrong channel changes the
     outputs of a deep network by less than single precision rounds.
+
+    keeps_norms: whether normalisations over channels, which see masked channels and not removed ones, compute as they do; where
+    one would, the cut is no longer equal to the mask. Otherwise something that treats each channel by itself stands for them.
     """
 
-    def __init__(self, body: nn.Module, inputs: tuple[Tensor, ...]):
+    def __init__(self, body: nn.Module, inputs: tuple[Tensor, ...], keeps_norms: bool = False):
         self._body, self._inputs = body, inputs
-        self._exact, self._exact_inputs, self._tolerance = _comparable(body, inputs)
+        self._exact, self._exact_inputs, self._tolerance = _comparable(body, inputs, keeps_norms)
         self._replaced = any(isinstance(module, _Rescale) for module in self._exact.modules())
 
     def provable(self, groups: Sequence[Group]) -> list[Group]:
@@ -156,13 +169,14 @@ def _some(share: float, count: int) -> int:
     return min(max(1, round(share * count)), count - 1)
 
 
-def _comparable(body: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...], float]:
+def _comparable(body: nn.Module, inputs: tuple[Tensor, ...], keeps_norms: bool) -> tuple[nn.Module, tuple[Tensor, ...], float]:
     """A copy of the body whose channels do not mix but in its weights, inputs for it, and the relative rounding error.
 
     A model whose code makes tensors of single precision, or reads a normalisation's attributes, stays as it is there.
     """
     exact_inputs = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs)
-    for precise, replaced in ((True, True), (False, True), (True, False)):
+    attempts = ((True, False),) if keeps_norms else ((True, True), (False, True), (True, False))
+    for precise, replaced in attempts:
         exact = copy.deepcopy(body).double() if precise else copy.deepcopy(body)
         if replaced:
             _replace_normalisations(exact)

@@ -16,6 +16,7 @@ from compress_cli.data.signature import Signature
 from compress_cli.errors import StageError
 from compress_cli.networks import proof, restore
 from compress_cli.networks.models import Network
+from compress_cli.networks.narrowing import Cut
 from compress_cli.networks.restore import Restored
 from compress_cli.progress import Progress
 from compress_cli.quantization import annotation, observer, trainable
@@ -116,17 +117,26 @@ class IntegerTraining:
         self._simulation = self.graph
 
     def train(self, attach: Sequence[Attach] = ()) -> dict[str, Any]:
-        """Train the graph, and give its weights to the network; facts of the training."""
+        """Train the graph, and give the network its weights and what training has added to its edits; facts of the training."""
         stage, context, training = self._stage, self._context, self._stage.training
         precision = "float32" if training.precision == "auto" else training.precision
         config = training.model_copy(update={"precision": precision})
         losses, teachers = _teaching.opened(stage, context, self.restored.signature.heads, config.batch)
         freezing = [self._freezing] if stage.freeze else []
-        facts = loop.fit(cast(Network, self.graph), losses, config, context, teachers, [*attach, *freezing])
+        trained = cast(Network, self.graph)
+        facts = loop.fit(trained, losses, config, context, teachers, [*attach, *freezing])
         self.graph.give_weights(self.restored.network)
+        self.restored.network.edits = trained.edits
         if training.precision == "auto":
             facts["precision"]["reason"] = "rounding is simulated in float32"
         return facts
+
+    def narrow(self, restored: Restored, cut: Cut) -> None:
+        """Go on with what a cut has left of the network, whose removed channels the trained simulation has masked."""
+        self.restored = restored
+        graph = self._graph_of(restored)
+        trainable.narrow(self.graph, graph, cut)
+        self.graph = graph
 
     def settle(self, notes: Sequence[str] = ()) -> dict[str, Any]:
         """Write the Program with the trained ranges; facts, with the proof that its integers decide as the simulation does."""

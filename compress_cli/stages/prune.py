@@ -22,7 +22,7 @@ from compress_cli.pruning.criteria.l2 import L2
 from compress_cli.pruning.distributions import Distribution
 from compress_cli.pruning.distributions.uniform import Uniform
 from compress_cli.settings import Many
-from compress_cli.stages import Role, Stage, _cut, _teaching
+from compress_cli.stages import Role, Stage, _cut, _pruning, _teaching
 from compress_cli.stages._pruning import Keep, Pruning, Share, Steps, with_edits
 from compress_cli.stages._teaching import Names
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
@@ -90,11 +90,7 @@ class Prune(Stage):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.ratio and self.keep) or not (self.ratio or self.keep or self.ratios):
-            raise ValueError(
-                "give either 'ratio' (the share of channels removed) or 'keep' (the share of cost that remains), "
-                "or 'ratios' by layer"
-            )
+        _pruning.check(self)
         if self.distribution.curves != (self.sensitivity is not None):
             problem = "needs the curves of a stage pruning_sensitivity" if self.distribution.curves else "reads no curves"
             raise ValueError(f"sensitivity: the distribution '{self.distribution.type}' {problem}: name one, or take it out")
