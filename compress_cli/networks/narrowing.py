@@ -115,6 +115,10 @@ class Proof:
     def __init__(self, body: nn.Module, inputs: tuple[Tensor, ...], keeps_norms: bool = False):
         self._body, self._inputs = body, inputs
         self._exact, self._exact_inputs, self._tolerance = _comparable(body, inputs, keeps_norms)
+        self.reason = "the model does not run, or goes wrong, when it is narrower"
+        """Why a group is not provable."""
+        if keeps_norms:
+            self.reason += ", or a normalisation tells its masked channels from removed ones"
         self._replaced = any(isinstance(module, _Rescale) for module in self._exact.modules())
 
     def provable(self, groups: Sequence[Group]) -> list[Group]:

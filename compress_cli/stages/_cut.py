@@ -40,7 +40,7 @@ def cuttable(
     else:
         groups = [group for group in dependencies.groups if group.layer in proven]
     unproven = [group.layer for group in dependencies.groups if group not in groups]
-    whole = dependencies.whole | dict.fromkeys(unproven, "the model does not run, or goes wrong, when it is narrower")
+    whole = dependencies.whole | dict.fromkeys(unproven, proof.reason)
     if not groups:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(whole.items())[:5])
         raise RecipeError(f"there is no layer that can be cut ({reasons})")
