@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -41,17 +42,27 @@ def narrow_edited(
     """Cut the body in place; returns its edits and the record of the cut, as they are replayed.
 
     An edit that the cut changes, such as a mask, loses what is removed, and comes after it."""
-
-    def cut(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        copied = copy.deepcopy(body)
-        load(copied, {name: tensor.to(torch.float32) for name, tensor in tensors.items()})
-        after = channels.cut(copied, groups, removed)
-        return {name: after[name] for name in tensors}
-
+    cut = cut_of(body, groups, removed)
     after = [edit.narrowed(cut) for edit in edits]
     pairs = list(zip(edits, after, strict=True))
     unchanged, changed = [old for old, new in pairs if new is old], [new for old, new in pairs if new is not old]
     return (*unchanged, narrow(body, groups, removed), *changed)
+
+
+Cut = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+"""What remains of tensors shaped as the parameters of their names."""
+
+
+def cut_of(body: nn.Module, groups: Sequence[Group], removed: Sequence[Tensor]) -> Cut:
+    """The cut of a body as it is now, which may have been narrowed when this is called."""
+    whole = copy.deepcopy(body)
+
+    def cut(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        load(whole, {name: tensor.to(torch.float32) for name, tensor in tensors.items()})
+        after = channels.cut(whole, groups, removed)
+        return {name: after[name] for name in tensors}
+
+    return cut
 
 
 def load(body: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -77,11 +88,19 @@ class Proof:
     Code that fixes a width (heads of attention) or reorders channels unseen (a shuffle made of reshapes) fails when it is
     narrower, or computes something else. In double precision, where the body runs in it: a wrong channel changes the
     outputs of a deep network by less than single precision rounds.
+
+    keeps_norms: whether normalisations over channels, which see masked channels and not removed ones, compute as they do; where
+    one would, the cut is no longer equal to the mask. Otherwise something that treats each channel by itself stands for them.
     """
 
-    def __init__(self, body: nn.Module, inputs: tuple[Tensor, ...]):
+    def __init__(self, body: nn.Module, inputs: tuple[Tensor, ...], keeps_norms: bool = False):
         self._body, self._inputs = body, inputs
-        self._exact, self._exact_inputs, self._tolerance, self._normalises = _comparable(body, inputs)
+        self._keeps_norms = keeps_norms
+        self._exact, self._exact_inputs, self._tolerance, self._normalises = _comparable(body, inputs, keeps_norms)
+        self.reason = "the model does not run, or goes wrong, when it is narrower"
+        """Why a group is not provable."""
+        if keeps_norms:
+            self.reason += ", or a normalisation tells its masked channels from removed ones"
 
     def provable(self, groups: Sequence[Group]) -> list[Group]:
         """The groups that can be cut together, by a random pattern; all of them where that is possible.
@@ -108,7 +127,7 @@ class Proof:
         """Whether the body without these channels gives the same outputs as the whole body with them masked."""
         if self._normalises and _cut_outputs(self._body, self._inputs, groups, removed) is None:
             return False
-        with Rescaling():
+        with _rescaling(self._keeps_norms):
             outputs = _cut_outputs(self._exact, self._exact_inputs, groups, removed)
             expected = _masked_outputs(self._exact, self._exact_inputs, groups, removed)
         if outputs is None or _shapes(outputs) != _shapes(expected):
@@ -167,20 +186,26 @@ def _some(share: float, count: int) -> int:
     return min(max(1, round(share * count)), count - 1)
 
 
-def _comparable(body: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[nn.Module, tuple[Tensor, ...], float, bool]:
-    """A copy of the body, inputs for it, the relative rounding error, and whether it normalises over channels.
+def _rescaling(keeps_norms: bool) -> AbstractContextManager[Rescaling | None]:
+    return nullcontext() if keeps_norms else Rescaling()
+
+
+def _comparable(
+    body: nn.Module, inputs: tuple[Tensor, ...], keeps_norms: bool
+) -> tuple[nn.Module, tuple[Tensor, ...], float, bool]:
+    """A copy of the body, inputs for it, the relative rounding error, and whether normalisations are replaced in it.
 
     A model whose code makes tensors of single precision stays as it is there.
     """
     precise = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs)
     for exact, own, tolerance in ((copy.deepcopy(body).double(), precise, 1e-7), (copy.deepcopy(body), inputs, 1e-4)):
         try:
-            with Rescaling() as rescaling:
+            with _rescaling(keeps_norms) as rescaling:
                 _heads(exact, own)
         except (*CUT_ERRORS, AttributeError, TypeError):
             continue
-        return exact, own, tolerance, rescaling.normalisations > 0
-    return copy.deepcopy(body), inputs, 1e-4, True
+        return exact, own, tolerance, rescaling is not None and rescaling.normalisations > 0
+    return copy.deepcopy(body), inputs, 1e-4, not keeps_norms
 
 
 def _cut_outputs(

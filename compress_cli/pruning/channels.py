@@ -124,12 +124,18 @@ def cut(body: nn.Module, groups: Iterable[Group], removed: Iterable[Tensor]) -> 
 
 def masked(body: nn.Module, groups: Iterable[Group], removed: Iterable[Tensor]) -> dict[str, Tensor]:
     """The body's state dict with the removed channels' slices set to zero: it computes what the cut one computes."""
-    state = {name: tensor.detach() for name, tensor in body.state_dict().items()}
+    return cleared({name: tensor.detach() for name, tensor in body.state_dict().items()}, groups, removed)
+
+
+def cleared(tensors: Mapping[str, Tensor], groups: Iterable[Group], removed: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Tensors shaped as the parameters and buffers of their names, with the removed channels' slices set to zero."""
+    state = dict(tensors)
     for group, numbers in zip(groups, removed, strict=True):
         for part in group.parts:
-            rows = part.by_channel(state[part.name]).clone()
-            rows[part.index[numbers].flatten()] = 0
-            state[part.name] = part.as_stored(rows)
+            if part.name in state:
+                rows = part.by_channel(state[part.name]).clone()
+                rows[part.index[numbers].flatten()] = 0
+                state[part.name] = part.as_stored(rows)
     return state
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +67,21 @@ def begin(graph: GraphModule, calibrated: nn.Module) -> None:
             scale, zero_point = (float(value) for value in pair.observer.calculate_qparams())  # type: ignore[operator]
             steps = pair.trained.quant_max
             pair.trained.begin(-zero_point * scale, (steps - zero_point) * scale)
+
+
+@torch.no_grad()
+def narrow(graph: GraphModule, narrower: GraphModule, cut: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Give the graph of a network that has lost channels the ranges of the graph that was trained before.
+
+    cut: what remains of tensors shaped as the parameters of their names, in the network's body.
+    """
+    for (node, trained), (_, fresh) in zip(_quantisers(graph), _quantisers(narrower), strict=True):
+        if isinstance(trained, Activations):
+            fresh.load_state_dict(trained.state_dict())
+        elif isinstance(trained, Weights):
+            weight, name = _weight(graph, node), str(node.all_input_nodes[0].target).removeprefix("body.")
+            scales = trained.scale.reshape(-1, *(1 for _ in weight.shape[1:])).expand_as(weight).contiguous()
+            fresh.scale.copy_(cut({name: scales})[name].flatten(1)[:, 0])  # type: ignore[operator, union-attr]
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ def cuttable(
     groups = proof.provable(dependencies.groups) if proven is None else coupling.again(dependencies.groups, proven)
     cut = {layer for group in groups for layer in (group.layer, *group.coupled)}
     unproven = [group.layer for group in dependencies.groups if group.layer not in cut]
-    whole = dependencies.whole | dict.fromkeys(unproven, "the model does not run, or goes wrong, when it is narrower")
+    whole = dependencies.whole | dict.fromkeys(unproven, proof.reason)
     if not groups:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(whole.items())[:5])
         raise RecipeError(f"there is no layer that can be cut ({reasons})")

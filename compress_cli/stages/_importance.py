@@ -98,9 +98,10 @@ def _gradients(network: Network, losses: tuple[Loss, ...], part: Split) -> dict[
     """Parameter name in the body -> gradient of the losses on some samples."""
     parameters = dict(network.body.named_parameters(remove_duplicate=False))
     batch = from_arrays(part.inputs, part.targets, part.index)
-    outputs = features.outputs(network, network.signature, batch, (), {})
-    loss = torch.stack([loss(outputs, (), batch, nn.Identity()) for loss in losses]).sum()
-    gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
+    with torch.enable_grad():  # masks that grow are scored between two steps of the optimiser
+        outputs = features.outputs(network, network.signature, batch, (), {})
+        loss = torch.stack([loss(outputs, (), batch, nn.Identity()) for loss in losses]).sum()
+        gradients = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
     return dict(zip(parameters, gradients, strict=True))
 
 

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -19,8 +19,10 @@ from compress_cli.networks.edits import Edit
 from compress_cli.networks.narrowing import Proof
 from compress_cli.progress import Progress
 from compress_cli.pruning import widths
+from compress_cli.pruning.channels import Group
 from compress_cli.pruning.cost import Cost
-from compress_cli.pruning.distributions import Curve
+from compress_cli.pruning.criteria import Criterion
+from compress_cli.pruning.distributions import Curve, Distribution
 from compress_cli.pruning.distributions.uniform import Uniform
 from compress_cli.settings import Settings
 from compress_cli.stages import _cut, _exported, _importance
@@ -75,13 +77,45 @@ def with_edits(restored: restore.Restored, edits: Sequence[Edit]) -> restore.Res
     return replace(restored, edits=(*restored.network.edits, *edits))
 
 
-class Pruning:
-    """A network on its way through the cuts of a stage."""
+class Cuts(Protocol):
+    """Settings that say which channels are cut, and how many."""
 
-    def __init__(self, stage: Prune, restored: restore.Restored, context: Context):
+    @property
+    def ratio(self) -> float | None: ...
+    @property
+    def keep(self) -> Keep | None: ...
+    @property
+    def ratios(self) -> dict[str, float]: ...
+    @property
+    def distribution(self) -> Distribution: ...
+    @property
+    def criterion(self) -> Criterion: ...
+    @property
+    def round_to(self) -> int | Literal["auto"]: ...
+    @property
+    def ignore(self) -> tuple[str, ...]: ...
+
+
+def check(cuts: Cuts, instead: str = "") -> None:
+    """ValueError where it is not clear how much is cut; `instead` names what else would do."""
+    if (cuts.ratio and cuts.keep) or not (cuts.ratio or cuts.keep or cuts.ratios):
+        raise ValueError(
+            "give either 'ratio' (the share of channels removed) or 'keep' (the share of cost that remains), "
+            f"or 'ratios' by layer{instead}"
+        )
+
+
+class Pruning:
+    """A network on its way through the cuts of a stage.
+
+    masked: whether channels are masked while the network is trained, and cut afterwards: groups whose cut is not equal to
+    their mask, since a normalisation tells the two apart, stay whole.
+    """
+
+    def __init__(self, stage: Cuts, restored: restore.Restored, context: Context, masked: bool = False):
         self._stage, self.restored, self._context = stage, restored, context
         self._inputs = _cut.probes(restored, context)
-        self._proof = Proof(restored.network.body, self._inputs)
+        self._proof = Proof(restored.network.body, self._inputs, keeps_norms=masked)
         self._groups, self._whole = _cut.cuttable(restored.network.body, self._inputs, stage.ignore, self._proof)
         self._cost = Cost(restored.network.body, self._inputs, self._groups)
         self._proven = self._groups
@@ -99,17 +133,35 @@ class Pruning:
     def cut(self, done: float) -> None:
         """Cut so far that this share of the whole cut is made."""
         self._find_groups()
+        importance = self.importance()
+        kept = self._widths(importance, done)
+        removed = [_importance.lowest(score, count) for score, count in zip(importance, kept, strict=True)]
+        if done == 1:
+            network = self.restored.network
+            self._errors = _importance.errors(self._stage.criterion, self._groups, importance, removed, network, self._context)
+        self.remove(removed)
+
+    @property
+    def groups(self) -> list[Group]:
+        """The groups that can be cut."""
+        return self._groups
+
+    def importance(self) -> list[Tensor]:
+        """(channels,) by group, of the weights as they are; StageError where one is not a number."""
         importance = _importance.scores(self._stage.criterion, self._groups, self.restored.network, self._context)
         _importance.check_finite(importance)
         alike = [group.layer for group, score in zip(self._groups, importance, strict=True) if bool((score == score[0]).all())]
         if alike:
             self._note(f"criterion {self._stage.criterion.type} scores all channels alike in {', '.join(alike)}: the first go")
-        kept = self._widths(importance, done)
-        removed = [_importance.lowest(score, count) for score, count in zip(importance, kept, strict=True)]
+        return importance
+
+    def planned(self) -> list[int]:
+        """How many channels of each group the whole cut would leave by their importance of now."""
+        return self._widths(self.importance(), 1.0)
+
+    def remove(self, removed: Sequence[Tensor]) -> None:
+        """Cut the channels of these numbers, by group."""
         _cut.check_cut(self._proof, self._groups, removed)
-        if done == 1:
-            network = self.restored.network
-            self._errors = _importance.errors(self._stage.criterion, self._groups, importance, removed, network, self._context)
         self._remove(removed)
 
     def repeat(self, noted: dict[str, Any]) -> None:
@@ -149,7 +201,7 @@ class Pruning:
 
     def train(self, training: TrainingConfig, context: Context) -> dict[str, Any]:
         """Train the network as it is now; facts of the training."""
-        facts = self._stage.teaching.fit(self.restored.network, training, context)
+        facts = cast("Prune", self._stage).teaching.fit(self.restored.network, training, context)
         self._history[-1]["epochs"] = len(facts["epochs"])
         self._notes += [note for note in facts.get("notes", []) if note not in self._notes]
         return facts
@@ -177,7 +229,7 @@ class Pruning:
         columns = list(dict.fromkeys(column for errors in self._errors.values() for column in errors))
         return Findings(
             title="What the removal of channels was foretold to cost, and what it costs",
-            about=f"{self._stage.criterion.foretells}{' Of the last step.' if self._stage.steps else ''}",
+            about=f"{self._stage.criterion.foretells}{' Of the last step.' if len(self._cuts) > 1 else ''}",
             side="PyTorch",
             what="layer",
             columns=columns,
@@ -252,7 +304,8 @@ class Pruning:
 
     def _measured(self, counted: str, share: float, choices: list[widths.WidthChoice], spread: widths.Spread) -> list[int]:
         """The same for a cost of the exported file."""
-        files = _exported.Files(self.restored.network, self._groups, self._stage.exporter, self._stage.timing)
+        stage = cast("Prune", self._stage)
+        files = _exported.Files(self.restored.network, self._groups, stage.exporter, stage.timing)
         try:
             measure = files.bytes if counted == "bytes" else files.latency
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from compress_cli.errors import RecipeError
 from compress_cli.pruning import weights as selection
+from compress_cli.pruning.saliencies import Saliency
 from compress_cli.pruning.weights import Masks
 from compress_cli.settings import Settings
 from compress_cli.training.sparsification import Share
@@ -29,6 +31,50 @@ class NofM(Settings):
         if self.n >= self.m:
             raise ValueError(f"n must be below m: {self.n} of {self.m} weights would all remain")
         return self
+
+
+class Gradual(Settings):
+    """Masks that grow while the model is trained."""
+
+    begin: float = Field(0.0, ge=0, description="epochs of the training before the first weights are masked")
+    end: float = Field(gt=0, description="epochs after which the ratio is reached; the rest of the training recovers")
+    every: int = Field(10, ge=1, description="steps of the optimiser between two changes of the masks")
+    initial: float = Field(0.0, ge=0, lt=1, description="ratio that the rise begins with")
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.end <= self.begin:
+            raise ValueError(f"end must come after begin (got {self.begin} and {self.end})")
+        return self
+
+
+class Sparse(Protocol):
+    """Settings that say which weights are masked, and how many."""
+
+    @property
+    def ratio(self) -> float | None: ...
+    @property
+    def scope(self) -> Literal["layer", "global"]: ...
+    @property
+    def layers(self) -> dict[str, float]: ...
+    @property
+    def n_of_m(self) -> NofM | None: ...
+    @property
+    def criterion(self) -> Saliency: ...
+
+
+def check(settings: Sparse) -> None:
+    """ValueError where what ranks the weights does not fit what is asked for."""
+    if settings.scope == "global" and (settings.layers or settings.ratio is None):
+        raise ValueError("scope: global ranks all weights together by 'ratio'; 'layers', 'threshold' and 'n_of_m' do not fit")
+    if settings.criterion.across_layers and settings.scope != "global":
+        raise ValueError(f"criterion {settings.criterion.type} compares layers; set scope: global and a ratio")
+
+
+def check_end(gradual: Gradual, epochs: int) -> None:
+    """ValueError where training ends before the masks have grown."""
+    if gradual.end > epochs:
+        raise ValueError(f"gradual: reaches the ratio after {gradual.end:g} epochs, and training ends after {epochs}")
 
 
 @dataclass(frozen=True)
@@ -87,7 +133,8 @@ class Targets:
         if self.threshold is not None:
             return selection.above(self.weights, self.threshold)
         if self.n_of_m is not None:
-            return selection.n_of_m(scores, self.axes, self.n_of_m.n, self.n_of_m.m)
+            n, m = self.n_of_m.n, self.n_of_m.m
+            return selection.n_of_m(scores, self.axes, m - math.floor(share(1 - n / m) * m + 1e-6), m)
         if self.together is not None:
             return selection.lowest_masked_together(scores, share(self.together))
         return selection.lowest_masked(scores, {name: share(ratio) for name, ratio in self.ratios.items()})

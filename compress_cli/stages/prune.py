@@ -21,7 +21,7 @@ from compress_cli.pruning.criteria.l2 import L2
 from compress_cli.pruning.distributions import Distribution
 from compress_cli.pruning.distributions.uniform import Uniform
 from compress_cli.settings import Many, NotInKeyAtDefault
-from compress_cli.stages import Role, Stage, _cut, _depth
+from compress_cli.stages import Role, Stage, _cut, _depth, _pruning
 from compress_cli.stages._depth import Depth
 from compress_cli.stages._pruning import Keep, Pruning, Share, Steps, with_edits
 from compress_cli.stages._rounds import Rounds
@@ -98,14 +98,9 @@ class Prune(Stage):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if (self.ratio and self.keep) or not (self.ratio or self.keep or self.ratios or self.depth):
-            raise ValueError(
-                "give either 'ratio' (the share of channels removed) or 'keep' (the share of cost that remains), "
-                "or 'ratios' by layer, or 'depth'"
-            )
-        if self.depth and (
-            cut := [name for name in OF_CHANNELS if getattr(self, name) != type(self).model_fields[name].default]
-        ):
+        if not self.depth:
+            _pruning.check(self, ", or 'depth'")
+        elif cut := [name for name in OF_CHANNELS if getattr(self, name) != type(self).model_fields[name].default]:
             raise ValueError(
                 f"depth: whole blocks are removed here, and '{cut[0]}' is about channels; cut these in another stage prune, "
                 "before or after"

@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
-from compress_cli import stopping
 from compress_cli.context import Context
-from compress_cli.data import samples
-from compress_cli.data.datasets import Split
-from compress_cli.data.signature import Signature
 from compress_cli.distillation.combinations import Combination
 from compress_cli.distillation.combinations.mean import Mean
-from compress_cli.errors import StageError
 from compress_cli.losses import Loss
-from compress_cli.networks import features, proof, restore
-from compress_cli.networks.models import Network
-from compress_cli.networks.restore import Restored
-from compress_cli.progress import Progress
-from compress_cli.quantization import annotation, observer, trainable
-from compress_cli.quantization.calibrations.min_max import MinMax
+from compress_cli.networks import features, restore
+from compress_cli.quantization import annotation
 from compress_cli.quantization.fake_quantization import Ranges
 from compress_cli.quantization.quantizers import Quantizer
 from compress_cli.quantization.quantizers.static_int8 import StaticInt8
-from compress_cli.quantization.trainable import TrainableGraph
-from compress_cli.settings import Many, Settings
-from compress_cli.stages import Role, Stage
+from compress_cli.settings import Many
+from compress_cli.stages import Role, Stage, _integer_training
+from compress_cli.stages._integer_training import Freeze, IntegerTraining
 from compress_cli.stages._teaching import Names, Teaching
-from compress_cli.statistics.agreement import Agreement, compare
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.training import loader, loop
-from compress_cli.training.attachment import Attachment
 from compress_cli.training.config import TrainingConfig
-
-SAME = 0.995
-"""The share of samples whose decision the integers must leave as the trained simulation has it; below, a note says so."""
-
-
-class Freeze(Settings):
-    """What training leaves as it is towards its end, when noise of batches harms more than they still learn."""
-
-    after_epochs: float = Field(ge=0, allow_inf_nan=False, description="from so many epochs on; 0: from the first step")
-    batch_norms: bool = Field(True, description="batch norms use their running statistics, as at inference, and keep them")
-    ranges: bool = Field(False, description="ranges of activations stay, and learned scales")
 
 
 class QuantizeAware(Stage):
@@ -90,36 +65,13 @@ class QuantizeAware(Stage):
     teacher_cache: bool = Field(False, description="read the teacher's outputs from a table that is made once, as in distill")
 
     @model_validator(mode="after")
-    def _teachers(self) -> Self:
-        self._teaching.check_optional()
+    def _goes_together(self) -> Self:
+        _integer_training.check(self)
         return self
 
     @property
     def _teaching(self) -> Teaching:
         return Teaching.of(self, self.training)
-
-    @model_validator(mode="after")
-    def _can_be_simulated(self) -> Self:
-        if not self.quantizer.makes_program:
-            reason = "with recover, per_channel: false or activations: float it makes a file"
-            what = reason if isinstance(self.quantizer, StaticInt8) else "it makes a file; take static_int8"
-            raise ValueError(f"quantizer: '{self.quantizer.type}' has no simulation that could be trained: {what}")
-        return self
-
-    @model_validator(mode="after")
-    def _fits_a_graph(self) -> Self:
-        training = self.training
-        if training.precision.startswith("bfloat16"):
-            raise ValueError("training.precision: rounding to integers is simulated in float32; leave precision out")
-        if training.regularizers:
-            raise ValueError("training.regularizers: a graph with fake quantisation has none; use them in an earlier stage")
-        if training.keep_epochs:
-            raise ValueError("training.keep_epochs: the result is a quantised program, to whose epochs no stage can rewind")
-        if self.freeze and self.freeze.after_epochs >= training.epochs:
-            raise ValueError(
-                f"freeze.after_epochs: {self.freeze.after_epochs:g} is not before the end of training, after {training.epochs}"
-            )
-        return self
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         self._teaching.check_layers(kinds.get("teacher", ()))
@@ -130,117 +82,9 @@ class QuantizeAware(Stage):
         return self._teaching.tables()
 
     def depends(self) -> dict[str, Any]:
-        resolved = self.quantizer.resolved()
-        machine = {} if resolved == self.quantizer else {"quantizer": resolved.model_dump(mode="json")}
-        return {**self._teaching.named(), **machine}
+        return {**self._teaching.named(), **_integer_training.tuned_here(self.quantizer)}
 
     def run(self, context: Context) -> dict[str, Any]:
-        restored = restore.checkpoint(context.inputs["start"][0])
-        quantizer, example = self.quantizer.resolved(), proof.example(restored.signature)
-        calibration = samples.drawn(context.split("train", self.batch), self.samples, context.seed)
-        graph = quantizer.prepare_qat(restored.network, example, self.ranges)
-        calibrated = quantizer.prepare(restored.network, example)
-        self._calibrate(calibrated, restored.signature, calibration, context)
-        trainable.begin(graph, calibrated)
-        facts = self._train(graph, restored, context)
-        return {**facts, **self._settle(graph, restored, quantizer, calibration, context, facts.get("notes", []))}
-
-    def _train(self, graph: TrainableGraph, restored: Restored, context: Context) -> dict[str, Any]:
-        """Train the graph, and give its weights to the network."""
-        network, original = cast(Network, graph), restored.network  # all that training asks of a network
-        network.signature, network.edits, network.trained_on = original.signature, original.edits, original.trained_on
-        precision = "float32" if self.training.precision == "auto" else self.training.precision
-        config = self.training.model_copy(update={"precision": precision})
-        facts = self._teaching.fit(network, config, context, [self._freezing] if self.freeze else [])
-        graph.give_weights(original)
-        if self.training.precision == "auto":
-            facts["precision"]["reason"] = "rounding is simulated in float32"
-        return facts
-
-    def _freezing(self, network: Network, steps: int) -> Attachment:
-        assert self.freeze is not None
-        return _Freezing(cast(TrainableGraph, network), self.freeze, round(self.freeze.after_epochs * steps))
-
-    def _settle(
-        self,
-        graph: TrainableGraph,
-        restored: Restored,
-        quantizer: Quantizer,
-        calibration: Split,
-        context: Context,
-        notes: Sequence[str],
-    ) -> dict[str, Any]:
-        """Write the Program with the trained ranges; facts, with the proof that its integers decide as the simulation does."""
-        stored = quantizer.model_copy(update={"calibration": MinMax()})  # its extremes are the trained ranges
-        prepared = stored.prepare(restored.network, proof.example(restored.signature))
-        self._calibrate(prepared, restored.signature, calibration, context)
-        clipped = trainable.settle(graph, prepared)
-        restore.save_program(restored, stored, prepared, context.output)
-        layers, left_float = observer.observed(prepared, clipped), annotation.left_float(prepared)
-        converted = stored.convert(prepared)
-        held_out = context.split("val", self.batch)
-        check = samples.drawn(held_out, self.samples, context.seed) if len(held_out) else calibration
-        kept: dict[str, Agreement] = {}  # integers against the simulation
-        lost: dict[str, Agreement] = {}  # integers against the same weights in float
-        for part in samples.parts(check, self.batch):
-            inputs, decided = samples.tensors(part, restored.signature), (restored.signature.class_axes, part.truth())
-            integers = samples.answers(converted, inputs)
-            compare(kept, samples.answers(graph, inputs), integers, *decided)
-            compare(lost, samples.answers(restored.network, inputs), integers, *decided)
-        if context.limit is None:
-            notes = [*notes, *_proven(kept, lost)]
-        return {
-            "calibration_samples": len(calibration),
-            "check_samples": len(check),
-            "sqnr_db": {head: agreement.sqnr_db for head, agreement in lost.items()},
-            "argmax_agreement": {head: agreement.argmax_agreement for head, agreement in lost.items()},
-            "simulation": {
-                head: {"max_abs_error": agreement.max_abs_error, "argmax_agreement": agreement.argmax_agreement}
-                for head, agreement in kept.items()
-            },
-            "layers": layers,
-            "left_float": left_float,
-            **({"notes": list(notes)} if notes else {}),
-        }
-
-    def _calibrate(self, prepared: nn.Module, signature: Signature, calibration: Split, context: Context) -> None:
-        total = -(-len(calibration) // self.batch)
-        with torch.no_grad(), stopping.held():
-            for number, part in enumerate(samples.parts(calibration, self.batch), 1):
-                prepared(*samples.tensors(part, signature))
-                context.log(Progress("calibrate", number, total))
-
-
-class _Freezing(Attachment):
-    """Freezes batch norms and ranges after some steps, and in a training that is resumed after them."""
-
-    done: Tensor  # () steps of the optimiser
-
-    def __init__(self, graph: TrainableGraph, freeze: Freeze, steps: int):
-        super().__init__()
-        self.targets, self.freeze, self.steps = [graph], freeze, steps
-        self.register_buffer("done", torch.zeros((), dtype=torch.int64))
-
-    def substitutes(self, weights: Any) -> dict[str, Tensor]:
-        if self.training and int(self.done) >= self.steps:
-            self.targets[0].freeze(self.freeze.batch_norms, self.freeze.ranges)
-        return {}
-
-    def after_step(self, step: int) -> None:
-        self.done.fill_(step)
-
-
-def _proven(kept: dict[str, Agreement], lost: dict[str, Agreement]) -> list[str]:
-    """Notes where the integers decide otherwise than the trained simulation; StageError where they are something else."""
-    notes = []
-    for head, agreement in kept.items():
-        if not agreement.rms_error <= max(lost[head].rms_error, 1e-6):  # NaN fails too
-            raise StageError(
-                f"head '{head}' of the quantised model is further from what was trained ({agreement.rms_error:.3g}) than from "
-                f"the same weights in float ({lost[head].rms_error:.3g}), on {agreement.samples} samples: this model can't be "
-                "trained in integers; quantise it after training"
-            )
-        share = agreement.argmax_agreement
-        if share is not None and share < SAME:
-            notes.append(f"head '{head}': the integers decide as the trained simulation on only {share:.1%} of the samples")
-    return notes
+        integers = IntegerTraining(self, restore.checkpoint(context.inputs["start"][0]), context)
+        facts = integers.train()
+        return {**facts, **integers.settle(facts.get("notes", []))}

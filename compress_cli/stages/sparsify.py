@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 
 from compress_cli.context import Context
@@ -18,37 +16,22 @@ from compress_cli.losses import Loss
 from compress_cli.networks import features, restore
 from compress_cli.networks.edits import constraints
 from compress_cli.networks.edits.mask import Mask, masked, masks_of
-from compress_cli.networks.models import Network
 from compress_cli.networks.restore import Restored
 from compress_cli.progress import Progress
 from compress_cli.pruning import weights as selection
 from compress_cli.pruning.saliencies import Saliency
 from compress_cli.pruning.saliencies.magnitude import Magnitude
-from compress_cli.settings import Many, Settings
-from compress_cli.stages import Role, Stage, _saliency
+from compress_cli.settings import Many
+from compress_cli.stages import Role, Stage, _saliency, _sparsity
 from compress_cli.stages._rounds import Rounds
-from compress_cli.stages._sparsity import NofM, Ratio, Targets
+from compress_cli.stages._sparsity import Gradual, NofM, Ratio, Targets
 from compress_cli.stages._teaching import Names, Teaching
+from compress_cli.stages._weight_masks import WeightMasks
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.training import loader, loop
-from compress_cli.training.attachment import Attach, Attachment
+from compress_cli.training.attachment import Attach
 from compress_cli.training.config import TrainingConfig
-from compress_cli.training.sparsification import Growing, Moving, Ramp, Share
-
-
-class Gradual(Settings):
-    """Masks that grow while the model is trained."""
-
-    begin: float = Field(0.0, ge=0, description="epochs of the training before the first weights are masked")
-    end: float = Field(gt=0, description="epochs after which the ratio is reached; the rest of the training recovers")
-    every: int = Field(10, ge=1, description="steps of the optimiser between two changes of the masks")
-    initial: float = Field(0.0, ge=0, lt=1, description="ratio that the rise begins with")
-
-    @model_validator(mode="after")
-    def _rises(self) -> Self:
-        if self.end <= self.begin:
-            raise ValueError(f"end must come after begin (got {self.begin} and {self.end})")
-        return self
+from compress_cli.training.sparsification import Share
 
 
 class Sparsify(Stage):
@@ -113,12 +96,7 @@ class Sparsify(Stage):
             raise ValueError(
                 "give one target: 'ratio' (and 'layers' for ratios by layer), or 'threshold', or 'n_of_m' such as {n: 2, m: 4}"
             )
-        if self.scope == "global" and (self.layers or self.ratio is None):
-            raise ValueError(
-                "scope: global ranks all weights together by 'ratio'; 'layers', 'threshold' and 'n_of_m' do not fit"
-            )
-        if self.criterion.across_layers and self.scope != "global":
-            raise ValueError(f"criterion {self.criterion.type} compares layers; set scope: global and a ratio")
+        _sparsity.check(self)
         if self.threshold and not isinstance(self.criterion, Magnitude):
             raise ValueError("threshold compares absolute values: leave out the criterion, or give a ratio")
         return self
@@ -137,10 +115,8 @@ class Sparsify(Stage):
             raise ValueError(
                 f"'{[*unused, 'rounds'][0]}' does nothing without 'training': add a training block, or take it out"
             )
-        if self.gradual and self.training and self.gradual.end > self.training.epochs:
-            raise ValueError(
-                f"gradual: reaches the ratio after {self.gradual.end:g} epochs, and training ends after {self.training.epochs}"
-            )
+        if self.gradual and self.training:
+            _sparsity.check_end(self.gradual, self.training.epochs)
         if self.rounds > 1 and self.training and self.training.keep_epochs:
             raise ValueError("keep_epochs: in several rounds it is not clear whose; keep those of the stage that is rewound to")
         return self
@@ -212,7 +188,8 @@ class Sparsify(Stage):
         if self.training is None:
             self._mask(restored, targets, context)
         elif self.gradual is not None:
-            facts = self._train(restored, self.training, context, [partial(self._attach, self.gradual, targets, context)])
+            growing = WeightMasks(targets, self.criterion, self.gradual, restored.network, context)
+            facts = self._train(restored, self.training, context, [growing.attach])
         else:
             facts = self._in_rounds(restored, targets, self.training, context)
         restore.save(restored, context.output)
@@ -269,18 +246,6 @@ class Sparsify(Stage):
         self, restored: Restored, training: TrainingConfig, context: Context, attach: Sequence[Attach] = ()
     ) -> dict[str, Any]:
         return self._teaching.fit(restored.network, training, context, attach)
-
-    def _attach(self, gradual: Gradual, targets: Targets, context: Context, network: Network, steps: int) -> Attachment:
-        masks = masks_of(network.edits)
-        initial = max(gradual.initial, targets.sparsity(masks))
-        ramp = Ramp.of_epochs(gradual.begin, gradual.end, gradual.every, initial, steps)
-        present = {
-            name: masks.get(name, torch.ones(weight.shape, dtype=torch.bool)) for name, weight in targets.weights.items()
-        }
-        if self.criterion.reads == "training":
-            return Moving(targets.weights, present, ramp, gradual.end, targets.select, self.criterion)
-        scores = partial(_saliency.scores, self.criterion, targets.weights, network, context)
-        return Growing(targets.weights, present, ramp, gradual.end, targets.select, scores)
 
 
 def _share_of_round(done: float, before: float) -> Share:

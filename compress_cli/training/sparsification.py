@@ -20,6 +20,8 @@ Share = Callable[[float], float]
 """The ratio at a moment, of the ratio in the end."""
 Select = Callable[[Mapping[str, Tensor], Share], Masks]
 """Masks by scores (parameter -> tensor of its shape), at such a moment."""
+Grow = Callable[[Masks, Share], Masks]
+"""Masks at such a moment, from those that there are; what these mask may remain in them, and stays zero all the same."""
 
 
 @dataclass(frozen=True)
@@ -47,22 +49,13 @@ class Ramp:
 
 
 class Growing(Attachment):
-    """Masks that grow along a ramp, by scores of the weights as they are; what is masked stays zero from then on."""
+    """Masks that grow along a ramp, by the weights as they are; what is masked stays zero from then on."""
 
     reached: Tensor  # () bool: whether the ramp is at its end
 
-    def __init__(
-        self,
-        weights: Weights,
-        masks: Masks,
-        ramp: Ramp,
-        settled_after: float,
-        select: Select,
-        scores: Callable[[], Mapping[str, Tensor]],
-    ):
+    def __init__(self, weights: Weights, masks: Masks, ramp: Ramp, settled_after: float, grow: Grow):
         super().__init__()
-        self.names, self.ramp, self.settled_after = tuple(weights), ramp, settled_after
-        self.select, self.scores = select, scores
+        self.names, self.ramp, self.settled_after, self.grow = tuple(weights), ramp, settled_after, grow
         self.masking = Masking(weights.values(), (masks[name] for name in weights))
         self.constraints = (self.masking,)
         for number, factor in enumerate(self.masking.factors):
@@ -78,18 +71,21 @@ class Growing(Attachment):
             self._renew(step)
 
     def figures(self) -> dict[str, float]:
-        return {"sparsity": selection.sparsity({name: factor != 0 for name, factor in self._factors().items()})}
+        return {"sparsity": selection.sparsity(self.masks())}
 
     def finish(self) -> tuple[Mask, ...]:
         if not self.reached:  # a smoke run
             self._renew(self.ramp.end)
-        return (Mask.of({name: factor != 0 for name, factor in self._factors().items()}),)
+        return (Mask.of(self.masks()),)
+
+    def masks(self) -> Masks:
+        """Parameter -> bool tensor of its shape: True where its weight remains."""
+        return {name: factor != 0 for name, factor in self._factors().items()}
 
     @torch.no_grad()
     def _renew(self, step: int) -> None:
         factors = self._factors()
-        scores = {name: score.masked_fill(factors[name] == 0, -math.inf) for name, score in self.scores().items()}
-        for name, mask in self.select(scores, self.ramp.share(step)).items():
+        for name, mask in self.grow(self.masks(), self.ramp.share(step)).items():
             factors[name].mul_(mask)
         self.reached.fill_(step >= self.ramp.end)
         self.masking.settle()

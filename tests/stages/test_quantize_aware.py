@@ -18,9 +18,10 @@ from compress_cli.networks.models.convnet import Convnet
 from compress_cli.onnx_graph import files
 from compress_cli.quantization.quantizers.linear import Linear
 from compress_cli.quantization.quantizers.static_int8 import StaticInt8
+from compress_cli.stages._integer_training import Freeze
 from compress_cli.stages.export import Export
 from compress_cli.stages.quantize import Quantize
-from compress_cli.stages.quantize_aware import Freeze, QuantizeAware
+from compress_cli.stages.quantize_aware import QuantizeAware
 from compress_cli.stages.train import Train
 from compress_cli.store.artifact import Checkpoint, Draft, OnnxModel, Program
 from compress_cli.store.saves import Saves, Saving

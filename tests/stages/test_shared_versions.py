@@ -28,8 +28,8 @@ DECIDES_ONLY = {
     "onnx_graph.contents": {"measure"},
     "statistics.charts": {"measure"},
     "onnx_graph.packing": {"export"},  # others unpack, or count what is packed
-    "pruning.weights": {"sparsify"},  # others count zeros
-    "pruning.channels": {"prune", "pruning_sensitivity"},  # others carry masks through a cut that they do not make
+    "pruning.weights": {"joint", "sparsify"},  # others count zeros
+    "pruning.channels": {"joint", "prune", "pruning_sensitivity"},  # others carry masks through a cut that they do not make
     "onnx_graph.files": {"export", "load", "quantize"},  # others read files
     "networks.features": {"distill", "prune", "similarity", "teacher_table", "train"},  # `restore` only looks up layers' names
     "quantization.placement": {"quantize"},  # of ONNX files
