@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-VERSION = 3
+VERSION = 4
 
 Role = Literal["makes", "reads", "scales", "other"]
 """What a tensor does for a channel: filters that make it, weights that read it, a normalisation's scale; or biases,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from compress_cli.pruning.channels import Group, evaluating
 
@@ -68,11 +69,13 @@ def _positions(body: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Fractio
 
 
 class _Counter(TorchDispatchMode):
-    """Counts multiply-accumulates by weight, in convolutions and matrix products of which one side is a weight."""
+    """Counts multiply-accumulates by weight, in convolutions and matrix products of which one side is a weight, or is computed
+    from one value by value, as a standardised weight."""
 
     def __init__(self, body: nn.Module):
         super().__init__()
         self._names = {parameter.untyped_storage().data_ptr(): name for name, parameter in body.named_parameters()}
+        self._computed = WeakTensorKeyDictionary()  # tensor -> the parameter that it is computed from
         self.macs: dict[str, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -85,11 +88,23 @@ class _Counter(TorchDispatchMode):
         elif name in ("mm", "addmm", "bmm", "baddbmm"):
             left, right = args[-2:]
             self._add((right, left), output.numel() * left.shape[-1])
+        else:
+            self._follow(args, output)
         return output
+
+    def _follow(self, args: Any, output: Any) -> None:
+        """Note the parameter that the operator's first result is computed from, where it has as many values."""
+        first = next((tensor for tensor in (output if isinstance(output, tuple) else (output,))), None)
+        for tensor in args:
+            name = self._name(tensor) if isinstance(tensor, Tensor) else None
+            if name and isinstance(first, Tensor) and tensor.numel() == first.numel() > 1:
+                self._computed.setdefault(first, name)
+
+    def _name(self, tensor: Tensor) -> str | None:
+        return self._names.get(tensor.untyped_storage().data_ptr()) or self._computed.get(tensor)
 
     def _add(self, tensors: tuple[Tensor, ...], macs: int) -> None:
         """Count for the first of the tensors that is a weight, or a view of one."""
-        names = (self._names.get(tensor.untyped_storage().data_ptr()) for tensor in tensors)
-        name = next((name for name in names if name), None)
+        name = next((name for tensor in tensors if (name := self._name(tensor))), None)
         if name:
             self.macs[name] = self.macs.get(name, 0) + macs

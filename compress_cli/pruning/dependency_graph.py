@@ -65,9 +65,10 @@ class _Grouping:
         fixed = self._followed.channels.fixed()
         for alike in self._alike():
             layer = self._first_maker(alike)
-            if layer is None:
-                continue
             reason = self._reason_to_stay(alike, fixed)
+            if layer is None:
+                whole |= dict.fromkeys(self._computed(alike), reason or "its weights are computed from others")
+                continue
             found = reason or self._group(layer, alike)
             if isinstance(found, Group):
                 groups.append(found)
@@ -95,6 +96,13 @@ class _Grouping:
         makers = [slot.name.rpartition(".")[0] for slot in self._slots(alike) if slot.role == "makes"]
         computing = [name for name in makers if not isinstance(self._body.get_submodule(name), nn.Embedding)]
         return next(iter(computing or makers), None)
+
+    def _computed(self, alike: _Sets) -> list[str]:
+        """Layers that do not multiply by their weights themselves, but by what is computed from them."""
+        weights = [slot.name for slot in self._slots(alike) if slot.role == "other" and slot.axis == 0]
+        layers = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+        kinds = (nn.Linear, nn.modules.conv._ConvNd)
+        return [layer for layer in layers if isinstance(self._body.get_submodule(layer), kinds)]
 
     def _reason_to_stay(self, alike: _Sets, fixed: dict[int, str]) -> str:
         """Why the channels can't be cut whatever their weights are, or ''."""

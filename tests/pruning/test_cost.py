@@ -65,3 +65,24 @@ def test_layers_used_twice_and_shared_weights():
 def test_a_transposed_convolution_counts_where_it_reads():
     body = nn.ConvTranspose2d(4, 6, 2, stride=2, bias=False)
     assert Cost(body, (torch.rand(1, 4, 5, 5),)).macs() == 25 * 4 * 6 * 4
+
+
+class Standardised(nn.Conv2d):
+    """Each filter has mean 0 and deviation 1, as computed anew in every pass (Qiao et al. 2019, arXiv:1903.10520)."""
+
+    def forward(self, x):
+        rows = nn.functional.batch_norm(self.weight.reshape(1, self.out_channels, -1), None, None, training=True)
+        return nn.functional.conv2d(x, rows.reshape_as(self.weight), self.bias)
+
+
+def test_a_weight_that_is_computed_from_another_counts():
+    body, inputs = nn.Sequential(Standardised(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), (torch.randn(2, 3, 6, 6),)
+    assert Cost(body, inputs).macs() == 4 * 4 * (3 * 8 * 9 + 8 * 4)
+
+
+def test_layers_whose_weights_are_computed_stay_whole_with_a_reason():
+    body = nn.Sequential(nn.Conv2d(3, 6, 1), Standardised(6, 8, 3), nn.ReLU(), Standardised(8, 6, 1), nn.Conv2d(6, 4, 1))
+    dependencies = dependency_graph.build(body, (torch.randn(2, 3, 6, 6),))
+    assert [group.layer for group in dependencies.groups] == []
+    assert dependencies.whole.keys() == {"0", "1", "3", "4"}
+    assert "takes all of them together" in dependencies.whole["0"]
