@@ -30,7 +30,10 @@ class Cost:
         self._trained = [name for name, _ in body.named_parameters()]  # a tensor that two layers share counts once
         self._positions = _positions(body, inputs)
         self._cuts: dict[str, list[tuple[int, int, int]]] = {}  # tensor -> (axis, group, positions per channel)
+        self._repeated: dict[str, list[tuple[int, Fraction]]] = {}  # weight -> (group, share of its products made by channel)
         for number, group in enumerate(groups):
+            for name, share in group.repeated.items():
+                self._repeated.setdefault(name, []).append((number, share))
             for part in group.parts:
                 if part.name in self._shapes:
                     self._cuts.setdefault(part.name, []).append((part.axis, number, part.index.shape[1] // part.groups))
@@ -41,7 +44,8 @@ class Cost:
 
     def macs(self, kept: Sequence[int] | None = None) -> int:
         """Multiply-accumulates for one sample when each group keeps so many channels; all of them by default."""
-        return round(sum(count * self._size(name, kept or self._full) for name, count in self._positions.items()))
+        now = kept or self._full
+        return round(sum(count * self._share(name, now) * self._size(name, now) for name, count in self._positions.items()))
 
     def by_weight(self) -> dict[str, int]:
         """Weight name -> multiply-accumulates for one sample, uncut."""
@@ -50,6 +54,11 @@ class Cost:
     def parameters(self, kept: Sequence[int] | None = None) -> int:
         """Trainable values, of every kind, when each group keeps so many channels."""
         return sum(self._size(name, kept or self._full) for name in self._trained)
+
+    def _share(self, name: str, kept: Sequence[int]) -> Fraction:
+        """Of the products with a weight's values that remain, where they are made channel by channel."""
+        gone = (share * (1 - Fraction(kept[group], self._full[group])) for group, share in self._repeated.get(name, ()))
+        return 1 - sum(gone, Fraction(0))
 
     def _size(self, name: str, kept: Sequence[int]) -> int:
         shape = list(self._shapes[name])
