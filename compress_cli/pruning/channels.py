@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-VERSION = 3
+VERSION = 4
 
 Role = Literal["makes", "reads", "scales", "other"]
 """What a tensor does for a channel: filters that make it, weights that read it, a normalisation's scale; or biases,
@@ -82,6 +83,7 @@ class Group:
     multiple: int  # channels of `layer` behind each channel here: with grouped convolutions, at least one for each group
     parts: tuple[Part, ...]
     fixed: int = 0  # channels of `layer` that always remain: no other group of a convolution could lose one with them
+    repeated: Mapping[str, Fraction] = field(default_factory=dict)  # weight -> share of its products made channel by channel
     numbers: Mapping[str, int] = field(
         default_factory=dict
     )  # attribute that the model's code reads -> what a channel takes of it

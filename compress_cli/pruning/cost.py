@@ -32,7 +32,10 @@ class Cost:
         self._positions, self.fixed = _positions(body, inputs)
         """`fixed`: the multiply-accumulates that no layer's width changes."""
         self._cuts: dict[str, list[tuple[int, int, int]]] = {}  # tensor -> (axis, group, positions per channel)
+        self._repeated: dict[str, list[tuple[int, Fraction]]] = {}  # weight -> (group, share of its products made by channel)
         for number, group in enumerate(groups):
+            for name, share in group.repeated.items():
+                self._repeated.setdefault(name, []).append((number, share))
             for part in group.parts:
                 if part.name in self._shapes:
                     self._cuts.setdefault(part.name, []).append((part.axis, number, part.index.shape[1] // part.groups))
@@ -43,7 +46,9 @@ class Cost:
 
     def macs(self, kept: Sequence[int] | None = None) -> int:
         """Multiply-accumulates for one sample when each group keeps so many channels; all of them by default."""
-        return self.fixed + round(sum(count * self._size(name, kept or self._full) for name, count in self._positions.items()))
+        now = kept or self._full
+        sizes = (count * self._share(name, now) * self._size(name, now) for name, count in self._positions.items())
+        return self.fixed + round(sum(sizes))
 
     def by_weight(self) -> dict[str, int]:
         """Weight name -> multiply-accumulates for one sample, uncut."""
@@ -52,6 +57,11 @@ class Cost:
     def parameters(self, kept: Sequence[int] | None = None) -> int:
         """Trainable values, of every kind, when each group keeps so many channels."""
         return sum(self._size(name, kept or self._full) for name in self._trained)
+
+    def _share(self, name: str, kept: Sequence[int]) -> Fraction:
+        """Of the products with a weight's values that remain, where they are made channel by channel."""
+        gone = (share * (1 - Fraction(kept[group], self._full[group])) for group, share in self._repeated.get(name, ()))
+        return 1 - sum(gone, Fraction(0))
 
     def _size(self, name: str, kept: Sequence[int]) -> int:
         shape = list(self._shapes[name])
@@ -72,12 +82,13 @@ def _positions(body: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[str, F
 
 
 class _Counter(TorchDispatchMode):
-    """Counts multiply-accumulates by weight, in convolutions and matrix products of which one side is a weight; and those of
-    which one side is constant, together."""
+    """Counts multiply-accumulates by weight, in convolutions and matrix products of which one side is a weight, or is computed
+    from one value by value, as a standardised weight; and those of which one side is constant, together."""
 
     def __init__(self, body: nn.Module, inputs: tuple[Tensor, ...]):
         super().__init__()
         self._names = {parameter.untyped_storage().data_ptr(): name for name, parameter in body.named_parameters()}
+        self._computed = WeakTensorKeyDictionary()  # tensor -> the parameter that it is computed from
         self.macs: dict[str, int] = {}
         self.fixed = 0
         self._varying = WeakTensorKeyDictionary()  # what an input or a parameter changes -> True
@@ -95,15 +106,27 @@ class _Counter(TorchDispatchMode):
         elif name in ("mm", "addmm", "bmm", "baddbmm"):
             left, right = args[-2:]
             self._add((right, left), output.numel() * left.shape[-1])
+        else:
+            self._follow(args, output)
         return output
 
     def _varies(self, values: Any) -> bool:
         return any(isinstance(leaf, Tensor) and leaf in self._varying for leaf in tree_leaves(values))
 
+    def _follow(self, args: Any, output: Any) -> None:
+        """Note the parameter that the operator's first result is computed from, where it has as many values."""
+        first = next((tensor for tensor in (output if isinstance(output, tuple) else (output,))), None)
+        for tensor in args:
+            name = self._name(tensor) if isinstance(tensor, Tensor) else None
+            if name and isinstance(first, Tensor) and tensor.numel() == first.numel() > 1:
+                self._computed.setdefault(first, name)
+
+    def _name(self, tensor: Tensor) -> str | None:
+        return self._names.get(tensor.untyped_storage().data_ptr()) or self._computed.get(tensor)
+
     def _add(self, tensors: tuple[Tensor, ...], macs: int) -> None:
         """Count for the first of the tensors that is a weight, or a view of one."""
-        names = (self._names.get(tensor.untyped_storage().data_ptr()) for tensor in tensors)
-        name = next((name for name in names if name), None)
+        name = next((name for tensor in tensors if (name := self._name(tensor))), None)
         if name:
             self.macs[name] = self.macs.get(name, 0) + macs
         elif not all(self._varies(tensor) for tensor in tensors):

@@ -26,10 +26,12 @@ def coupled(stream: Group, heads: Sequence[Group]) -> Group | None:
     parts = (*(_shared_out(part, count) for part in stream.parts), *(part for group in heads for part in group.parts))
     share = stream.channels // count
     numbers = {name: step * share for name, step in stream.numbers.items()}
+    repeated = dict(stream.repeated)
     for group in heads:
         numbers |= group.numbers
+        repeated |= group.repeated
     return replace(
-        stream, channels=count, multiple=stream.multiple * share, parts=parts, numbers=numbers,
+        stream, channels=count, multiple=stream.multiple * share, parts=parts, repeated=repeated, numbers=numbers,
         coupled=tuple(group.layer for group in heads),
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,7 @@ class _Grouping:
         self._order = {name: number for number, name in enumerate(self._layers)}
         self._aliases = _aliases(body)
         self._sets = {slot: followed.channels.sets(entry.numbers) for slot, entry in followed.slots.items()}
+        self._rows = {name: _counted(followed.channels.sets(torch.cat(rows))) for name, rows in followed.rows.items()}
 
     def groups(self, but: Collection[str] = ()) -> DependencyGroups:
         groups: list[Group] = []
@@ -72,9 +74,10 @@ class _Grouping:
         fixed = self._followed.channels.fixed(but)
         for alike in self._alike():
             layer = self._first_maker(alike)
-            if layer is None:
-                continue
             reason = self._reason_to_stay(alike, fixed)
+            if layer is None:
+                whole |= dict.fromkeys(self._computed(alike), reason or "its weights are computed from others")
+                continue
             found = reason or self._group(layer, alike)
             if isinstance(found, Group):
                 groups.append(found)
@@ -85,8 +88,7 @@ class _Grouping:
     def _alike(self) -> list[_Sets]:
         places: dict[int, dict[tuple[str, int, int], int]] = {}
         for slot, sets in self._sets.items():
-            numbers, counts = torch.unique(sets, return_counts=True)
-            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
+            for number, count in _counted(sets).items():
                 places.setdefault(number, {})[slot] = count
         alike: dict[Key, list[int]] = {}
         for number in sorted(places):
@@ -102,6 +104,13 @@ class _Grouping:
         makers = [slot.name.rpartition(".")[0] for slot in self._slots(alike) if slot.role == "makes"]
         computing = [name for name in makers if not isinstance(self._body.get_submodule(name), nn.Embedding)]
         return next(iter(computing or makers), None)
+
+    def _computed(self, alike: _Sets) -> list[str]:
+        """Layers that do not multiply by their weights themselves, but by what is computed from them."""
+        weights = [slot.name for slot in self._slots(alike) if slot.role == "other" and slot.axis == 0]
+        layers = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+        kinds = (nn.Linear, nn.modules.conv._ConvNd)
+        return [layer for layer in layers if isinstance(self._body.get_submodule(layer), kinds)]
 
     def _reason_to_stay(self, alike: _Sets, fixed: dict[int, str]) -> str:
         """Why the channels can't be cut whatever their weights are, or ''."""
@@ -129,7 +138,20 @@ class _Grouping:
             parts += [self._part(name, slot, index) for name in self._aliases.get(slot.name, (slot.name,))]
         made = next(part for part in parts if part.layer == layer and part.role == "makes")
         multiple = made.index.shape[1]
-        return Group(layer, channel_units.count, multiple, tuple(parts), made.length - multiple * channel_units.count)
+        fixed = made.length - multiple * channel_units.count
+        return Group(layer, channel_units.count, multiple, tuple(parts), fixed, self._repeated(position, channel_units))
+
+    def _repeated(self, position: dict[int, int], channel_units: Units) -> dict[str, Fraction]:
+        """Weight -> the share of its products that are made channel by channel, as where a layer mixes positions."""
+        found = {}
+        for name, counts in self._rows.items():
+            owned = sum(
+                count for number, count in counts.items()
+                if number in position and channel_units.owner[position[number]] is not None
+            )  # fmt: skip
+            if owned:
+                found[name] = Fraction(owned, sum(counts.values()))
+        return found
 
     def _part(self, name: str, slot: Slot, index: Tensor) -> Part:
         home, _, tensor = name.rpartition(".")
@@ -157,6 +179,12 @@ class _Grouping:
                     return f"it makes a part of the channels of a layer in {layer.groups} groups"
                 layers.append(Grouped(tuple((place, position[number]) for place, number in enumerate(numbers)), layer.groups))
         return units(len(alike.numbers), layers)
+
+
+def _counted(numbers: Tensor) -> dict[int, int]:
+    """How often there is each number."""
+    found, counts = torch.unique(numbers, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 def _aliases(body: nn.Module) -> dict[str, tuple[str, ...]]:

@@ -113,6 +113,8 @@ class _Follower(LayerRules, TorchDispatchMode):
             self._multiply(args, outputs[0])
         elif name in NORMALISATIONS:
             self._normalise(args[0], args[1:5], 1, 1, outputs[0])
+            if True in args[5:6]:  # by statistics of these very values
+                self._must_not_vary(self.planes(args[0]), set(range(args[0].dim())) - {1}, name)
         elif name == "native_layer_norm":
             self._normalise(args[0], args[2:4], 1 - len(args[1]) - 1 + args[0].dim(), len(args[1]), outputs[0])
         elif name == "native_group_norm":

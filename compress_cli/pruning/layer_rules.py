@@ -41,6 +41,7 @@ class Followed:
     slots: dict[tuple[str, int, int], Slot] = field(default_factory=dict)  # (tensor, axis, groups)
     grouped: list[GroupedLayer] = field(default_factory=list)
     normalised: dict[str, str] = field(default_factory=dict)  # a normalisation -> the layer whose output it alone takes
+    rows: dict[str, list[Tensor]] = field(default_factory=dict)  # weight -> (rows,) channels for each of which it is multiplied
 
 
 class LayerRules:
@@ -129,6 +130,8 @@ class LayerRules:
                 plane = self.channels.compact(plane)
                 if plane.shape[axis] == 1:
                     planes.append(plane)
+                    if name and tensor is not (right if self._name(right) else left):
+                        self.followed.rows.setdefault(name, []).append(plane.flatten())
                 elif plane.numel() == plane.shape[axis]:
                     along.append(plane.flatten())
                 else:

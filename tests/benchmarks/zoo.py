@@ -177,18 +177,29 @@ def supervised(library, name, minutes, gigabytes):
 
 
 def preloaded(libraries):
-    """Import what every network needs, before the first fork."""
-    import onnxscript  # noqa: F401
-    import torch.onnx._internal.exporter._core  # noqa: F401
-    import torchvision  # noqa: F401
+    """Import what every network needs, and take a tiny one through all of it, before the first fork."""
+    import torch
 
-    import compress_cli.quantization.quantizers.static_int8
-    import compress_cli.stages._cut  # noqa: F401
+    from compress_cli.deployment.exporters.onnx import Onnx
+    from compress_cli.networks import restore
+    from compress_cli.networks.models.convnet import Convnet
+    from compress_cli.networks.proof import example
+    from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 
     if "timm" in libraries:
         import timm  # noqa: F401
     if "huggingface" in libraries:
         import transformers  # noqa: F401
+    if "torchvision" in libraries:
+        import torchvision  # noqa: F401
+    torch.set_num_threads(1)  # a fork has no threads but its own
+    signature = zoo_networks.pictures(8)
+    network = restore.build(Convnet(widths=(8,)), signature, 0).network.eval()
+    inputs = example(signature)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "m.onnx")
+        Onnx().export(network, signature, inputs, path, {})
+        StaticInt8().quantize_onnx(path, "tiny", [{"image": inputs[0].numpy()}], Path(folder, "q.onnx"))
 
 
 def table(records):

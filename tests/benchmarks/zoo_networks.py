@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 SIDE, LARGE, LARGE_SIDE = 128, 50e6, 64  # pixels, of a picture for networks of up to so many parameters, and of larger ones
+WINDOWED = {"maxvit_t": 224}  # windows of 7 have to fit in every stage
 TIMM = (
     "convnext_atto", "efficientnet_b0", "regnetx_002", "resnest14d", "mixer_s32_224", "vit_tiny_patch16_224",
     "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "beit_base_patch16_224", "cait_xxs24_224", "coat_tiny",
@@ -77,6 +78,6 @@ def described(library, name):
 
         model, weights = Torchvision(name=name), next(iter(torchvision.models.get_model_weights(name)))
         side = LARGE_SIDE if weights.meta["num_params"] > LARGE else SIDE
-        patch = int(name.rpartition("_")[2]) if name.startswith("vit_") else 1  # has to divide the side
-        side = -(-side // patch) * patch
+        patch = int(name.rpartition("_")[2]) if name.startswith("vit_") else 1
+        side = WINDOWED.get(name, -(-side // patch) * patch)  # a multiple of the patch's side
     return model, pictures(side), [torch.rand(8, 3, side, side, generator=generator) * 255]

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from compress_cli.data.signature import Head, Input, Signature
+from compress_cli.networks import narrowing
 from compress_cli.networks.edits.narrow import Narrow
 from compress_cli.pruning import channels, dependency_graph
 from compress_cli.pruning.cost import Cost
@@ -90,3 +91,47 @@ def test_a_fixed_front_end_counts_and_no_width_changes_it():
 def test_a_transposed_convolution_counts_where_it_reads():
     body = nn.ConvTranspose2d(4, 6, 2, stride=2, bias=False)
     assert Cost(body, (torch.rand(1, 4, 5, 5),)).macs() == 25 * 4 * 6 * 4
+
+
+class Standardised(nn.Conv2d):
+    """Each filter has mean 0 and deviation 1, as computed anew in every pass (Qiao et al. 2019, arXiv:1903.10520)."""
+
+    def forward(self, x):
+        rows = nn.functional.batch_norm(self.weight.reshape(1, self.out_channels, -1), None, None, training=True)
+        return nn.functional.conv2d(x, rows.reshape_as(self.weight), self.bias)
+
+
+def test_a_weight_that_is_computed_from_another_counts():
+    body, inputs = nn.Sequential(Standardised(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), (torch.randn(2, 3, 6, 6),)
+    assert Cost(body, inputs).macs() == 4 * 4 * (3 * 8 * 9 + 8 * 4)
+
+
+def test_layers_whose_weights_are_computed_stay_whole_with_a_reason():
+    body = nn.Sequential(nn.Conv2d(3, 6, 1), Standardised(6, 8, 3), nn.ReLU(), Standardised(8, 6, 1), nn.Conv2d(6, 4, 1))
+    dependencies = dependency_graph.build(body, (torch.randn(2, 3, 6, 6),))
+    assert [group.layer for group in dependencies.groups] == []
+    assert dependencies.whole.keys() == {"0", "1", "3", "4"}
+    assert "takes all of them together" in dependencies.whole["0"]
+
+
+class Mixer(nn.Module):
+    """Positions are mixed channel by channel, and channels position by position (Tolstikhin et al. 2021, arXiv:2105.01601)."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.tokens, self.back, self.fc = nn.Linear(3, 10), nn.Linear(6, 7), nn.Linear(7, 6), nn.Linear(10, 4)
+
+    def forward(self, x):
+        x = self.embed(x)  # (N, 6, 10)
+        return self.fc((x + self.back(self.tokens(x.transpose(1, 2)).relu()).transpose(1, 2)).mean(1))
+
+
+def test_mixing_positions_costs_less_where_there_are_fewer_channels():
+    body, inputs = Mixer(), (torch.randn(2, 6, 3),)
+    groups = dependency_graph.build(body, inputs).groups
+    cost = Cost(body, inputs, groups)
+    assert [group.layer for group in groups] == ["embed", "tokens"]
+    assert cost.macs([10, 7]) == 6 * 3 * 10 + 10 * (6 * 7 + 7 * 6) + 10 * 4
+    assert cost.macs([4, 5]) == 6 * 3 * 4 + 4 * (6 * 5 + 5 * 6) + 4 * 4
+    narrowing.narrow(body, groups, [torch.arange(6), torch.arange(2)])
+    assert Cost(body, inputs).macs() == cost.macs([4, 5])
