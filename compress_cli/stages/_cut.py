@@ -43,7 +43,10 @@ def cuttable(
     whole = dependencies.whole | dict.fromkeys(unproven, "the model does not run, or goes wrong, when it is narrower")
     if not groups:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(whole.items())[:5])
-        raise RecipeError(f"there is no layer that can be cut ({reasons})")
+        raise RecipeError(
+            f"there is no layer that can be cut ({reasons}); sparsify and factorise, which follow no channels, take any layer of "
+            "weights"
+        )
     return groups, whole
 
 
