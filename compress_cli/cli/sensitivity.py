@@ -38,6 +38,11 @@ def command(
     read_plugins(plugins)
     planned, name = _planned(recipe, overrides, stage)
 
+    if plot is not None and planned.step(name).stage.type == "sensitivity":
+        from compress_cli.errors import RecipeError
+
+        raise RecipeError("--plot: a quantisation has one figure for each layer, not a curve; leave --plot out")
+
     from compress_cli.pipeline import run  # PyTorch comes with it: only after the recipe proved right
     from compress_cli.statistics.findings import FINDINGS, Findings
     from compress_cli.store.bucket import opened
@@ -50,7 +55,7 @@ def command(
     findings = Findings.model_validate_json(artifact.file(FINDINGS).read_text())
     curves = artifact.directory / "curves.json"
     document = format_json.loads(curves.read_text()) if curves.is_file() else None
-    if plot is not None:
+    if plot is not None and document is not None:
         _draw(plot, findings, document)
     if json:
         typer.echo(format_json.dumps({"findings": findings.model_dump(mode="json"), "curves": document}, indent=1))
@@ -85,10 +90,10 @@ def _planned(path: Path, overrides: list[str], name: str) -> "tuple[Plan, str]":
         kind = "sensitivity" if issubclass(step.kind, Program) else "pruning_sensitivity"
         added = find(AnyStage, kind).model_validate({"name": f"{name}-sensitivity", "start": name})
     else:
-        raise RecipeError(
-            f"--stage {name}: makes a {step.kind.__name__}, of which no layer can be cut or rounded alone; name a stage that "
-            "trains, prunes or quantises"
-        )
+        remedy = "name a stage that trains, prunes or quantises"
+        if stage.type == "quantize":
+            remedy = "name the stage that it quantises, or take a quantizer that makes a program of it, such as static_int8"
+        raise RecipeError(f"--stage {name}: makes a file, of which no layer can be cut or rounded alone; {remedy}")
     chain = recipe.model_copy(update={"stages": (*kept, added), "gates": (), "baseline": None})
     return _alone(replace(plan.plan(chain), gates=())), f"{name}-sensitivity"
 
@@ -112,16 +117,13 @@ def _show(findings: "Findings") -> None:
         typer.echo("  ".join([line.name.ljust(wide), *(cell.rjust(n) for cell, n in zip(cells, widths, strict=True))]))
 
 
-def _draw(path: Path, findings: "Findings", curves: "dict | None") -> None:
-    """The curves as a page that opens offline; RecipeError where there are none."""
+def _draw(path: Path, findings: "Findings", curves: "dict") -> None:
+    """The curves as a page that opens offline."""
     from importlib.resources import files
 
-    from compress_cli.errors import RecipeError
     from compress_cli.report import plots
     from compress_cli.store.disk import unwritable
 
-    if curves is None:
-        raise RecipeError("--plot: a quantisation has one figure for each layer, not a curve; leave --plot out")
     lines = {layer: [(0.0, 0.0), *((100 * share, change) for share, change in row)] for layer, row in curves["changes"].items()}
     drawn = plots.curves(lines, "% of the channels removed", f"change of {curves['metric']}", "{:+.3g}".format, spread=False)
     style = files("compress_cli.report").joinpath("page.css").read_text()

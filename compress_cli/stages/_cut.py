@@ -41,7 +41,10 @@ def cuttable(
     whole = dependencies.whole | dict.fromkeys(unproven, proof.reason)
     if not groups:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(whole.items())[:5])
-        raise RecipeError(f"there is no layer that can be cut ({reasons})")
+        raise RecipeError(
+            f"there is no layer that can be cut ({reasons}); sparsify and factorise, which follow no channels, take any layer "
+            "of weights"
+        )
     return groups, whole
 
 

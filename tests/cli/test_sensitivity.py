@@ -10,6 +10,14 @@ stages:
   - {type: export, name: file}
 """
 
+QUANTISED = """
+dataset: digits
+stages:
+  - {type: train, name: big, model: {type: mlp, hidden: [24]}, training: {epochs: 1, batch: 256, precision: float32}}
+  - {type: quantize, name: program, samples: 32}
+  - {type: quantize, name: file, start: big, quantizer: dynamic_int8}
+"""
+
 
 def test_the_curves_of_a_stage_that_prunes(compress, tmp_path):
     (tmp_path / "r.yaml").write_text(RECIPE)
@@ -36,7 +44,23 @@ def test_a_stage_that_has_no_sensitivity(compress, tmp_path):
     (tmp_path / "r.yaml").write_text(RECIPE)
     outcome = compress("sensitivity", "r.yaml", "--stage", "file")
     assert outcome.code == 2
-    assert "--stage file: makes a OnnxModel, of which no layer can be cut" in outcome.err
+    assert "--stage file: makes a file, of which no layer can be cut or rounded alone; name a stage that trains" in outcome.err
     outcome = compress("sensitivity", "r.yaml", "--stage", "smal")
     assert outcome.code == 2
     assert "there is no stage 'smal' in r.yaml; did you mean 'small'?" in outcome.err
+
+
+def test_the_sensitivity_of_a_stage_that_quantises(compress, tmp_path):
+    (tmp_path / "q.yaml").write_text(QUANTISED)
+    refused = compress("sensitivity", "q.yaml", "--stage", "program", "--plot", "c.html")
+    assert refused.code == 2
+    assert "--plot: a quantisation has one figure for each layer, not a curve" in refused.err
+    assert not (tmp_path / "runs").exists()  # it is said before any training
+    refused = compress("sensitivity", "q.yaml", "--stage", "file")
+    assert refused.code == 2
+    assert "--stage file: makes a file, of which no layer can be cut or rounded alone; name the stage that it" in refused.err
+    outcome = compress("sensitivity", "q.yaml", "--stage", "program", "--json", "-q")
+    assert outcome.code == 0, outcome
+    findings = json.loads(outcome.out)["findings"]
+    assert findings["columns"] == ["accuracy_change", "sqnr_db"]
+    assert [line["name"] for line in findings["lines"]] == ["1", "3", "all together", "interplay"]

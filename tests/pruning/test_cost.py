@@ -5,8 +5,11 @@ import torch
 from torch import nn
 
 from compress_cli.data.signature import Head, Input, Signature
-from compress_cli.networks import narrowing
+from compress_cli.deployment.exporters.onnx import Onnx
+from compress_cli.networks import narrowing, proof, restore
 from compress_cli.networks.edits.narrow import Narrow
+from compress_cli.networks.models.ds_cnn import DsCnn
+from compress_cli.onnx_graph.contents import contents
 from compress_cli.pruning import channels, dependency_graph
 from compress_cli.pruning.cost import Cost
 
@@ -86,6 +89,18 @@ def test_a_fixed_front_end_counts_and_no_width_changes_it():
     assert cost.fixed == 9 * 6 * 4 + 6 * 5
     assert cost.macs() == cost.fixed + 5 * 3
     assert cost.by_weight() == {"head.weight": 15}
+
+
+def test_what_a_cut_counts_is_what_the_exported_file_counts(tmp_path):
+    """A network on raw sound, whose front end is most of its work, counted operator by operator in the file."""
+    spec = Input(shape=(2000,), dtype="float32")
+    signature = Signature(inputs={"sound": spec}, heads={"logits": Head(shape=(3,))})
+    model = DsCnn(rate=8000, channels=8, blocks=1, strides=(2, 2), mels=10, coefficients=4)
+    network = restore.build(model, signature, 0).network.eval()
+    Onnx().export(network, signature, proof.example(signature), tmp_path / "m.onnx", {})
+    cost = Cost(network.body, (torch.randn(2, 2000),))
+    assert cost.macs() == contents(tmp_path / "m.onnx").macs
+    assert cost.fixed > cost.macs() / 2
 
 
 def test_a_transposed_convolution_counts_where_it_reads():

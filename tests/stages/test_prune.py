@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from compress_cli import plugin
 from compress_cli.context import Context
@@ -351,6 +352,21 @@ def test_the_nearest_of_coarse_steps_is_taken_and_what_is_out_of_reach_is_refuse
     assert _exported.search(0.45, steps, lambda kept: kept[0] / 16, "bytes") == ([8], 0.5)
     with pytest.raises(RecipeError, match=r"keep\.bytes: 0.1 is out of reach: the least that could be measured is 0.250"):
         _exported.search(0.1, steps, lambda kept: kept[0] / 16, "bytes")
+
+
+def test_a_model_that_can_not_be_followed_is_refused_by_its_operation_with_what_to_do():
+    class Sorted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.two(self.one(x).sort(-1).values)
+
+    body, inputs = Sorted(), (torch.rand(2, 4),)
+    refusal = r"no layer that can be cut \(one: the operation 'sort' takes them, .*\); sparsify and factorise"
+    with pytest.raises(RecipeError, match=refusal):
+        _cut.cuttable(body, inputs, (), Proof(body, inputs))
 
 
 def test_layers_by_pattern(step):
