@@ -49,7 +49,7 @@ class Result:
 def quantize(simple: onnx.ModelProto, found: list[Layer], static: Static, batches: Iterable[Batch], name: str) -> Result:
     """`simple`, with `found` as its layers, in integers; it is used up. StageError where no layer of it can be, or a
     calibration sample gives NaN."""
-    samples, rest = _kept(iter(batches), max([KEPT, *(recovery.samples for recovery in static.recoveries)]))
+    samples, rest = ranges.first(batches, max([KEPT, *(recovery.samples for recovery in static.recoveries)]))
     places = _place(simple, found, static, name)
     done: dict[str, int] = {}
     if static.recoveries:
@@ -91,18 +91,6 @@ def quantize(simple: onnx.ModelProto, found: list[Layer], static: Static, batche
     left = quantised.float_shares(model)
     known = {"layers": facts, "left_float": list(left), "float_share_of_bytes": left, "recovered": done}
     return Result(model, known | {"calibration": static.calibrations[best].type})
-
-
-def _kept(batches: Iterable[Batch], most: int) -> tuple[list[Batch], Iterable[Batch]]:
-    """The first batches, in memory, and those that follow."""
-    samples: list[Batch] = []
-    count = 0
-    for batch in batches:
-        samples.append(batch)
-        count += max((len(array) for array in batch.values() if array.ndim), default=1)
-        if count >= most:
-            break
-    return samples, batches
 
 
 def _place(simple: onnx.ModelProto, found: list[Layer], static: Static, name: str, floating: Collection[str] = ()) -> Placement:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from compress_cli.errors import StageError
 from compress_cli.onnx_graph import files
@@ -18,9 +19,13 @@ from compress_cli.quantization.packing import Packer
 
 Code = Callable[[np.ndarray, Layer, int], Coded]
 """(weights, layer, bits) -> codes."""
+Tuner = Callable[[onnx.ModelProto, onnx.ModelProto, Layer, Coded], Coded]
+"""(float graph, graph whose layers before this one are rounded, layer, its codes) -> better codes."""
 
 
-def quantize(model: Path, name: str, output: Path, chosen: tuple[Override, ...], bits: int, code: Code) -> dict[str, Any]:
+def quantize(
+    model: Path, name: str, output: Path, chosen: tuple[Override, ...], bits: int, code: Code, tune: Tuner | None = None
+) -> dict[str, Any]:
     """Write `output` with the weights of every layer as codes; facts about each layer.
 
     StageError where there is nothing to quantise, or a weight is not a number.
@@ -32,6 +37,9 @@ def quantize(model: Path, name: str, output: Path, chosen: tuple[Override, ...],
     found = layers.layers(simple, known)
     overrides.check(chosen, (layer.name for layer in found))
     packer, facts, left = Packer(simple), [], []
+    rounded = onnx.ModelProto()
+    if tune:
+        rounded.CopyFrom(simple)
     for layer in found:
         widths = overrides.widths(chosen, layer.name, Widths(bits, None))
         weights = layers.array(simple, layer.weight)
@@ -41,6 +49,9 @@ def quantize(model: Path, name: str, output: Path, chosen: tuple[Override, ...],
             left.append(f"{layer.name}: {layer.operator}")
         elif layer.weight not in packer.replaced:
             coded = code(weights, layer, widths.weights)
+            if tune:
+                coded = tune(simple, rounded, layer, coded)
+                layers.replace(rounded, {layer.weight: coded.values()})
             packer.store(layer.weight, coded)
             facts.append(layers.fact(layer.name, layer.operator, coded, weights))
     if not facts:
