@@ -13,7 +13,7 @@ import onnx
 
 from compress_cli.errors import StageError
 from compress_cli.onnx_graph import quantised
-from compress_cli.quantization import layers, placement, ranges
+from compress_cli.quantization import distributions, layers, placement, ranges
 from compress_cli.quantization.calibrations import Calibration
 from compress_cli.quantization.grids import Coded
 from compress_cli.quantization.histogram import Histogram
@@ -88,8 +88,15 @@ def quantize(simple: onnx.ModelProto, found: list[Layer], static: Static, batche
             value, factor = places.root(places.inputs[layer.node])
             entry |= ranges.facts(histograms[value], limits[value], factor, places.bits.get(value, 8))
         facts.append(entry)
+    drawn = []
+    for layer in [next(layer for layer in found if layer.name == name) for name in distributions.worst(facts)]:
+        drawn.append(distributions.of_weights(layer.name, arrays[layer.weight], written[layer.weight]))
+        if layer.node in places.weighted:
+            value, factor = places.root(places.inputs[layer.node])
+            bits = places.bits.get(value, 8)
+            drawn.append(distributions.of_activations(layer.name, histograms[value], limits[value], bits, factor))
     left = quantised.float_shares(model)
-    known = {"layers": facts, "left_float": list(left), "float_share_of_bytes": left, "recovered": done}
+    known = {"layers": facts, "distributions": drawn, "left_float": list(left), "float_share_of_bytes": left, "recovered": done}
     return Result(model, known | {"calibration": static.calibrations[best].type})
 
 

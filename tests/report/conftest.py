@@ -45,12 +45,14 @@ class Made:
         self.folder.mkdir(parents=True)
 
     def add(
-        self, name, right=None, size=1000, speedup=None, parameters=100, reason="", lacking="", content="", base=1.0, **record
-    ):
+        self, name, right=None, size=1000, speedup=None, parameters=100, reason="", lacking="", content="", base=1.0,
+        floating=None, **record,
+    ):  # fmt: skip
         """A model and what was measured of it.
 
         right: (N,) right-or-wrong; speedup: (low, value, high) against a baseline of `base` ms; lacking: what the model has no
-        head for, where `right` is empty; content: of the file, by default unlike any other's.
+        head for, where `right` is empty; floating: parts that compute in float beside integers; content: of the file, by
+        default unlike any other's.
         """
         key = f"{len(self.rows) + len(self.variants):064d}"
         write(self.store, key, OnnxModel, {"model.onnx": content or key})
@@ -84,7 +86,7 @@ class Made:
                 Comparison,
                 {
                     COMPARISON: Timing(
-                        machine=MACHINE, session=Options(), latency=pair.model, load=None, speedup=pair
+                        machine=MACHINE, session=Options(), latency=pair.model, load=None, speedup=pair, floating=floating
                     ).model_dump_json()
                 },
             )

@@ -11,7 +11,7 @@ import onnx
 
 from compress_cli.errors import StageError
 from compress_cli.onnx_graph import files
-from compress_cli.quantization import layers, overrides, source
+from compress_cli.quantization import distributions, layers, overrides, source
 from compress_cli.quantization.grids import Coded
 from compress_cli.quantization.layers import FEWEST, Layer
 from compress_cli.quantization.overrides import Override, Widths
@@ -37,6 +37,7 @@ def quantize(
     found = layers.layers(simple, known)
     overrides.check(chosen, (layer.name for layer in found))
     packer, facts, left = Packer(simple), [], []
+    drawn: dict[str, dict[str, Any]] = {}
     rounded = onnx.ModelProto()
     if tune:
         rounded.CopyFrom(simple)
@@ -54,8 +55,11 @@ def quantize(
                 layers.replace(rounded, {layer.weight: coded.values()})
             packer.store(layer.weight, coded)
             facts.append(layers.fact(layer.name, layer.operator, coded, weights))
+            drawn[layer.name] = distributions.of_weights(layer.name, weights, coded)
     if not facts:
         raise StageError(f"{name}: nothing was quantised: no layer of it has {FEWEST} weights, or all are to stay float")
     packer.finish()
     layers.write(simple, original, output)
-    return {"layers": facts, "left_float": left, "stored_in": "codes", "operators": files.operators(files.load(output))}
+    shown = [drawn[name] for name in distributions.worst(facts)]
+    result: dict[str, Any] = {"layers": facts, "distributions": shown, "left_float": left, "stored_in": "codes"}
+    return {**result, "operators": files.operators(files.load(output))}
