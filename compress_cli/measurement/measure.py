@@ -21,6 +21,7 @@ from compress_cli.data.tasks import Task
 from compress_cli.errors import ArtifactError, DataError, StageError
 from compress_cli.measurement.clients import Load
 from compress_cli.measurement.latency import Latency, Speedup
+from compress_cli.measurement.profile import FloatPart
 from compress_cli.measurement.sessions import Options, Port, Session
 from compress_cli.onnx_graph.contents import Contents
 from compress_cli.progress import Log, Progress
@@ -71,6 +72,8 @@ class Timing(BaseModel):
     """With several clients at once, where they were asked for."""
     speedup: Speedup | None
     """Against the baseline; None where there is none."""
+    floating: list[FloatPart] | None = None
+    """What computes in float in a file with integers; None of a file without."""
 
 
 class RunConditions(Settings):

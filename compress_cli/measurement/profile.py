@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from compress_cli.store.scratch import scratch
 
 RUNS, WARM_UP = 30, 5
 NODES = 20  # the costliest
+SCALAR = 8  # bytes: constants that are no larger are no weights
 END = "_kernel_time"
 BORDERS = {"QuantizeLinear", "DequantizeLinear"}
 INTEGER = {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm"}
@@ -55,6 +57,20 @@ class Island(BaseModel):
     """Of both in all nodes' time."""
 
 
+class FloatPart(BaseModel):
+    """A node of an int8 graph that computes in float."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    """Of its weights, where it has any, else of its result."""
+    operator: str
+    time_share: float
+    """Of all nodes' time."""
+    bytes_share: float
+    """Of its constants in the bytes of all constants."""
+
+
 class Profile(BaseModel):
     """The time of each node, the costliest first. Measuring it takes time too: their sum is no latency."""
 
@@ -67,13 +83,18 @@ class Profile(BaseModel):
     operators: dict[str, float]
     """Operator -> its share of the time."""
     islands: list[Island]
+    floating: list[FloatPart] = []
+    """What computes in float in a graph that has integers, the costliest first; conversions to and from integers are not among
+    them, nor is the dequantisation of a head."""
 
 
-def profile(path: Path, feeds: dict[str, np.ndarray], threads: int | None = None, options: Options | None = None) -> Profile:
+def profile(
+    path: Path, feeds: dict[str, np.ndarray], threads: int | None = None, options: Options | None = None, runs: int = RUNS
+) -> Profile:
     """Run a file some thirty times under ONNX Runtime's own profiler, whose files are deleted afterwards."""
     with scratch("profile") as folder:
         session = open_session(path, threads, options, folder)
-        for _ in range(WARM_UP + RUNS):
+        for _ in range(WARM_UP + runs):
             session.run(feeds)
         events = json.loads(Path(session.raw.end_profiling()).read_text())
         try:
@@ -102,7 +123,38 @@ def summary(times: NodeTimes, graph: onnx.GraphProto) -> Profile:
         ],
         operators=dict(sorted(operators.items(), key=lambda item: -item[1])),
         islands=_islands(graph, medians, total),
+        floating=_float_parts(graph, medians, total),
     )
+
+
+def has_integers(path: Path) -> bool:
+    """Whether a file computes in integers, at least in part: it rounds values that flow through it."""
+    graph = onnx.load(path, load_external_data=False).graph
+    rounding = {"QuantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
+    return any(node.op_type in rounding for node in graph.node)
+
+
+def _float_parts(graph: onnx.GraphProto, medians: dict[Node, float], total: float) -> list[FloatPart]:
+    """The nodes that compute in float, the costliest first; none where the graph has no integers."""
+    if not _integers(graph):
+        return []
+    times = _times(graph, medians)
+    sizes = {tensor.name: _bytes(tensor) for tensor in graph.initializer}
+    whole = sum(sizes.values()) or 1
+    parts = []
+    for position in _floating(graph):
+        node = graph.node[position]
+        weights = max((name for name in node.input if name in sizes), key=lambda name: sizes[name], default="")
+        named = weights if sizes.get(weights, 0) > SCALAR else node.name or node.output[0]
+        stored = sum(sizes.get(name, 0) for name in node.input)
+        parts.append(
+            FloatPart(name=named, operator=node.op_type, time_share=times[position] / total, bytes_share=stored / whole)
+        )
+    return sorted(parts, key=lambda part: (-part.time_share, -part.bytes_share))
+
+
+def _bytes(tensor: TensorProto) -> int:
+    return len(tensor.raw_data) or math.prod(tensor.dims) * 4
 
 
 def _by_run(events: list[dict[str, object]]) -> NodeTimes:

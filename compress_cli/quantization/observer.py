@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from compress_cli.errors import StageError
-from compress_cli.quantization import annotation, grids, layers
+from compress_cli.quantization import annotation, distributions, grids, layers
 from compress_cli.quantization.calibrations import Calibration
 from compress_cli.quantization.fake_quantization import SMALLEST_SCALE
 from compress_cli.quantization.histogram import BINS, Histogram
@@ -39,27 +39,47 @@ def observed(prepared: nn.Module, clipped: Mapping[str, float] | None = None) ->
     ]
 
 
+def shown(prepared: nn.Module, facts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How the worst of these layers lie on their grids: weights, and what goes into them."""
+    assert isinstance(prepared, GraphModule)
+    nodes = {annotation.layer_of(node): node for node in prepared.graph.nodes if node.target in annotation.CONTRACTIONS}
+    drawn = []
+    for layer in distributions.worst(facts):
+        weight, coded = _coded(prepared, nodes[layer])
+        drawn.append(distributions.of_weights(layer, weight, coded))
+        activations = _module(prepared, nodes[layer].args[0])
+        if activations.histogram.limit:
+            drawn.append(distributions.of_activations(layer, activations.histogram, activations.range, 8))
+    return drawn
+
+
 def _facts(prepared: GraphModule, node: Node, clipped: Mapping[str, float]) -> dict[str, Any]:
-    name = annotation.layer_of(node)
-    activations, weights = (_module(prepared, argument) for argument in node.args[:2])
+    name, activations = annotation.layer_of(node), _module(prepared, node.args[0])
     histogram: Histogram = activations.histogram
     if histogram.high != -math.inf and not histogram.is_finite:
         raise StageError(
             f"what goes into '{name}' is NaN or infinite on calibration samples; check these samples and the model's training"
         )
-    (source,) = node.all_input_nodes[1].all_input_nodes
-    weight = operator.attrgetter(str(source.target))(prepared).detach().numpy()
-    scale = weights.calculate_qparams()[0].numpy().reshape(-1, *[1] * (weight.ndim - 1))
-    largest = int(weights.quant_max)
-    bits = 8 if largest == 64 else int(largest).bit_length() + 1
-    codes = np.clip(np.round(weight / scale), -largest, largest).astype(np.int8)
+    weight, coded = _coded(prepared, node)
     low, high = activations.range
     return {
-        **layers.fact(name, str(node.target).split(".")[1], grids.Coded(codes, bits, scale), weight),
+        **layers.fact(name, str(node.target).split(".")[1], coded, weight),
         "activation_bits": 8,
         "activation_range": [low, high],
         "activation_clipped": clipped.get(str(node.all_input_nodes[0].target), histogram.share_outside(low, high)),
     }
+
+
+def _coded(prepared: GraphModule, node: Node) -> tuple[np.ndarray, grids.Coded]:
+    """The weights of a layer, and their codes."""
+    observer = _module(prepared, node.args[1])
+    (source,) = node.all_input_nodes[1].all_input_nodes
+    weight = operator.attrgetter(str(source.target))(prepared).detach().numpy()
+    scale = observer.calculate_qparams()[0].numpy().reshape(-1, *[1] * (weight.ndim - 1))
+    largest = int(observer.quant_max)
+    bits = 8 if largest == 64 else int(largest).bit_length() + 1
+    codes = np.clip(np.round(weight / scale), -largest, largest).astype(np.int8)
+    return weight, grids.Coded(codes, bits, scale)
 
 
 def _module(prepared: GraphModule, node: Any) -> Any:

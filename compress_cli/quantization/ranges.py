@@ -58,6 +58,18 @@ def _opened(model: onnx.ModelProto, names: Sequence[str], plain: bool = False) -
     return _run
 
 
+def first(batches: Iterable[Batch], count: int) -> tuple[list[Batch], Iterator[Batch]]:
+    """The first batches, of `count` samples or a few more, in memory, and those that follow."""
+    samples: list[Batch] = []
+    coming, number = iter(batches), 0
+    for batch in coming:
+        samples.append(batch)
+        number += max((len(array) for array in batch.values() if array.ndim), default=1)
+        if number >= count:
+            break
+    return samples, coming
+
+
 def measure(model: onnx.ModelProto, names: Sequence[str], batches: Iterable[Batch], file: str) -> dict[str, Histogram]:
     """Value -> how its numbers are distributed. StageError where there is no sample, or one is infinite or gives NaN."""
     histograms = {name: Histogram() for name in names}

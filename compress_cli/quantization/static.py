@@ -13,7 +13,7 @@ import onnx
 
 from compress_cli.errors import StageError
 from compress_cli.onnx_graph import quantised
-from compress_cli.quantization import layers, placement, ranges
+from compress_cli.quantization import distributions, layers, placement, ranges
 from compress_cli.quantization.calibrations import Calibration
 from compress_cli.quantization.grids import Coded
 from compress_cli.quantization.histogram import Histogram
@@ -49,7 +49,7 @@ class Result:
 def quantize(simple: onnx.ModelProto, found: list[Layer], static: Static, batches: Iterable[Batch], name: str) -> Result:
     """`simple`, with `found` as its layers, in integers; it is used up. StageError where no layer of it can be, or a
     calibration sample gives NaN."""
-    samples, rest = _kept(iter(batches), max([KEPT, *(recovery.samples for recovery in static.recoveries)]))
+    samples, rest = ranges.first(batches, max([KEPT, *(recovery.samples for recovery in static.recoveries)]))
     places = _place(simple, found, static, name)
     done: dict[str, int] = {}
     if static.recoveries:
@@ -88,21 +88,16 @@ def quantize(simple: onnx.ModelProto, found: list[Layer], static: Static, batche
             value, factor = places.root(places.inputs[layer.node])
             entry |= ranges.facts(histograms[value], limits[value], factor, places.bits.get(value, 8))
         facts.append(entry)
+    drawn = []
+    for layer in [next(layer for layer in found if layer.name == name) for name in distributions.worst(facts)]:
+        drawn.append(distributions.of_weights(layer.name, arrays[layer.weight], written[layer.weight]))
+        if layer.node in places.weighted:
+            value, factor = places.root(places.inputs[layer.node])
+            bits = places.bits.get(value, 8)
+            drawn.append(distributions.of_activations(layer.name, histograms[value], limits[value], bits, factor))
     left = quantised.float_shares(model)
-    known = {"layers": facts, "left_float": list(left), "float_share_of_bytes": left, "recovered": done}
+    known = {"layers": facts, "distributions": drawn, "left_float": list(left), "float_share_of_bytes": left, "recovered": done}
     return Result(model, known | {"calibration": static.calibrations[best].type})
-
-
-def _kept(batches: Iterable[Batch], most: int) -> tuple[list[Batch], Iterable[Batch]]:
-    """The first batches, in memory, and those that follow."""
-    samples: list[Batch] = []
-    count = 0
-    for batch in batches:
-        samples.append(batch)
-        count += max((len(array) for array in batch.values() if array.ndim), default=1)
-        if count >= most:
-            break
-    return samples, batches
 
 
 def _place(simple: onnx.ModelProto, found: list[Layer], static: Static, name: str, floating: Collection[str] = ()) -> Placement:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from compress_cli.errors import ArtifactError
-from compress_cli.measurement.latency import Latency
+from compress_cli.measurement.latency import NOTICEABLE, Latency
 from compress_cli.measurement.measure import Timing
 from compress_cli.report import folds, seeds, stored
 from compress_cli.report.document import FindingsTable as FindingsTable
@@ -90,7 +90,22 @@ def _rows(measured: list[Stored], baseline: str, primary: _Primary) -> list[Row]
     """The models of a run, or of one fold of it."""
     origins, timings = _origins(measured), [row.timing for row in measured if row.timing]
     compared_with = next((row for row in measured if row.record.name == baseline), None)
-    return [_row(row, compared_with, origins.get(row.record.name), timings, primary) for row in measured]
+    rows = [_row(row, compared_with, origins.get(row.record.name), timings, primary) for row in measured]
+    return [_with_speed_of_integers(row, {other.name: other for other in rows}, baseline) for row in rows]
+
+
+def _with_speed_of_integers(row: Row, rows: dict[str, Row], baseline: str) -> Row:
+    """With a remark where a file computes in integers and is no faster than the float model it was made from.
+
+    Latencies of two comparisons are those of two moments, so the ratio is that of the speed-ups over the baseline."""
+    before = rows.get(row.made_from or baseline)
+    if row.floating is None or row.speedup is None or before is None or before.floating is not None or before is row:
+        return row
+    old = 1.0 if before.name == baseline else before.speedup.value if before.speedup else None
+    if old is None or row.speedup.value > old * (1 + NOTICEABLE):
+        return row
+    slow = f"its integers are no faster than the float model '{before.name}' on this machine: {row.speedup.value / old:.2f}x"
+    return row.model_copy(update={"note": "; ".join(filter(None, (row.note, slow)))})
 
 
 def _samples(measured: list[Stored]) -> int:
@@ -185,6 +200,7 @@ def _row(measured: Stored, baseline: Stored | None, origin: Stored | None, timin
         baseline_latency=speedup.baseline if speedup else None,
         speedup=speedup.speedup if speedup else None,
         verdict=speedup.verdict if speedup else None,
+        floating=timing.floating if timing else None,
         reason=record.reason or (figures.reason if figures else ""),
         note="; ".join(notes),
         predictions=measured.predictions,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from compress_cli.measurement.latency import Latency, Verdict
+from compress_cli.measurement.profile import FloatPart
 from compress_cli.onnx_graph.contents import Constant
 from compress_cli.statistics.findings import Findings
 from compress_cli.statistics.gate import GateResult
@@ -70,6 +71,8 @@ class Row(BaseModel):
     speedup: Estimate | None = None
     """Latency of the baseline / latency of this, a 99% interval."""
     verdict: Verdict | None = None
+    floating: list[FloatPart] | None = None
+    """What computes in float in a file with integers, with its share of the time and bytes; None of a file without."""
     note: str = ""
     reason: str = ""
 

@@ -13,7 +13,7 @@ from typing import Any
 from compress_cli.data import arrays, pictures
 from compress_cli.measurement.latency import Verdict
 from compress_cli.measurement.measure import PICTURES
-from compress_cli.report import Report, Row, charts, distillation, html, plots, predictions
+from compress_cli.report import Report, Row, charts, distillation, html, plots, predictions, quantisation
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 from compress_cli.report.html import measured, table, text
@@ -85,6 +85,7 @@ def render(report: Report, behind: Background) -> str:
         _answers(report, behind),
         charts.section(report, behind.charts),
         *(predictions.findings(table, report) for table in report.findings if table.name),
+        quantisation.section(report, behind.facts),
         _training(behind),
         f"<h2>Environment</h2>{_environment(report, behind)}",
         f"<details><summary>The recipe as it was run</summary><pre>{text(behind.lock, lines=True)}</pre></details>"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from compress_cli.context import Context
 from compress_cli.data.datasets import SplitName
-from compress_cli.measurement import clients, latency, measure, sessions
+from compress_cli.measurement import clients, latency, measure, profile, sessions
+from compress_cli.measurement.profile import FloatPart
 from compress_cli.stages import Role, Stage
 from compress_cli.store.artifact import Artifact, Comparison, OnnxModel
+
+FEWEST = 3  # runs of a profile
 
 
 class Compare(Stage):
@@ -26,6 +30,7 @@ class Compare(Stage):
     shared: ClassVar[dict[str, int]] = {"latency": latency.VERSION}
     splits: ClassVar[tuple[SplitName, ...]] = ("test",)
     task_dependent: ClassVar[bool] = False
+    version: ClassVar[int] = 2  # what computes in float beside integers, and its share of the time
 
     baseline: str | None = Field(None, description="the stage whose model is the measure of the other")
     start: str | None = Field(None, description="the stage whose model is timed; default: the one before")
@@ -56,8 +61,19 @@ class Compare(Stage):
             latency=speedup.model if speedup else latency.latency(model, feeds[0], how.seconds, how.caches),
             load=clients.load(model, feeds[0], how.concurrency, how.seconds) if how.concurrency > 1 else None,
             speedup=speedup,
+            floating=self._floating(model, feeds[0], context),
         )
         (context.output / measure.COMPARISON).write_text(timing.model_dump_json(indent=1) + "\n")
         if speedup is None:
             return {"latency_ms": timing.latency.p50_ms.value}
         return {"speedup": speedup.speedup.value, "verdict": speedup.verdict}
+
+    def _floating(self, model: sessions.Session, feeds: sessions.Feeds, context: Context) -> list[FloatPart] | None:
+        """None of a file without integers. A profile takes as long as the timing at most."""
+        if context.limit is not None or not profile.has_integers(model.path):
+            return None
+        begin = time.perf_counter()
+        model.run(feeds)
+        runs = int(self.conditions.seconds / max(time.perf_counter() - begin, 1e-9))
+        how = self.conditions
+        return profile.profile(model.path, feeds, how.threads, how.session, min(max(runs, FEWEST), profile.RUNS)).floating

@@ -20,7 +20,7 @@ from compress_cli.deployment.exporters.onnx import Onnx
 from compress_cli.errors import StageError
 from compress_cli.measurement import measure, sessions
 from compress_cli.networks import proof, restore
-from compress_cli.onnx_graph import files, packing, storage
+from compress_cli.onnx_graph import files, packing, quantised, storage
 from compress_cli.onnx_graph.card import Card
 from compress_cli.progress import Progress
 from compress_cli.stages import Role, Stage, _cards, _packed_weights
@@ -77,7 +77,10 @@ class Export(Stage):
             parity = self._quantised(start, path, card, real, context)
         else:
             parity = self._float(start, path, card, real, context)
+        share = quantised.integer_share(files.load(path)) if isinstance(start, Program) else 1.0
+        notes = [f"only {share:.0%} of the weights are integers"] if share < 0.5 else []
         return {
+            **({"notes": notes} if notes else {}),
             "parity": {"samples": len(real), "heads": parity},
             "size_bytes": storage.size_bytes(path),
             "operators": files.operators(files.load(path)),

@@ -126,13 +126,14 @@ class Quantize(Stage):
             _calibrate(prepared, restored.signature, calibration, self.batch, context)
         restore.save_program(restored, quantizer, prepared, context.output)
         layers = observer.observed(prepared)
+        drawn = observer.shown(prepared, layers)
         converted = quantizer.convert(prepared)
         agreements: dict[str, Agreement] = {}
         for part in samples.parts(check, self.batch):
             inputs = samples.tensors(part, restored.signature)
             heads = samples.answers(restored.network, inputs), samples.answers(converted, inputs)
             compare(agreements, *heads, restored.signature.class_axes, part.truth())
-        return {**_facts(calibration, agreements), "layers": layers, "left_float": stays_float}
+        return {**_facts(calibration, agreements), "layers": layers, "distributions": drawn, "left_float": stays_float}
 
     def _onnx(
         self, quantizer: Quantizer, float_session: sessions.Session, calibration: Split, check: Split, context: Context
@@ -199,10 +200,23 @@ def _notes(name: str, facts: dict[str, Any], start: Path, output: Path) -> Itera
     filled = [entry["layer"] for entry in facts["layers"] if entry.get("zeros_filled", 0) >= FILLED * entry["weights"]]
     if filled:
         yield f"weights that were 0 are 0 no longer, since the format has no 0: {', '.join(filled[:5])}"
+    if "budget" in facts:
+        yield _chosen(facts["layers"])
     share = quantised.integer_share(files.load(output))
     facts["integer_share"] = share
     if share < 0.5 and "stored_in" not in facts:
         yield f"only {share:.0%} of the weights are integers; float: {', '.join(facts['left_float'][:5])}"
+
+
+def _chosen(layers: list[dict[str, Any]]) -> str:
+    """`bits chosen on val: 8 for conv1, fc; 4 for layer1.0, layer1.1`"""
+    by_bits: dict[int, list[str]] = {}
+    for entry in layers:
+        by_bits.setdefault(entry["weight_bits"], []).append(entry["layer"])
+    parts = [
+        f"{'float' if bits == 32 else bits} for {', '.join(names)}" for bits, names in sorted(by_bits.items(), reverse=True)
+    ]
+    return f"bits chosen on val: {'; '.join(parts)}"
 
 
 def _facts(calibration: Split, agreements: dict[str, Agreement]) -> dict[str, Any]:

@@ -57,3 +57,19 @@ def test_float_islands():
     assert sorted(island.nodes) == ["Mul mul", "Sigmoid sigmoid"]
     assert (island.time_ms, island.borders_ms) == (12, 5)
     assert island.share == pytest.approx(17 / 40)
+    parts = [(part.name, part.operator, part.time_share, part.bytes_share) for part in result.floating]
+    assert parts == [("sigmoid", "Sigmoid", 8 / 40, 0), ("mul", "Mul", 4 / 40, 0), ("softmax", "Softmax", 1 / 40, 0)]
+
+
+def test_a_float_layer_is_called_after_its_weights_and_weighs_by_its_bytes():
+    """300 bytes of int8, 100 of float; a graph without integers has no float parts."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], "q0"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], "dq0"),
+        helper.make_node("MatMul", ["d", "fc.weight"], ["y"], "n7"),
+    ]
+    weights = {"s": np.float32(1), "z": np.uint8(0), "fc.weight": np.ones((5, 5), np.float32), "w": np.ones(295, np.int8)}
+    times = {(node.name, node.op_type, 0): [1.0] for node in nodes}
+    (part,) = summary(times, graph_of(nodes, weights)).floating
+    assert (part.name, part.time_share, part.bytes_share) == ("fc.weight", pytest.approx(1 / 3), 0.25)
+    assert summary({("n7", "MatMul", 0): [1.0]}, graph_of(nodes[2:], {"fc.weight": weights["fc.weight"]})).floating == []

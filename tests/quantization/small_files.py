@@ -1,9 +1,14 @@
 """Small ONNX files, written by hand: no exporter, no seconds."""
 
+import warnings
+
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from sklearn.datasets import load_digits
+from torch import nn
 
 node = helper.make_node
 
@@ -64,3 +69,29 @@ def convolutions(channels=8, act="Relu", scale=None):
 
 def images(samples=64, seed=7):
     return {"image": normal(samples, 3, 8, 8, seed=seed)}
+
+
+def digits_network(path):
+    """A network of raw pixels that reads digits, and its data: calibration pictures, test pictures and their digits."""
+    pictures, digits = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(digits))
+    pictures, digits = pictures.reshape(-1, 1, 8, 8)[order].astype(np.float32) * 50, digits[order]
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(96, 10),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
+    for _ in range(12):
+        for batch in torch.randperm(1000).split(50):
+            loss = nn.functional.cross_entropy(network(torch.tensor(pictures[batch])), torch.tensor(digits[batch]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network.eval(), torch.tensor(pictures[:2]), path, dynamo=False, opset_version=17, input_names=["image"],
+            output_names=["logits"], dynamic_axes={"image": {0: "n"}, "logits": {0: "n"}},
+        )  # fmt: skip
+    return pictures[:512], pictures[1000:], digits[1000:]

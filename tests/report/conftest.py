@@ -56,12 +56,14 @@ class Made:
         content="",
         base=1.0,
         files=None,
+        floating=None,
         **record,
     ):
         """A model and what was measured of it.
 
         right: (N,) right-or-wrong; speedup: (low, value, high) against a baseline of `base` ms; lacking: what the model has no
-        head for, where `right` is empty; content: of the file, by default unlike any other's; files: others beside it.
+        head for, where `right` is empty; floating: parts that compute in float beside integers; content: of the file, by
+        default unlike any other's; files: others beside it.
         """
         key = f"{len(self.rows) + len(self.variants):064d}"
         write(self.store, key, OnnxModel, {"model.onnx": content or key, **(files or {})})
@@ -95,7 +97,7 @@ class Made:
                 Comparison,
                 {
                     COMPARISON: Timing(
-                        machine=MACHINE, session=Options(), latency=pair.model, load=None, speedup=pair
+                        machine=MACHINE, session=Options(), latency=pair.model, load=None, speedup=pair, floating=floating
                     ).model_dump_json()
                 },
             )

@@ -1,14 +1,9 @@
 """What wins accuracy back, on models that need it."""
 
-import warnings
-
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
-from sklearn.datasets import load_digits
-from torch import nn
 
 from compress_cli.errors import StageError
 from compress_cli.quantization import layers, ranges, source
@@ -16,7 +11,7 @@ from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 from compress_cli.quantization.recoveries import Job
 from compress_cli.quantization.recoveries.equalization import Equalization
 from compress_cli.quantization.recoveries.smooth_quant import SmoothQuant
-from tests.quantization.small_files import convolutions, images, model, node, normal, run, sqnr_db
+from tests.quantization.small_files import convolutions, digits_network, images, model, node, normal, run, sqnr_db
 
 UNEVEN = 10.0 ** np.linspace(-2, 2, 8)  # ranges of channels, as after folding batch norms of a MobileNet
 
@@ -119,32 +114,6 @@ def test_learned_rounding_beats_the_nearest_at_few_bits(tmp_path):
     few = [{"layers": "conv3", "weights": 2}, {"layers": "fc", "weights": 2}]
     lost = noise(proto, tmp_path, batches, overrides=few)
     assert noise(proto, tmp_path, batches, overrides=few, recover=[{"type": "ada_round", "steps": 100}]) > lost + 1.5
-
-
-def digits_network(path):
-    """A network of raw pixels that reads digits, and its data: calibration pictures, test pictures and their digits."""
-    pictures, digits = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(digits))
-    pictures, digits = pictures.reshape(-1, 1, 8, 8)[order].astype(np.float32) * 50, digits[order]
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(96, 10),
-    )  # fmt: skip
-    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
-    for _ in range(12):
-        for batch in torch.randperm(1000).split(50):
-            loss = nn.functional.cross_entropy(network(torch.tensor(pictures[batch])), torch.tensor(digits[batch]))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network.eval(), torch.tensor(pictures[:2]), path, dynamo=False, opset_version=17, input_names=["image"],
-            output_names=["logits"], dynamic_axes={"image": {0: "n"}, "logits": {0: "n"}},
-        )  # fmt: skip
-    return pictures[:512], pictures[1000:], digits[1000:]
 
 
 def test_learned_rounding_wins_back_the_accuracy_that_two_bits_cost(tmp_path):
