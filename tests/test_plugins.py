@@ -8,7 +8,7 @@ from compress_cli import identity, plugin
 from compress_cli.plugin import find
 
 PLUGINS = [(name, path.stem) for name, folder in plugin.folders().items() for path in sorted(folder.glob("[a-z]*.py"))]
-CHOICE = {"factorise", "file", "load", "prune", "sparsify"}  # one of several fields has to be given
+CHOICE = {"drop_layers", "factorise", "file", "load", "prune", "sparsify"}  # one of several fields has to be given
 
 
 def test_every_folder_of_the_design_is_there():
