@@ -105,6 +105,13 @@ class Distill(Stage):
         _teaching.check_weights(value)
         return value
 
+    @field_validator("initialise", mode="before")
+    @classmethod
+    def _auto_or_layers(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "auto":
+            raise ValueError("must be 'auto' or a list of layers")  # one complaint, not one for each choice
+        return value
+
     @model_validator(mode="after")
     def _known_teachers(self) -> Distill:
         _teaching.check_teachers(self.teacher, self.losses, self.combine)
