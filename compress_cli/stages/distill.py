@@ -18,8 +18,9 @@ from compress_cli.losses.soft_targets import SoftTargets
 from compress_cli.networks import features, restore
 from compress_cli.networks.models import Model
 from compress_cli.settings import Many, NotInKey, NotInKeyAtDefault
-from compress_cli.stages import Role, Stage, _initialise
+from compress_cli.stages import Role, Stage, _initialise, _width_budget
 from compress_cli.stages._teaching import Names, Teaching, check_weights, stage
+from compress_cli.stages._width_budget import WidthBudget
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.training import loader, loop
 from compress_cli.training.config import TrainingConfig
@@ -43,6 +44,11 @@ class Distill(Stage):
 
     teacher: Names = Field((), description="the stage to learn from, or a list of several; default: the stage before")
     model: Model | None = Field(None, description="the student's architecture, with fresh weights")
+    budget: Annotated[WidthBudget | None, NotInKeyAtDefault()] = Field(
+        None,
+        description="choose the model's widths: all times one factor, the largest whose exported file is within {bytes: 40 kB} "
+        "or {latency: 0.2 ms}; what was chosen stands in the facts",
+    )
     inputs: Many[str] = Field((), description="of the dataset's inputs, those that the model takes; default: all")
     heads: Many[str] = Field((), description="of the heads that the dataset asks for, those that the model has; default: all")
     initialise: Literal["auto"] | Layers = Field(
@@ -95,6 +101,13 @@ class Distill(Stage):
         check_weights(value)
         return value
 
+    @field_validator("initialise", mode="before")
+    @classmethod
+    def _auto_or_layers(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "auto":
+            raise ValueError("must be 'auto' or a list of layers")  # one complaint, not one for each choice
+        return value
+
     @model_validator(mode="after")
     def _known_teachers(self) -> Distill:
         self._teaching.check()
@@ -129,6 +142,8 @@ class Distill(Stage):
         if self.initialise != "auto" and (self.model is None) == (self.start is None):
             problem = "not both" if self.model else "neither is named"
             raise ValueError(f"name a model as the student, or in start a stage whose checkpoint it is: {problem}")
+        if self.budget and not self.model:
+            raise ValueError("budget: chooses the widths of a 'model', and there is none")
         if not self.model and (self.inputs or self.heads):
             raise ValueError("inputs and heads are those of a fresh model; what 'start' names has its own")
         return self
@@ -149,25 +164,29 @@ class Distill(Stage):
     def depends(self) -> dict[str, Any]:
         """Which of its teachers a loss names, by position: other names of the same teachers give the same student."""
         begun = _initialise.depends() if self.initialise == "auto" else {}
+        begun |= _width_budget.depends(self.budget) if self.budget else {}
         return {**begun, **self._teaching.named()}
 
     def controls(self) -> dict[str, Stage]:
         """The undistilled control: same student, schedule, steps and seeds, the task's loss on true labels."""
         if not self.control:
             return {}
-        settings = {name: getattr(self, name) for name in ("model", "inputs", "heads", "start", "training")}
+        settings = {name: getattr(self, name) for name in ("model", "budget", "inputs", "heads", "start", "training")}
         settings |= {"start": None} if self.model else {}
         length = {"transfer": self.transfer, "join": self.join} if self.transfer else None
         return {"control": stage("train", **settings, as_long_as=length)}
 
     def run(self, context: Context) -> dict[str, Any]:
         context = replace(context, transfer=self.transfer, join=self.join)
-        begun: dict[str, Any] = {}
-        if self.initialise == "auto" and self.model:
+        model, begun = self.model, dict[str, Any]()
+        if self.budget and model:
+            model, begun = _width_budget.fitted(model, self.budget, context, self.inputs, self.heads)
+        if self.initialise == "auto" and model:
             (source, *_) = context.inputs["start" if self.start else "teacher"]
-            restored, begun = _initialise.student(self.model, source, context, self.inputs, self.heads)
+            restored, copied = _initialise.student(model, source, context, self.inputs, self.heads)
+            begun = _initialise.joined(begun, copied)
         else:
-            restored = loop.begin(self.model, context, self.inputs, self.heads)
+            restored = loop.begin(model, context, self.inputs, self.heads)
         if self.initialise and not isinstance(self.initialise, str):
             pairs = ((pair.teacher, pair.student) for pair in self.initialise)
             restore.copy_layers(restore.checkpoint(context.inputs["teacher"][0]).network, restored.network, pairs)

@@ -14,7 +14,8 @@ from compress_cli.losses import Loss
 from compress_cli.networks import features, restore
 from compress_cli.networks.models import Model
 from compress_cli.settings import Many, NotInKeyAtDefault, Settings
-from compress_cli.stages import Role, Stage, _initialise
+from compress_cli.stages import Role, Stage, _initialise, _width_budget
+from compress_cli.stages._width_budget import WidthBudget
 from compress_cli.store.artifact import Artifact, Checkpoint
 from compress_cli.training import loader, loop
 from compress_cli.training.config import TrainingConfig
@@ -38,6 +39,11 @@ class Train(Stage):
     long: ClassVar[bool] = True
 
     model: Model | None = Field(None, description="the architecture, with fresh weights")
+    budget: Annotated[WidthBudget | None, NotInKeyAtDefault()] = Field(
+        None,
+        description="choose the model's widths: all times one factor, the largest whose exported file is within {bytes: 40 kB} "
+        "or {latency: 0.2 ms}; what was chosen stands in the facts",
+    )
     inputs: Many[str] = Field((), description="of the dataset's inputs, those that the model takes; default: all")
     heads: Many[str] = Field((), description="of the heads that the dataset asks for, those that the model has; default: all")
     start: str | None = Field(
@@ -62,6 +68,8 @@ class Train(Stage):
         if not self.initialise and (self.model is None) == (self.start is None):
             problem = "not both" if self.model else "neither is named"
             raise ValueError(f"name a model for fresh weights, or in start a stage whose checkpoint is trained on: {problem}")
+        if self.budget and not self.model:
+            raise ValueError("budget: chooses the widths of a 'model', and there is none")
         if not self.model and (self.inputs or self.heads):
             raise ValueError("inputs and heads are those of a fresh model; what 'start' names has its own")
         return self
@@ -70,19 +78,24 @@ class Train(Stage):
         return Checkpoint
 
     def depends(self) -> dict[str, Any]:
-        """How a model starts with the weights of another one."""
-        return _initialise.depends() if self.initialise else {}
+        """How its widths are chosen, and how it starts with the weights of another model."""
+        begun = _initialise.depends() if self.initialise else {}
+        return {**begun, **(_width_budget.depends(self.budget) if self.budget else {})}
 
     def run(self, context: Context) -> dict[str, Any]:
         context = replace(context, task=self.task or context.task)
         if self.as_long_as:
             other = replace(context, transfer=self.as_long_as.transfer, join=self.as_long_as.join)
             context = replace(context, samples=len(other.index()))
-        begun: dict[str, Any] = {}
-        if self.initialise and self.model:
-            restored, begun = _initialise.student(self.model, context.inputs["start"][0], context, self.inputs, self.heads)
+        model, begun = self.model, dict[str, Any]()
+        if self.budget and model:
+            model, begun = _width_budget.fitted(model, self.budget, context, self.inputs, self.heads)
+        if self.initialise and model:
+            source = context.inputs["start"][0]
+            restored, copied = _initialise.student(model, source, context, self.inputs, self.heads)
+            begun = _initialise.joined(begun, copied)
         else:
-            restored = loop.begin(self.model, context, self.inputs, self.heads)
+            restored = loop.begin(model, context, self.inputs, self.heads)
         losses = (self.loss,) if self.loss else hard_losses(context.task, restored.signature.heads)
         facts = loop.fit(restored.network, losses, self.training, context)
         restore.save(restored, context.output)

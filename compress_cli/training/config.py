@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from compress_cli.settings import Many, NotInKeyAtDefault, Settings
 from compress_cli.training.augmentations import Augmentation
@@ -30,8 +30,10 @@ class TrainingConfig(Settings):
         description="fixed augmented views of a sample, used in turn; default: a new one every epoch",
     )
     clip_norm: float | None = Field(None, gt=0, description="longest gradient (L2 norm over all weights)")
-    ema: float | None = Field(
-        None, gt=0, lt=1, description="keep a moving average of the weights with this decay, such as 0.999, and use it"
+    ema: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] | None = Field(
+        None,
+        description="keep a moving average of the weights with this decay, such as 0.999, and use it; auto: a decay that looks "
+        "back over a twentieth of the training. It helps where the learning rate stays high; after a cosine it changes little",
     )
     accumulate: int = Field(
         1,
@@ -56,6 +58,13 @@ class TrainingConfig(Settings):
         (),
         description="epochs whose weights are kept beside the result, for a stage that rewinds to them; 0: before training",
     )
+
+    @field_validator("ema", mode="before")
+    @classmethod
+    def _decay_or_auto(cls, value: Any) -> Any:
+        if value not in (None, "auto") and (type(value) not in (int, float) or not 0 < value < 1):
+            raise ValueError("must be a number above 0 and below 1, or 'auto'")  # one complaint, not one for each choice
+        return value
 
     def rate(self, epochs: float) -> float:
         """The learning rate after so many epochs, fractions included."""

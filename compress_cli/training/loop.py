@@ -27,7 +27,7 @@ from compress_cli.randomness import isolated_random_state, seed_layers, step_see
 from compress_cli.store.saves import Save
 from compress_cli.training import hindsight, loader, precision
 from compress_cli.training.attachment import ATTACHED, Attach, Attachments
-from compress_cli.training.averaging import Average
+from compress_cli.training.averaging import Average, decay
 from compress_cli.training.breakdown import broken_down, untrained_note
 from compress_cli.training.config import TrainingConfig
 from compress_cli.training.heap import retained_heap
@@ -131,7 +131,7 @@ class _Loop:
         adapters = self.objective.adapters
         parts = (self.network, adapters, self.attachments)
         trained = [weight for part in parts for weight in part.parameters() if weight.requires_grad]
-        average = Average(self.network, self.config.ema) if self.config.ema else None
+        average = Average(self.network, decay(self.config.ema, self.epochs * self.loader.steps)) if self.config.ema else None
         return State(self.network, adapters, self.config.optimizer.build(trained), average, self.precision, self.attachments)
 
     def run(self) -> dict[str, Any]:

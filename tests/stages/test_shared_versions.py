@@ -34,6 +34,7 @@ DECIDES_ONLY = {
     "networks.features": {"distill", "prune", "similarity", "teacher_table", "train"},  # `restore` only looks up layers' names
     "quantization.placement": {"quantize"},  # of ONNX files
     "stages._initialise": set(),  # `depends` brings it, and the channels' with it, where `initialise: auto` is asked for
+    "stages._width_budget": set(),  # the same, where a budget chooses widths
     "training.loader": {"distill", "teacher_table"},  # its version is that of fixed views, which only tables hold
 }
 

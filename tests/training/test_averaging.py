@@ -1,9 +1,11 @@
 """The moving average against its recurrence."""
 
+import pytest
 import torch
 from torch import nn
 
-from compress_cli.training.averaging import Average
+from compress_cli.training.averaging import Average, decay
+from compress_cli.training.config import TrainingConfig
 
 
 def test_weights_and_statistics_follow_the_recurrence():
@@ -26,3 +28,16 @@ def test_weights_and_statistics_follow_the_recurrence():
         else:
             torch.testing.assert_close(each.double(), expected[name])
     assert not average.network.training
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(1000, 1 - 1 / 50), (20_000_000, 0.9999), (10, 0.5), (1, 0.5)])
+def test_auto_looks_back_over_a_twentieth_of_the_training(steps, expected):
+    """After `1 / (1 - decay)` updates a weight's share has fallen to 1 / e, nearly."""
+    assert decay("auto", steps) == pytest.approx(expected)
+    assert decay(0.99, steps) == 0.99
+
+
+@pytest.mark.parametrize("setting", [0, 1, True, "automatic", -0.1])
+def test_decays_that_are_none(setting):
+    with pytest.raises(ValueError, match="ema"):
+        TrainingConfig.model_validate({"epochs": 1, "ema": setting})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,23 @@ from compress_cli.plugin import Plugin
 class Model(Plugin):
     """An architecture; it holds nothing about training, pruning or quantisation."""
 
+    width_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold widths, numbers of channels or a factor of them, which a budget may multiply; all by one factor."""
+
+    @property
+    def width_multiple(self) -> int:
+        """What every width has to be a multiple of."""
+        return 1
+
+    def scaled(self, factor: float) -> Self:
+        """The same architecture with all widths times a factor, rounded as processors like them; ValueError where such
+        widths do not do, RecipeError where it has none."""
+        if not self.width_fields:
+            raise RecipeError(f"budget: the model '{self.type}' has no widths that a budget could choose")
+        settings = {name: getattr(self, name) for name in type(self).model_fields}
+        settings |= {name: _scaled(settings[name], factor, self.width_multiple) for name in self.width_fields}
+        return type(self).model_validate(settings)
+
     def heads_for(self, signature: Signature) -> dict[str, Head]:
         """The heads of the model for this data: by default those that the data proposes. A model whose outputs do not follow
         from the targets, such as an embedding or a reconstruction, says its own."""
@@ -28,6 +47,19 @@ class Model(Plugin):
 
     def load_pretrained(self, body: nn.Module, signature: Signature) -> None:
         """Put the weights that training starts from into a fresh module; never called where a checkpoint is restored."""
+
+
+def _scaled(value: Any, factor: float, multiple: int) -> Any:
+    """Widths to multiples of 8 from 16 on, of 4 from 8 on, of 2 from 4 on; a factor of widths to hundredths; None as it is."""
+    if isinstance(value, tuple):
+        return tuple(_scaled(width, factor, multiple) for width in value)
+    if isinstance(value, float):
+        return max(0.01, round(value * factor, 2))
+    if value is None:
+        return None
+    width = value * factor
+    unit = math.lcm(multiple, next((unit for least, unit in ((16, 8), (8, 4), (4, 2)) if width >= least), 1))
+    return max(unit, round(width / unit) * unit)
 
 
 class Network(nn.Module):

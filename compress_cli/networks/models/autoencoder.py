@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
@@ -35,6 +35,8 @@ class Autoencoder(Model):
 
     Layers for features: `encoder`, `code` (N, code), `decoder`; with a score behind `network.`.
     """
+
+    width_fields: ClassVar[tuple[str, ...]] = ("hidden", "channels")
 
     hidden: Many[Annotated[int, Field(ge=1, lt=2**31)]] = Field(
         (128, 128, 128, 128), description="rows: widths before the code; behind it in reverse"

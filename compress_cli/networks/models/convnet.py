@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -19,6 +19,8 @@ class Convnet(Model):
 
     Layers for features: `layer1`, `layer2`, ... one per width; then global average pooling and `fc`.
     """
+
+    width_fields: ClassVar[tuple[str, ...]] = ("widths",)
 
     widths: Many[Annotated[int, Field(ge=1, lt=2**31)]] = Field(
         (32, 64, 128), min_length=1, description="channels; between two widths the image is halved"

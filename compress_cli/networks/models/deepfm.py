@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -26,6 +26,8 @@ class Deepfm(Model):
 
     Layers for features: `factors` (N, columns, factors), `factors.layers.0`, ... one per input, `linear`, `deep`, `fc`.
     """
+
+    width_fields: ClassVar[tuple[str, ...]] = ("factors", "hidden")
 
     factors: PositiveInt = Field(10, description="size of a column's vector")
     hidden: Many[Annotated[int, Field(ge=1, lt=2**31)]] = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import nn
@@ -27,6 +27,8 @@ class DsCnn(Model):
 
     Layers for features: `frontend`, `conv1`, `layer1`, ... one per block, `avgpool`, `fc`.
     """
+
+    width_fields: ClassVar[tuple[str, ...]] = ("channels",)
 
     channels: PositiveInt = Field(64, description="of every convolution")
     blocks: int = Field(4, ge=1, description="depthwise separable convolutions")

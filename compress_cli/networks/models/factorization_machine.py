@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
@@ -21,6 +23,8 @@ class FactorizationMachine(Model):
 
     Layers for features: `factors` (N, columns, classes x factors), `factors.layers.0`, ... one per input, `linear`.
     """
+
+    width_fields: ClassVar[tuple[str, ...]] = ("factors",)
 
     factors: PositiveInt = Field(8, description="size of a column's vector, for each class")
     deviation: PositiveFloat = Field(0.1, description="of the normal from which factors are drawn (libFM's default)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import ClassVar
 
 from pydantic import Field, PositiveInt
 from torch import nn
@@ -21,6 +22,8 @@ class Lenet(Model):
 
     Layers for features: `conv1`, `pool1`, `conv2`, `pool2`, `relu`, `fc2`.
     """
+
+    width_fields: ClassVar[tuple[str, ...]] = ("widths", "hidden")
 
     widths: Many[PositiveInt] = Field((20, 50), min_length=2, max_length=2, description="channels of the two convolutions")
     hidden: int = Field(500, ge=1, description="width of the hidden layer")

@@ -26,6 +26,7 @@ class Lstm(Model):
     """
 
     version: ClassVar[int] = 2
+    width_fields: ClassVar[tuple[str, ...]] = ("embedding", "width")
 
     embedding: PositiveInt = Field(300, description="size of a token's vector; unused where the input holds vectors")
     width: PositiveInt = Field(256, description="size of a state, in each direction")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import prod
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import nn
@@ -19,6 +19,8 @@ class Mlp(Model):
 
     The default is LeNet-300-100 (LeCun et al. 1998, Proc. IEEE 86:2278).
     """
+
+    width_fields: ClassVar[tuple[str, ...]] = ("hidden",)
 
     hidden: Many[Annotated[int, Field(ge=1, lt=2**31)]] = Field(
         (300, 100), description="widths of the hidden layers; empty for a linear model"

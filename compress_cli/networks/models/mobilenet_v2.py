@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class MobilenetV2(Model):
     Layers for features: `conv1`, `layer1` to `layer7` (the paper's seven rows, none with an activation at its end; hints are
     commonly taken from 2, 3, 5 and 7), `conv2`, `avgpool`, `fc`.
     """
+
+    width_fields: ClassVar[tuple[str, ...]] = ("width",)
 
     width: float = Field(1.0, gt=0, description="all channels are multiplied by it; the last convolution only where above 1")
     expansion: int = Field(6, ge=1, description="channels inside a block per channel at its ends, from layer2 on")

@@ -23,6 +23,7 @@ class Resnet(Model):
     """
 
     version: ClassVar[int] = 2
+    width_fields: ClassVar[tuple[str, ...]] = ("widths", "stem")
 
     depth: int = Field(20, ge=8, description="layers with weights: 8, 14, 20, 32, 44, 56, 110")
     widths: Many[PositiveInt] = Field((16, 32, 64), min_length=3, max_length=3, description="channels of the three stages")

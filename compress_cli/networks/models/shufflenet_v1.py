@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import ClassVar
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -24,6 +25,8 @@ class ShufflenetV1(Model):
     convolutions in units of groups x groups, where widths leave room for units; those that blocks pass on can't be cut.
     """
 
+    width_fields: ClassVar[tuple[str, ...]] = ("widths", "stem")
+
     widths: Many[PositiveInt] = Field((240, 480, 960), min_length=3, max_length=3, description="channels of the three stages")
     blocks: Many[PositiveInt] = Field((4, 8, 4), min_length=3, max_length=3, description="blocks of the three stages")
     groups: int = Field(3, ge=1, description="groups of the 1 x 1 convolutions")
@@ -39,6 +42,11 @@ class ShufflenetV1(Model):
             if after < least:
                 raise ValueError(f"widths: {after} after {before} is too narrow: {least} or more (4 * groups are added)")
         return self
+
+    @property
+    def width_multiple(self) -> int:
+        """Groups of the 1 x 1 convolutions, within blocks a quarter as wide too."""
+        return 4 * self.groups
 
     def build(self, signature: Signature) -> nn.Module:
         channels, _, _ = only_input(signature, self.type, axes=3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
@@ -23,6 +23,8 @@ class ShufflenetV2(Model):
     Layers for features: `conv1`, `layer1` to `layer3`, `conv2`, `avgpool`, `fc`. Channels can be cut
     inside a branch and around the stages (`conv1`, `conv2`), not where they are shuffled.
     """
+
+    width_fields: ClassVar[tuple[str, ...]] = ("widths", "stem", "last")
 
     widths: Many[Annotated[int, Field(ge=2, multiple_of=2)]] = Field(
         (116, 232, 464), min_length=3, max_length=3, description="channels of the three stages, even numbers"

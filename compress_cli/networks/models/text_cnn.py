@@ -29,6 +29,7 @@ class TextCnn(Model):
     """
 
     version: ClassVar[int] = 2
+    width_fields: ClassVar[tuple[str, ...]] = ("width", "maps")
 
     width: PositiveInt = Field(300, description="size of a word vector")
     windows: Many[Annotated[int, Field(ge=1, le=1024)]] = Field((3, 4, 5), min_length=1, description="words a convolution sees")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from compress_cli.data.signature import Signature
 from compress_cli.errors import RecipeError
 from compress_cli.networks.models import Model, only_head, only_input, replace_last_layer
-from compress_cli.settings import suggest
+from compress_cli.settings import NotInKeyAtDefault, suggest
 
 _AUXILIARY = ("googlenet", "inception_v3")  # their side classifiers train only; without them one head is one tensor
+
+
+_SCALED = ("mobilenet_v2", "mobilenet_v3")  # their builders take a factor of all channels
 
 
 class Torchvision(Model):
@@ -24,7 +27,12 @@ class Torchvision(Model):
     published for torchvision load into it by name, where the number of classes is theirs.
     """
 
+    width_fields: ClassVar[tuple[str, ...]] = ("width",)
+
     name: str = Field(description="the builder, such as resnet50 or mobilenet_v2")
+    width: Annotated[float, Field(gt=0), NotInKeyAtDefault()] = Field(
+        1.0, description="all channels are multiplied by it; for builders that take `width_mult`, the mobilenets"
+    )
 
     @field_validator("name")
     @classmethod
@@ -36,12 +44,26 @@ class Torchvision(Model):
             raise ValueError(f"torchvision has no classification network '{name}'; {suggest(name, names)}")
         return name
 
+    @model_validator(mode="after")
+    def _has_widths(self) -> Torchvision:
+        if self.width != 1 and not self.name.startswith(_SCALED):
+            raise ValueError(f"width: torchvision's '{self.name}' has one width only; those that take others: mobilenets")
+        return self
+
+    def scaled(self, factor: float) -> Self:
+        """RecipeError for a builder of one width."""
+        if not self.name.startswith(_SCALED):
+            raise RecipeError(f"budget: torchvision's '{self.name}' has no widths that a budget could choose")
+        return super().scaled(factor)
+
     def build(self, signature: Signature) -> nn.Module:
         import torchvision
 
         channels, height, width = only_input(signature, self.type, axes=3)
         several = len(signature.heads) != 1
         settings: dict[str, Any] = {"num_classes": 1 if several else only_head(signature, self.type)}
+        if self.width != 1:
+            settings["width_mult"] = self.width
         if self.name in _AUXILIARY:
             settings |= {"aux_logits": False, "init_weights": True}
         if self.name.startswith("vit_"):

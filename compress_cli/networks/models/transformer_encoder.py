@@ -33,6 +33,7 @@ class TransformerEncoder(Model):
     """
 
     version: ClassVar[int] = 2
+    width_fields: ClassVar[tuple[str, ...]] = ("width", "hidden")
 
     width: PositiveInt = Field(512, description="size of a hidden state")
     hidden: PositiveInt = Field(2048, description="width between the two linear layers of a block")
@@ -57,6 +58,11 @@ class TransformerEncoder(Model):
         if self.positions == "sinusoidal" and self.width % 2:
             raise ValueError(f"width: must be even where positions are sinusoidal, not {self.width}")
         return self
+
+    @property
+    def width_multiple(self) -> int:
+        """Attention heads share the width, and sines and cosines are as many."""
+        return 2 * self.attention_heads
 
     def build(self, signature: Signature) -> nn.Module:
         return _TransformerEncoder(sequence_input(signature, self.type, self.padding), signature, self)

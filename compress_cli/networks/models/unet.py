@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -27,6 +27,8 @@ class Unet(Model):
 
     Layers for features: `down.0`, ... one per width, the last the coarsest, `up.0`, ... from coarse to fine, `fc`.
     """
+
+    width_fields: ClassVar[tuple[str, ...]] = ("widths",)
 
     widths: Many[Annotated[int, Field(ge=1, lt=2**31)]] = Field(
         (64, 128, 256, 512, 1024), min_length=2, description="channels; between two widths the picture is halved"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 from torch import nn
@@ -29,6 +29,8 @@ class Vgg(Model):
     Layers for features: `layer1` to `layer5`, `avgpool`, `fc`; a stage before its last activation is its last batch
     normalisation: `layer5.1` at depth 8 (one convolution a stage), `layer5.4` at depth 13 (two).
     """
+
+    width_fields: ClassVar[tuple[str, ...]] = ("widths",)
 
     depth: Literal[8, 11, 13, 16, 19] = Field(16, description="8, 11, 13, 16 or 19")
     widths: Many[PositiveInt] = Field(

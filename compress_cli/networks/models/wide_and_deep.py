@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from math import prod
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
@@ -31,6 +31,8 @@ class WideAndDeep(Model):
     Layers for features: `wide` (N, columns, classes), `embedding` (N, categories, width), `embedding.layers.0`, ... one per
     input of categories, `deep`, `fc`.
     """
+
+    width_fields: ClassVar[tuple[str, ...]] = ("embedding", "hidden")
 
     crosses: Many[Many[str]] = Field((), description="groups of inputs whose combinations have weights in the wide part")
     embedding: PositiveInt = Field(32, description="size of a category's vector in the deep part")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
@@ -16,6 +18,8 @@ class WideResnet(Model):
     Layers for features: `conv1`, `layer1` to `layer3` (sums, not yet normalised), `relu`, `avgpool`, `fc`; the stages before
     their activation are `layer2.0.bn1`, `layer3.0.bn1` and `bn1`.
     """
+
+    width_fields: ClassVar[tuple[str, ...]] = ("widths", "stem")
 
     depth: int = Field(40, ge=10, description="layers with weights, 6n + 4: 10, 16, 22, 28, 40")
     widening: int = Field(2, ge=1, description="every stage has that many times its width")
