@@ -104,7 +104,7 @@ def _value(aim: str, position: int, metric: float, size: float | None, complete:
         return metric
     if aim == "size" and size is not None:
         return size
-    return statistics.median(trial.values[position] for trial in complete)
+    return float(statistics.median(trial.values[position] for trial in complete))
 
 
 def _constraint(gate: Gate, goal: Goal, metric: float, size: float | None, complete: list[Any]) -> float:

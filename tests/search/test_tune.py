@@ -2,6 +2,12 @@
 
 import hashlib
 import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -141,3 +147,41 @@ def test_a_wrong_command_is_refused_before_anything_runs(tmp_path, compress, arg
     assert found.code in (2, 3), found
     assert reason in found.err
     assert not (tmp_path / "runs" / ".store").exists()
+
+
+@pytest.mark.slow
+def test_two_workers_of_which_one_is_killed_complete_the_study_without_losing_a_trial(tmp_path):
+    """As real processes; the killed one's trial is queued again at once, and goes on from its last save."""
+    (tmp_path / "r.yaml").write_text(
+        RECIPE.replace("epochs: 4", "epochs: 40").replace("threads: 1\n", "threads: 1\nsave: {epochs: 1}\n")
+    )
+    command = [sys.executable, "-m", "compress_cli", "tune", "r.yaml", "--trials", "12", "--workers", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    victim = None
+    while victim is None and process.poll() is None:
+        time.sleep(0.2)
+        victim = next(iter(training_workers(tmp_path)), None)
+    assert victim is not None, process.communicate()
+    os.kill(victim, signal.SIGKILL)
+    _, err = process.communicate(timeout=1200)
+    assert process.returncode == 0, err
+    assert "its worker died (exit -9); queued again" in err
+    outcome = Outcome.model_validate_json((tmp_path / "runs" / "r.tune" / "tune.json").read_text())
+    assert len(outcome.trials) == 12
+    assert {trial.state for trial in outcome.trials} <= {"complete", "paused"}
+    (struck,) = [trial for trial in outcome.trials if trial.deaths]
+    assert struck.not_repeated > 0
+
+
+def training_workers(folder):
+    """Process ids of workers whose trial has a save."""
+    database = folder / "runs" / "r.tune" / "study.db"
+    if not database.is_file() or not list((folder / "runs" / ".store").glob("*.saves/*.safetensors")):
+        return []
+    query = "select value_json from trial_user_attributes a join trials t using (trial_id) where key = 'worker' and state = 'RUNNING'"
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            rows = connection.execute(query).fetchall()
+    except sqlite3.OperationalError:
+        return []
+    return [int(json.loads(value).rpartition(":")[2]) for (value,) in rows if json.loads(value)]
