@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from compress_cli.errors import RecipeError
 from compress_cli.pipeline.searched import Aim
+from compress_cli.search import promotion
 from compress_cli.search.objectives import Figures, Goal
 from compress_cli.search.space import Space
 from compress_cli.search.study import Study, Trial, shown
@@ -38,6 +39,8 @@ class TrialOutcome(BaseModel):
     """Trained by this trial, in all stages."""
     not_repeated: int = 0
     """Epochs that it did not train again when it went on from its save."""
+    untrained: int = 0
+    """Epochs of the longest training that it paused before."""
     seconds: float = 0.0
     sampler: str = ""
     deaths: int = 0
@@ -86,6 +89,10 @@ class Outcome(BaseModel):
     @property
     def not_repeated(self) -> int:
         return sum(each.not_repeated for each in self.trials)
+
+    @property
+    def untrained(self) -> int:
+        return sum(each.untrained for each in self.trials)
 
     @property
     def continued(self) -> int:
@@ -174,6 +181,7 @@ def _trial(trial: Trial, space: Space) -> TrialOutcome:
         feasible=figures is not None and figures.feasible,
         rungs=trial.rungs,
         epochs=notes.get("trained", 0),
+        untrained=_untrained(trial, space) if trial.paused else 0,
         not_repeated=notes.get("not_repeated", 0),
         seconds=notes.get("seconds", 0.0),
         sampler=notes.get("sampler", ""),
@@ -181,6 +189,12 @@ def _trial(trial: Trial, space: Space) -> TrialOutcome:
         problem=notes.get("problem", ""),
         keys=notes.get("keys", {}),
     )
+
+
+def _untrained(trial: Trial, space: Space) -> int:
+    epochs = trial.notes.get("epochs", 0)
+    rungs = promotion.rung_epochs(space.recipe(trial.drawn).search.rungs, epochs)
+    return epochs - rungs[max(trial.rungs)] if trial.rungs else 0
 
 
 def _values(dimension: Any) -> str:

@@ -123,7 +123,8 @@ def _importances(outcome: Outcome) -> str:
     figures, titles = [], {aim: outcome.goal.title(aim) for aim in outcome.goal.objectives}
     for aim, shares in outcome.importances.items():
         ordered = sorted(shares.items(), key=lambda pair: -pair[1])
-        steps = [Bar(name, (share, share, share), f"{100 * share:.0f}%") for name, share in ordered]
+        names = dict(zip(outcome.fields, tables.short(list(outcome.fields)), strict=True))
+        steps = [Bar(names[name], (share, share, share), f"{100 * share:.0f}%") for name, share in ordered]
         title = f"share of the variance of {titles[aim]}"
         figures.append(f"<figure>{bars(steps, title, lambda value: f'{100 * value:.0f}%', 'higher')}</figure>")
     return "".join(figures)

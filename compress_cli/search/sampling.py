@@ -7,8 +7,10 @@ import statistics
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from compress_cli.search.objectives import Goal
 from compress_cli.search.space import Dimension, Drawn, Space
 from compress_cli.search.study import Study
+from compress_cli.statistics.gate import Gate
 
 if TYPE_CHECKING:
     import optuna
@@ -39,11 +41,12 @@ def _last(low: float, high: float, step: float | None) -> int:
     return int(low + (high - low) // (step or 1) * (step or 1))
 
 
-def proposed(study: Study, space: Space, seed: int, sampler: str = "auto") -> tuple[dict[str, Drawn], str] | None:
+def proposed(study: Study, space: Space, goal: Goal, seed: int, sampler: str = "auto") -> tuple[dict[str, Drawn], str] | None:
     """Values that no trial of the study has, and the sampler that proposed them; None where every combination was tried.
 
-    The sampler sees a copy of the study in which paused trials count as still at work. Its random numbers follow from the
-    seed and the number of trials, so that no worker that starts anew repeats what another drew.
+    The sampler sees a copy of the study in which a paused trial counts with what it showed at its last rung, so that it learns
+    from trials that were not worth an end. Its random numbers follow from the seed and the number of trials, so that no
+    worker that starts anew repeats what another drew.
     """
     import optuna
     from optuna.trial import TrialState
@@ -53,16 +56,14 @@ def proposed(study: Study, space: Space, seed: int, sampler: str = "auto") -> tu
     combinations = space.combinations
     if combinations is not None and len({tuple(sorted(params.items())) for params in taken}) >= combinations:
         return None
-    for trial in trials:
-        if trial.state == TrialState.WAITING:
-            trial.state = TrialState.RUNNING
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     known = {dimension.name: distribution(dimension) for dimension in space.dimensions}
     draw = (seed * 1_000_003 + len(trials)) % 2**32
     which = sampler if sampler != "auto" else "gp" if _takes_minutes(trials) else "tpe"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental, says Optuna
         copy = optuna.create_study(directions=study.study.directions, sampler=_sampler(which, draw))
-        copy.add_trials([trial for trial in trials if trial.state != TrialState.FAIL])
+        copy.add_trials([_shown(trial, complete, goal) for trial in trials if trial.state != TrialState.FAIL])
         values = {dimension.name: _short(dimension, value) for dimension, value in _pairs(space, copy.ask(known).params)}
     numbers = random.Random(draw)
     for _ in range(DRAWS):
@@ -70,6 +71,49 @@ def proposed(study: Study, space: Space, seed: int, sampler: str = "auto") -> tu
             break
         values = {dimension.name: _drawn(dimension, known[dimension.name], numbers) for dimension in space.dimensions}
     return values, which
+
+
+def _shown(trial: Any, complete: list[Any], goal: Goal) -> Any:
+    """A trial as the sampler sees it: a waiting one with what it showed, or as still at work where that tells nothing."""
+    from optuna.trial import TrialState, create_trial
+
+    if trial.state != TrialState.WAITING:
+        return trial
+    notes = trial.user_attrs
+    rungs = notes.get("rungs") or {}
+    if notes.get("paused") and rungs and complete:
+        metric = rungs[max(rungs, key=int)]
+        values = [_value(aim, position, metric, notes.get("size"), complete) for position, aim in enumerate(goal.objectives)]
+        constraints = {
+            f"constraints:{gate.promise}": _constraint(gate, goal, metric, notes.get("size"), complete) for gate in goal.gates
+        }
+        return create_trial(
+            state=TrialState.COMPLETE,
+            values=values,
+            params=trial.params,
+            distributions=trial.distributions,
+            system_attrs=constraints,
+        )
+    trial.state = TrialState.RUNNING
+    return trial
+
+
+def _value(aim: str, position: int, metric: float, size: float | None, complete: list[Any]) -> float:
+    """An objective of a trial that paused; the middle of the complete ones where its rung tells nothing of it."""
+    if aim == "accuracy":
+        return metric
+    if aim == "size" and size is not None:
+        return size
+    return float(statistics.median(trial.values[position] for trial in complete))
+
+
+def _constraint(gate: Gate, goal: Goal, metric: float, size: float | None, complete: list[Any]) -> float:
+    """How far a paused trial is from keeping a gate, at its rung; the middle of the complete ones where that is not known."""
+    terms = gate.terms
+    figure = metric if terms.quantity == goal.primary else size if terms.quantity == "size_bytes" else None
+    if figure is None:
+        return float(statistics.median(trial.constraints[gate.promise] for trial in complete))
+    return (figure - terms.limit if terms.at_most else terms.limit - figure) / (abs(terms.limit) or 1.0)
 
 
 def _takes_minutes(trials: list[Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from compress_cli.pipeline.searched import Aim
@@ -36,13 +37,37 @@ def summary(outcome: Outcome) -> list[str]:
     if outcome.not_repeated:
         share = outcome.not_repeated / (outcome.epochs + outcome.not_repeated)
         sentences.append(
-            f"{outcome.continued} trials went on from a save instead of anew: {outcome.not_repeated} epochs were not trained "
-            f"again ({100 * share:.0f}% of what starting anew would have taken)."
+            f"{_count(outcome.continued, 'trial')} went on from a save instead of anew: {outcome.not_repeated} epochs were not "
+            f"trained again ({100 * share:.0f}% of what starting anew would have taken)."
         )
+    if outcome.untrained:
+        paused = _count(outcome.count("paused"), "trial")
+        sentences.append(f"{paused} that stayed paused left {outcome.untrained} epochs of the longest training untrained.")
     died = sum(each.deaths for each in outcome.trials)
     if died:
-        sentences.append(f"Workers died {died} times at a trial; each was queued again.")
+        sentences.append(f"{_count(died, 'time')} a worker died at a trial, which was queued again.")
     return sentences
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def short(fields: Sequence[str]) -> list[str]:
+    """`learning_rate` for `student.training.optimizer.learning_rate`: the fewest last parts that no other field ends with.
+
+    A position keeps the list's name, and `when` its stage's."""
+
+    def shortest(field: str) -> str:
+        parts = field.split(".")
+        for count in range(1, len(parts)):
+            ending = ".".join(parts[-count:])
+            clear = not parts[-count].isdecimal() and ending != "when"
+            if clear and not any(other != field and f".{other}".endswith(f".{ending}") for other in fields):
+                return ending
+        return field
+
+    return [shortest(field) for field in fields]
 
 
 def verdict(outcome: Outcome) -> str:
@@ -72,7 +97,7 @@ def front(outcome: Outcome) -> Table:
         trial = outcome.trial(number)
         name = f"{number} (written)" if number == outcome.best else str(number)
         lines.append([name, *_figures(trial.figures, outcome), *(trial.values[field] for field in fields)])
-    return Table(["trial", *_headings(outcome), *fields], lines)
+    return Table(["trial", *_headings(outcome), *short(fields)], lines)
 
 
 def importances(outcome: Outcome) -> Table:
@@ -116,7 +141,7 @@ def trials(outcome: Outcome) -> Table:
         "not repeated",
         "time",
     ]
-    return Table([*headings, *outcome.fields], lines)
+    return Table([*headings, *short(list(outcome.fields))], lines)
 
 
 def problems(outcome: Outcome) -> list[str]:

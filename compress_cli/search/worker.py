@@ -52,7 +52,7 @@ def _next(shop: Workshop, trials: int, seed: int, sampler: str) -> Trial | None:
             return trial
     if not new:
         return None
-    proposed = sampling.proposed(shop.study, shop.space, seed, sampler)
+    proposed = sampling.proposed(shop.study, shop.space, shop.goal, seed, sampler)
     if proposed is None:
         return _last_chance(shop, fresh, at_work)
     drawn, which = proposed

@@ -37,7 +37,7 @@ stages:
           - 0.25
 
     criterion:
-      search: [magnitude, {type: taylor}]
+      search: [l1, {type: taylor}]
   - quantize
 """
 DRAWN = {

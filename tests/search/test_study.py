@@ -10,6 +10,10 @@ pytest.importorskip("optuna")
 
 from compress_cli.errors import ArtifactError, RecipeError
 from compress_cli.search import sampling, space, study
+from compress_cli.search.objectives import Goal
+from compress_cli.statistics.gate import Gate
+
+GOAL = Goal(objectives=("size",), gates=(Gate(promise="accuracy>=0.9"),), primary="accuracy", better="higher")
 
 
 @pytest.fixture
@@ -71,15 +75,29 @@ def test_constraints_are_those_that_optuna_samples_by(opened, searched):
 def test_values_are_proposed_once_each_until_none_is_left(opened, searched):
     assert searched.combinations == 18
     seen = []
-    while (proposal := sampling.proposed(opened, searched, 0)) is not None:
+    while (proposal := sampling.proposed(opened, searched, GOAL, 0)) is not None:
         drawn, which = proposal
         assert drawn not in seen
         assert which == "tpe"
         seen.append(drawn)
-        opened.complete(begun(opened, searched, drawn), [float(len(seen))], {"g": 0.0})
+        opened.complete(begun(opened, searched, drawn), [float(len(seen))], {"accuracy>=0.9": 0.0})
     assert len(seen) == 18
     assert {searched.words(drawn)["train.model.hidden.0"] for drawn in seen} == {"4", "6", "8"}
     assert {searched.words(drawn)["train.training.epochs"] for drawn in seen} == {"1", "4", "7"}
+
+
+def test_a_paused_trial_counts_for_the_sampler_with_what_it_showed_at_its_rung(opened, searched):
+    opened.complete(begun(opened, searched), [5000.0], {"accuracy>=0.9": -0.01})
+    paused = begun(opened, searched)
+    opened.note(paused, rungs={"0": 0.36, "1": 0.45}, size=700.0)
+    opened.wait(paused, paused=True)
+    queued = begun(opened, searched)
+    opened.wait(queued, paused=False)
+    trials = opened.frozen()
+    shown = [sampling._shown(trial, trials[:1], GOAL) for trial in trials]
+    assert [trial.state.name for trial in shown] == ["COMPLETE", "COMPLETE", "RUNNING"]
+    assert shown[1].values == [700.0]
+    assert dict(shown[1].constraints) == {"accuracy>=0.9": pytest.approx((0.9 - 0.45) / 0.9)}
 
 
 def test_a_gaussian_process_proposes_where_trials_take_minutes(opened, searched):
@@ -87,7 +105,7 @@ def test_a_gaussian_process_proposes_where_trials_take_minutes(opened, searched)
         trial = begun(opened, searched, {**searched.first, "train.model.hidden.0": width})
         opened.note(trial, seconds=90.0)
         opened.complete(trial, [1.0], {})
-    assert sampling.proposed(opened, searched, 0)[1] == "gp"
+    assert sampling.proposed(opened, searched, GOAL, 0)[1] == "gp"
 
 
 def test_a_study_of_another_recipe_is_refused_with_the_first_difference(opened):

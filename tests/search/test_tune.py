@@ -2,6 +2,12 @@
 
 import hashlib
 import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -23,7 +29,7 @@ stages:
     model: {type: mlp, hidden: [{search: [12, 4, 8]}]}   # neurons
     training:
       {epochs: 4, precision: float32, optimizer: {type: sgd, learning_rate: {search: {low: 0.003, high: 0.3, log: true}}}}
-  - {type: quantize, name: int8, when: {search: [true, false]}}
+  - {type: train, name: longer, start: net, training: {epochs: 1, precision: float32}, when: {search: [true, false]}}
 """
 
 
@@ -38,7 +44,7 @@ def hashes(folder):
     return {
         name: files(folder.parent / ".store" / key)
         for name, key in steps.items()
-        if name in ("net", "int8", "net.onnx", "int8.onnx")
+        if name in ("net", "longer", "net.onnx", "longer.onnx")
     }
 
 
@@ -74,7 +80,7 @@ def test_a_search_ends_in_a_recipe_that_runs_to_the_bytes_of_its_trial(tmp_path,
     assert hashes(tmp_path / "elsewhere" / "r.best") == hashes(tmp_path / "runs" / "r.best")
     run_of_it = json.loads((tmp_path / "runs/r.best/run.json").read_text())["steps"]
     made = outcome.trial(outcome.best).keys
-    assert {name: made[name] for name in ("net", "int8") if name in run_of_it}.items() <= run_of_it.items()
+    assert {name: made[name] for name in ("net", "longer") if name in run_of_it}.items() <= run_of_it.items()
 
     more = compress("tune", "r.yaml", "--trials", 4)
     assert more.code == 0, more
@@ -131,7 +137,7 @@ def test_where_no_trial_keeps_the_gates_the_nearest_is_named(tmp_path, compress)
         (("--objective", "sizes"), "--objective sizes: there is no such objective; did you mean 'size'?"),
         (("--sampler", "random"), "--sampler random: there is no such sampler"),
         (("--best", "mine.yaml"), "mine.yaml: is in the way, and was not written by `compress tune`"),
-        (("--storage", "sqlite:////dev/null/x.db"), "can't be"),
+        (("--storage", "sqlite:////dev/null/x.db"), "is a device, where a folder should be"),
     ],
 )
 def test_a_wrong_command_is_refused_before_anything_runs(tmp_path, compress, arguments, reason):
@@ -141,3 +147,41 @@ def test_a_wrong_command_is_refused_before_anything_runs(tmp_path, compress, arg
     assert found.code in (2, 3), found
     assert reason in found.err
     assert not (tmp_path / "runs" / ".store").exists()
+
+
+@pytest.mark.slow
+def test_two_workers_of_which_one_is_killed_complete_the_study_without_losing_a_trial(tmp_path):
+    """As real processes; the killed one's trial is queued again at once, and goes on from its last save."""
+    (tmp_path / "r.yaml").write_text(
+        RECIPE.replace("epochs: 4", "epochs: 40").replace("threads: 1\n", "threads: 1\nsave: {epochs: 1}\n")
+    )
+    command = [sys.executable, "-m", "compress_cli", "tune", "r.yaml", "--trials", "12", "--workers", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    victim = None
+    while victim is None and process.poll() is None:
+        time.sleep(0.2)
+        victim = next(iter(training_workers(tmp_path)), None)
+    assert victim is not None, process.communicate()
+    os.kill(victim, signal.SIGKILL)
+    _, err = process.communicate(timeout=1200)
+    assert process.returncode == 0, err
+    assert "its worker died (exit -9); queued again" in err
+    outcome = Outcome.model_validate_json((tmp_path / "runs" / "r.tune" / "tune.json").read_text())
+    assert len(outcome.trials) == 12
+    assert {trial.state for trial in outcome.trials} <= {"complete", "paused"}
+    (struck,) = [trial for trial in outcome.trials if trial.deaths]
+    assert struck.not_repeated > 0
+
+
+def training_workers(folder):
+    """Process ids of workers whose trial has a save."""
+    database = folder / "runs" / "r.tune" / "study.db"
+    if not database.is_file() or not list((folder / "runs" / ".store").glob("*.saves/*.safetensors")):
+        return []
+    query = "select value_json from trial_user_attributes a join trials t using (trial_id) where key = 'worker' and state = 'RUNNING'"
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            rows = connection.execute(query).fetchall()
+    except sqlite3.OperationalError:
+        return []
+    return [int(json.loads(value).rpartition(":")[2]) for (value,) in rows if json.loads(value)]
