@@ -14,6 +14,7 @@ from compress_cli.document import Document, Key
 from compress_cli.errors import RecipeError
 from compress_cli.measurement.latency import TimingConditions
 from compress_cli.measurement.measure import RunConditions
+from compress_cli.pipeline.time_limit import Within
 from compress_cli.plugin import find
 from compress_cli.settings import Many, Settings
 from compress_cli.stages import Stage
@@ -51,6 +52,11 @@ class Recipe(Settings):
     gates: Many[Gate] = Field((), description="promises about the result; a run that breaks one ends with exit code 5")
     measure: RunConditions = Field(RunConditions(), description="how models are run to be measured")
     compare: TimingConditions = Field(TimingConditions(), description="how models are timed")
+    within: Within = Field(
+        None,
+        description="time that the run may take, such as 60m: epochs and views are fitted to what steps take on this machine; "
+        "those written are the most",
+    )
     stages: Many[Stage] = Field(min_length=1, description="what to do, in order")
 
     _document: Document = PrivateAttr()

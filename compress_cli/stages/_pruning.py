@@ -92,6 +92,7 @@ class Pruning:
         self._history: list[dict[str, Any]] = []
         self._notes: list[str] = []
         self._cuts = 0
+        self._pace: dict[str, float] = {}  # of the trainings so far
         self._after: dict[str, int] = {}
 
     def cut(self, done: float) -> None:
@@ -125,6 +126,8 @@ class Pruning:
         """Train the network as it is now; facts of the training."""
         losses, teachers = _teaching.opened(self._stage, context, self.restored.signature.heads, training.batch)
         facts = loop.fit(self.restored.network, losses, training, context, teachers)
+        worked_s = facts["pace"]["worked_s"] + self._pace.get("worked_s", 0.0)
+        facts["pace"] = self._pace = {**facts["pace"], "worked_s": worked_s}
         self._history[-1]["epochs"] = len(facts["epochs"])
         return facts
 
@@ -142,7 +145,8 @@ class Pruning:
             facts["steps"] = self._history
         if not facts.get("reached", True):
             self._note(_shortfall(facts))
-        return facts | {name: value for name, value in (("errors", self._errors), ("notes", self._notes)) if value}
+        more = {"errors": self._errors, "notes": self._notes, "pace": self._pace}
+        return facts | {name: value for name, value in more.items() if value}
 
     def _note(self, note: str) -> None:
         if note not in self._notes:

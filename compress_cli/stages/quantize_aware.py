@@ -31,6 +31,7 @@ from compress_cli.quantization.trainable import TrainableGraph
 from compress_cli.settings import Many, Settings
 from compress_cli.stages import Role, Stage, _teaching
 from compress_cli.stages._teaching import Names
+from compress_cli.stages._work import Work
 from compress_cli.statistics.agreement import Agreement, compare
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.training import loader, loop
@@ -141,10 +142,14 @@ class QuantizeAware(Stage):
         calibration = samples.drawn(context.split("train", self.batch), self.samples, context.seed)
         graph = quantizer.prepare_qat(restored.network, example, self.ranges)
         calibrated = quantizer.prepare(restored.network, example)
-        self._calibrate(calibrated, restored.signature, calibration, context)
+        work = Work()
+        with work.over(len(calibration), min(self.samples, len(context.whole("train")))):
+            self._calibrate(calibrated, restored.signature, calibration, context)
         trainable.begin(graph, calibrated)
         facts = self._train(graph, restored, context)
-        return {**facts, **self._settle(graph, restored, quantizer, calibration, context, facts.get("notes", []))}
+        with work.over(len(calibration), min(self.samples, len(context.whole("train")))):
+            settled = self._settle(graph, restored, quantizer, calibration, context, facts.get("notes", []))
+        return {**facts, **settled, **work.facts(facts["pace"])}
 
     def _train(self, graph: TrainableGraph, restored: Restored, context: Context) -> dict[str, Any]:
         """Train the graph, and give its weights to the network."""
