@@ -30,7 +30,7 @@ def command(
     planned = plans.plan(recipes.load(recipe, overrides))
 
     from compress_cli.cli._live import Live
-    from compress_cli.pipeline import run
+    from compress_cli.pipeline import fitting, run
     from compress_cli.pipeline import smoke as smoke_run
     from compress_cli.pipeline.estimate import MEMORY, Estimates
     from compress_cli.store.store import Store
@@ -43,6 +43,10 @@ def command(
             trials = smoke_run.smoke(planned, listener, memory=memory)
             if memory:
                 smoke_run.note(planned, trials, memory)
+        limited, fitted = planned.recipe.within is not None and not planned.missing_data, None
+        if limited:
+            fitted = fitting.foreseen(planned, kept, output / planned.recipe.name, trials)
+            planned = fitted.plan if fitted else planned
         state = run.Run(planned, kept, output / planned.recipe.name, listener, repair=True)
     estimates = Estimates(planned.recipe, kept, trials)
     names = {step.key: step.name for step in planned.steps}  # what several share is one step, called as its first user calls it
@@ -50,6 +54,7 @@ def command(
     document = {
         "recipe": planned.recipe.name,
         "baseline": planned.baseline,
+        **({"fitted": fitted.decision.model_dump() if fitted else None} if limited else {}),
         "missing_data": planned.missing_data,
         "steps": steps,
     }
@@ -57,6 +62,8 @@ def command(
         typer.echo(format_json.dumps(document, indent=1))
     else:
         _show(document)
+        if limited:
+            typer.echo(fitted.decision.sentence if fitted else "epochs are fitted when the run begins (--smoke shows to what)")
     if state.damaged:
         from compress_cli.errors import ArtifactError
 

@@ -104,6 +104,15 @@ def fitted(planned: Plan, store: Store, directory: Path, listener: Listener, beg
     return result
 
 
+def foreseen(planned: Plan, store: Store, directory: Path, trials: list[smoke.Trial]) -> Fitted | None:
+    """The decision that a run would take, or has taken; nothing is written. None where too little is known to decide."""
+    known = recorded(planned, directory)
+    estimates = Estimates(planned.recipe, store, trials)
+    if known or _seconds(planned, estimates, store)[1]:
+        return known
+    return decide(planned, estimates, store, MARGIN * _limit(planned.recipe))
+
+
 def recorded(planned: Plan, directory: Path) -> Fitted | None:
     """The plan by the decision in a run's folder; None where there is none for this recipe."""
     path = directory / FITTED
