@@ -21,8 +21,10 @@ from compress_cli.store.store import Store
 MEMORY = ".machine"  # in the store: choices made once per machine, and what steps took there
 STATES = 6
 """Room for two saved states of a training, each of weights, their averages and the optimizer's moments."""
-OPENED_S, LOOKS = 0.8, 1.4
-"""A comparison takes so long beside its timing, and times its `seconds`: warm-up, and looks beyond the first now and then."""
+OPENED_S, LOOKS = 0.15, 1.1
+"""A comparison takes so long beside its timing, and times its `seconds`: looks beyond the first now and then."""
+RESAMPLED = 0.35
+"""A comparison of answers takes that share of a measurement, whose resamples it reads."""
 
 Source = Literal[
     "earlier run", "same settings", "similar run", "same stage", "smoke run", "similar smoke run", "its settings", "elsewhere"
@@ -86,9 +88,10 @@ class Estimates:
             return _cost(found[0], step, "smoke run" if found[1] == "same settings" else "similar smoke run")
         if step.stage.type == "compare":
             return _comparison(step)
-        if step.stage.type == "compare_predictions":  # resamples the answers as often as the measurement that it reads
+        if step.stage.type == "compare_predictions":
             cost = self.of(step.sources[0])
-            return cost and cost.model_copy(update={"disk_bytes": 4000, "source": "similar smoke run"})
+            changes = {"disk_bytes": 4000, "source": "similar smoke run"}
+            return cost and cost.model_copy(update={**changes, "seconds": RESAMPLED * cost.seconds})
         return _cost(paces.of_run(manifest, step.stage), step, "elsewhere") if manifest else None
 
     def disk_needed(self, steps: Iterable[Step]) -> int:

@@ -111,7 +111,7 @@ def test_a_step_of_the_same_architecture_counts_where_its_origin_was_trained_oth
 def test_a_comparison_takes_what_its_settings_say_until_one_ran(planned, estimates):
     loaded, steps = planned()
     cost = estimates(loaded).of(steps["prune.comparison"])
-    assert (cost.source, cost.seconds) == ("its settings", pytest.approx(0.8 + 1.4 * 0.7))
+    assert (cost.source, cost.seconds) == ("its settings", pytest.approx(0.15 + 1.1 * 0.7))
 
 
 def test_epochs_are_counted_over_all_trainings_of_a_stage(planned):
