@@ -7,7 +7,7 @@ import typer
 
 from compress_cli.cli import Json, Output, Plugins, Quiet, Recipe, Set, StoreFolder, read_plugins
 
-WIDTH = 120  # columns: the names of implied steps are long, and a status that is cut says nothing
+WIDTH = 150  # columns: the names of implied steps are long, and a status that is cut says nothing
 
 
 def command(
@@ -30,20 +30,31 @@ def command(
     planned = plans.plan(recipes.load(recipe, overrides))
 
     from compress_cli.cli._live import Live
-    from compress_cli.pipeline import estimate, run
+    from compress_cli.pipeline import fitting, run
     from compress_cli.pipeline import smoke as smoke_run
+    from compress_cli.pipeline.estimate import MEMORY, Estimates
     from compress_cli.store.bucket import opened
 
     kept = opened(store, output)
     with Live(quiet=quiet) as listener:
-        trials = smoke_run.smoke(planned, listener) if smoke and not planned.missing_data else []
+        trials = []
+        if smoke and not planned.missing_data:
+            memory = kept.root / MEMORY if kept.root.is_dir() else None
+            trials = smoke_run.smoke(planned, listener, memory=memory)
+            if memory:
+                smoke_run.note(planned, trials, memory)
+        limited, fitted = planned.recipe.within is not None and not planned.missing_data, None
+        if limited:
+            fitted = fitting.foreseen(planned, kept, output / planned.recipe.name, trials)
+            planned = fitted.plan if fitted else planned
         state = run.Run(planned, kept, output / planned.recipe.name, listener, repair=True)
-    known = estimate.past(kept)
+    estimates = Estimates(planned.recipe, kept, trials)
     names = {step.key: step.name for step in planned.steps}  # what several share is one step, called as its first user calls it
-    steps = [_step(step, planned, names, _status(step, state), estimate.cost(step, known, trials)) for step in planned.steps]
+    steps = [_step(step, planned, names, _status(step, state), estimates.of(step)) for step in planned.steps]
     document = {
         "recipe": planned.recipe.name,
         "baseline": planned.baseline,
+        **({"fitted": fitted.decision.model_dump() if fitted else None} if limited else {}),
         "missing_data": planned.missing_data,
         "steps": steps,
     }
@@ -51,6 +62,8 @@ def command(
         typer.echo(format_json.dumps(document, indent=1))
     else:
         _show(document)
+        if limited:
+            typer.echo(fitted.decision.sentence if fitted else "epochs are fitted when the run begins (--smoke shows to what)")
     if state.damaged:
         from compress_cli.errors import ArtifactError
 
@@ -81,7 +94,7 @@ def _show(document: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("step", "stage", "takes", "key", "status", "time", "disk"):
+    for heading in ("step", "stage", "takes", "key", "status", "time", "disk", "from"):
         right = heading in ("time", "disk")
         table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "takes", overflow="fold")
     for step in document["steps"]:
@@ -94,6 +107,7 @@ def _show(document: dict[str, Any]) -> None:
             step["status"],
             f"{cost['seconds']:.1f} s" if cost and to_run else "?" if to_run else "",
             f"{cost['disk_bytes'] / 1e3:.0f} kB" if cost else "?",
+            cost["source"] if cost and to_run else "",
         )
     console = Console(highlight=False, markup=False)
     console.width = max(console.width, WIDTH)  # a narrower window shows the lines wrapped

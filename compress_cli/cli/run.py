@@ -8,9 +8,11 @@ import typer
 from compress_cli.cli import Gates, Json, JUnit, Output, Plugins, Quiet, Recipe, Set, StoreFolder, read_plugins, write_junit
 
 if TYPE_CHECKING:
+    from compress_cli.pipeline.executor import Listener
     from compress_cli.pipeline.parallel import Parallel
     from compress_cli.pipeline.plan import Plan
     from compress_cli.report import Report
+    from compress_cli.store.store import Store
 
 
 def command(
@@ -21,6 +23,7 @@ def command(
     force: Annotated[list[str], typer.Option(help="run this stage although it is up to date", show_default=False)] = [],  # noqa: B006
     until: Annotated[str, typer.Option(help="stop after this stage", show_default=False)] = "",
     smoke: Annotated[bool, typer.Option("--smoke", help="only try two batches through every stage")] = False,
+    within: Annotated[str, typer.Option(help="fit epochs to a time: 60m, 1h30m", show_default=False)] = "",
     repair: Annotated[bool, typer.Option("--repair", help="make damaged artifacts anew")] = False,
     jobs: Annotated[int, typer.Option(min=1, max=1024, help="make so many steps at once, each in a process of its own")] = 1,
     on: Annotated[
@@ -35,11 +38,13 @@ def command(
 ) -> None:
     """Run a recipe, print its report, check its gates. Stages that are up to date are skipped."""
     import json as format_json
+    import time
 
     from compress_cli.cli._live import Live
 
+    begun = time.monotonic()
     read_plugins(plugins)
-    planned = _planned(recipe, overrides, until, force, gates, junit, quiet)
+    planned = _planned(recipe, overrides, until, force, gates, junit, quiet, within)
 
     from compress_cli.pipeline import run  # PyTorch comes with it: only after the recipe proved right
     from compress_cli.pipeline import smoke as smoke_run
@@ -49,7 +54,7 @@ def command(
     from compress_cli.store.bucket import opened
 
     directory = output / planned.recipe.name
-    elsewhere = workers_of(jobs, on, recipe, overrides, plugins)
+    elsewhere = _workers(jobs, on, recipe, overrides, plugins, within)
     with Live(quiet=quiet) as listener:
         if smoke:
             trials = smoke_run.smoke(planned, listener)
@@ -59,8 +64,14 @@ def command(
                 seconds = sum(trial.seconds for trial in trials)
                 typer.echo(f"every stage works on two batches; on all data they would take about {seconds:.0f} s together")
             return
+        kept, fitted = opened(store, output), ""
+        if planned.recipe.within and not planned.missing_data:
+            planned, fitted = _in_time(planned, kept, directory, listener, begun)
+            if not quiet:
+                typer.echo(fitted, err=True)
         with Tracked(planned, directory, listener) as tracked:
-            run.Run(planned, opened(store, output), directory, tracked, frozenset(force), repair, elsewhere=elsewhere).execute()
+            forced = frozenset(force)
+            run.Run(planned, kept, directory, tracked, forced, repair, fitted=fitted, elsewhere=elsewhere).execute()
             report = promises.collect(directory)
             write_report(report, directory)
             tracked.results(report)
@@ -74,7 +85,7 @@ def command(
     promises.decide(report)
 
 
-def workers_of(jobs: int, on: str, recipe: Path, overrides: list[str], plugins: list[Path]) -> "Parallel | None":
+def _workers(jobs: int, on: str, recipe: Path, overrides: list[str], plugins: list[Path], within: str) -> "Parallel | None":
     """Where long steps are made, as `--jobs` and `--on` say; None for this process."""
     from compress_cli.document import Document
     from compress_cli.errors import RecipeError
@@ -87,20 +98,40 @@ def workers_of(jobs: int, on: str, recipe: Path, overrides: list[str], plugins: 
     if not on and jobs == 1:
         return None
     workers = Document.parse(f"workers: {on}", "--on").settings(Choice, Path()).workers if on else Local(jobs=jobs)
-    return Parallel(workers, recipe, tuple(overrides), tuple(plugins))
+    return Parallel(workers, recipe, tuple(overrides), tuple(plugins), within)
+
+
+def _in_time(planned: "Plan", store: "Store", directory: Path, listener: "Listener", begun: float) -> tuple["Plan", str]:
+    """The plan fitted to its time, with the same gates, and what was fitted."""
+    from dataclasses import replace
+
+    from compress_cli.pipeline import fitting
+
+    result = fitting.fitted(planned, store, directory, listener, begun)
+    return replace(fitting.applied(planned, result), gates=planned.gates), result.decision.sentence
 
 
 def _planned(
-    recipe: Path, overrides: list[str], until: str, force: list[str], gates: list[str], junit: Path | None, quiet: bool
+    recipe: Path,
+    overrides: list[str],
+    until: str,
+    force: list[str],
+    gates: list[str],
+    junit: Path | None,
+    quiet: bool,
+    within: str,
 ) -> "Plan":
     """The plan with the gates of the command line; RecipeError where either is wrong."""
     from compress_cli.errors import RecipeError
-    from compress_cli.pipeline import plan
+    from compress_cli.pipeline import plan, time_limit
     from compress_cli.pipeline import recipe as recipes
     from compress_cli.statistics import gate
 
     promised = tuple(gate.parse(text) for text in gates)
-    planned = plan.plan(recipes.load(recipe, overrides))
+    loaded = recipes.load(recipe, overrides)
+    if within:
+        loaded = loaded.model_copy(update={"within": time_limit.of_option(within, loaded.within)})
+    planned = plan.plan(loaded)
     forced = [planned.step(name) for name in force]
     if until:
         if planned.gates and not quiet:

@@ -1,22 +1,34 @@
-"""The estimated cost of a step: from its own earlier run, from one with the same settings, or from a smoke run."""
+"""The estimated cost of a step, and what it stands on: its own earlier run, one like it, or a smoke run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from compress_cli.errors import ArtifactError
-from compress_cli.identity import not_in_key
+from compress_cli.pipeline import paces
+from compress_cli.pipeline.paces import Pace, Paces
+from compress_cli.pipeline.recipe import Recipe
 from compress_cli.pipeline.smoke import Trial
 from compress_cli.pipeline.step import Step
 from compress_cli.store import artifact
 from compress_cli.store.artifact import MANIFEST, Manifest
 from compress_cli.store.store import Store
 
+MEMORY = ".machine"  # in the store: choices made once per machine, and what steps took there
 STATES = 6
 """Room for two saved states of a training, each of weights, their averages and the optimizer's moments."""
+OPENED_S, LOOKS = 0.15, 1.1
+"""A comparison takes so long beside its timing, and times its `seconds`: looks beyond the first now and then."""
+RESAMPLED = 0.35
+"""A comparison of answers takes that share of a measurement, whose resamples it reads."""
+
+Source = Literal[
+    "earlier run", "same settings", "similar run", "same stage", "smoke run", "similar smoke run", "its settings", "elsewhere"
+]
 
 
 class CostEstimate(BaseModel):
@@ -27,7 +39,9 @@ class CostEstimate(BaseModel):
     seconds: float
     disk_bytes: int
     memory_bytes: int | None  # the process's peak by the end of that step
-    source: str  # "earlier run", "same settings", "smoke run"
+    source: Source
+    """earlier run: of the very step. same settings, similar run, same stage: of one like it, from much to little, on this
+    machine. its settings: what they say of a comparison. elsewhere: of the very step, on another machine or other threads."""
 
 
 def past(store: Store) -> list[Manifest]:
@@ -43,65 +57,61 @@ def past(store: Store) -> list[Manifest]:
     return manifests
 
 
-def cost(step: Step, known: Iterable[Manifest], trials: Iterable[Trial]) -> CostEstimate | None:
-    """The best estimate there is, or None. Of the same settings counts the newest that had the same architecture to do with."""
-    by_key = {manifest.key: manifest for manifest in known}
-    if step.key in by_key:
-        return _of(by_key[step.key], "earlier run")
-    alike = _alike(step, by_key) if by_key else None
-    if alike:
-        return _of(alike, "same settings")
-    for trial in trials:
-        if trial.key == step.key:
-            return CostEstimate(seconds=trial.seconds, disk_bytes=trial.bytes, memory_bytes=trial.memory, source="smoke run")
-    return None
+@dataclass
+class Estimates:
+    """Estimates for the steps of a recipe's plans."""
+
+    recipe: Recipe
+    store: Store
+    trials: Sequence[Trial] = ()
+    noted: Paces = field(init=False)
+    _past: dict[str, Manifest] | None = None
+
+    def __post_init__(self) -> None:
+        self.noted = Paces(self.store.root / MEMORY, self.recipe)
+
+    def of(self, step: Step) -> CostEstimate | None:
+        """The best estimate there is, or None."""
+        if self._past is None:
+            self._past = {manifest.key: manifest for manifest in past(self.store)}
+        manifest = self._past.get(step.key)
+        if manifest and self.noted.fits(manifest):
+            return _cost(paces.of_run(manifest, step.stage), step, "earlier run")
+        found = self.noted.find(step)
+        if found and found[0].origin == "run":
+            names: dict[str, Source] = {"same settings": "same settings", "similar": "similar run", "same stage": "same stage"}
+            return _cost(found[0], step, names[found[1]])
+        for trial in self.trials:
+            if trial.key == step.key:
+                return _cost(trial.pace, step, "smoke run")
+        if found:
+            return _cost(found[0], step, "smoke run" if found[1] == "same settings" else "similar smoke run")
+        if step.stage.type == "compare":
+            return _comparison(step)
+        if step.stage.type == "compare_predictions":
+            cost = self.of(step.sources[0])
+            changes = {"disk_bytes": 4000, "source": "similar smoke run"}
+            return cost and cost.model_copy(update={**changes, "seconds": RESAMPLED * cost.seconds})
+        return _cost(paces.of_run(manifest, step.stage), step, "elsewhere") if manifest else None
+
+    def disk_needed(self, steps: Iterable[Step]) -> int:
+        """Bytes that the store needs until these steps are done; a step that nothing is known of counts as none."""
+        total = training = 0
+        for step in steps:
+            estimate = self.of(step)
+            if estimate:
+                total += estimate.disk_bytes
+                training = max(training, estimate.disk_bytes if step.stage.long else 0)
+        return total + STATES * training
 
 
-def _alike(step: Step, known: dict[str, Manifest]) -> Manifest | None:
-    """The newest artifact of the same settings and architecture."""
-    settings, architecture = _settings(step.stage.model_dump(mode="json"), step), _architecture(step)
-    newest = None
-    for manifest in known.values():
-        if _settings(manifest.stage, step) == settings and _recorded_architecture(manifest, known) == architecture:
-            newest = manifest
-    return newest
-
-
-def disk_needed(steps: Iterable[Step], store: Store, trials: Sequence[Trial]) -> int:
-    """Bytes that a store needs until these steps are done; a step that nothing is known of counts as none."""
-    known, total, training = past(store), 0, 0
-    for step in steps:
-        estimate = cost(step, known, trials)
-        if estimate:
-            total += estimate.disk_bytes
-            training = max(training, estimate.disk_bytes if step.stage.long else 0)
-    return total + STATES * training
-
-
-def _settings(stage: dict[str, Any], step: Step) -> dict[str, Any]:
-    left_out = {field for field, info in type(step.stage).model_fields.items() if not_in_key(info)} | step.stage.consumes.keys()
-    return {field: value for field, value in stage.items() if field not in left_out}
-
-
-def _architecture(step: Step) -> Any:
-    """The settings of the model that a step makes or works on."""
-    model = step.stage.model_dump(mode="json").get("model")
-    sources = [*step.inputs.get("start", ()), *step.sources]
-    return model or next(filter(None, map(_architecture, sources)), None)
-
-
-def _recorded_architecture(manifest: Manifest, known: dict[str, Manifest]) -> Any:
-    if model := manifest.stage.get("model"):
-        return model
-    sources = [*manifest.inputs.get("start", []), *(source for sources in manifest.inputs.values() for source in sources)]
-    architectures = (_recorded_architecture(known[source.key], known) for source in sources if source.key in known)
-    return next(filter(None, architectures), None)
-
-
-def _of(manifest: Manifest, source: str) -> CostEstimate:
+def _cost(pace: Pace, step: Step, source: Source) -> CostEstimate:
     return CostEstimate(
-        seconds=manifest.wall_time_s,
-        disk_bytes=sum(file.bytes for file in manifest.files.values()),
-        memory_bytes=manifest.environment.get("peak_memory_bytes"),
-        source=source,
+        seconds=pace.seconds(step.stage), disk_bytes=pace.disk_bytes, memory_bytes=pace.memory_bytes, source=source
     )
+
+
+def _comparison(step: Step) -> CostEstimate:
+    """Of two files timed in turn, or one alone, whose settings say how long."""
+    seconds = getattr(step.stage, "conditions").seconds  # noqa: B009 - a field of that stage alone
+    return CostEstimate(seconds=OPENED_S + LOOKS * seconds, disk_bytes=4000, memory_bytes=None, source="its settings")

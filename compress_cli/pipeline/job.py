@@ -9,6 +9,7 @@ import dataclasses
 import json
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,20 @@ def make(job: Job) -> Outcome:
 
 
 def _make(job: Job) -> None:
-    from compress_cli.pipeline import plan, recipe
+    from compress_cli.pipeline import fitting, plan, recipe, time_limit
     from compress_cli.pipeline.run import Run
     from compress_cli.store.bucket import opened
 
     for path in job.plugins:
         plugin.register(path)
-    overrides = [*job.overrides, *([f"threads={job.threads}"] if job.threads else [])]
-    planned = plan.plan(recipe.load(job.recipe, overrides))
+    loaded = recipe.load(job.recipe, job.overrides)
+    if job.within:
+        loaded = loaded.model_copy(update={"within": time_limit.of_option(job.within, loaded.within)})
+    planned = plan.plan(loaded)
+    if loaded.within and (known := fitting.recorded(planned, job.directory)):
+        planned = known.plan
+    if job.threads:
+        planned = replace(planned, recipe=planned.recipe.model_copy(update={"threads": job.threads}))
     step = next((step for step in planned.steps if step.key == job.key), None)
     if step is None:
         raise ArtifactError(f"{job.recipe}: no longer has the step '{job.name}' as it was; was the recipe or its data changed?")

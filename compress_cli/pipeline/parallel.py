@@ -34,6 +34,7 @@ class Parallel:
     recipe: Path
     overrides: tuple[str, ...] = ()
     plugins: tuple[Path, ...] = ()
+    within: str = ""
     at_work: dict[str, AtWork] = field(default_factory=dict)  # by key
 
     def advance(self, run: Run) -> None:
@@ -117,6 +118,7 @@ class Parallel:
         return Job(
             recipe=self.recipe.resolve(),
             overrides=self.overrides,
+            within=self.within,
             plugins=tuple(path.resolve() for path in self.plugins),
             directory=run.directory.resolve(),
             store=run.store.name,

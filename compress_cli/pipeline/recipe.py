@@ -17,6 +17,7 @@ from compress_cli.measurement.latency import TimingConditions
 from compress_cli.measurement.measure import RunConditions
 from compress_cli.pipeline import searched
 from compress_cli.pipeline.searched import SearchSettings
+from compress_cli.pipeline.time_limit import Within
 from compress_cli.pipeline.trackers import Tracker
 from compress_cli.plugin import find
 from compress_cli.settings import Many, Settings
@@ -57,6 +58,11 @@ class Recipe(Settings):
     compare: TimingConditions = Field(TimingConditions(), description="how models are timed")
     tracking: Many[Tracker] = Field((), description="programs that show the run's curves and figures; they change no result")
     search: SearchSettings = Field(SearchSettings(), description="what `compress tune` looks for; a run reads none of it")
+    within: Within = Field(
+        None,
+        description="time that the run may take, such as 60m: epochs and views are fitted to what steps take on this machine; "
+        "those written are the most",
+    )
     stages: Many[Stage] = Field(min_length=1, description="what to do, in order")
 
     _document: Document = PrivateAttr()

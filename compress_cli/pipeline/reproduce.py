@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict
 from compress_cli.errors import ArtifactError, GateError
 from compress_cli.measurement.measure import COMPARISON, MEASUREMENT, Figures, Timing
 from compress_cli.pipeline import lock
+from compress_cli.pipeline.estimate import MEMORY
 from compress_cli.pipeline.executor import Listener
 from compress_cli.pipeline.plan import Plan
-from compress_cli.pipeline.run import MEMORY, Run
+from compress_cli.pipeline.run import Run
 from compress_cli.store import artifact, durable
 from compress_cli.store.artifact import Artifact, Comparison, Measurement
 from compress_cli.store.record import Record

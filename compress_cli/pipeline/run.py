@@ -18,9 +18,11 @@ from compress_cli import stopping
 from compress_cli.data.datasets import Dataset
 from compress_cli.errors import ArtifactError, Interrupted, ResourceError, StageError
 from compress_cli.pipeline import attempt as attempts
-from compress_cli.pipeline import estimate, executor, lock, overlaps, smoke, summary
+from compress_cli.pipeline import executor, lock, overlaps, smoke, summary
 from compress_cli.pipeline.attempt import Attempt
+from compress_cli.pipeline.estimate import MEMORY, Estimates
 from compress_cli.pipeline.executor import Listener, Workspace
+from compress_cli.pipeline.paces import Paces
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.step import Step
 from compress_cli.pipeline.summary import Outcome
@@ -32,9 +34,8 @@ from compress_cli.store.saves import Saves
 from compress_cli.store.store import Store
 
 LOG = "log.jsonl"
-FILES = (LOG, RECORD, LOCK, smoke.PASSED, "report.json", "report.md", "report.html")
+FILES = (LOG, RECORD, LOCK, "fitted.json", "report.json", "report.md", "report.html")
 """The files that a run writes into its folder; links come in addition."""
-MEMORY = ".machine"  # in the store: choices made once per machine
 
 
 class Elsewhere(Protocol):
@@ -54,6 +55,7 @@ class Run:
     force: frozenset[str] = frozenset()
     repair: bool = False  # make damaged artifacts again, instead of raising an error
     pause: Callable[[Step, bool], bool] | None = None  # whether a step at work pauses here, given whether an epoch ended
+    fitted: str = ""  # what was fitted to a time, for the report
     artifacts: dict[str, Artifact] = field(default_factory=dict)  # key -> the stored artifact
     cached: set[str] = field(default_factory=set)  # keys of steps that did not run
     damaged: dict[str, str] = field(default_factory=dict)  # keys of steps whose artifact was not whole -> what was found
@@ -76,11 +78,11 @@ class Run:
         store = os.path.relpath(self.store.root.resolve(), self.directory.resolve())
         outcome = Outcome(self.artifacts, self.cached, self.problems)
         record = summary.record(self.plan, outcome, store, time.monotonic() - begun, doubts)
+        record = record.model_copy(update={"fitted": self.fitted})
         seal.unseal(self.directory)
         record.write(self.directory)
         lock.write(self.plan.recipe, self.directory)
         seal.seal(self.directory, {step.name: step.key for step in self._linked() if step.key in self.artifacts})
-        smoke.forget(self.directory)
         return record
 
     def _check(self) -> None:
@@ -120,8 +122,8 @@ class Run:
                 self.listener.progress(step, Progress("repair", 0, 0, note=f"damaged: {line.removesuffix(f'; {REMEDY}')}"))
         missing = [step for step in self.plan.steps if step.key not in present]
         if any(step.stage.long for step in missing):
-            trials = smoke.rehearse(self.plan, self.listener, present, self.directory)
-            disk.require(estimate.disk_needed(missing, self.store, trials), self.store.root)
+            trials = smoke.rehearse(self.plan, self.listener, present, self.store.root / MEMORY)
+            disk.require(Estimates(self.plan.recipe, self.store, trials).disk_needed(missing), self.store.root)
 
     def _doubts(self) -> tuple[str, ...]:
         """Say which samples of val and test stand in train too, before the first long stage."""
@@ -265,7 +267,14 @@ class Run:
                 self.at_work = step, saves
                 with executor.threads(attempt.threads):
                     executor.perform(self.plan.recipe, step, inputs, Workspace(output, self.store.root / MEMORY, tell, saves))
-            return self.store.commit(step.key)
+            artifact = self.store.commit(step.key)
+            self._paces.note_run(step, artifact)
+            return artifact
+
+    @cached_property
+    def _paces(self) -> Paces:
+        """Where it is noted what steps took."""
+        return Paces(self.store.root / MEMORY, self.plan.recipe)
 
     def _attempt(self, step: Step, inputs: executor.Inputs) -> Attempt:
         return Attempt(

@@ -57,6 +57,7 @@ def collect(directory: Path) -> Report:
         samples=sum(_samples(models) for models, _ in divided),
         folds=record.folds,
         doubts=list(record.doubts),
+        fitted=record.fitted,
         rows=rows,
         machine=timings[0].machine if timings else {},
         wall_time_s=record.wall_time_s,

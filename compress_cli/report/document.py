@@ -115,6 +115,8 @@ class Report(BaseModel):
     """Parts of a cross-validation, over which the rows' figures are means; 0 where there was none."""
     doubts: list[str] = []
     """What is wrong with the data, such as test samples that stand in train too."""
+    fitted: str = ""
+    """What was fitted to the time that the recipe asks for."""
     rows: list[Row]
     machine: dict[str, str | int]
     """Where latency was measured; empty where it was not."""

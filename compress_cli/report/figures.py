@@ -155,7 +155,7 @@ def conditions(report: Report) -> str:
 
 def remarks(report: Report) -> list[tuple[str, str]]:
     """Row name, or `dataset`, and remark: notes, and reasons for what could not be measured."""
-    pairs = [("dataset", doubt) for doubt in report.doubts]
+    pairs = [("dataset", doubt) for doubt in report.doubts] + ([("time", report.fitted)] if report.fitted else [])
     for row in report.files:
         reasons = {"not measured": row.reason, "multiply-accumulates unknown": row.macs_unknown}
         remarks = [row.note, floating(row), *(f"{what}: {why}" for what, why in reasons.items() if why)]

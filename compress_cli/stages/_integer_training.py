@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, cast
 
 import torch
@@ -27,6 +28,7 @@ from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 from compress_cli.quantization.trainable import TrainableGraph
 from compress_cli.settings import Settings
 from compress_cli.stages._teaching import Taught, Teaching
+from compress_cli.stages._work import Work
 from compress_cli.statistics.agreement import Agreement, compare
 from compress_cli.training.attachment import Attach, Attachment
 from compress_cli.training.config import TrainingConfig
@@ -101,8 +103,10 @@ class IntegerTraining:
         self._quantizer = stage.quantizer.resolved()
         self._calibration = samples.drawn(context.split("train", stage.batch), stage.samples, context.seed)
         self.graph = self._graph_of(restored)
+        self._work = Work()
         calibrated = self._quantizer.prepare(restored.network, proof.example(restored.signature))
-        self._calibrate(calibrated)
+        with self._timed():
+            self._calibrate(calibrated)
         trainable.begin(self.graph, calibrated)
         self._simulation = self.graph
 
@@ -113,7 +117,7 @@ class IntegerTraining:
         config = training.model_copy(update={"precision": precision})
         freezing = [self._freezing] if stage.freeze else []
         trained = cast(Network, self.graph)
-        facts = Teaching.of(stage, config).fit(trained, config, context, [*attach, *freezing])
+        facts = self._trained = Teaching.of(stage, config).fit(trained, config, context, [*attach, *freezing])
         self.graph.give_weights(self.restored.network)
         self.restored.network.edits = trained.edits
         if training.precision == "auto":
@@ -132,11 +136,13 @@ class IntegerTraining:
         restored, context, calibration = self.restored, self._context, self._calibration
         stored = self._quantizer.model_copy(update={"calibration": MinMax()})  # its extremes are the trained ranges
         prepared = stored.prepare(restored.network, proof.example(restored.signature))
-        self._calibrate(prepared)
+        with self._timed():
+            self._calibrate(prepared)
         clipped = trainable.settle(self.graph, prepared)
         restore.save_program(restored, stored, prepared, context.output)
         layers, left_float = observer.observed(prepared, clipped), annotation.left_float(prepared)
-        kept, lost, checked = self._compared(stored.convert(prepared))
+        with self._timed():
+            kept, lost, checked = self._compared(stored.convert(prepared))
         if context.limit is None:
             notes = [*notes, *_proven(kept, lost)]
         return {
@@ -150,6 +156,7 @@ class IntegerTraining:
             },
             "layers": layers,
             "left_float": left_float,
+            **self._work.facts(self._trained["pace"]),
             **({"notes": list(notes)} if notes else {}),
         }
 
@@ -167,6 +174,10 @@ class IntegerTraining:
             compare(kept, samples.answers(self._simulation, inputs), integers, *decided)
             compare(lost, samples.answers(self.restored.network, inputs), integers, *decided)
         return kept, lost, len(check)
+
+    def _timed(self) -> AbstractContextManager[None]:
+        """Times work on the calibration samples, or on as many of val."""
+        return self._work.over(len(self._calibration), min(self._stage.samples, len(self._context.whole("train"))))
 
     def _graph_of(self, restored: Restored) -> TrainableGraph:
         """A graph to be trained, with all that training asks of a network."""

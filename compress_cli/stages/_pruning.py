@@ -127,6 +127,7 @@ class Pruning:
         self._errors: dict[str, dict[str, float]] = {}
         self._history: list[dict[str, Any]] = []
         self._notes: list[str] = []
+        self._pace: dict[str, float] = {}  # of the trainings so far
         self._cuts: list[dict[str, list[int]]] = []  # layer of a group -> the numbers of its channels that were removed
         self._after: dict[str, int] = {}
 
@@ -202,6 +203,8 @@ class Pruning:
     def train(self, training: TrainingConfig, context: Context) -> dict[str, Any]:
         """Train the network as it is now; facts of the training."""
         facts = cast("Prune", self._stage).teaching.fit(self.restored.network, training, context)
+        worked_s = facts["pace"]["worked_s"] + self._pace.get("worked_s", 0.0)
+        facts["pace"] = self._pace = {**facts["pace"], "worked_s": worked_s}
         self._history[-1]["epochs"] = len(facts["epochs"])
         self._notes += [note for note in facts.get("notes", []) if note not in self._notes]
         return facts
@@ -220,7 +223,8 @@ class Pruning:
             facts["steps"] = self._history
         if not facts.get("reached", True):
             self._note(_shortfall(facts))
-        return facts | {name: value for name, value in (("errors", self._errors), ("notes", self._notes)) if value}
+        more = {"errors": self._errors, "notes": self._notes, "pace": self._pace}
+        return facts | {name: value for name, value in more.items() if value}
 
     def findings(self) -> Findings | None:
         """What the last cut was foretold to cost, layer by layer; None where the criterion foretells nothing."""

@@ -13,6 +13,7 @@ from compress_cli.measurement import measure
 from compress_cli.onnx_graph import contents
 from compress_cli.plugin import find
 from compress_cli.stages import Role, Stage
+from compress_cli.stages._work import Work
 from compress_cli.statistics import charts
 from compress_cli.store.artifact import Artifact, Measurement, OnnxModel
 
@@ -49,7 +50,9 @@ class Measure(Stage):
         split = Split(split.inputs, split.truth(), split.index)  # read once
         reason = measure.lacking(context.task, heads)
         nothing = measure.Result(context.task.primary, {}, {}, {}, np.empty(0))
-        result = nothing if reason else measure.judge(heads, split, context.task)
+        work = Work()
+        with work.over(len(split), len(context.whole(self.split))):
+            result = nothing if reason else measure.judge(heads, split, context.task)
         metrics = result.metrics
         sizes = {name: values.shape for name, values in split.typical(1).inputs.items()}
         figures = measure.Figures(
@@ -64,4 +67,4 @@ class Measure(Stage):
         )
         (context.output / measure.MEASUREMENT).write_text(figures.model_dump_json(indent=1) + "\n")
         measure.keep_result(context.output, result, measure.charts_of(heads, split, context.task, context.dataset.signature()))
-        return {name: estimate.value for name, estimate in metrics.items()}
+        return {**{name: estimate.value for name, estimate in metrics.items()}, **work.facts()}

@@ -12,6 +12,7 @@ from compress_cli.data.datasets import SplitName
 from compress_cli.measurement import input_range, measure, sessions
 from compress_cli.progress import Progress
 from compress_cli.stages import Role, Stage
+from compress_cli.stages._work import Work
 from compress_cli.store.artifact import Artifact, OnnxModel, Predictions
 
 
@@ -42,7 +43,9 @@ class Predict(Stage):
         split = context.split(self.split, how.batch)
         model = context.inputs["start"][0]
         session = sessions.open_stored(model, how.threads, how.session)
-        heads = measure.predict(session, split, how.batch, context.log, context.saves)
+        work = Work()
+        with work.over(len(split), len(context.whole(self.split))):
+            heads = measure.predict(session, split, how.batch, context.log, context.saves)
         measure.keep(context.output / measure.PREDICTIONS, {"index": split.index}, heads)
         doubt = input_range.warning(session, measure.sample(session, split, input_range.LOOKED_AT))
         if doubt:
@@ -50,6 +53,7 @@ class Predict(Stage):
         remarks = context.dataset.remarks()
         return {
             "samples": len(split),
+            **work.facts(),
             **({"notes": [doubt]} if doubt else {}),
             **({"data": list(remarks)} if remarks else {}),
         }

@@ -33,6 +33,7 @@ from compress_cli.stages import Role, Stage, _budget, _judge, _mixed_precision
 from compress_cli.stages._budget import WIDTHS, Budget
 from compress_cli.stages._judge import Judge
 from compress_cli.stages._mixed_precision import Search
+from compress_cli.stages._work import Work
 from compress_cli.statistics.agreement import Agreement, compare
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program
 from compress_cli.store.saves import Save
@@ -122,25 +123,28 @@ class Quantize(Stage):
         restored = restore.checkpoint(start)
         prepared = quantizer.prepare(restored.network, proof.example(restored.signature))
         stays_float = annotation.left_float(prepared)
-        with stopping.held():
+        work = Work()
+        with stopping.held(), work.over(len(calibration), min(self.samples, len(context.whole("train")))):
             _calibrate(prepared, restored.signature, calibration, self.batch, context)
         restore.save_program(restored, quantizer, prepared, context.output)
         layers = observer.observed(prepared)
         drawn = observer.shown(prepared, layers)
         converted = quantizer.convert(prepared)
         agreements: dict[str, Agreement] = {}
-        for part in samples.parts(check, self.batch):
-            inputs = samples.tensors(part, restored.signature)
-            heads = samples.answers(restored.network, inputs), samples.answers(converted, inputs)
-            compare(agreements, *heads, restored.signature.class_axes, part.truth())
-        return {**_facts(calibration, agreements), "layers": layers, "distributions": drawn, "left_float": stays_float}
+        with work.over(len(check), min(self.samples, len(context.whole("val")) or self.samples)):
+            for part in samples.parts(check, self.batch):
+                inputs = samples.tensors(part, restored.signature)
+                heads = samples.answers(restored.network, inputs), samples.answers(converted, inputs)
+                compare(agreements, *heads, restored.signature.class_axes, part.truth())
+        shown = {"layers": layers, "distributions": drawn, "left_float": stays_float}
+        return {**_facts(calibration, agreements), **shown, **work.facts()}
 
     def _onnx(
         self, quantizer: Quantizer, float_session: sessions.Session, calibration: Split, check: Split, context: Context
     ) -> dict[str, Any]:
         path, output = float_session.path, context.output / "model.onnx"
         batch = float_session.batch or self.batch
-        total = -(-len(calibration) // batch)
+        total, work = -(-len(calibration) // batch), Work()
 
         def batches() -> Iterator[dict[str, np.ndarray]]:
             for done, part in enumerate(samples.parts(calibration, batch)):
@@ -152,7 +156,8 @@ class Quantize(Stage):
 
         name = float_session.origin or str(path)  # as the user knows it, where it was loaded
         if self.budget is None or context.limit is not None:  # random weights of a smoke run keep no promise
-            facts = quantize(quantizer, output)
+            with work.over(len(calibration), min(self.samples, len(context.whole("train")))):
+                facts = quantize(quantizer, output)
         else:
             held_out = context.split("val")
             judge = Judge(float_session, held_out if len(held_out) else check, self.timing, context)
@@ -167,7 +172,7 @@ class Quantize(Stage):
             feeds, truth = measure.sample(float_session, part, batch), part.typical(batch).truth()
             heads = _judge.comparable(float_session.run(feeds), session.run(feeds))
             compare(agreements, *heads, context.dataset.signature().class_axes, truth)
-        return {**_facts(calibration, agreements), **facts, "size_bytes": storage.size_bytes(output)}
+        return {**_facts(calibration, agreements), **facts, "size_bytes": storage.size_bytes(output), **work.facts()}
 
 
 def _calibrate(prepared: nn.Module, signature: Signature, calibration: Split, batch: int, context: Context) -> None:

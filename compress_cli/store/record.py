@@ -68,6 +68,7 @@ class Record(BaseModel):
     gates: tuple[Gate, ...] = ()  # of the recipe and of the command line
     folds: int = 0  # of a cross-validation; 0 where there is none
     doubts: tuple[str, ...] = ()  # what is wrong with the data, such as test samples that stand in train too
+    fitted: str = ""  # what was fitted to the time that the recipe asks for, in a sentence; empty where it asks for none
     wall_time_s: float
 
     def keys(self, directory: Path) -> dict[str, str]:

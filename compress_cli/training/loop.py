@@ -32,7 +32,7 @@ from compress_cli.training.breakdown import broken_down, untrained_note
 from compress_cli.training.config import TrainingConfig
 from compress_cli.training.heap import retained_heap
 from compress_cli.training.loader import Augmenter, Loader
-from compress_cli.training.meter import Meter
+from compress_cli.training.meter import ENOUGH_S, Meter, Pace
 from compress_cli.training.objective import Objective
 from compress_cli.training.pool import SamplePool
 from compress_cli.training.precision import PrecisionChoice
@@ -89,12 +89,15 @@ class _Loop:
     ):
         self.network, self.config, self.context = network, config, context
         self.task = context.task.within(network.signature.heads) or context.task
-        self.epochs = 1 if context.limit else config.epochs
+        self.epochs, self.pace = 1 if context.limit else config.epochs, Pace()
         self.val = context.split("val", config.batch)
         self.loader = self._load()
         network.to(context.device)
         first, saved = self.loader.first(), context.saves.load()
-        self.precision = PrecisionChoice(**saved.document["precision"]) if saved else self._choose_precision(first)
+        known = saved.document["precision"] if saved else None
+        self.precision = (
+            PrecisionChoice(**known) if known else precision.of_training(network, config, context, first, self._whole_steps())
+        )
         context.environment["precision"] = self.precision.name
         precision.reorder_weights(network, self.precision.name)
         self.constraints = edits.constraints(network.body, network.edits)
@@ -109,7 +112,6 @@ class _Loop:
         self.objective.forward = self.attachments.substituted(network)
         self.state = self._begin_state()
         self.evaluated = self.state.average.network if self.state.average else network  # the network that counts
-        self.last_step_s = 0.0
         self.untrained: tuple[str, ...] | None = None  # parameters that no loss reaches; None before the first step
         chooses = len(self.val) and not context.limit
         self.doubts = hindsight.warnings(network.trained_on, context.dataset, config) if chooses else []
@@ -160,13 +162,14 @@ class _Loop:
             report = meter.report_due()
             if report or last or self.context.limit:
                 self._check_losses(epoch)
-            state.count(meter.stop(sum(len(part.index) for part in microbatches)))
+            state.count(self.pace.step(meter.stop(sum(len(part.index) for part in microbatches))))
             if report and not last:
                 figures = {"loss": state.losses.known[-1], "samples_per_s": meter.samples_per_s, "learning_rate": rate}
                 self._log(step, epoch, figures=figures)
             self.context.saves.step(self._save)
             meter.start()
-        self.last_step_s = meter.step_s
+        if self.context.limit and self.pace.worked_s < ENOUGH_S:
+            self.epochs = min(self.epochs + 1, self.config.epochs)
         self._end_epoch(epoch, rate, meter)
 
     def _step(self, microbatches: list[Batch], features: dict[str, Tensor], epochs: float) -> Tensor:
@@ -211,7 +214,8 @@ class _Loop:
         return rate
 
     def _end_epoch(self, epoch: int, rate: float, meter: Meter) -> None:
-        figures = {"loss": statistics.fmean(self.state.losses.known), **self._validate(epoch), "learning_rate": rate}
+        checked = self.pace.check(lambda: self._validate(epoch))
+        figures = {"loss": statistics.fmean(self.state.losses.known), **checked, "learning_rate": rate}
         figures |= self.attachments.figures()
         self.state.curve.append({"epoch": epoch, **figures})
         self.state.epoch, self.state.step, self.state.losses = epoch, 0, Losses()
@@ -268,7 +272,9 @@ class _Loop:
             self.state.kept[number] = copied(self.network.state_dict())
 
     def _facts(self) -> dict[str, Any]:
-        choice, samples = self.precision, self.context.samples or len(self.context.index())
+        choice, steps, limit = self.precision, self._whole_steps(), self.context.limit
+        step_s = self.pace.step_s if limit else self.state.seconds / self.state.steps
+        share = len(self.context.whole("val")) / max(1, len(self.val)) if limit else 1.0
         untrained = [untrained_note(self.untrained)] if self.untrained else []
         notes = [*self.doubts, *untrained, *self.attachments.notes()]
         return {
@@ -276,23 +282,17 @@ class _Loop:
             "kept_epoch": self.state.best_epoch or self.epochs,
             "precision": {"name": choice.name, "reason": choice.reason, "step_ms": choice.step_ms},
             "samples_per_s": round(self.loader.shown * self.state.epoch / self.state.seconds, 1),
-            # of a smoke run only the last step is like those to come
-            "seconds_per_step": self.last_step_s if self.context.limit else self.state.seconds / self.state.steps,
-            "planned_steps": self.config.epochs * -(-samples // self.config.batch),
+            "seconds_per_step": step_s,
+            "planned_steps": self.config.epochs * steps,
+            "pace": self.pace.facts(step_s, steps, share),
             **({"sparsity": sparsity(masks)} if (masks := masks_of(self.network.edits)) else {}),
             **{name: value for loss in self.objective.losses for name, value in loss.noted().items()},
             **({"notes": notes} if notes else {}),
         }
 
-    def _choose_precision(self, first: Batch) -> PrecisionChoice:
-        if self.config.precision != "auto":
-            return PrecisionChoice(self.config.precision, "set in the recipe")
-        if self.context.limit:
-            return PrecisionChoice("float32", "smoke run")
-        self.network.train()
-        inputs = {name: first.inputs[name] for name in self.network.signature.inputs if name in first.inputs}
-        passes = self.epochs * self.loader.steps * min(self.config.accumulate, self.config.batch)
-        return precision.choose(self.network, inputs, passes, self.context.device, self.context.memory)
+    def _whole_steps(self) -> int:
+        """Of an epoch; in a smoke run those of the whole run."""
+        return -(-(self.context.samples or len(self.context.index())) // self.config.batch)
 
     def _save(self) -> Save | None:
         self._check_losses(self.state.epoch + 1)

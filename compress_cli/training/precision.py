@@ -16,6 +16,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from compress_cli.context import Context
+from compress_cli.data.batch import Batch
+from compress_cli.networks.models import Network
+from compress_cli.training.config import TrainingConfig
+
 Name = Literal["float32", "float32_channels_last", "bfloat16", "bfloat16_channels_last"]
 """Weights are float32 in all of them; bfloat16 means that convolutions and products are computed in it (autocast).
 
@@ -58,6 +63,21 @@ def reordered(inputs: dict[str, Tensor], name: Name) -> dict[str, Tensor]:
         return inputs
     last = torch.channels_last
     return {key: value.contiguous(memory_format=last) if value.ndim == 4 else value for key, value in inputs.items()}
+
+
+def of_training(network: Network, config: TrainingConfig, context: Context, first: Batch, steps: int) -> PrecisionChoice:
+    """The format of a training with so many steps an epoch, whose first microbatch this is. A smoke run takes, and remembers,
+    the format of the whole run, so that its steps take as long."""
+    if config.precision != "auto":
+        return PrecisionChoice(config.precision, "set in the recipe")
+    network.train()
+    parts = min(config.accumulate, config.batch)
+    inputs = {name: first.inputs[name] for name in network.signature.inputs if name in first.inputs}
+    if context.limit:
+        count = len(context.index())
+        size = -(-count // -(-count // config.batch))  # of the whole run's first batch
+        inputs = {name: values[: -(-size // parts)] for name, values in inputs.items()}
+    return choose(network, inputs, config.epochs * steps * parts, context.device, context.memory)
 
 
 def choose(network: nn.Module, inputs: dict[str, Tensor], steps: int, device: str, memory: Path) -> PrecisionChoice:

@@ -11,7 +11,7 @@ threads: 1
 stages:
   - {type: train, model: {type: mlp, hidden: [4]}, training: {epochs: 1, precision: float32}}
 """
-WRITTEN = ("run.json", "log.jsonl", "recipe.lock.yaml", "report.json", "report.md", "report.html", "smoke.json")
+WRITTEN = ("run.json", "log.jsonl", "recipe.lock.yaml", "report.json", "report.md", "report.html", "fitted.json")
 
 
 def dangling(path):

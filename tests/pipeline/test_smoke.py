@@ -1,53 +1,95 @@
-"""The smoke run: what it remembers for a resume."""
+"""The smoke run: what it remembers, so that no step is tried again."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from compress_cli.errors import RecipeError, StageError
 from compress_cli.pipeline import executor, plan, recipe, smoke
+from compress_cli.pipeline.paces import Paces
+from compress_cli.plugin import find
+from compress_cli.stages import Stage
 
 RECIPE = """\
 dataset: digits
 threads: 1
 stages:
-  - {type: train, model: {type: mlp, hidden: [4]}, training: {epochs: 1, precision: float32}}
+  - {type: train, name: first, model: {type: mlp, hidden: [4]}, training: {epochs: 1, precision: float32}}
+  - {type: train, name: second, model: {type: mlp, hidden: [5]}, training: {epochs: 1, precision: float32}}
+  - {type: share_weights, start: second, bits: 4}
 """
+ONE = RECIPE.replace("  - {type: share_weights, start: second, bits: 4}\n", "")
+ONE = "\n".join(line for line in ONE.splitlines() if "second" not in line)
 
 
-class Silent:
-    def begins(self, step, smoke): ...
+class Steps:
+    """Remembers which steps were tried."""
+
+    def __init__(self):
+        self.tried = []
+
+    def begins(self, step, smoke):
+        self.tried.append(step.name)
+
     def progress(self, step, progress): ...
     def ended(self, step, cached, seconds, problem): ...
 
 
 @pytest.fixture
-def rehearse(tmp_path, monkeypatch):
-    """Rehearse a recipe's text in one folder; returns the trials, and whether they were made just now."""
-    tried = []
-    whole = smoke.smoke
-    monkeypatch.setattr(smoke, "smoke", lambda *arguments: tried.append(arguments) or whole(*arguments))
+def rehearse(tmp_path):
+    """Rehearse a recipe's text with one memory; returns the trials, and the names of the stages that were tried just now."""
 
-    def _rehearse(text=RECIPE):
-        tried.clear()
+    def _rehearse(text=RECIPE, measured=False):
         (tmp_path / "r.yaml").write_text(text)
-        trials = smoke.rehearse(plan.plan(recipe.load(tmp_path / "r.yaml")), Silent(), {}, tmp_path)
-        return trials, bool(tried)
+        planned, listener = plan.plan(recipe.load(tmp_path / "r.yaml")), Steps()
+        planned = planned if measured else replace(planned, rows=())
+        trials = smoke.rehearse(planned, listener, {}, tmp_path)
+        return trials, [name for name in dict.fromkeys(listener.tried) if "." not in name]
 
     return _rehearse
 
 
-def test_what_passed_is_remembered_for_the_same_steps_and_libraries(rehearse, tmp_path, monkeypatch):
+def test_what_passed_is_not_tried_again_by_this_recipe_or_another(rehearse, tmp_path, monkeypatch):
     first, tried = rehearse()
-    assert tried
-    assert rehearse() == (first, False)
-    assert rehearse(RECIPE.replace("[4]", "[5]"))[1]
-    assert rehearse()[1]  # only the last recipe is remembered
+    assert tried == ["first", "second", "share_weights"]
+    assert rehearse() == (first, [])
+    assert [trial.name for trial in first] == tried
+    assert rehearse(RECIPE.replace("[4]", "[3]"))[1] == ["first"]
+    assert rehearse(RECIPE.replace("bits: 4", "bits: 3"))[1] == ["second", "share_weights"]  # what it works on is not kept
+    assert rehearse()[1] == []
     monkeypatch.setattr(executor, "libraries", lambda: {"torch": "another"})
-    assert rehearse()[1]
+    assert rehearse()[1] == ["first", "second", "share_weights"]
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", json.dumps({"device": "cpu"})])
+def test_after_a_failure_only_the_changed_stage_is_tried_with_what_it_needs(rehearse, monkeypatch):
+    def fails(self, context):
+        if self.bits == 3:
+            raise StageError("three are too few")
+        return shares(self, context)
+
+    stage = find(Stage, "share_weights")
+    shares = stage.run
+    monkeypatch.setattr(stage, "run", fails)
+    with pytest.raises(RecipeError, match="three are too few"):
+        rehearse(RECIPE.replace("bits: 4", "bits: 3"))
+    assert rehearse()[1] == ["second", "share_weights"]
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", json.dumps({"machine": "cpu"})])
 def test_a_damaged_memory_counts_for_nothing(rehearse, tmp_path, damage):
     rehearse()
     (tmp_path / smoke.PASSED).write_text(damage)
-    assert rehearse()[1]
+    assert len(rehearse()[1]) == 3
+
+
+def test_measurements_are_tried_too_and_what_all_took_is_noted(rehearse, tmp_path):
+    trials, _ = rehearse(ONE, measured=True)
+    names = {trial.name.partition(".")[2] for trial in trials}
+    assert names == {"", "onnx", "measurement", "measurement.predictions"}
+    loaded = recipe.load(tmp_path / "r.yaml")
+    noted = Paces(tmp_path, loaded)
+    for step in plan.plan(loaded).steps:
+        if not step.stage.type.startswith("compare"):
+            pace, likeness = noted.find(step)
+            assert (pace.origin, likeness) == ("smoke run", "same settings")

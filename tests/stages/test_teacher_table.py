@@ -132,9 +132,10 @@ def test_a_smoke_run_computes_two_chunks_and_knows_what_the_whole_takes(toy, con
     table_artifact = perform(
         Stage.model_validate("teacher_table"), context_for(dataset, inputs={"teacher": (teacher,)}, limit=2), Table
     )
-    assert table.StoredOutputs(table_artifact).arrays["heads", "logits"].shape == (1, 512, 3)
-    assert table_artifact.manifest.facts["planned_bytes"] == 1000 * (3 * 4 + 16)
-    assert table_artifact.manifest.facts["planned_steps"] == 4
+    facts = table_artifact.manifest.facts
+    assert table.StoredOutputs(table_artifact).arrays["heads", "logits"].shape == (1, 2 * teacher_table.TRIED, 3)
+    assert facts["planned_bytes"] == 1000 * (3 * 4 + 16)
+    assert facts["pace"]["each_s"] == pytest.approx(facts["pace"]["worked_s"] * 1000 / (2 * teacher_table.TRIED))
     teacher_for(table_artifact).check(table_artifact, dataset.split("train").index)  # the table has outputs for all samples
 
 

@@ -22,7 +22,7 @@ from compress_cli.networks import restore
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.randomness import order
-from compress_cli.training import loop, meter
+from compress_cli.training import loop, meter, precision
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.augmentations.flip import Flip
 from compress_cli.training.config import TrainingConfig
@@ -216,17 +216,34 @@ def test_weights_that_overflow_stop_too(toy, context_for):
         fitted(CONVNET, context_for(toy(train=16, val=0)), epochs=1, optimizer=Sgd(learning_rate=1e38, weight_decay=1e3))
 
 
-def test_a_smoke_run_takes_two_steps(toy, context_for, calls):
+def test_a_smoke_run_takes_two_steps_again_and_again_until_they_tell_how_long_all_take(toy, context_for, calls):
     reports = []
     context = context_for(toy(train=400, val=400), limit=2, log=reports.append)
     _, facts = fitted(CONVNET, context, epochs=7, precision="auto", losses=(Counting(),))
-    assert len(calls) == 2
+    assert len(calls) in range(2, 15, 2)
     assert facts["planned_steps"] == 7 * 25
     assert facts["seconds_per_step"] > 0
-    assert context.environment["precision"] == "float32"
-    assert not (context.memory / "precision.json").exists()
+    assert facts["pace"]["each_s"] > 25 * facts["seconds_per_step"]  # the steps of an epoch, and a validation
+    assert context.environment["precision"] in precision.NAMES
     assert reports[-1].epoch_ended
-    assert (reports[-1].done, reports[-1].total, reports[-1].epoch, reports[-1].epochs) == (2, 2, 1, 1)
+    assert (reports[-1].done, reports[-1].total, reports[-1].epoch) == (2, 2, len(calls) // 2)
+
+
+def test_a_smoke_run_stops_after_one_round_where_its_steps_take_long(toy, context_for, calls, monkeypatch):
+    monkeypatch.setattr(loop, "ENOUGH_S", 0.0)
+    fitted(CONVNET, context_for(toy(train=400), limit=2), epochs=7, losses=(Counting(),))
+    assert len(calls) == 2
+
+
+def test_a_smoke_run_remembers_the_precision_that_the_whole_run_takes(toy, context_for, monkeypatch):
+    """So that its steps take as long; the choice is timed once."""
+    monkeypatch.setattr(precision, "WORTH_S", 0.0)
+    smoke, whole = context_for(toy(train=90), limit=2), context_for(toy(train=90))
+    _, facts = fitted(CONVNET, smoke, epochs=4, precision="auto")
+    object.__setattr__(whole, "memory", smoke.memory)
+    _, again = fitted(CONVNET, whole, epochs=4, precision="auto")
+    assert again["precision"]["name"] == facts["precision"]["name"]
+    assert again["precision"]["reason"] == f"remembered: {facts['precision']['reason']}"
 
 
 def test_it_tells_how_it_goes(toy, context_for, monkeypatch):

@@ -23,6 +23,7 @@ class Job(BaseModel):
 
     recipe: Path
     overrides: tuple[str, ...] = ()
+    within: str = ""  # `--within` of the command
     plugins: tuple[Path, ...] = ()
     directory: Path  # the run's
     store: str  # a folder or a bucket

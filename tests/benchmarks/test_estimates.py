@@ -1,0 +1,83 @@
+"""What `plan` says each step will take, after a smoke run, against what it then takes: recipes whose data is in the packages.
+
+python -m pytest tests/benchmarks/test_estimates.py -m slow -s [-k breast_cancer]
+
+Everything is counted in CPU seconds of one thread, in place of seconds, so that other work on the machine hardly matters.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+RECIPES = ("digits", "breast_cancer", "diabetes", "names", "segmentation")
+LONG_S, WITHIN = 2.0, 0.25
+SCRIPT = """
+import time
+
+time.perf_counter = time.monotonic = time.process_time
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+from compress_cli.pipeline import plan, recipe, smoke
+from compress_cli.pipeline.estimate import MEMORY, Estimates
+from compress_cli.pipeline.run import Run
+from compress_cli.store.store import Store
+
+
+class Silent:
+    def __init__(self):
+        self.took = {}
+
+    def begins(self, step, smoke): ...
+    def progress(self, step, progress): ...
+
+    def ended(self, step, cached, seconds, problem):
+        self.took[step.name] = seconds
+
+
+loaded = recipe.load(Path(sys.argv[1]), ["threads=1", "measure.threads=1", "compare.threads=1"])
+planned, store, listener = plan.plan(loaded), Store(Path(sys.argv[2])), Silent()
+begun = time.perf_counter()
+trials = smoke.rehearse(planned, Silent(), {}, store.root / MEMORY)
+smoked = time.perf_counter() - begun
+estimates = Estimates(loaded, store, trials)
+expected = {step.name: estimates.of(step) for step in planned.steps}
+Run(planned, store, Path(sys.argv[3]), listener).execute()
+steps = [
+    [step.name, step.stage.type, expected[step.name] and expected[step.name].seconds, listener.took[step.name]]
+    for step in planned.steps
+]
+print(json.dumps({"smoke_s": smoked, "steps": steps}))
+"""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_steps_take_about_what_was_estimated(name, tmp_path):
+    import json
+
+    path = Path(__file__).parents[2] / "recipes" / f"{name}.yaml"
+    ran = subprocess.run(
+        [sys.executable, "-c", SCRIPT, path, tmp_path / "store", tmp_path / "run"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    document = json.loads(ran.stdout.splitlines()[-1])
+    print(f"\n{name}: smoke run {document['smoke_s']:.1f} s")
+    off = []
+    for step, stage, expected, took in document["steps"]:
+        ratio = f"{expected / max(took, 1e-9):.2f}" if expected else "?"
+        print(f"  {step:36} {stage:20} estimated {expected or 0:7.2f} s, took {took:7.2f} s, ratio {ratio}")
+        if took >= LONG_S and not (expected and abs(expected / took - 1) <= WITHIN):
+            off.append(step)
+    expected = sum(expected or 0.0 for *_, expected, _ in document["steps"])
+    took = sum(took for *_, took in document["steps"])
+    print(f"  all: estimated {expected:.1f} s, took {took:.1f} s, ratio {expected / took:.2f}")
+    assert abs(expected / took - 1) <= WITHIN
+    assert not off
