@@ -39,6 +39,10 @@ class Given:
     report: Report
 
     @property
+    def bytes(self) -> int:
+        return self.report.rows[0].size_bytes or 1
+
+    @property
     def size(self) -> Size:
         row = self.report.rows[0]
         return Size(row.parameters or 1, row.macs or 1)
@@ -118,8 +122,8 @@ class Decider:
         """Choose a candidate and its training; False where there is none to be had."""
         final, alone = self._format(decision, by_name)
         budget, given = decision.budget, self.given
-        smaller = given.report.rows[0].size_bytes / alone.size_bytes if alone.size_bytes else 1.0
-        space = students.room(budget, given.size, given.report.rows[0].size_bytes, smaller, alone.speedup or 1.0)
+        smaller = given.bytes / alone.size_bytes if alone.size_bytes else 1.0
+        space = students.room(budget, given.size, given.bytes, smaller, alone.speedup or 1.0)
         teacher = self.journal.remember("teacher seconds", lambda: schedule.teacher_s(given.artifact, self.request))
         decision.fmt = final
         if not space.shrinks and self.subject.trainable and _aware(final):

@@ -116,9 +116,9 @@ class Workshop:
 
     def _measured(self, file: Path, given: Path, rate: float | None) -> Rehearsal:
         timing, val = self.request.timing, self.request.dataset.split("val")
-        opened = [sessions.open_session(path, timing.threads, timing.session) for path in (given, file)]
-        feeds = [measure.sample(session, val, timing.batch) for session in opened]
-        speedup = latency.compare(*opened, (feeds[0], feeds[1]), TIMED_S, 0, timing.caches)
+        before, after = (sessions.open_session(path, timing.threads, timing.session) for path in (given, file))
+        feeds = (measure.sample(before, val, timing.batch), measure.sample(after, val, timing.batch))
+        speedup = latency.compare(before, after, feeds, TIMED_S, 0, timing.caches)
         return Rehearsal(file.stat().st_size, speedup.speedup.value, speedup.model.p50_ms.value, rate)
 
     def say(self, step: Step, note: str) -> None:

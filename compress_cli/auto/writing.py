@@ -51,15 +51,17 @@ def _head(request: Request, subject: Subject, decision: Decision) -> Iterator[st
     yield f"Goals:   {', '.join(goal.promise for goal in request.goals)}; within {duration(request.within_s)}"
     yield f"Machine: {here['processor']}, {threads}, batch {request.timing.batch}: latencies hold here alone"
     yield (
-        f"Given:   {subject.what}: {row.size_bytes / 1e3:.1f} kB, {latency}, {macs}; {primary} {number(primary, value.value)} "
-        f"[{number(primary, value.low)}, {number(primary, value.high)}] on val"
+        f"Given:   {subject.what}: {decision.given.bytes / 1e3:.1f} kB, {latency}, {macs}; {primary} "
+        f"{number(primary, value.value)} [{number(primary, value.low)}, {number(primary, value.high)}] on val"
     )
     yield "Tried on val, which alone decided; test was not looked at:"
     for one in decision.tried:
         brief = f" after {decision.brief} epoch(s)" if one.name in decision.compared else ""
         yield f"  {one.name}{brief}: {_figures(one, primary)}"
-    for one in _last_sizes(decision):
-        yield f"  {one.name}: {one.problem}" if one.problem else f"  {one.name}, its size before any training: {_size(one)}"
+    for size in _last_sizes(decision):
+        yield (
+            f"  {size.name}: {size.problem}" if size.problem else f"  {size.name}, its size before any training: {_size(size)}"
+        )
     if decision.skipped:
         yield f"  not tried for lack of time: {', '.join(decision.skipped)}"
 
@@ -90,8 +92,7 @@ def _figures(one: Measured, primary: str) -> str:
 
 
 def _stages(request: Request, subject: Subject, decision: Decision, given: str) -> Iterator[Stage]:
-    row = decision.given.report.rows[0]
-    why = f"What the others are compared with: {row.size_bytes / 1e3:.1f} kB as a float file."
+    why = f"What the others are compared with: {decision.given.bytes / 1e3:.1f} kB as a float file."
     if decision.chosen:
         why += " It teaches, and is not shipped."
     if subject.loading.get("trained_on"):
