@@ -159,13 +159,14 @@ class Decider:
         return {**self.training, "optimizer": schedule.optimizer(self.training, FINE)}
 
     def _nearest(self, sizes: Sequence[Sized], space: Room) -> list[Sized]:
-        """Where no file keeps size and speed: the one of each candidate that comes nearest, the larger of two as near."""
+        """Where no file keeps size and speed: the nearest size of each candidate, of those candidates that come nearest."""
         best: dict[str, Sized] = {}
         for one in (one for one in sizes if not one.problem):
             known = best.get(one.name)
             if known is None or _nearness(one, space) > _nearness(known, space):
                 best[one.name] = one
-        return list(best.values())
+        steps = {name: tuple(map(round, _nearness(one, space))) for name, one in best.items()}
+        return [one for name, one in best.items() if steps[name] == max(steps.values())]
 
     def _rates(self, rehearsal: Rehearsal, teacher: float) -> Rates:
         train, val = (len(self.request.dataset.split(name)) for name in ("train", "val"))

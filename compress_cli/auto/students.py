@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ ROUNDS = 4  # rehearsals of one candidate until its file fits
 TIGHTER = 0.95  # beyond what the last file missed, so that rounding does not cost another round
 SMALLEST = 0.02  # of the given model's parameters or multiply-accumulates: below, nothing is worth a try
 UNSURE = 1.03  # a speed-up has to be beaten by so much: the run times it again
+
+PLACE = re.compile(r"^\S+\.yaml:\d+: (stages\[\d+\](\.\w+)*: )?")
+"""Where an error stands in a recipe that was only tried."""
 
 Make = Callable[[float, float], dict[str, Any] | None]
 """Shares of parameters and of multiply-accumulates -> a training stage without its `training`, None where there is none."""
@@ -161,7 +165,7 @@ def _rehearsed(
         except ResourceError:
             raise
         except StageError as error:
-            return {"problem": str(error).partition("\n")[0]}
+            return {"problem": PLACE.sub("", str(error).partition("\n")[0])}
 
     answer = journal.remember(f"size {question}", work)
     if "problem" in answer:
