@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from compress_cli.auto import promises, writing
-from compress_cli.auto.decision import Decider, Decision, Given
+from compress_cli.auto.decider import Decider
+from compress_cli.auto.decision import Decision, Given
 from compress_cli.auto.journal import Journal
 from compress_cli.auto.request import Request
 from compress_cli.auto.subject import Subject, settings_of

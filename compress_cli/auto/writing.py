@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from compress_cli.auto import formats, schedule, students, text
-from compress_cli.auto.decision import AWARE_RATE, FINE, LOSES, Decision
+from compress_cli.auto.decider import AWARE_RATE, FINE, LOSES
+from compress_cli.auto.decision import Decision
 from compress_cli.auto.formats import Measured
 from compress_cli.auto.request import Request, duration
 from compress_cli.auto.students import Sized
@@ -110,6 +111,8 @@ def _untrained(request: Request, decision: Decision) -> Iterator[Stage]:
     said = f"{decision.fmt.what[:1].upper()}{decision.fmt.what[1:]}: {_figures(figures, request.task.primary)} on val."
     if decision.holds:
         said += " The gentlest of the formats that keep every goal, so nothing needs to be trained."
+    elif decision.undecided:
+        said += " It misses no goal, and val has too few samples to be certain of all; training would not make them more."
     else:
         said += f" No format keeps every goal; this one comes nearest. {_sentence(decision.why_nothing)}".rstrip()
     for stage in decision.fmt.stages("given")[:-1]:
