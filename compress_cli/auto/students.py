@@ -75,8 +75,8 @@ def room(budget: Budget, given: Size, given_bytes: int, smaller: float, faster: 
         bytes=budget.bytes_share * given_bytes,
         speedup=1 / budget.latency_share if budget.latency_share < 1 else 0.0,
         given=given,
-        parameters_share=min(1.0, budget.bytes_share * smaller * TIGHTER) if budget.bytes_share * smaller < 1 else 1.0,
-        macs_share=min(1.0, budget.latency_share * faster * TIGHTER) if budget.latency_share * faster < 1 else 1.0,
+        parameters_share=budget.bytes_share * smaller * TIGHTER if budget.bytes_share < min(1.0, 1 / smaller) else 1.0,
+        macs_share=budget.latency_share * faster * TIGHTER if budget.latency_share < min(1.0, 1 / faster) else 1.0,
     )
 
 
@@ -139,8 +139,8 @@ def sized(
             tried.append(Sized(**{**one.__dict__, "fits": too_large <= 1 and too_slow <= 1}))
             if tried[-1].fits or candidate.name.startswith("student"):
                 break
-        parameters *= min(1.0, TIGHTER / too_large)
-        macs *= min(1.0, TIGHTER / too_slow)
+        parameters *= TIGHTER / too_large if too_large > 1 else 1.0
+        macs *= TIGHTER / too_slow if too_slow > 1 else 1.0
     if not tried:
         nothing = Rehearsal(0, 0.0, 0.0, None)
         return [Sized(candidate.name, {}, nothing, False, candidate.why, candidate.fresh, "no version of it is so small")]

@@ -108,7 +108,7 @@ def _stages(request: Request, subject: Subject, decision: Decision, given: str) 
 def _untrained(request: Request, decision: Decision) -> Iterator[Stage]:
     assert decision.fmt is not None
     figures = next(one for one in decision.tried if one.name == decision.fmt.name)
-    said = f"{decision.fmt.what[:1].upper()}{decision.fmt.what[1:]}: {_figures(figures, request.task.primary)} on val."
+    said = f"{decision.fmt.what[:1].upper()}{decision.fmt.what[1:]}. On val: {_figures(figures, request.task.primary)}."
     if decision.holds:
         said += " The gentlest of the formats that keep every goal, so nothing needs to be trained."
     elif decision.undecided:

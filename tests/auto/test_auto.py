@@ -14,7 +14,7 @@ dataset: digits
 stages:
   - type: train
     name: teacher
-    model: {type: convnet, widths: [12, 24], convs: 1}
+    model: {type: convnet, widths: [24, 48], convs: 1}
     training: {epochs: 6}
 """
 
@@ -157,7 +157,7 @@ def test_weights_without_an_architecture_and_data_without_val_are_refused(compre
     outcome = compress("auto", weights, "--goal", "speedup>=2", "--data", "digits")
     assert outcome.code == 2
     assert "--model" in outcome.err
-    outcome = compress("auto", weights, "--goal", "speedup>=2", "--model", "{type: convnet, widths: [12, 24], convs: 1}")
+    outcome = compress("auto", weights, "--goal", "speedup>=2", "--model", "{type: convnet, widths: [24, 48], convs: 1}")
     assert outcome.code == 2
     assert "--data" in outcome.err
     np.savez(tmp_path / "few.npz", x=np.zeros((10, 4), np.float32), label=np.arange(10) % 2)
