@@ -72,7 +72,8 @@ class Measured:
 
 
 def choices(request: Request, budget: Budget, trainable: bool, matrix_products: bool) -> list[Format]:
-    """The formats worth a try for these goals, the gentlest first; int8 always, which the others are held against."""
+    """The formats worth a try for these goals, the gentlest first; int8 always, which the others are held against. Where
+    nothing can be trained all of them: the nearest is what there will be."""
     reduced = {"reduce_range": True} if request.target == "portable" else {}
     static = {"type": "auto" if matrix_products or not trainable else "static_int8", **reduced}
     drop = budget.drop if budget.drop is not None and budget.drop > 0 else None
@@ -93,7 +94,7 @@ def choices(request: Request, budget: Budget, trainable: bool, matrix_products: 
     return [
         choice
         for choice in known
-        if choice.name in ("float", "int8")
+        if choice.name in ("float", "int8") or not (trainable or request.students)
         or (choice.smaller * ROOM >= needed and (choice.faster or quick < INTEGERS_PAY))
     ]  # fmt: skip
 

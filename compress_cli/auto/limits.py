@@ -12,7 +12,7 @@ from compress_cli.auto.decision import Decision
 from compress_cli.auto.request import Request, duration
 from compress_cli.auto.writing import number
 from compress_cli.report import Report, Row
-from compress_cli.report.figures import chain
+from compress_cli.report.document import chain
 from compress_cli.statistics.gate import Gate, GateResult, changed
 from compress_cli.store import durable
 from compress_cli.store.record import LIMITS, Record
@@ -79,7 +79,7 @@ def _speed(request: Request, decision: Decision, report: Report, result: GateRes
 def _bytes(decision: Decision) -> str:
     if decision.why_nothing:
         return f"number formats alone do not reach it, and {decision.why_nothing}"
-    allowed = decision.budget.bytes_share * decision.given.report.rows[0].size_bytes
+    allowed = decision.budget.bytes_share * decision.given.bytes
     fewest = min((one.rehearsal.size_bytes for one in decision.sizes if not one.problem), default=0)
     if fewest > allowed:
         return (
@@ -99,7 +99,7 @@ def _metric(report: Report, result: GateResult) -> str:
             steps.append((lost, row))
     if not steps or changed(Gate(promise=result.promise).terms.quantity)[0] != name:
         return f"{result.promise}: what limits it was not looked for"
-    worst, row = max(steps, key=lambda step: step[0])
+    _, row = max(steps, key=lambda step: step[0])
     listed = ", ".join(f"{one.title} {number(name, lost)}" for lost, one in steps)
     what = "the integers" if row.stage.startswith("quantize") else f"the {row.title} model's {name}"
     return f"{result.promise}: {what} limits it (lost on test, stage by stage: {listed})"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from compress_cli.auto import promises, writing
-from compress_cli.auto.decision import Decider, Decision, Given
+from compress_cli.auto.decider import Decider
+from compress_cli.auto.decision import Decision, Given
 from compress_cli.auto.journal import Journal
 from compress_cli.auto.request import Request
 from compress_cli.auto.subject import Subject, settings_of
@@ -18,6 +19,7 @@ from compress_cli.document import Document
 from compress_cli.errors import ArtifactError, RecipeError
 from compress_cli.identity import path_marks
 from compress_cli.pipeline.executor import Listener
+from compress_cli.report import Report
 from compress_cli.store import durable
 from compress_cli.store.store import Store
 
@@ -45,7 +47,8 @@ def prepared(request: Request, subject: Subject, places: Places, listener: Liste
     stage = subject.stage(str(subject.path.absolute()))
     made = shop.make("given", [stage, {"type": "export", "name": "onnx", "start": "given"}])
     file = (made["onnx"] if subject.trainable else made["given"]).file("model.onnx")
-    given = Given(stage, made["given"], file, shop.judged(file, None))
+    alone = journal.remember("given", lambda: shop.judged(file, None).model_dump(mode="json"))  # its latency differs each time
+    given = Given(stage, made["given"], file, Report.model_validate(alone))
     decision = Decider(request, subject, given, shop, journal).decide()
     settings = _settings(request, places.recipe.absolute().parent)
     text = writing.recipe(request, subject, decision, settings, writing.path_of(subject.path, places.recipe))
@@ -89,8 +92,8 @@ def _write(path: Path, text: str, overwrite: bool) -> None:
         if path.read_text(encoding="utf-8") == text:
             return
         raise RecipeError(
-            f"{path}: is the recipe of another request, or was changed by hand; run it with `compress run {path}`, name another "
-            "with --recipe, or write it anew with --force"
+            f"{path}: is the recipe of another request, or was changed by hand; run it with `compress run {path}`, name "
+            "another with --recipe, or write it anew with --force"
         )
     durable.write(path, text.encode())
     Document.read(path).data()  # what was written can be read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from compress_cli.data.datasets import Dataset
 from compress_cli.data.tasks import Task
@@ -124,14 +125,18 @@ def contradictions(found: Sequence[Bound]) -> list[str]:
             )
         if bound.axis in ("size_ratio", "latency_ratio", "size_bytes", "latency_ms") and bound.high <= 0:
             lines.append(f"--goal '{bound.gate.promise}': nothing takes no bytes and no time")
-    for number, one in enumerate(found):
-        for other in found[:number]:
-            if one.axis == other.axis and max(one.low, other.low) > min(one.high, other.high):
-                lines.append(
-                    f"--goal '{other.gate.promise}' and --goal '{one.gate.promise}' contradict each other: no model "
-                    "keeps both; leave one of them out"
-                )
-    return lines
+    return [*lines, *(_contradiction(*pair) for pair in combinations(found, 2) if _excluded(*pair))]
+
+
+def _excluded(one: Bound, other: Bound) -> bool:
+    return one.axis == other.axis and max(one.low, other.low) > min(one.high, other.high)
+
+
+def _contradiction(one: Bound, other: Bound) -> str:
+    return (
+        f"--goal '{one.gate.promise}' and --goal '{other.gate.promise}' contradict each other: no model keeps both; leave one "
+        "of them out"
+    )
 
 
 def budget(goals: Sequence[Gate], task: Task, given: Report) -> Budget:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 from compress_cli.data.datasets import Dataset
 from compress_cli.data.tasks import Task
 from compress_cli.errors import RecipeError
-from compress_cli.identity import identity
+from compress_cli.identity import file_digest, identity
 from compress_cli.measurement.latency import TimingConditions
 from compress_cli.measurement.machine import machine
 from compress_cli.networks.models import Model
@@ -30,8 +31,7 @@ DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+
 class Request:
     """One call of `compress auto`, checked."""
 
-    subject: Any  # the settings of the stage `load` that takes the model
-    digest: str  # of the model's files
+    digest: str  # of the model: its files, and how they are loaded
     dataset: Dataset
     task: Task
     goals: tuple[Gate, ...]
@@ -104,8 +104,7 @@ def goals(texts: list[str]) -> tuple[Gate, ...]:
     return tuple(found)
 
 
-def files_digest(paths: list[Path]) -> str:
-    """One hash over the content of files."""
-    from compress_cli.identity import file_digest
-
-    return hashlib.sha256("".join(file_digest(path) for path in paths).encode()).hexdigest()
+def digest(paths: Sequence[Path], stage: Mapping[str, Any], model: Model | None) -> str:
+    """One hash over the content of a model's files, how they are loaded, and the architecture they belong to."""
+    parts = [[file_digest(path) for path in paths], stage, identity(model) if model else None]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

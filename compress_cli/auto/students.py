@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ ROUNDS = 4  # rehearsals of one candidate until its file fits
 TIGHTER = 0.95  # beyond what the last file missed, so that rounding does not cost another round
 SMALLEST = 0.02  # of the given model's parameters or multiply-accumulates: below, nothing is worth a try
 UNSURE = 1.03  # a speed-up has to be beaten by so much: the run times it again
+
+PLACE = re.compile(r"^\S+\.yaml:\d+: (stages\[\d+\](\.\w+)*: )?")
+"""Where an error stands in a recipe that was only tried."""
 
 Make = Callable[[float, float], dict[str, Any] | None]
 """Shares of parameters and of multiply-accumulates -> a training stage without its `training`, None where there is none."""
@@ -71,8 +75,8 @@ def room(budget: Budget, given: Size, given_bytes: int, smaller: float, faster: 
         bytes=budget.bytes_share * given_bytes,
         speedup=1 / budget.latency_share if budget.latency_share < 1 else 0.0,
         given=given,
-        parameters_share=min(1.0, budget.bytes_share * smaller * TIGHTER) if budget.bytes_share * smaller < 1 else 1.0,
-        macs_share=min(1.0, budget.latency_share * faster * TIGHTER) if budget.latency_share * faster < 1 else 1.0,
+        parameters_share=budget.bytes_share * smaller * TIGHTER if budget.bytes_share < min(1.0, 1 / smaller) else 1.0,
+        macs_share=budget.latency_share * faster * TIGHTER if budget.latency_share < min(1.0, 1 / faster) else 1.0,
     )
 
 
@@ -135,8 +139,8 @@ def sized(
             tried.append(Sized(**{**one.__dict__, "fits": too_large <= 1 and too_slow <= 1}))
             if tried[-1].fits or candidate.name.startswith("student"):
                 break
-        parameters *= min(1.0, TIGHTER / too_large)
-        macs *= min(1.0, TIGHTER / too_slow)
+        parameters *= TIGHTER / too_large if too_large > 1 else 1.0
+        macs *= TIGHTER / too_slow if too_slow > 1 else 1.0
     if not tried:
         nothing = Rehearsal(0, 0.0, 0.0, None)
         return [Sized(candidate.name, {}, nothing, False, candidate.why, candidate.fresh, "no version of it is so small")]
@@ -161,7 +165,7 @@ def _rehearsed(
         except ResourceError:
             raise
         except StageError as error:
-            return {"problem": str(error).partition("\n")[0]}
+            return {"problem": PLACE.sub("", str(error).partition("\n")[0])}
 
     answer = journal.remember(f"size {question}", work)
     if "problem" in answer:

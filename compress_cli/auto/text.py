@@ -12,6 +12,7 @@ from typing import Any
 from compress_cli.document import Document
 
 WIDTH = 118
+LABEL = re.compile(r"(?:[A-Z]\w+: {2,}| +)?")  # what stands before the text of a line whose wrapped rest is indented
 PLAIN = re.compile(r"[A-Za-z_./][\w./+*-]*")
 
 
@@ -45,7 +46,8 @@ def comment(sentences: str, indent: int = 0) -> list[str]:
     prefix = " " * indent + "# "
     lines: list[str] = []
     for paragraph in sentences.split("\n"):
-        lines += textwrap.wrap(paragraph, WIDTH, initial_indent=prefix, subsequent_indent=prefix) or [prefix.rstrip()]
+        under = prefix + " " * len(LABEL.match(paragraph)[0])  # type: ignore[index] # it matches nothing too
+        lines += textwrap.wrap(paragraph, WIDTH, initial_indent=prefix, subsequent_indent=under) or [prefix.rstrip()]
     return lines
 
 

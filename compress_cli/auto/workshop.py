@@ -28,6 +28,8 @@ from compress_cli.store.store import Store
 
 STEPS = 8  # training steps of a rehearsal: enough that the first, slow one does not decide
 TIMED_S = 0.4  # for one comparison of latencies, up to sixteen times as long while it is too noisy to say
+GLANCE_S = 0.05  # where no goal is about speed
+SPEEDS = ("speedup", "latency", "throughput")
 SHARED = ("seed", "device", "threads", "dataset", "task", "measure", "compare")
 
 
@@ -51,6 +53,11 @@ class Workshop:
     folder: Path  # of the recipes that were tried, and their runs
     listener: Listener
     known: dict[Path, Result] = field(default_factory=dict)  # files evaluated on val before
+
+    @property
+    def timed_s(self) -> float:
+        about_speed = any(goal.terms.quantity.startswith(SPEEDS) for goal in self.request.goals)
+        return TIMED_S if about_speed else GLANCE_S
 
     def planned(self, name: str, stages: Sequence[Mapping[str, Any]]) -> Plan:
         """The plan of some stages, which measures nothing: its steps have the keys that they have in the final recipe."""
@@ -79,7 +86,7 @@ class Workshop:
             latency_batch=request.timing.batch,
             caches=request.timing.caches,
             options=request.timing.session,
-            seconds=TIMED_S,
+            seconds=self.timed_s,
         )
         result = evaluate(file, given, asked, lambda progress: None, self.known)
         return against.report(result, request.goals if given else ())
@@ -116,9 +123,9 @@ class Workshop:
 
     def _measured(self, file: Path, given: Path, rate: float | None) -> Rehearsal:
         timing, val = self.request.timing, self.request.dataset.split("val")
-        opened = [sessions.open_session(path, timing.threads, timing.session) for path in (given, file)]
-        feeds = [measure.sample(session, val, timing.batch) for session in opened]
-        speedup = latency.compare(*opened, (feeds[0], feeds[1]), TIMED_S, 0, timing.caches)
+        before, after = (sessions.open_session(path, timing.threads, timing.session) for path in (given, file))
+        feeds = (measure.sample(before, val, timing.batch), measure.sample(after, val, timing.batch))
+        speedup = latency.compare(before, after, feeds, self.timed_s, 0, timing.caches)
         return Rehearsal(file.stat().st_size, speedup.speedup.value, speedup.model.p50_ms.value, rate)
 
     def say(self, step: Step, note: str) -> None:

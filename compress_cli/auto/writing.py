@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from compress_cli.auto import formats, schedule, students, text
-from compress_cli.auto.decision import AWARE_RATE, FINE, LOSES, Decision
+from compress_cli.auto.decider import AWARE_RATE, FINE, LOSES
+from compress_cli.auto.decision import Decision
 from compress_cli.auto.formats import Measured
 from compress_cli.auto.request import Request, duration
 from compress_cli.auto.students import Sized
@@ -51,15 +52,17 @@ def _head(request: Request, subject: Subject, decision: Decision) -> Iterator[st
     yield f"Goals:   {', '.join(goal.promise for goal in request.goals)}; within {duration(request.within_s)}"
     yield f"Machine: {here['processor']}, {threads}, batch {request.timing.batch}: latencies hold here alone"
     yield (
-        f"Given:   {subject.what}: {row.size_bytes / 1e3:.1f} kB, {latency}, {macs}; {primary} {number(primary, value.value)} "
-        f"[{number(primary, value.low)}, {number(primary, value.high)}] on val"
+        f"Given:   {subject.what}: {decision.given.bytes / 1e3:.1f} kB, {latency}, {macs}; {primary} "
+        f"{number(primary, value.value)} [{number(primary, value.low)}, {number(primary, value.high)}] on val"
     )
     yield "Tried on val, which alone decided; test was not looked at:"
     for one in decision.tried:
         brief = f" after {decision.brief} epoch(s)" if one.name in decision.compared else ""
         yield f"  {one.name}{brief}: {_figures(one, primary)}"
-    for one in _last_sizes(decision):
-        yield f"  {one.name}: {one.problem}" if one.problem else f"  {one.name}, its size before any training: {_size(one)}"
+    for size in _last_sizes(decision):
+        yield (
+            f"  {size.name}: {size.problem}" if size.problem else f"  {size.name}, its size before any training: {_size(size)}"
+        )
     if decision.skipped:
         yield f"  not tried for lack of time: {', '.join(decision.skipped)}"
 
@@ -90,8 +93,7 @@ def _figures(one: Measured, primary: str) -> str:
 
 
 def _stages(request: Request, subject: Subject, decision: Decision, given: str) -> Iterator[Stage]:
-    row = decision.given.report.rows[0]
-    why = f"What the others are compared with: {row.size_bytes / 1e3:.1f} kB as a float file."
+    why = f"What the others are compared with: {decision.given.bytes / 1e3:.1f} kB as a float file."
     if decision.chosen:
         why += " It teaches, and is not shipped."
     if subject.loading.get("trained_on"):
@@ -106,9 +108,11 @@ def _stages(request: Request, subject: Subject, decision: Decision, given: str) 
 def _untrained(request: Request, decision: Decision) -> Iterator[Stage]:
     assert decision.fmt is not None
     figures = next(one for one in decision.tried if one.name == decision.fmt.name)
-    said = f"{decision.fmt.what[:1].upper()}{decision.fmt.what[1:]}: {_figures(figures, request.task.primary)} on val."
+    said = f"{decision.fmt.what[:1].upper()}{decision.fmt.what[1:]}. On val: {_figures(figures, request.task.primary)}."
     if decision.holds:
         said += " The gentlest of the formats that keep every goal, so nothing needs to be trained."
+    elif decision.undecided:
+        said += " It misses no goal, and val has too few samples to be certain of all; training would not make them more."
     else:
         said += f" No format keeps every goal; this one comes nearest. {_sentence(decision.why_nothing)}".rstrip()
     for stage in decision.fmt.stages("given")[:-1]:

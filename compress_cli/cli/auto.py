@@ -122,7 +122,7 @@ def _request(
     from compress_cli.networks.models import Model
 
     subject = subjects.find(path, setting(Model, architecture, "--model") if architecture else None)  # type: ignore[type-abstract]
-    dataset = setting(Dataset, data, "--data") if data else subject.dataset  # type: ignore[type-abstract]
+    dataset = setting(Dataset, _as_dataset(data), "--data") if data else subject.dataset  # type: ignore[type-abstract]
     if dataset is None:
         raise RecipeError(
             f"--data: {path} does not say what it was made with; name the data: --data digits, or --data "
@@ -136,10 +136,27 @@ def _request(
         )
     known = setting(Task, task or "classification", "--task") if task or subject.task is None else subject.task  # type: ignore[type-abstract]
     models: list[Model] = [setting(Model, text, "--student") for text in students]  # type: ignore[type-abstract]
-    digest = requests.files_digest(list(subject.files))
-    return subject, requests.Request(
-        subject.stage(""), digest, dataset, known, goals, within_s, timing, target, tuple(models), seed  # type: ignore[arg-type]
-    )  # fmt: skip
+    digest = requests.digest(subject.files, subject.stage(""), subject.model)
+    request = requests.Request(digest, dataset, known, goals, within_s, timing, target, tuple(models), seed)  # type: ignore[arg-type]
+    return subject, request
+
+
+def _as_dataset(data: str) -> str:
+    """What names a dataset; RecipeError for a bare path, which does not say how it is read and divided."""
+    path = Path(data)
+    if "{" in data or not path.exists():
+        return data
+    forms = {
+        ".csv": "csv, train: {}, label: COLUMN",
+        ".tsv": "csv, train: {}, delimiter: tab, label: COLUMN",
+        ".parquet": "parquet, train: {}, label: COLUMN",
+        ".npz": "npz, train: {}, inputs: [ARRAY]",
+    }
+    form = "image_folder, root: {}, height: 224, width: 224" if path.is_dir() else forms.get(path.suffix, "TYPE, ...")
+    raise RecipeError(
+        f"--data {data}: does not say how it is read and divided into train, val and test; such as "
+        f"--data '{{type: {form.format(data)}}}' (`compress list datasets` shows all)"
+    )
 
 
 def _run(
