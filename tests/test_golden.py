@@ -63,6 +63,13 @@ stages:
   - {type: factorise, start: train, ratio: 0.5, round_to: 1}
   - {type: sparsify, start: train, ratio: 0.8, scope: global, gradual: {end: 0.5, every: 2}, training: *slow}
   - {type: quantize_aware, start: train, samples: 64, quantizer: *portable, training: *slow}
+  - type: joint
+    start: train
+    channels: {ratio: 0.5, round_to: 2}
+    gradual: {end: 0.5, every: 2}
+    samples: 64
+    quantizer: *portable
+    training: *slow
 """
 
 

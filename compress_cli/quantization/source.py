@@ -48,7 +48,9 @@ def check(model: onnx.ModelProto, name: str, operators: tuple[str, ...] = quanti
     if coded := _coded(model.graph):
         raise StageError(f"{name}: is quantised already ('{coded}' is made of codes); quantise the float file")
     if not any(operator in counts for operator in operators):
-        raise StageError(f"{name}: there is nothing to quantise: it has no {', '.join(operators)}")
+        others = next((operator for operator in layers.WITH_WEIGHTS if operator in counts), "")
+        remedy = f"; dynamic_int8 and weight_only take its {others}" if others else ""
+        raise StageError(f"{name}: there is nothing to quantise: it has no {', '.join(operators)}{remedy}")
 
 
 def _coded(main: onnx.GraphProto) -> str:

@@ -70,10 +70,25 @@ def check(stage: Rounded) -> None:
 
 
 def _check_quantizer(quantizer: Quantizer) -> None:
-    if not quantizer.makes_program:
-        reason = "with recover, per_channel: false or activations: float it makes a file"
-        what = reason if isinstance(quantizer, StaticInt8) else "it makes a file; take static_int8"
-        raise ValueError(f"quantizer: '{quantizer.type}' has no simulation that could be trained: {what}")
+    if quantizer.makes_program:
+        return
+    if not isinstance(quantizer, StaticInt8):
+        raise ValueError(
+            f"quantizer: '{quantizer.type}' has no simulation that could be trained: its numbers exist in files alone; take "
+            "static_int8, with overrides for fewer bits"
+        )
+    files_only = {
+        "recover": bool(quantizer.recover),
+        "per_channel: false": not quantizer.per_channel,
+        "overrides with activations": any(
+            each.activations is not None and each.weights != "float" for each in quantizer.overrides
+        ),
+    }
+    named = " and ".join(field for field, is_set in files_only.items() if is_set)
+    raise ValueError(
+        f"quantizer: '{named}' has no simulation that could be trained: it acts on files alone; take it out, or use the stage "
+        "'quantize'"
+    )
 
 
 def _check_training(training: TrainingConfig, freeze: Freeze | None) -> None:

@@ -154,7 +154,7 @@ class Quantize(Stage):
         def quantize(chosen: Quantizer, target: Path) -> dict[str, Any]:
             return chosen.quantize_onnx(path, name, batches(), target)
 
-        name = float_session.origin or str(path)  # as the user knows it, where it was loaded
+        name = float_session.origin or f"the file of {self.start or 'the stage before'}"  # as the user knows it
         if self.budget is None or context.limit is not None:  # random weights of a smoke run keep no promise
             with work.over(len(calibration), min(self.samples, len(context.whole("train")))):
                 facts = quantize(quantizer, output)

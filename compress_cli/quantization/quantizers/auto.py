@@ -20,11 +20,12 @@ STATIC = ("Conv", "Gemm")
 
 class Auto(Quantizer):
     """int8 as suits the graph: static where most weights are in convolutions and plain linear layers, dynamic where most are in
-    the matrix products of transformers, in embeddings or in recurrent layers.
+    the matrix products of transformers or in embeddings, and where there are recurrent layers.
 
     A checkpoint's ONNX file is looked at, so the result is a file. The facts say what was taken (`mode`).
     """
 
+    version: ClassVar[int] = 2  # a recurrent layer decides, whatever has most weights
     weight_bits: ClassVar[tuple[int, int]] = (8, 8)
     computes_in_integers: ClassVar[bool] = True
 
@@ -44,9 +45,11 @@ class Auto(Quantizer):
         known = layers.aliases(original)
         simple = source.simplified(original, name)
         counts: Counter[bool] = Counter()
-        for layer in layers.layers(simple, known):
+        found = layers.layers(simple, known)
+        for layer in found:
             counts[layer.operator in STATIC] += layers.array(simple, layer.weight).size
-        mode = "static_int8" if counts[True] >= counts[False] else "dynamic_int8"
+        recurrent = any(layer.operator in layers.RECURRENT for layer in found)  # static ranges know no steps of a sequence
+        mode = "static_int8" if counts[True] >= counts[False] and not recurrent else "dynamic_int8"
         settings = {"reduce_range": self.reduce_range, "overrides": [each.model_dump() for each in self.overrides]}
         quantizer = find(Quantizer, mode).model_validate(settings)
         assert isinstance(quantizer, Quantizer)

@@ -152,7 +152,10 @@ class StaticInt8(Quantizer):
         annotations = AnnotationQuantizer(activation, weight)
         prepared: torch.fx.GraphModule = prepare_pt2e(graph, annotations)
         if not annotations.layers:
-            raise StageError("there is nothing to quantise: the model has no convolution and no linear layer")
+            raise StageError(
+                "there is nothing to quantise: the model has no convolution and no linear layer; dynamic_int8 and weight_only "
+                "take embeddings and recurrent layers too"
+            )
         overrides.check(self.overrides, annotations.layers)
         if not any(annotation.weight for annotation in annotations.annotations):
             raise StageError("there is nothing to quantise: all layers are to stay float")

@@ -150,6 +150,38 @@ def test_dynamic_ranges_for_embeddings_recurrent_layers_and_products(quantizer, 
     assert facts.get("mode", "dynamic_int8") == "dynamic_int8"
 
 
+def test_auto_takes_dynamic_ranges_for_recurrent_layers_below_a_wide_head(tmp_path):
+    proto, feeds = tokens()
+    wide_head = onnx.numpy_helper.from_array(normal(16, 512), "fc.weight")
+    next(tensor for tensor in proto.graph.initializer if tensor.name == "fc.weight").CopyFrom(wide_head)
+    proto.graph.node[-1].op_type = "Gemm"
+    proto.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ("n", 512)))
+    (expected,), (result,), operators, facts, _ = quantise(proto, tmp_path, "auto", {}, feeds)
+    assert facts["mode"] == "dynamic_int8"
+    assert "DynamicQuantizeLSTM" in operators
+    assert sqnr_db(expected, result) > 25
+
+
+@pytest.mark.parametrize("quantizer", ["dynamic_int8", "auto", "weight_only"])
+def test_a_model_of_embeddings_alone_becomes_integers(quantizer, tmp_path):
+    """As a factorization machine has them: the product of two vectors, and no linear layer."""
+    nodes = [
+        node("Gather", ["users.weight", "user"], ["u"]), node("Gather", ["items.weight", "item"], ["i"]),
+        node("Mul", ["u", "i"], ["p"]), node("ReduceSum", ["p", "axes"], ["y"], keepdims=0),
+    ]  # fmt: skip
+    constants = {"users.weight": normal(300, 32), "items.weight": normal(200, 32, seed=1), "axes": np.array([1], np.int64)}
+    proto, random = model(nodes, constants, {}, {"y": ("n",)}), np.random.default_rng(0)
+    feeds = {"user": random.integers(0, 300, 64), "item": random.integers(0, 200, 64)}
+    proto.graph.input.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, ("n",)) for name in feeds)
+    (expected,), (result,), _, facts, ratio = quantise(proto, tmp_path, quantizer, {}, feeds)
+    assert {entry["layer"] for entry in facts["layers"]} == {"users", "items"}
+    assert not facts["left_float"]
+    assert sqnr_db(expected, result) > (12 if quantizer == "weight_only" else 25)
+    assert ratio > 3
+    with pytest.raises(StageError, match="dynamic_int8 and weight_only take its Gather"):
+        quantise(proto, tmp_path, "static_int8", {}, feeds)
+
+
 def test_dynamic_ranges_leave_convolutions_float_by_name(tmp_path):
     _, _, operators, facts, _ = quantise(convolutions(), tmp_path, "dynamic_int8", {}, images())
     assert facts["left_float"] == ["conv1: Conv", "conv2: Conv", "conv3: Conv"]
