@@ -32,7 +32,7 @@ class Places:
 
     recipe: Path
     output: Path  # the folder of runs
-    store: Path
+    store: Store
 
 
 def prepared(request: Request, subject: Subject, places: Places, listener: Listener, overwrite: bool) -> Decision:
@@ -41,9 +41,9 @@ def prepared(request: Request, subject: Subject, places: Places, listener: Liste
     promises.check(request.goals, request.dataset, request.task)
     _writable(places.recipe, overwrite)
     key = request.key
-    journal = Journal.open(places.store, key)
+    journal = Journal.open(places.store.root, key)
     folder = places.output / HOME / key[:12]
-    shop = Workshop(request, _settings(request, folder), Store(places.store), folder, listener)
+    shop = Workshop(request, _settings(request, folder), places.store, folder, listener)
     stage = subject.stage(str(subject.path.absolute()))
     made = shop.make("given", [stage, {"type": "export", "name": "onnx", "start": "given"}])
     file = (made["onnx"] if subject.trainable else made["given"]).file("model.onnx")

@@ -15,9 +15,10 @@ from compress_cli.measurement import latency, measure, sessions
 from compress_cli.measurement.evaluation import EvaluationRequest, evaluate
 from compress_cli.measurement.measure import Result
 from compress_cli.pipeline import executor, plan, recipe
+from compress_cli.pipeline.estimate import MEMORY
 from compress_cli.pipeline.executor import Listener, Workspace
 from compress_cli.pipeline.plan import Plan
-from compress_cli.pipeline.run import MEMORY, Run
+from compress_cli.pipeline.run import Run
 from compress_cli.pipeline.step import Step
 from compress_cli.progress import Progress
 from compress_cli.report import Report, against

@@ -80,13 +80,14 @@ def command(
     from compress_cli.auto.preparation import Places, prepared
     from compress_cli.cli._live import Live
     from compress_cli.measurement.latency import TimingConditions
+    from compress_cli.store.bucket import opened
 
     asked, seconds = requests.goals(goals), requests.seconds(within)
     if junit and recipe_only:
         raise RecipeError("--junit: with --recipe-only no gate is judged; leave out one of the two")
     read_plugins(plugins)
     timing = TimingConditions(threads=threads, batch=batch)
-    places = Places(recipe, output, store or output / ".store")
+    places = Places(recipe, output, opened(store, output))
     subject, request = _request(model, architecture, data, task, student, asked, seconds, timing, target, seed)
     with Live(quiet=quiet) as listener:
         decision = prepared(request, subject, places, listener, force)
@@ -171,12 +172,11 @@ def _run(
     from compress_cli.pipeline import recipe as recipes
     from compress_cli.report import gates as promises
     from compress_cli.report import terminal
-    from compress_cli.store.store import Store
 
     planned = plan.plan(recipes.load(places.recipe))
     directory = places.output / planned.recipe.name
     with Live(quiet=quiet) as listener:
-        execution = run.Run(planned, Store(places.store), directory, listener)
+        execution = run.Run(planned, places.store, directory, listener)
         execution.execute()
     made = {step.name: execution.artifacts[step.key] for step in planned.stages if step.key in execution.artifacts}
     report = promises.collect(directory)

@@ -26,7 +26,7 @@ from compress_cli.search.space import load as load_space
 from compress_cli.search.study import Study
 from compress_cli.search.trial import Workshop
 from compress_cli.search.worker import work
-from compress_cli.store.store import Store
+from compress_cli.store import bucket
 
 REPLACED = 3  # times the number of workers, so many that died are replaced
 ERRORS = (1, 2, 3, 4)  # exit codes of workers that another worker would end with too
@@ -42,7 +42,7 @@ class Order(BaseModel):
     recipe: Path
     overrides: tuple[str, ...] = ()
     output: Path = Path("runs")
-    store: Path | None = None
+    store: str | None = None  # a folder or a bucket
     storage: str = ""  # the database's URL; empty: a file in the search's folder
     study: str = ""  # its name; empty: the recipe's
     objectives: tuple[str, ...] = ()
@@ -104,7 +104,7 @@ class Tuner:
         return study.opened(self.url, name, self.goal.directions, everything)
 
     def workshop(self, opened: Study) -> Workshop:
-        store = Store(self.order.store or self.order.output / ".store")
+        store = bucket.opened(self.order.store, self.order.output)
         deadline = float("inf") if self.order.seconds is None else time.monotonic() + self.order.seconds
         return Workshop(self.space, opened, self.goal, store, self.folder / "trials", self.say, deadline)
 

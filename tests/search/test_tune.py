@@ -178,7 +178,10 @@ def training_workers(folder):
     database = folder / "runs" / "r.tune" / "study.db"
     if not database.is_file() or not list((folder / "runs" / ".store").glob("*.saves/*.safetensors")):
         return []
-    query = "select value_json from trial_user_attributes a join trials t using (trial_id) where key = 'worker' and state = 'RUNNING'"
+    query = (
+        "select value_json from trial_user_attributes a join trials t using (trial_id) "
+        "where key = 'worker' and state = 'RUNNING'"
+    )
     try:
         with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
             rows = connection.execute(query).fetchall()
