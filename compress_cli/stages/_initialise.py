@@ -63,8 +63,9 @@ def student(
     inherited = inheritance.inherit(network.body, shallower, alignment, probes, _by_norm)
     if not any(tensor.dim() > 1 for tensor in inherited.state.values()):
         raise RecipeError(
-            f"initialise: nothing of the teacher, a '{teacher.model.type}', fits into a '{model.type}': no layer of the one "
-            "corresponds to a layer of the other; take a student of the teacher's family, or leave 'initialise' out"
+            f"initialise: nothing of the teacher, a '{teacher.model.type}', fits into a '{model.type}': no layer with "
+            "weights has a counterpart of its kind, or none whose channels can be followed; take a student of the teacher's "
+            "family, as wide as it where that is recurrent, or leave 'initialise' out"
         )
     restore.put(network.body, inherited.state)
     network.trained_on = max(network.trained_on, teacher.network.trained_on, key=ORIGINS.index)
