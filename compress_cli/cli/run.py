@@ -42,21 +42,25 @@ def command(
 
     from compress_cli.pipeline import run  # PyTorch comes with it: only after the recipe proved right
     from compress_cli.pipeline import smoke as smoke_run
+    from compress_cli.pipeline.estimate import MEMORY
     from compress_cli.report import gates as promises
     from compress_cli.report import terminal
     from compress_cli.store.store import Store
 
     directory = output / planned.recipe.name
     with Live(quiet=quiet) as listener:
+        kept, fitted = Store(store or output / ".store"), ""
         if smoke:
-            trials = smoke_run.smoke(planned, listener)
+            memory = kept.root / MEMORY if kept.root.is_dir() else None
+            trials = smoke_run.smoke(planned, listener, memory=memory)
+            if memory:
+                smoke_run.note(planned, trials, memory)
             if json:
                 typer.echo(format_json.dumps([{"step": trial.name, "seconds": trial.seconds} for trial in trials], indent=1))
             else:
                 seconds = sum(trial.seconds for trial in trials)
                 typer.echo(f"every stage works on two batches; on all data they would take about {seconds:.0f} s together")
             return
-        kept, fitted = Store(store or output / ".store"), ""
         if planned.recipe.within and not planned.missing_data:
             planned, fitted = _in_time(planned, kept, directory, listener, begun)
             if not quiet:
