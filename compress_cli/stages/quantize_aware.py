@@ -147,8 +147,8 @@ class QuantizeAware(Stage):
             self._calibrate(calibrated, restored.signature, calibration, context)
         trainable.begin(graph, calibrated)
         facts = self._train(graph, restored, context)
-        with work.over(len(calibration), min(self.samples, len(context.whole("train")))):
-            settled = self._settle(graph, restored, quantizer, calibration, context, facts.get("notes", []))
+        settled = self._settle(graph, restored, quantizer, calibration, context, facts.get("notes", []))
+        work.more_s *= 2  # settling calibrates once more
         return {**facts, **settled, **work.facts(facts["pace"])}
 
     def _train(self, graph: TrainableGraph, restored: Restored, context: Context) -> dict[str, Any]:
