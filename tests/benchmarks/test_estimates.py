@@ -2,7 +2,8 @@
 
 python -m pytest tests/benchmarks/test_estimates.py -m slow -s [-k breast_cancer]
 
-Exports are printed alone: twice the same export was seen to take 1.5 and 2.3 s. Everything is counted in CPU seconds of one thread, in place of seconds, so that other work on the machine hardly matters.
+Everything is counted in CPU seconds of one thread, in place of seconds, so that other work on the machine hardly matters.
+Exports are printed and not judged: the same one was seen to take 1.4 and 2.3 s.
 """
 
 import subprocess
