@@ -58,7 +58,7 @@ stages:
   - {type: pruning_sensitivity, start: train, samples: 64, ratios: [0.5]}
   - {type: train, name: deep, model: {type: resnet, depth: 14, widths: [4, 4, 4]}, training: {epochs: 1, precision: float32}}
   - {type: drop_layers, start: deep, remove: 1, samples: 64}
-  - {type: teacher_table, teacher: train, layers: [layer1], augment: [{type: crop, padding: 1}], views: 2}
+  - {type: teacher_table, teacher: train, layers: [layer1], augment: [{type: crop, padding: 1}], views: 2, precision: float32}
   - {type: share_weights, start: train, bits: 4}
   - {type: factorise, start: train, ratio: 0.5, round_to: 1}
   - {type: sparsify, start: train, ratio: 0.8, scope: global, gradual: {end: 0.5, every: 2}, training: *slow}

@@ -48,6 +48,7 @@ def command(
 
     from compress_cli.pipeline import run  # PyTorch comes with it: only after the recipe proved right
     from compress_cli.pipeline import smoke as smoke_run
+    from compress_cli.pipeline.estimate import MEMORY
     from compress_cli.pipeline.tracking import Tracked
     from compress_cli.report import gates as promises
     from compress_cli.report import terminal
@@ -56,15 +57,18 @@ def command(
     directory = output / planned.recipe.name
     elsewhere = _workers(jobs, on, recipe, overrides, plugins, within)
     with Live(quiet=quiet) as listener:
+        kept, fitted = opened(store, output), ""
         if smoke:
-            trials = smoke_run.smoke(planned, listener)
+            memory = kept.root / MEMORY if kept.root.is_dir() else None
+            trials = smoke_run.smoke(planned, listener, memory=memory)
+            if memory:
+                smoke_run.note(planned, trials, memory)
             if json:
                 typer.echo(format_json.dumps([{"step": trial.name, "seconds": trial.seconds} for trial in trials], indent=1))
             else:
                 seconds = sum(trial.seconds for trial in trials)
                 typer.echo(f"every stage works on two batches; on all data they would take about {seconds:.0f} s together")
             return
-        kept, fitted = opened(store, output), ""
         if planned.recipe.within and not planned.missing_data:
             planned, fitted = _in_time(planned, kept, directory, listener, begun)
             if not quiet:

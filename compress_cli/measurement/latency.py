@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -26,6 +26,14 @@ CONFIDENCE = 0.99
 AT_EACH_LOOK = 1 - (1 - CONFIDENCE) / len(LOOKS)  # so that all looks together keep the confidence (Bonferroni)
 NOTICEABLE = 0.03  # a smaller difference is not called one
 EQUAL = 0.05  # an interval within this of 1 says "same"
+
+
+Report = Callable[[int, int], None]
+"""Is told how many trials are done, of how many that are meant so far."""
+
+
+def _nobody(done: int, total: int) -> None:
+    pass
 
 
 class TimingConditions(Settings):
@@ -81,15 +89,23 @@ class Speedup(BaseModel):
     verdict: Verdict
 
 
-def latency(session: Session, feeds: Feeds, seconds: float = 0.5, caches: Caches = "warm") -> Latency:
+def latency(session: Session, feeds: Feeds, seconds: float = 0.5, caches: Caches = "warm", report: Report = _nobody) -> Latency:
     """Time runs on one batch for about `seconds`."""
-    trials = list(itertools.islice(timing.trials([(session, feeds)], seconds, TRIALS, caches, seed=0), TRIALS))
-    alone = [runs for (runs,) in trials]
+    alone = []
+    for (runs,) in itertools.islice(timing.trials([(session, feeds)], seconds, TRIALS, caches, seed=0), TRIALS):
+        alone.append(runs)
+        report(len(alone), TRIALS)
     return _summary(session, feeds, alone, central(np.array([runs.typical_s() for runs in alone])), caches)
 
 
 def compare(
-    baseline: Session, model: Session, feeds: tuple[Feeds, Feeds], seconds: float = 0.7, seed: int = 0, caches: Caches = "warm"
+    baseline: Session,
+    model: Session,
+    feeds: tuple[Feeds, Feeds],
+    seconds: float = 0.7,
+    seed: int = 0,
+    caches: Caches = "warm",
+    report: Report = _nobody,
 ) -> Speedup:
     """Time two models in turn for about `seconds`, up to sixteen times as long while it is too noisy to say; feeds are the
     batch of each.
@@ -105,6 +121,7 @@ def compare(
     for look in LOOKS:
         while len(trials) < TRIALS or (len(trials) < look * TRIALS and time.perf_counter() < end):
             trials.append(next(series))
+            report(len(trials), look * TRIALS)
         ratios = np.array([old.typical_s() / new.typical_s() for old, new in trials])
         speedup = geometric_mean(ratios, AT_EACH_LOOK)
         if verdict(speedup) != "too noisy to say":

@@ -156,8 +156,7 @@ class IntegerTraining:
         clipped = trainable.settle(self.graph, prepared)
         restore.save_program(restored, stored, prepared, context.output)
         layers, left_float = observer.observed(prepared, clipped), annotation.left_float(prepared)
-        with self._timed():
-            kept, lost, checked = self._compared(stored.convert(prepared))
+        kept, lost, checked = self._compared(stored.convert(prepared))
         if context.limit is None:
             notes = [*notes, *_proven(kept, lost)]
         return {
@@ -191,7 +190,7 @@ class IntegerTraining:
         return kept, lost, len(check)
 
     def _timed(self) -> AbstractContextManager[None]:
-        """Times work on the calibration samples, or on as many of val."""
+        """Times work on the calibration samples."""
         return self._work.over(len(self._calibration), min(self._stage.samples, len(self._context.whole("train"))))
 
     def _graph_of(self, restored: Restored) -> TrainableGraph:

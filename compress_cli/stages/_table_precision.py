@@ -33,7 +33,7 @@ NOISE = 0.02  # of a head or layer: the largest rms difference from float32, as 
 SAME = 0.97  # the least share of decisions that are those of float32: others than those nearest to a tie hardly change
 GAIN = 0.1  # a smaller gain is not worth other bytes
 HOPELESS = 3.0  # a way that takes so many times float32's time on a few samples is not timed further
-WORTH_S = 5.0  # a table that takes less than that in float32 is not worth a choice
+WORTH_S = 20.0  # a table that takes less than that in float32 is not worth a choice
 WORTH_FILE_S = 60.0  # writing an ONNX file takes seconds: only for a table that takes longer than that
 SHARE = 40  # the choice looks at one of so many rows, and at most at the largest batch
 FEWEST = 16
@@ -80,7 +80,7 @@ def choose(request: Request, plain: Opened, sample: Callable[[int], Batch], aske
         return replace(known[key], reason=f"remembered: {known[key].reason}")
     count = min(max(FEWEST, request.rows // SHARE), request.largest)
     plain(few := sample(FEWEST))
-    one_s = _seconds(plain, few) / FEWEST
+    one_s = min(_seconds(plain, few) for _ in range(3)) / FEWEST  # the least: other work on the machine must not decide
     if one_s * request.rows < WORTH_S:
         return Choice("float32", request.largest, f"the table takes under {WORTH_S:g} s in float32")
     with ExitStack() as stack:

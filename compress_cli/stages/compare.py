@@ -11,6 +11,7 @@ from compress_cli.context import Context
 from compress_cli.data.datasets import SplitName
 from compress_cli.measurement import clients, latency, measure, profile, sessions
 from compress_cli.measurement.profile import FloatPart
+from compress_cli.progress import Progress
 from compress_cli.stages import Role, Stage
 from compress_cli.store.artifact import Artifact, Comparison, OnnxModel
 
@@ -53,12 +54,16 @@ class Compare(Stage):
         opened = [sessions.open_stored(model, how.threads, how.session) for model in models]
         feeds = [measure.sample(session, split, how.batch) for session in opened]
         model, speedup = opened[0], None
+
+        def report(done: int, total: int) -> None:
+            context.log(Progress("time in turn", done, total))
+
         if len(opened) > 1:
-            speedup = latency.compare(opened[1], model, (feeds[1], feeds[0]), how.seconds, context.seed, how.caches)
+            speedup = latency.compare(opened[1], model, (feeds[1], feeds[0]), how.seconds, context.seed, how.caches, report)
         timing = measure.Timing(
             machine=sessions.machine(),
             session=how.session,
-            latency=speedup.model if speedup else latency.latency(model, feeds[0], how.seconds, how.caches),
+            latency=speedup.model if speedup else latency.latency(model, feeds[0], how.seconds, how.caches, report),
             load=clients.load(model, feeds[0], how.concurrency, how.seconds) if how.concurrency > 1 else None,
             speedup=speedup,
             floating=self._floating(model, feeds[0], context),

@@ -86,7 +86,7 @@ class TeacherTable(Stage):
         request = Request(
             source, self.layers, len(index) * self.views, context.device, size, context.memory, context.limit is not None
         )
-        choice = choice or self._choose(request, plain, pool)
+        choice = choice or self._choose(request, plain, pool, context)
         context.environment["precision"] = choice.name
         chunks, reported = -(-len(pool) // size), time.perf_counter()
         with stopping.held(), ExitStack() as stack:
@@ -110,13 +110,14 @@ class TeacherTable(Stage):
             "precision": asdict(choice), "pace": {"each_s": a_row_s * len(index), "worked_s": spent_s},
         }  # fmt: skip
 
-    def _choose(self, request: Request, plain: Opened, pool: SamplePool) -> Choice:
+    def _choose(self, request: Request, plain: Opened, pool: SamplePool, context: Context) -> Choice:
         """The way to compute; RecipeError for one that this teacher does not have."""
         if self.precision not in ("auto", "float32"):
             if not isinstance(request.source, Checkpoint):
                 raise RecipeError(f"precision: the teacher is a {request.source.manifest.kind} and runs as it is; leave it out")
             if self.precision == "onnx_runtime" and (self.layers or request.device != "cpu"):
                 raise RecipeError("precision: onnx_runtime shows no layers, and runs on the CPU; take another, or auto")
+        context.log(Progress("time number formats", 0, 1))
         spread = partial(np.linspace, 0, len(pool) - 1, dtype=np.int64)
         return _table_precision.choose(request, plain, lambda count: pool.batch(spread(count)), self.precision)
 

@@ -139,7 +139,7 @@ def test_a_way_that_does_not_agree_is_not_taken_however_fast(request_of, choose,
 
 def test_a_short_table_is_computed_as_ever(request_of, choose):
     choice = choose(request_of(rows=64))
-    assert (choice.name, choice.reason) == ("float32", "the table takes under 5 s in float32")
+    assert (choice.name, choice.reason) == ("float32", "the table takes under 20 s in float32")
 
 
 def test_noise_is_a_share_of_what_tells_samples_apart():
