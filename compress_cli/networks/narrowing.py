@@ -146,14 +146,16 @@ class Proof:
     def _repaired(self, proven: list[Group], failed: list[list[Group]]) -> list[Group]:
         """Proven groups with those of the other families that can be cut with them in another form."""
         heads = [group for family in failed for group in family if group.multiple > 1]
+        taken: set[str] = set()  # heads that go with a stream
         for family in failed:
-            for group in family:
-                forms = _forms(self._body, group, coupling.reading(group, heads))
+            for group in (group for group in family if group.layer not in taken):
+                free = [head for head in heads if head.layer not in taken]
+                forms = _forms(self._body, group, coupling.reading(group, free))
                 form = next((form for form in forms if self._survive([*proven, form])), None)
                 if form is None:
                     break
                 proven = [*proven, form]
-                heads = [group for group in heads if group.layer not in form.coupled]
+                taken |= {group.layer, *form.coupled}
         return proven
 
     def _survive(self, groups: Sequence[Group]) -> bool:

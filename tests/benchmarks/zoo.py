@@ -208,7 +208,7 @@ def table(records):
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for record in records:
         figures = (format(record[key] * scale, digits) if key in record else "-" for key, (scale, digits) in FIGURES.items())
-        seconds = f"{max(record.get('seconds', {'': 0}).values()):.0f}"
+        seconds = f"{max(record['seconds'].values()):.0f}" if record.get("seconds") else "-"
         cause = f"{record['step']}: {record['cause']}".replace("|", "/") if record["cause"] else "passed"
         lines.append(f"| {' | '.join((record['library'], record['name'], *figures, seconds, cause))} |")
     for library in dict.fromkeys(record["library"] for record in records):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SIDE, LARGE, LARGE_SIDE = 128, 50e6, 64  # pixels, of a picture for networks of up to so many parameters, and of larger ones
+SIDE, LARGE, LARGE_SIDE = 128, 100e6, 64  # pixels, of a picture for networks of up to so many parameters, and of larger ones
 WINDOWED = {"maxvit_t": 224}  # windows of 7 have to fit in every stage
 TIMM = (
     "convnext_atto", "efficientnet_b0", "regnetx_002", "resnest14d", "mixer_s32_224", "vit_tiny_patch16_224",

@@ -66,6 +66,7 @@ def test_the_residual_stream_of_a_vision_transformer_is_cut_exactly(name, monkey
     groups, whole = _cut.cuttable(module, inputs, (), proof)
     assert STREAMS[name].items() <= {group.layer: (group.channels, group.multiple) for group in groups}.items()
     assert len(whole) == 1  # the classifier
+    assert not {layer for group in groups for layer in group.coupled} & {group.layer for group in groups}
     removed = [torch.arange(1, group.channels, 2) for group in groups]
     silent = copy.deepcopy(module)
     silent.load_state_dict(channels.masked(module, groups, removed))

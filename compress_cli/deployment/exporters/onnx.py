@@ -100,13 +100,16 @@ class Onnx(Exporter):
         import torch.onnx
         from torch.onnx.errors import OnnxExporterError
 
-        graph = trace(network, example, signature.open_axes)
         try:
-            with quiet(*CHATTER):
-                program = torch.onnx.export(
-                    graph, dynamo=True, external_data=False, verbose=False,
-                    input_names=list(signature.inputs), output_names=heads, opset_version=self.opset,
-                )  # fmt: skip
+            with (
+                torch.no_grad()
+            ):  # with gradients attention may take another kernel in one pass over the graph than in the next
+                graph = trace(network, example, signature.open_axes)
+                with quiet(*CHATTER):
+                    program = torch.onnx.export(
+                        graph, dynamo=True, external_data=False, verbose=False,
+                        input_names=list(signature.inputs), output_names=heads, opset_version=self.opset,
+                    )  # fmt: skip
         except OnnxExporterError as error:
             raise StageError(f"ONNX (opset {self.opset}) has no counterpart of {_operator(error)}") from None
         assert program is not None

@@ -124,3 +124,28 @@ def test_a_form_that_saves_nothing_is_refused(linear_file, tmp_path):
             Onnx(storage=storage).write(onnx.load(path), tmp_path / "a.onnx", {})
     with pytest.raises(ValidationError, match="storage"):
         Onnx(storage="zip")
+
+
+class Positioned(nn.Module):
+    """Attention with a learned bias between positions, looked up in a table (BEiT's)."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.fc, self.table = nn.Linear(16, 48), nn.Linear(16, 4), nn.Parameter(torch.randn(5, 2))
+        self.register_buffer("index", torch.arange(25).reshape(5, 5) % 5)
+
+    def forward(self, x):
+        n, t, width = x.shape
+        q, k, v = self.qkv(x).reshape(n, t, 3, 2, 8).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, self.table[self.index].permute(2, 0, 1)[None])
+        return self.fc(mixed.transpose(1, 2).reshape(n, t, width).mean(1))
+
+
+def test_attention_with_a_learned_bias_is_exported(tmp_path):
+    torch.manual_seed(0)
+    signature = Signature(inputs={"x": Input(shape=(5, 16))}, heads={"logits": Head(shape=(4,))})
+    network = Network(Positioned(), signature).eval()
+    Onnx().export(network, signature, (torch.randn(2, 5, 16),), tmp_path / "m.onnx", {})
+    x = torch.randn(3, 5, 16)
+    found = sessions.open_session(tmp_path / "m.onnx", 1).run({"x": x.numpy()})["logits"]
+    torch.testing.assert_close(torch.from_numpy(found), network(x)["logits"].detach(), rtol=1e-4, atol=1e-5)
