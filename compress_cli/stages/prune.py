@@ -155,7 +155,7 @@ class Prune(Stage):
         _cut.check_finite(restored)
         opened = narrowing.open_attention(restored.network.body)
         pruning, rounds = Pruning(self, with_edits(restored, opened), context), Rounds(context)
-        count, trained = self.steps.count if self.steps else 1, dict[str, Any]()
+        count, trained, planned = self.steps.count if self.steps else 1, dict[str, Any](), 0
         for step in range(rounds.first, count + 1):
             if rounds.interrupted(step):
                 pruning.repeat(rounds.noted)
@@ -163,9 +163,12 @@ class Prune(Stage):
                 pruning.cut(self.steps.done(step) if self.steps else 1.0)
             training = self.training if step == count else self.steps.training if self.steps else None
             trained = pruning.train(training, rounds.context_of(step, noted=pruning.noted())) if training else {}
+            planned += trained.get("planned_steps", 0)
         facts = pruning.facts()
         notes = dict.fromkeys([*facts.get("notes", []), *trained.get("notes", [])])
         restore.save(pruning.restored, context.output)
         if findings := pruning.findings():
             findings.write(context.output)
+        if planned and context.limit:  # for the estimate
+            trained |= {"planned_steps": planned}
         return {**facts, **trained, **({"notes": list(notes)} if notes else {})}

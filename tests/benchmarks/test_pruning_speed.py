@@ -3,8 +3,10 @@
 python -m pytest tests/benchmarks/test_pruning_speed.py -m slow -s
 """
 
+import copy
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +14,8 @@ from compress_cli.data.signature import Head, Input, Signature
 from compress_cli.deployment.exporters.onnx import Onnx
 from compress_cli.measurement import example, latency, sessions
 from compress_cli.networks import narrowing, proof, restore
+from compress_cli.networks.models.convnet import Convnet
+from compress_cli.networks.models.mobilenet_v2 import MobilenetV2
 from compress_cli.networks.models.resnet import Resnet
 from compress_cli.networks.models.torchvision import Torchvision
 from compress_cli.networks.narrowing import Proof
@@ -95,3 +99,43 @@ def test_half_the_macs_are_faster_in_onnx_runtime(tmp_path, name, model, side):
     interval = f"[{speedup.low:.2f}, {speedup.high:.2f}]"
     print(f"\n{name} at {share:.3f} of its MACs: x{speedup.value:.2f} {interval} ({result.verdict})")
     assert speedup.value >= 1.7
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "side"),
+    [
+        ("ResNet-20", Resnet(), 32),
+        ("MobileNetV2", MobilenetV2(), 64),
+        ("convnet", Convnet(widths=(64, 128, 256)), 32),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_auto_rounds_to_what_is_fastest_at_half_the_macs(tmp_path, name, model, side):
+    """By the processor's clock, on one thread: files that are rounded otherwise take turns."""
+    network, inputs = network_of(model, side, 10)
+    groups, _ = _cut.cuttable(network.body, inputs, (), Proof(network.body, inputs))
+    cost, files, shares = Cost(network.body, inputs, groups), {}, {}
+    for round_to in (1, 8, 16, 32, "auto"):
+        choices = widths.choices([(group.channels, group.multiple, group.fixed) for group in groups], round_to)
+        kept = widths.affordable(0.5 * cost.macs(), cost.macs, choices)
+        shares[round_to], narrower = cost.macs(kept) / cost.macs(), copy.deepcopy(network)
+        removed = [torch.arange(count, group.channels) for group, count in zip(groups, kept, strict=True)]
+        narrowing.narrow(narrower.body, groups, removed)
+        files[round_to] = tmp_path / f"{round_to}.onnx"
+        Onnx().export(narrower, network.signature, proof.example(network.signature), files[round_to], {})
+    opened = {round_to: sessions.open_session(path, 1) for round_to, path in files.items()}
+    feed, taken = example.synthetic(opened["auto"], 1), {round_to: [] for round_to in opened}
+    for _ in range(25):
+        for round_to, session in opened.items():
+            session.run(feed)
+            begun = time.process_time()
+            for _ in range(6):
+                session.run(feed)
+            taken[round_to].append(time.process_time() - begun)
+    auto = np.array(taken["auto"])
+    for round_to, times in taken.items():
+        low, middle, high = np.quantile(np.array(times) / auto, [0.25, 0.5, 0.75])
+        spread = f"{middle:.2f} [{low:.2f}, {high:.2f}] of auto's time"
+        print(f"\n{name}, round_to {round_to}: {shares[round_to]:.3f} of the MACs, {spread}", end="")
+        if abs(shares[round_to] - 0.5) <= 0.01:  # others do not come to the same cost
+            assert middle > 0.9, round_to

@@ -521,18 +521,21 @@ def test_killed_between_steps_and_resumed_it_ends_in_the_same_bytes(case, tmp_pa
         loop, "fit", lambda network, *rest: begun.append(network.body.layer1[0].out_channels) or fit(network, *rest)
     )
 
-    def perform(name, saves):
+    def perform(name, saves, limit=None):
         folder = tmp_path / name
         folder.mkdir()
         context = Context(
             inputs={"start": (start,)}, output=folder, dataset=Noise(), task=Classification(), device="cpu", seed=0,
-            log=lambda progress: None, key="k", memory=tmp_path, saves=saves,
+            log=lambda progress: None, key="k", memory=tmp_path, saves=saves, limit=limit,
         )  # fmt: skip
         facts = stage.run(context)
         state = {path.name: path.read_bytes() for path in folder.iterdir()}
         timed = ("seconds", "samples_per_s", "seconds_per_step")
         return state, {name: fact for name, fact in facts.items() if name not in timed}
 
+    smoke = perform("smoke", Saves(), limit=2)[1]
+    assert smoke["planned_steps"] == 3 * 4  # of all trainings, for the estimate
+    begun.clear()
     expected, facts = perform("whole", Saves())
     assert len(set(begun)) == 3
     for left in (1, 4, 5, 7, 10, 14):  # an epoch has 4 steps and an end: within the three trainings, and between them
