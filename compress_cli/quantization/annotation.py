@@ -23,7 +23,7 @@ CONTRACTIONS = {*training_modes.FOLDING, ATEN.linear.default}  # args: input, we
 RELUS = {ATEN.relu.default, ATEN.relu_.default}
 CLAMPS = {ATEN.hardtanh.default, ATEN.hardtanh_.default, ATEN.clamp.default, ATEN.clamp_.default}  # args: input, low, high
 PAIRS = {ATEN.add.Tensor, ATEN.add_.Tensor, ATEN.mul.Tensor, ATEN.mul_.Tensor}
-CURVES = {ATEN.sigmoid.default, ATEN.sigmoid_.default, ATEN.softmax.int, ATEN.leaky_relu.default, ATEN.leaky_relu_.default}
+CURVES = {ATEN.sigmoid.default, ATEN.sigmoid_.default, ATEN.leaky_relu.default, ATEN.leaky_relu_.default}
 JOINS = {ATEN.cat.default}
 POOLS = {ATEN.avg_pool1d.default, ATEN.avg_pool2d.default}
 ADAPTIVE = {ATEN.adaptive_avg_pool1d.default, ATEN.adaptive_avg_pool2d.default}  # args: input, sizes
@@ -32,7 +32,7 @@ MOVES = {ATEN.max_pool1d.default, ATEN.max_pool2d.default, ATEN.flatten.using_in
          ATEN.unflatten.int}  # fmt: skip
 SPLITS = {ATEN.chunk.default, ATEN.split.Tensor, ATEN.split_with_sizes.default}
 IDLE = {ATEN.dropout.default, ATEN.dropout_.default, ATEN.alias.default, ATEN.contiguous.default}  # vanish in the file
-VERSION = 3
+VERSION = 4  # softmax stays float: its integer kernel begins at 0 again where a value exceeds the calibrated range
 ANNOTATION = "quantization_annotation"  # the key that torchao reads
 
 

@@ -20,7 +20,7 @@ from compress_cli.onnx_graph.quantised import LOGITS
 from compress_cli.quantization.layers import Layer
 from compress_cli.quantization.overrides import Widths
 
-VERSION = 2  # products and sums with constants behind the last layer stay float
+VERSION = 3  # a softmax's integers reach from 0 to 1 whatever calibration saw
 KERNELS = {"AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax"}  # one input, a range of its own
 PAIRS = {"Add", "Mul"}
 MOVES = {"DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Resize", "Slice",

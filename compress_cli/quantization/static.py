@@ -138,6 +138,8 @@ def _written(
     constants = {tensor.name for tensor in model.graph.initializer}
     limits = ranges.ranges(histograms, calibration, places.bits)
     limits |= {value: ranges.of_constant(layers.array(model, value)) for value in places.measured if value in constants}
+    shares = [node.output[0] for node in places.nodes.values() if node.op_type == "Softmax"]
+    limits |= {value: (0.0, 1.0) for value in shares if value in limits}  # its kernel does not cut off: beyond, it begins at 0
     parameters = {value: Parameters.of(*limits[value], places.bits.get(value, 8)) for value in limits}
     nodes = {node.name: node for node in model.graph.node}
     own = copy.copy(places)

@@ -100,6 +100,22 @@ def test_resizing_padding_joining_and_attention_are_integers(tmp_path):
     assert operators.count("QLinearMatMul") == 5
 
 
+def test_shares_above_those_of_calibration_do_not_begin_at_zero_again(tmp_path):
+    """ONNX Runtime's softmax kernel does not cut off: its range is that of any share, whatever the samples had."""
+    constants = {"w": np.eye(8, dtype=np.float32) + normal(8, 8, scale=0.01)}
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("Softmax", ["r"], ["p"], axis=-1),
+             node("MatMul", ["p", "w2"], ["y"])]  # fmt: skip
+    proto = model(nodes, constants | {"w2": np.eye(8, dtype=np.float32)}, {"x": ("n", 8)}, {"y": ("n", 8)})
+    onnx.save(proto, tmp_path / "float.onnx")
+    even = [{"x": np.abs(normal(16, 8, seed=seed, scale=0.5))} for seed in range(4)]
+    even[0]["x"][0] = 4.0  # so that the inputs' range holds the sharp ones
+    StaticInt8(reduce_range=False).quantize_onnx(tmp_path / "float.onnx", "f", even, tmp_path / "int8.onnx")
+    sharp = {"x": np.eye(8, dtype=np.float32) * 4.0}
+    (expected,), (shares,) = (run(tmp_path / f"{name}.onnx", sharp)[0] for name in ("float", "int8"))
+    assert expected.max() > 0.8
+    np.testing.assert_allclose(shares, expected, atol=0.03)
+
+
 def test_a_mel_front_end_stays_float_by_itself(tmp_path):
     """A fixed filter bank and a logarithm prepare the input: rounded to 8 bits, quiet sounds would be lost."""
     constants = {
