@@ -108,6 +108,8 @@ class Study:
     def complete(self, trial: Trial, values: Sequence[float], constraints: Mapping[str, float]) -> None:
         from optuna.trial import TrialState
 
+        if self.trial(trial.id).state == "complete":  # by a worker that took this one for dead: to the same bytes
+            return
         for name, value in constraints.items():
             attribute = f"constraints:{name}"
             self._call(partial(self.storage.set_trial_system_attr, trial.id, attribute, value))
@@ -120,9 +122,11 @@ class Study:
         self._call(lambda: self.storage.set_trial_state_values(trial.id, TrialState.FAIL))
 
     def note(self, trial: Trial, **notes: Any) -> None:
-        """Keep facts about a trial that is not finished."""
+        """Keep facts about a trial; of a finished one they stay as they are."""
+        trial.notes.update(notes)
+        if self.trial(trial.id).state in ("complete", "fail"):
+            return
         for name, value in notes.items():
-            trial.notes[name] = value
             self._call(partial(self.storage.set_trial_user_attr, trial.id, name, value))
 
     def beat(self, identifier: int) -> None:
@@ -138,8 +142,8 @@ class Study:
             while not ended.wait(HEARTBEAT_S):
                 try:
                     self.beat(trial.id)
-                except ArtifactError:  # the worker finds it out by itself
-                    return
+                except ArtifactError:  # the worker finds it out by itself, unless the database comes back before
+                    continue
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()

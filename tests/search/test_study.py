@@ -65,6 +65,15 @@ def test_the_trial_of_a_dead_worker_is_queued_again_until_it_kills_too_many(open
             assert opened.claim(now)
 
 
+def test_a_trial_that_another_worker_finished_meanwhile_stays_as_it_is(opened, searched):
+    trial = begun(opened, searched)
+    opened.complete(trial, [3.0], {"g": 0.0})
+    opened.note(trial, seconds=9.0)
+    opened.complete(trial, [4.0], {"g": 1.0})
+    (frozen,) = opened.frozen()
+    assert (frozen.values, dict(frozen.constraints), "seconds" in frozen.user_attrs) == ([3.0], {"g": 0.0}, False)
+
+
 def test_constraints_are_those_that_optuna_samples_by(opened, searched):
     opened.complete(begun(opened, searched), [3.0], {"accuracy>=0.9": 0.25, "size_bytes<=9kB": -0.5})
     (frozen,) = opened.frozen()

@@ -10,7 +10,7 @@ from compress_cli import stopping
 from compress_cli.pipeline.plan import plan
 from compress_cli.pipeline.recipe import load
 from compress_cli.store import saves
-from compress_cli.store.saves import Save, Saves, Saving
+from compress_cli.store.saves import Paused, Save, Saves, Saving
 
 EVERY = Saving(steps=1)
 
@@ -141,3 +141,14 @@ def test_settings():
     for wrong in ({"steps": 0}, {"minutes": 0}, {"epochs": -1}, {"hours": 1}):
         with pytest.raises(ValidationError):
             Saving.model_validate(wrong)
+
+
+def test_a_stage_that_is_asked_to_pauses_with_a_save_of_all_that_it_did(tmp_path):
+    """Asked after each piece of work, with whether an epoch ended."""
+    asked = []
+    saves = Saves(tmp_path, Saving(minutes=60), pause=lambda epoch_ended: asked.append(epoch_ended) or len(asked) == 3)
+    with pytest.raises(Paused, match="piece 3"):
+        for piece in range(1, 9):
+            saves.step(lambda piece=piece: Save({}, {"done": piece}, f"piece {piece}"), epoch_ended=piece == 3)
+    assert asked == [False, False, True]
+    assert Saves(tmp_path).load().document == {"done": 3}
