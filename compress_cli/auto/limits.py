@@ -17,6 +17,7 @@ from compress_cli.statistics.gate import Gate, GateResult, changed
 from compress_cli.store import durable
 from compress_cli.store.record import LIMITS, Record
 
+NOTICED = 1.1  # times as fast: what another file of the run has to be to be named
 RISING = 0.002  # of the metric on val, won in the last quarter of a training: it had not come to its end
 
 
@@ -63,6 +64,15 @@ def _speed(request: Request, decision: Decision, report: Report, result: GateRes
     row = decision.given.report.rows[0]
     given = row.latency.p50_ms.value if row.latency else 0.0
     allowed = given * decision.budget.latency_share
+    shipped = next((one.speedup.value for one in report.rows if one.name == result.row and one.speedup), 0.0)
+    faster = [one for one in report.rows if one.speedup and one.speedup.value > NOTICED * shipped]
+    if faster:
+        times, name = max((one.speedup.value, one.name) for one in faster if one.speedup)
+        return (
+            f"{result.promise}: the integers limit it: the file before them ({name}) is {times:.2f} times as fast as the given "
+            f"one, and what ships {shipped:.2f} times: so small a model gains nothing from integer kernels here; leave the "
+            "quantize stage out where its bytes are few enough"
+        )
     if decision.why_nothing and not decision.sizes:
         return f"{result.promise}: number formats alone do not reach it, and {decision.why_nothing}"
     if decision.fastest_ms > allowed:
