@@ -76,7 +76,7 @@ def test_the_file_decides_as_the_trained_simulation(library, model, dataset, con
     (tmp_path / "fresh").mkdir()
     restore.save(restore.build(Model.model_validate(model), dataset.signature(), 0), tmp_path / "fresh")
     fresh = Draft(Checkpoint, "fresh", {}).commit(tmp_path / "fresh")
-    training = {"epochs": 6, "batch": 32, "precision": "float32", "optimizer": RATE}
+    training = {"epochs": 24, "batch": 32, "precision": "float32", "optimizer": RATE}
     before = Stage.model_validate({"type": "train", "start": "fresh", "training": training})
     start = perform(before, context_for(dataset, inputs={"start": (fresh,)}))
     training = {"epochs": 1, "batch": 32, "optimizer": {**RATE, "learning_rate": 0.0002}}
