@@ -62,10 +62,9 @@ class Sentences(Dataset):
     ("library", "model", "dataset"),
     [
         ("torchvision", {"type": "torchvision", "name": "shufflenet_v2_x0_5"}, Pictures()),
-        ("timm", {"type": "timm", "name": "lcnet_035"}, Pictures()),
         ("transformers", {"type": "huggingface", "architecture": "sequence_classification", "config": BERT}, Sentences()),
     ],
-    ids=["torchvision", "timm", "transformers"],
+    ids=["torchvision", "transformers"],
 )
 def test_the_file_decides_as_the_trained_simulation(library, model, dataset, context_for, perform, tmp_path, monkeypatch):
     pytest.importorskip(library)
@@ -76,7 +75,7 @@ def test_the_file_decides_as_the_trained_simulation(library, model, dataset, con
     (tmp_path / "fresh").mkdir()
     restore.save(restore.build(Model.model_validate(model), dataset.signature(), 0), tmp_path / "fresh")
     fresh = Draft(Checkpoint, "fresh", {}).commit(tmp_path / "fresh")
-    training = {"epochs": 6, "batch": 32, "precision": "float32", "optimizer": RATE}
+    training = {"epochs": 24, "batch": 32, "precision": "float32", "optimizer": RATE}
     before = Stage.model_validate({"type": "train", "start": "fresh", "training": training})
     start = perform(before, context_for(dataset, inputs={"start": (fresh,)}))
     training = {"epochs": 1, "batch": 32, "optimizer": {**RATE, "learning_rate": 0.0002}}
