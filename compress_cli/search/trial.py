@@ -12,6 +12,7 @@ import torch
 
 from compress_cli.errors import CompressError, Interrupted, ResourceError
 from compress_cli.pipeline import plan, run, smoke
+from compress_cli.pipeline.estimate import MEMORY
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.step import Step
 from compress_cli.progress import Progress
@@ -208,7 +209,7 @@ def _run(shop: Workshop, trial: Trial, watch: Watch) -> objectives.Figures | Non
     directory = shop.folder / str(trial.number)
     work = run.Run(planned, shop.store, directory, watch, pause=watch.pause)
     work._check()
-    watch.size = _size(work, planned, watch, directory)
+    watch.size = _size(work, planned, watch)
     try:
         work.execute()
     except Paused:
@@ -217,7 +218,7 @@ def _run(shop: Workshop, trial: Trial, watch: Watch) -> objectives.Figures | Non
     return objectives.figures(promises.collect(directory), shop.goal)
 
 
-def _size(work: run.Run, planned: Plan, watch: Watch, directory: Path) -> float | None:
+def _size(work: run.Run, planned: Plan, watch: Watch) -> float | None:
     """Bytes of the last model's file: its own, or that of the smoke run, whose weights are random."""
     last = planned.rows[-1].onnx
     present = {step.key: artifact for step in planned.steps if (artifact := work.current(step))}
@@ -227,7 +228,7 @@ def _size(work: run.Run, planned: Plan, watch: Watch, directory: Path) -> float 
     if not any(step.stage.long for step in missing):
         return None
     exported = replace(planned, stages=(*planned.stages, planned.rows[-1].onnx))  # a smoke run takes no implied step by itself
-    tried = smoke.rehearse(exported, watch, present, directory)
+    tried = smoke.rehearse(exported, watch, present, watch.shop.store.root / MEMORY)
     return next((float(each.bytes) for each in tried if each.key == last.key), None)
 
 

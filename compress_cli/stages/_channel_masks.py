@@ -26,8 +26,9 @@ from compress_cli.pruning.distributions.uniform import Uniform
 from compress_cli.pruning.weights import Masks
 from compress_cli.quantization.trainable import TrainableGraph
 from compress_cli.settings import Many, Settings
-from compress_cli.stages import _importance, _pruning
-from compress_cli.stages._pruning import Keep, Pruning, Share, with_edits
+from compress_cli.stages import _cuts, _importance
+from compress_cli.stages._cuts import Keep, Share
+from compress_cli.stages._pruning import Pruning, with_edits
 from compress_cli.stages._sparsity import Gradual
 from compress_cli.training.attachment import Attachment
 from compress_cli.training.sparsification import Growing, Ramp
@@ -51,7 +52,7 @@ class Channels(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        _pruning.check(self)
+        _cuts.check(self)
         if self.keep and (counted := self.keep.target[0]) not in ("macs", "parameters"):
             raise ValueError(f"keep.{counted}: is measured on files of a cut model, as 'prune' does; give macs or parameters")
         if self.distribution.curves:

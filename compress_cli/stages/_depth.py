@@ -24,7 +24,7 @@ from compress_cli.pruning.cost import Cost
 from compress_cli.pruning.widths import CLOSE
 from compress_cli.settings import Many, NotInKeyAtDefault, Settings
 from compress_cli.stages import Stage
-from compress_cli.stages._pruning import Keep, Share
+from compress_cli.stages._cuts import Keep, Share
 
 Remaining = Callable[[Sequence[str]], float]
 """Names of layers that are left out -> the share of a cost that remains."""

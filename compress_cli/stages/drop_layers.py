@@ -30,7 +30,7 @@ from compress_cli.pruning import channels
 from compress_cli.pruning.cost import Cost
 from compress_cli.settings import Many, NotInKeyAtDefault
 from compress_cli.stages import Role, Stage, _cut, _depth
-from compress_cli.stages._pruning import Keep, Share
+from compress_cli.stages._cuts import Keep, Share
 from compress_cli.stages._teaching import Names, Teaching
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.store.saves import Save, Saves

@@ -21,9 +21,10 @@ from compress_cli.pruning.criteria.l2 import L2
 from compress_cli.pruning.distributions import Distribution
 from compress_cli.pruning.distributions.uniform import Uniform
 from compress_cli.settings import Many, NotInKeyAtDefault
-from compress_cli.stages import Role, Stage, _cut, _depth, _pruning
+from compress_cli.stages import Role, Stage, _cut, _cuts, _depth
+from compress_cli.stages._cuts import Keep, Share, Steps
 from compress_cli.stages._depth import Depth
-from compress_cli.stages._pruning import Keep, Pruning, Share, Steps, with_edits
+from compress_cli.stages._pruning import Pruning, with_edits
 from compress_cli.stages._rounds import Rounds
 from compress_cli.stages._teaching import Names, Teaching
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
@@ -99,7 +100,7 @@ class Prune(Stage):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if not self.depth:
-            _pruning.check(self, ", or 'depth'")
+            _cuts.check(self, ", or 'depth'")
         elif cut := [name for name in OF_CHANNELS if getattr(self, name) != type(self).model_fields[name].default]:
             raise ValueError(
                 f"depth: whole blocks are removed here, and '{cut[0]}' is about channels; cut these in another stage prune, "
