@@ -1,4 +1,4 @@
-"""The package is sixteen rooms; imports point down from room to room, and slow libraries are imported late."""
+"""The package is eighteen rooms; imports point down from room to room, and slow libraries are imported late."""
 
 import ast
 from collections.abc import Iterator
