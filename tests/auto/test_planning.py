@@ -1,5 +1,7 @@
 """Sizes from a budget, epochs from a time, and a recipe's text: arithmetic that can be done by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 from hypothesis import given
@@ -14,6 +16,7 @@ from compress_cli.document import Document
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.networks.models.resnet import Resnet
+from compress_cli.store.artifact import Checkpoint
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12)
 
@@ -89,6 +92,16 @@ def test_integers_get_their_share_of_the_time():
     assert plan.aware == 1  # a fifth of 101 s, at 19 s an epoch
     assert plan.epochs == 8  # 82 s remain
     assert schedule.fitted(rates, 9, fresh=True, aware=False, augmented=False) is None
+
+
+def test_a_teacher_is_as_fast_as_it_can_be_not_as_slow_as_a_busy_machine_makes_it(monkeypatch):
+    begins_and_ends = iter([0.0, 64.0, 100.0, 106.4, 200.0, 264.0, 300.0, 364.0])  # seconds of four batches of 64
+    monkeypatch.setattr(schedule.restore, "checkpoint", lambda artifact: SimpleNamespace(network=None, signature=None))
+    monkeypatch.setattr(schedule.samples, "tensors", lambda part, signature: None)
+    monkeypatch.setattr(schedule.samples, "answers", lambda network, tensors: None)
+    monkeypatch.setattr(schedule.time, "perf_counter", lambda: next(begins_and_ends))
+    checkpoint = object.__new__(Checkpoint)
+    assert schedule.teacher_s(checkpoint, SimpleNamespace(dataset=Digits())) == pytest.approx(0.1)
 
 
 def test_a_journal_answers_the_second_time_without_work(tmp_path):
