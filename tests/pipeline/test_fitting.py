@@ -43,14 +43,14 @@ def planned(tmp_path):
 def decide(tmp_path):
     """decide(plan, seconds): fitted to what is noted of each kind of step."""
 
-    def _decide(planned, seconds):
+    def _decide(planned, seconds, spent_s=0.0):
         store = Store(tmp_path / "store")
         noted = [
             (step, Pace(fixed_s=FIXED, each_s=EACH.get(step.stage.type, 0.0), disk_bytes=1, memory_bytes=1, origin="run"))
             for step in planned.steps
         ]
         Paces(store.root / MEMORY, planned.recipe).note(noted)
-        return fitting.decide(planned, Estimates(planned.recipe, store), store, seconds)
+        return fitting.decide(planned, Estimates(planned.recipe, store), store, seconds, spent_s)
 
     return _decide
 
@@ -122,6 +122,14 @@ def test_a_time_too_short_for_one_epoch_is_refused_with_what_it_would_take(plann
     assert "r.yaml:3: within: 20s: is too short" in message
     assert f"about {time_limit.amount(least / fitting.MARGIN)} here (teacher 11 s" in message
     assert f"as the recipe is written about {time_limit.amount(by_hand(asked) / fitting.MARGIN)}" in message
+
+
+def test_what_trying_out_took_is_named_where_it_makes_the_time_too_short(planned, decide):
+    asked = planned("45s")
+    least = len(asked.steps) * FIXED + sum(EACH.values())
+    decide(asked, least + 5.1, 5.0)
+    with pytest.raises(RecipeError, match="trying that out took 5 s of it, which the same command again does not take"):
+        decide(asked, least + 4.9, 5.0)
 
 
 def test_a_decision_is_taken_again_by_the_same_recipe_alone(planned, decide, tmp_path):
