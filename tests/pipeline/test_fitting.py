@@ -163,6 +163,24 @@ stages:
 """
 
 
+def test_a_plan_foresees_the_fitted_epochs_and_a_run_refuses_what_is_too_short(compress, tmp_path, monkeypatch):
+    def cost(self, step):
+        seconds = 20.0 * paces.repetitions(step.stage)
+        return CostEstimate(seconds=seconds, disk_bytes=1, memory_bytes=1, source="smoke run")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Estimates, "of", cost)
+    monkeypatch.setattr(fitting.smoke, "rehearse", lambda *ignored: [])
+    Path("r.yaml").write_text("within: 10m\n" + SHORT)
+    shown = json.loads(compress("plan", "r.yaml", "--json").out)
+    assert shown["fitted"]["values"][0]["fitted"] == 27  # of 20 s each, in 540 s
+    refused = compress("run", "r.yaml", "--within", "20s")
+    assert (refused.code, "within: 20s: is too short" in refused.err) == (2, True)
+    refused = compress("run", "r.yaml", "--within", "soon")
+    assert (refused.code, "--within soon: must be a time such as 60m" in refused.err) == (2, True)
+
+
+@pytest.mark.slow
 def test_a_run_ends_in_time_says_what_was_fitted_and_a_resume_takes_the_same(compress, tmp_path, monkeypatch):
     def slow(self, step):
         """Twenty seconds an epoch, so that few are fitted; they take no time at all."""
@@ -190,5 +208,3 @@ def test_a_run_ends_in_time_says_what_was_fitted_and_a_resume_takes_the_same(com
     shown = json.loads(compress("plan", "r.yaml", "--json").out)
     assert shown["fitted"]["values"][0]["fitted"] == epochs
     assert shown["steps"][0]["status"] == "up to date"
-    refused = compress("run", "r.yaml", "--within", "soon")
-    assert (refused.code, "--within soon: must be a time such as 60m" in refused.err) == (2, True)
