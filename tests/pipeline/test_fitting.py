@@ -155,6 +155,12 @@ def test_what_is_no_time_is_refused(text):
         time_limit.TimeLimit(time=text)
 
 
+def test_a_run_that_took_longer_than_it_was_given_says_so():
+    limit = time_limit.TimeLimit(time="60s")
+    assert time_limit.overrun(limit, 107.0).startswith("took 107 s, longer than within 60s")
+    assert time_limit.overrun(limit, 59.0) == time_limit.overrun(None, 1e9) == ""
+
+
 SHORT = """\
 dataset: digits
 threads: 1
