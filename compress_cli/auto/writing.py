@@ -158,10 +158,11 @@ def _why_trained(request: Request, decision: Decision) -> Iterator[str]:
         "sized so that the file is small and fast enough" if chosen.fits else "no size keeps all goals, and this one is near"
     )
     yield f"{chosen.why}: {sized} ({_size(chosen)}; a real file, timed here). {_why_chosen(request, decision)}"
+    most = schedule.MOST_FRESH if chosen.fresh else schedule.MOST_TUNED
+    enough = "beyond which little is won" if plan.epochs == most else f"what is left of {duration(request.within_s)}"
     yield (
-        f"{plan.epochs} epochs: {rates.train} samples at {1 / rates.online_s:.0f} a second with the teacher running along "
-        f"({1 / rates.student_s:.0f} without) fill what is left of {duration(request.within_s)}; together about "
-        f"{duration(plan.seconds)}."
+        f"{plan.epochs} epochs, {enough}: {rates.train} samples at {1 / rates.online_s:.0f} a second with the teacher running "
+        f"along ({1 / rates.student_s:.0f} without); together about {duration(plan.seconds)}."
     )
     if plan.stored:
         views = f" for each of {plan.views} fixed views of the pictures" if plan.views > 1 else ""

@@ -46,7 +46,8 @@ def command(
     read_plugins(plugins)
     planned = _planned(recipe, overrides, until, force, gates, junit, quiet, within)
 
-    from compress_cli.pipeline import run  # PyTorch comes with it: only after the recipe proved right
+    # PyTorch comes with these: only after the recipe proved right
+    from compress_cli.pipeline import run, time_limit
     from compress_cli.pipeline import smoke as smoke_run
     from compress_cli.pipeline.estimate import MEMORY
     from compress_cli.pipeline.tracking import Tracked
@@ -54,7 +55,7 @@ def command(
     from compress_cli.report import terminal
     from compress_cli.store.bucket import opened
 
-    directory = output / planned.recipe.name
+    directory, limit = output / planned.recipe.name, planned.recipe.within
     elsewhere = _workers(jobs, on, recipe, overrides, plugins, within)
     with Live(quiet=quiet) as listener:
         kept, fitted = opened(store, output), ""
@@ -80,6 +81,9 @@ def command(
             write_report(report, directory)
             tracked.results(report)
     write_junit(report, junit)
+    late = time_limit.overrun(limit, time.monotonic() - begun)
+    if late and not quiet:
+        typer.echo(late, err=True)
     if json:
         typer.echo(report.model_dump_json(indent=1))
     else:

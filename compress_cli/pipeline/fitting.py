@@ -94,7 +94,7 @@ def fitted(planned: Plan, store: Store, directory: Path, listener: Listener, beg
     trials = smoke.rehearse(planned, listener, _present(planned, store), store.root / MEMORY)
     estimates = Estimates(planned.recipe, store, trials)
     limit = _limit(planned.recipe)
-    result = decide(planned, estimates, store, MARGIN * limit - (time.monotonic() - begun))
+    result = decide(planned, estimates, store, MARGIN * limit, time.monotonic() - begun)
     _carry_over(trials, planned, result.plan, store)
     directory.mkdir(parents=True, exist_ok=True)
     durable.write(directory / FITTED, (result.decision.model_dump_json(indent=1) + "\n").encode())
@@ -123,9 +123,9 @@ def recorded(planned: Plan, directory: Path) -> Fitted | None:
     return Fitted(_again(planned, scaled(planned.recipe, decision.share, _frozen_by(decision, planned.recipe))), decision)
 
 
-def decide(planned: Plan, estimates: Estimates, store: Store, seconds: float) -> Fitted:
-    """The largest share of the epochs with which what is to run takes so many seconds."""
-    recipe = planned.recipe
+def decide(planned: Plan, estimates: Estimates, store: Store, seconds: float, spent_s: float = 0.0) -> Fitted:
+    """The largest share of the epochs with which what is to run takes so many seconds, those spent already included."""
+    recipe, seconds = planned.recipe, seconds - spent_s
     frozen = _frozen(planned, store)
     asked_s, unknown = _seconds(planned, estimates, store)
     if unknown:
@@ -141,7 +141,7 @@ def decide(planned: Plan, estimates: Estimates, store: Store, seconds: float) ->
         raise RecipeError(
             f"{_where(recipe)}: is too short: one epoch of each training, and all that is not training, takes about "
             f"{amount(best[1] / MARGIN)} here ({_longest(best[0], estimates, store)}); as the recipe is written about "
-            f"{amount(asked_s / MARGIN)}. Give it more, or take stages, seeds or views out"
+            f"{amount(asked_s / MARGIN)}{_spent(spent_s)}. Give it more, or take stages, seeds or views out"
         )
     share = 1.0 if asked_s <= seconds else 0.0
     for _ in range(0 if share else TRIES):
@@ -162,6 +162,11 @@ def decide(planned: Plan, estimates: Estimates, store: Store, seconds: float) ->
         asked_s=asked_s,
     )
     return Fitted(best[0], decision)
+
+
+def _spent(seconds: float) -> str:
+    """What trying out has taken of the time already, which it need not take again."""
+    return f"; trying that out took {amount(seconds)} of it, which the same command again does not take" if seconds >= 1 else ""
 
 
 def _again(planned: Plan, recipe: Recipe) -> Plan:

@@ -145,7 +145,10 @@ class Paces:
     def _of(self, step: Step) -> list[tuple[Likeness, str]]:
         """What a step has in common with steps that take as long, from much to little, hashed."""
         if step.key not in self._subjects:
-            where = {**self._machine(), "data": self._data(step.dataset or self.recipe.dataset)}
+            dataset = step.dataset or self.recipe.dataset
+            if step.fold:  # every fold takes as long as the first, the one that a smoke run tries
+                dataset = dataset.model_copy(update={"fold": 1})
+            where = {**self._machine(), "data": self._data(dataset)}
             levels: list[tuple[Likeness, Any]] = [("same settings", [where, _whole(step)]), ("similar", [where, _core(step)])]
             if not step.stage.long:
                 levels.append(("same stage", [where, _settings(step.stage)]))

@@ -47,6 +47,13 @@ def amount(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
+def overrun(limit: TimeLimit | None, took_s: float) -> str:
+    """What to say of a run that took longer than it was given; empty where it did not."""
+    if limit is None or took_s <= limit.seconds:
+        return ""
+    return f"took {amount(took_s)}, longer than within {limit.time}: this machine was slower than when the time was estimated"
+
+
 def of_option(text: str, before: TimeLimit | None) -> TimeLimit:
     """The limit that `--within` asks for, with the recipe's fixed stages; RecipeError for what is no time."""
     if seconds(text) <= 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from compress_cli.progress import Progress
 from compress_cli.pruning import channels
 from compress_cli.pruning.channels import Group, evaluating
 from compress_cli.pruning.criteria.l2 import L2
+from compress_cli.stages import _width_budget
 from compress_cli.store.artifact import Artifact
 
 VERSION = 1  # raise it when the same teacher gives a student other weights
@@ -40,12 +42,23 @@ def depends() -> dict[str, Any]:
 
 
 def student(
-    model: Model, source: Artifact, context: Context, inputs: tuple[str, ...], heads: tuple[str, ...]
+    model: Model, source: Artifact, context: Context, inputs: tuple[str, ...], heads: tuple[str, ...], budgeted: bool = False
 ) -> tuple[Restored, dict[str, Any]]:
     """A network of `model` with what its teacher has for it, and for the manifest what came from where.
 
-    RecipeError where the teacher takes other inputs, or has nothing for it.
+    `budgeted`: a budget chooses the widths. A smoke run does not know them, and where the model as it is written is wider
+    than its teacher it takes the widest that is not. RecipeError where the teacher takes other inputs, or has nothing for it.
     """
+    tried = _width_budget.narrower(model) if budgeted and context.limit is not None else [model]
+    for wide in tried[:-1]:
+        with suppress(RecipeError):
+            return _begun(wide, source, context, inputs, heads)
+    return _begun(tried[-1], source, context, inputs, heads)
+
+
+def _begun(
+    model: Model, source: Artifact, context: Context, inputs: tuple[str, ...], heads: tuple[str, ...]
+) -> tuple[Restored, dict[str, Any]]:
     teacher = restore.checkpoint(source)
     required = context.dataset.signature().narrowed(inputs, heads)
     restored = restore.build(model, _in_units_of(teacher.signature, required), context.seed)

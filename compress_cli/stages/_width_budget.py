@@ -134,6 +134,11 @@ def fitted(
     return found, {"budget": facts, "notes": [note]}
 
 
+def narrower(model: Model) -> list[Model]:
+    """What a budget may leave of a model: itself first, the narrowest last."""
+    return [model, *(found for factor, found in reversed(_choices(model)) if factor < 1)]
+
+
 def widest(
     count: int, first: int, cost: Callable[[int], float], limit: float, fixed: Callable[[int, float], float]
 ) -> int | None:

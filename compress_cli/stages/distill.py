@@ -183,7 +183,7 @@ class Distill(Stage):
             model, begun = _width_budget.fitted(model, self.budget, context, self.inputs, self.heads)
         if self.initialise == "auto" and model:
             (source, *_) = context.inputs["start" if self.start else "teacher"]
-            restored, copied = _initialise.student(model, source, context, self.inputs, self.heads)
+            restored, copied = _initialise.student(model, source, context, self.inputs, self.heads, bool(self.budget))
             begun = _initialise.joined(begun, copied)
         else:
             restored = loop.begin(model, context, self.inputs, self.heads)

@@ -92,7 +92,7 @@ class Train(Stage):
             model, begun = _width_budget.fitted(model, self.budget, context, self.inputs, self.heads)
         if self.initialise and model:
             source = context.inputs["start"][0]
-            restored, copied = _initialise.student(model, source, context, self.inputs, self.heads)
+            restored, copied = _initialise.student(model, source, context, self.inputs, self.heads, bool(self.budget))
             begun = _initialise.joined(begun, copied)
         else:
             restored = loop.begin(model, context, self.inputs, self.heads)

@@ -42,6 +42,7 @@ def of_run(folder, name):
     return json.loads((folder / name / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_what_integers_alone_keep_needs_no_training_and_the_same_command_again_measures_nothing(compress, digits, tmp_path):
     ask = ["auto", digits / "digits" / "teacher", "--goal", "compression_ratio>=2", "--goal", "accuracy_drop<=0.1",
            "--within", "5m", "--store", digits / ".store", "-q"]  # fmt: skip

@@ -1,11 +1,13 @@
 """Sizes from a budget, epochs from a time, and a recipe's text: arithmetic that can be done by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress_cli.auto import architectures, schedule, text
+from compress_cli.auto import architectures, schedule, text, writing
 from compress_cli.auto.architectures import Size
 from compress_cli.auto.journal import Journal
 from compress_cli.auto.schedule import Rates
@@ -14,6 +16,7 @@ from compress_cli.document import Document
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.networks.models.resnet import Resnet
+from compress_cli.store.artifact import Checkpoint
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12)
 
@@ -89,6 +92,27 @@ def test_integers_get_their_share_of_the_time():
     assert plan.aware == 1  # a fifth of 101 s, at 19 s an epoch
     assert plan.epochs == 8  # 82 s remain
     assert schedule.fitted(rates, 9, fresh=True, aware=False, augmented=False) is None
+
+
+def test_a_teacher_is_as_fast_as_it_can_be_not_as_slow_as_a_busy_machine_makes_it(monkeypatch):
+    begins_and_ends = iter([0.0, 64.0, 100.0, 106.4, 200.0, 264.0, 300.0, 364.0])  # seconds of four batches of 64
+    monkeypatch.setattr(schedule.restore, "checkpoint", lambda artifact: SimpleNamespace(network=None, signature=None))
+    monkeypatch.setattr(schedule.samples, "tensors", lambda part, signature: None)
+    monkeypatch.setattr(schedule.samples, "answers", lambda network, tensors: None)
+    monkeypatch.setattr(schedule.time, "perf_counter", lambda: next(begins_and_ends))
+    checkpoint = object.__new__(Checkpoint)
+    assert schedule.teacher_s(checkpoint, SimpleNamespace(dataset=Digits())) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("epochs", "reason"), [(80, "beyond which little is won"), (79, "what is left of 2 min")])
+def test_a_recipe_says_the_time_decided_the_epochs_only_where_it_did(monkeypatch, epochs, reason):
+    monkeypatch.setattr(writing, "_size", lambda sized: "9.5 kB")
+    monkeypatch.setattr(writing, "_why_chosen", lambda request, decision: "")
+    chosen = SimpleNamespace(fresh=False, fits=True, why="cut")
+    plan = schedule.Schedule(epochs=epochs, aware=0, stored=False, views=1, seconds=4.0)
+    rates = Rates(train=1000, val=0, online_s=0.01, teacher_s=0.0)
+    why = " ".join(writing._why_trained(SimpleNamespace(within_s=120), SimpleNamespace(chosen=chosen, plan=plan, rates=rates)))
+    assert f"{epochs} epochs, {reason}: 1000 samples at 100 a second" in why
 
 
 def test_a_journal_answers_the_second_time_without_work(tmp_path):

@@ -138,3 +138,13 @@ def test_what_is_noted_on_one_machine_says_nothing_of_another(planned, estimates
     assert found.of(steps["train"]) is not None
     monkeypatch.setattr(executor, "named", lambda device: "cuda (another)")
     assert Estimates(loaded, found.store).of(steps["train"]) is None
+
+
+def test_every_fold_takes_as_long_as_the_first_which_alone_is_tried(tmp_path, estimates):
+    text = "dataset: digits\nfolds: 3\nstages:\n  - {type: train, name: net, model: {type: mlp}, training: {epochs: 7}}\n"
+    (tmp_path / "f.yaml").write_text(text)
+    loaded = recipe.load(tmp_path / "f.yaml")
+    steps = {step.name: step for step in plan.plan(loaded).steps}
+    tried = Pace(fixed_s=1.0, each_s=2.0, disk_bytes=3, memory_bytes=4, origin="smoke run")
+    known = estimates(loaded, noted=[(steps["net"], tried)])
+    assert [known.of(steps[name]).seconds for name in ("net", "net.fold2", "net.fold3")] == [15.0, 15.0, 15.0]

@@ -43,14 +43,14 @@ def planned(tmp_path):
 def decide(tmp_path):
     """decide(plan, seconds): fitted to what is noted of each kind of step."""
 
-    def _decide(planned, seconds):
+    def _decide(planned, seconds, spent_s=0.0):
         store = Store(tmp_path / "store")
         noted = [
             (step, Pace(fixed_s=FIXED, each_s=EACH.get(step.stage.type, 0.0), disk_bytes=1, memory_bytes=1, origin="run"))
             for step in planned.steps
         ]
         Paces(store.root / MEMORY, planned.recipe).note(noted)
-        return fitting.decide(planned, Estimates(planned.recipe, store), store, seconds)
+        return fitting.decide(planned, Estimates(planned.recipe, store), store, seconds, spent_s)
 
     return _decide
 
@@ -124,6 +124,14 @@ def test_a_time_too_short_for_one_epoch_is_refused_with_what_it_would_take(plann
     assert f"as the recipe is written about {time_limit.amount(by_hand(asked) / fitting.MARGIN)}" in message
 
 
+def test_what_trying_out_took_is_named_where_it_makes_the_time_too_short(planned, decide):
+    asked = planned("45s")
+    least = len(asked.steps) * FIXED + sum(EACH.values())
+    decide(asked, least + 5.1, 5.0)
+    with pytest.raises(RecipeError, match="trying that out took 5 s of it, which the same command again does not take"):
+        decide(asked, least + 4.9, 5.0)
+
+
 def test_a_decision_is_taken_again_by_the_same_recipe_alone(planned, decide, tmp_path):
     asked = planned()
     fitted = decide(asked, by_hand(asked) / 3)
@@ -147,6 +155,12 @@ def test_what_is_no_time_is_refused(text):
         time_limit.TimeLimit(time=text)
 
 
+def test_a_run_that_took_longer_than_it_was_given_says_so():
+    limit = time_limit.TimeLimit(time="60s")
+    assert time_limit.overrun(limit, 107.0).startswith("took 107 s, longer than within 60s")
+    assert time_limit.overrun(limit, 59.0) == time_limit.overrun(None, 1e9) == ""
+
+
 SHORT = """\
 dataset: digits
 threads: 1
@@ -155,6 +169,24 @@ stages:
 """
 
 
+def test_a_plan_foresees_the_fitted_epochs_and_a_run_refuses_what_is_too_short(compress, tmp_path, monkeypatch):
+    def cost(self, step):
+        seconds = 20.0 * paces.repetitions(step.stage)
+        return CostEstimate(seconds=seconds, disk_bytes=1, memory_bytes=1, source="smoke run")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Estimates, "of", cost)
+    monkeypatch.setattr(fitting.smoke, "rehearse", lambda *ignored: [])
+    Path("r.yaml").write_text("within: 10m\n" + SHORT)
+    shown = json.loads(compress("plan", "r.yaml", "--json").out)
+    assert shown["fitted"]["values"][0]["fitted"] == 27  # of 20 s each, in 540 s
+    refused = compress("run", "r.yaml", "--within", "20s")
+    assert (refused.code, "within: 20s: is too short" in refused.err) == (2, True)
+    refused = compress("run", "r.yaml", "--within", "soon")
+    assert (refused.code, "--within soon: must be a time such as 60m" in refused.err) == (2, True)
+
+
+@pytest.mark.slow
 def test_a_run_ends_in_time_says_what_was_fitted_and_a_resume_takes_the_same(compress, tmp_path, monkeypatch):
     def slow(self, step):
         """Twenty seconds an epoch, so that few are fitted; they take no time at all."""
@@ -182,5 +214,3 @@ def test_a_run_ends_in_time_says_what_was_fitted_and_a_resume_takes_the_same(com
     shown = json.loads(compress("plan", "r.yaml", "--json").out)
     assert shown["fitted"]["values"][0]["fitted"] == epochs
     assert shown["steps"][0]["status"] == "up to date"
-    refused = compress("run", "r.yaml", "--within", "soon")
-    assert (refused.code, "--within soon: must be a time such as 60m" in refused.err) == (2, True)

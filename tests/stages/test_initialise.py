@@ -11,6 +11,7 @@ from compress_cli.networks import restore
 from compress_cli.networks.alignment import align
 from compress_cli.networks.inheritance import inherit
 from compress_cli.networks.models.convnet import Convnet
+from compress_cli.networks.models.mlp import Mlp
 from compress_cli.networks.models.resnet import Resnet
 from compress_cli.networks.models.transformer_encoder import TransformerEncoder
 from compress_cli.stages import Stage, _initialise
@@ -178,6 +179,18 @@ def test_what_has_nothing_to_give_is_refused(saved, toy, context_for):
     ):
         with pytest.raises(ValueError, match=word):
             Stage.model_validate({**wrong, "initialise": "auto", "training": tiny})
+
+
+def test_a_smoke_run_refuses_no_student_that_its_budget_may_make_narrow_enough(saved, toy, context_for):
+    teacher, _ = saved(Convnet(widths=(6,), convs=1))
+    wide, tried = Convnet(widths=(48,), convs=1), context_for(toy(), limit=2)
+    restored, _ = _initialise.student(wide, teacher, tried, (), (), budgeted=True)
+    assert 1 < restored.model.widths[0] <= 6
+    for context, budgeted in ((tried, False), (context_for(toy()), True)):  # its widths are those that are written, or chosen
+        with pytest.raises(RecipeError, match="nothing of the teacher"):
+            _initialise.student(wide, teacher, context, (), (), budgeted=budgeted)
+    with pytest.raises(RecipeError, match="nothing of the teacher"):
+        _initialise.student(Mlp(hidden=(8,)), teacher, tried, (), (), budgeted=True)
 
 
 def test_training_goes_on_from_there(saved, toy, context_for, perform):
