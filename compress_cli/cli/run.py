@@ -106,6 +106,7 @@ def _workers(jobs: int, on: str, recipe: Path, overrides: list[str], plugins: li
     if not on and jobs == 1:
         return None
     workers = Document.parse(f"workers: {on}", "--on").settings(Choice, Path()).workers if on else Local(jobs=jobs)
+    workers.check()
     return Parallel(workers, recipe, tuple(overrides), tuple(plugins), within)
 
 

@@ -22,9 +22,6 @@ from compress_cli.store import durable
 FOLDER = ".jobs"  # in the run's folder while its jobs work
 
 
-FOLDER = ".jobs"  # in the run's folder while its jobs work
-
-
 class Reports:
     """A listener that writes progress into a file, for the process that waits for the job."""
 

@@ -107,7 +107,7 @@ def collect(study: Study, space: Space, goal: Goal, recipe: Path, number: int | 
     """
     stored = study.trials()
     trials = [_trial(each, space) for each in stored]
-    feasible = [each for each in trials if each.feasible]
+    feasible = sorted((each for each in trials if each.feasible), key=lambda each: preference(each, goal))
     front = pareto({each.number: _losses(each, goal) for each in feasible})
     complete = [each for each in trials if each.figures]
     best = knee({each.number: _losses(each, goal) for each in feasible if each.number in front})
@@ -131,22 +131,24 @@ def collect(study: Study, space: Space, goal: Goal, recipe: Path, number: int | 
 
 
 def pareto(losses: dict[int, tuple[float, ...]]) -> list[int]:
-    """Those that no other one beats: at least as good in all and better in one; of equals the first. In order of the first
-    objective."""
+    """Those that no other one beats: at least as good in all and better in one; of equals the first in the dictionary. In
+    order of the first objective."""
+    rank = {number: position for position, number in enumerate(losses)}
 
     def beaten(number: int) -> bool:
         mine = losses[number]
         return any(
-            all(a <= b for a, b in zip(other, mine, strict=True)) and (other != mine or rival < number)
+            all(a <= b for a, b in zip(other, mine, strict=True)) and (other != mine or rank[rival] < rank[number])
             for rival, other in losses.items()
             if rival != number
         )
 
-    return sorted((number for number in losses if not beaten(number)), key=lambda number: (losses[number], number))
+    return sorted((number for number in losses if not beaten(number)), key=lambda number: losses[number])
 
 
 def knee(losses: dict[int, tuple[float, ...]]) -> int | None:
-    """The one nearest to the best of every objective at once, each scaled to the front's range; None where there is none."""
+    """The one nearest to the best of every objective at once, each scaled to the front's range; of equals the first in the
+    dictionary, None where there is none."""
     if not losses:
         return None
     lows = [min(column) for column in zip(*losses.values(), strict=True)]
@@ -155,7 +157,14 @@ def knee(losses: dict[int, tuple[float, ...]]) -> int | None:
     def distance(number: int) -> float:
         return math.hypot(*((value - low) / span for value, low, span in zip(losses[number], lows, spans, strict=True)))
 
-    return min(losses, key=lambda number: (distance(number), number))
+    return min(losses, key=distance)
+
+
+def preference(trial: TrialOutcome, goal: Goal) -> tuple[float, float, int]:
+    """The order of trials that are equal in the objectives: sizes often are, and then the better metric on val counts."""
+    assert trial.figures is not None
+    loss = -trial.figures.metric if goal.better == "higher" else trial.figures.metric
+    return loss, trial.figures.size_bytes, trial.number
 
 
 def _losses(trial: TrialOutcome, goal: Goal) -> tuple[float, ...]:

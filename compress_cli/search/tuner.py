@@ -142,6 +142,11 @@ class Tuner:
                     if replaced < REPLACED * self.order.workers:
                         replaced += 1
                         at_work.append(self._start(end))
+                    elif not at_work:
+                        raise StageError(
+                            f"{replaced + self.order.workers} workers died, the last with exit {process.returncode} "
+                            "(-9 where memory ran out: try fewer --workers); the same command goes on with their trials"
+                        )
         except KeyboardInterrupt as stop:
             with suppress(KeyboardInterrupt):  # which comes again while workers are slow to save
                 _end(at_work)

@@ -12,6 +12,7 @@ from compress_cli import stopping
 from compress_cli.search import promotion, sampling
 from compress_cli.search.study import Trial
 from compress_cli.search.trial import OutOfTime, Workshop, attempt, standing
+from compress_cli.store import disk, durable
 
 IDLE_S = 1.0  # between two looks at what the others have done
 LOCK = "study.lock"
@@ -99,7 +100,13 @@ def _hopeless(trials: list[Trial]) -> bool:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Within, no other worker of this machine takes a trial; machines that share a study may begin a trial more than asked."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a") as lock:
+    durable.require_folder(folder)
+    durable.require_file(folder / LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("a")
+    except OSError as error:
+        raise disk.unwritable(error, folder, "; choose another folder with --output") from None
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

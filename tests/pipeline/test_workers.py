@@ -117,6 +117,7 @@ def test_workers_that_are_not_there_are_refused(compress, arguments, words):
     outcome = compress("run", "r.yaml", *arguments)
     assert outcome.code == 2
     assert words in outcome.err
+    assert not Path("runs").exists()  # before anything ran
 
 
 @pytest.mark.slow

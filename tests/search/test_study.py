@@ -3,15 +3,19 @@
 import os
 import platform
 import sys
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("optuna")
 
-from compress_cli.errors import ArtifactError, RecipeError
-from compress_cli.search import sampling, space, study
-from compress_cli.search.objectives import Goal
+from compress_cli.cli import tune
+from compress_cli.errors import ArtifactError, GateError, RecipeError
+from compress_cli.search import outcome, sampling, space, study
+from compress_cli.search.objectives import Figures, Goal
+from compress_cli.statistics import gate
 from compress_cli.statistics.gate import Gate
+from compress_cli.statistics.intervals import Estimate
 
 GOAL = Goal(objectives=("size",), gates=(Gate(promise="accuracy>=0.9"),), primary="accuracy", better="higher")
 
@@ -158,3 +162,29 @@ def test_without_optuna_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(RecipeError, match=r"pip install 'compress-cli\[search\]'"):
         study.opened(f"sqlite:///{tmp_path}/s.db", "x", ["minimize"], {})
+
+
+def test_of_files_of_one_size_the_one_that_does_better_on_val_is_the_best(opened, searched):
+    for metric, size in ((0.91, 900), (0.94, 900), (0.93, 900)):
+        trial = begun(opened, searched)
+        figures = Figures(row="train", metric=metric, low=metric, high=metric, samples=9, size_bytes=size)
+        opened.note(trial, figures=figures.model_dump())
+        opened.complete(trial, [float(size)], {})
+    assert outcome.collect(opened, searched, GOAL, Path("r.yaml")).best == 1
+    errors = GOAL.model_copy(update={"better": "lower"})
+    assert outcome.collect(opened, searched, errors, Path("r.yaml")).best == 0
+
+
+def test_where_no_trial_keeps_the_gates_the_nearest_is_named(opened, searched):
+    for number, metric in enumerate((0.7, 0.8, 0.6)):
+        trial = begun(opened, searched, {**searched.first, "train.training.epochs": 1 + 3 * number})
+        result = gate.judge(GOAL.gates[0], "train", Estimate(value=metric, low=metric, high=metric, samples=100))
+        figures = Figures(
+            row="train", metric=metric, low=metric, high=metric, samples=100, size_bytes=900 + number, gates=(result,)
+        )
+        opened.note(trial, figures=figures.model_dump(mode="json"))
+        opened.complete(trial, [float(figures.size_bytes)], {"accuracy>=0.9": 0.9 - metric})
+    nothing = outcome.collect(opened, searched, GOAL, Path("r.yaml"))
+    assert (nothing.best, nothing.nearest) == (None, 1)
+    with pytest.raises(GateError, match=r"nearest is trial 1 \(.*epochs: 4.*\)\ngate accuracy>=0.9 \(train\): not met"):
+        tune._decide(nothing)

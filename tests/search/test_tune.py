@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("optuna")
 
 from compress_cli.pipeline import run
-from compress_cli.search import sampling
+from compress_cli.search import sampling, tuner
 from compress_cli.search.outcome import Outcome
 from compress_cli.store import artifact
 
@@ -54,6 +54,7 @@ def files(directory):
     return {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_smoke")
 def test_a_search_ends_in_a_recipe_that_runs_to_the_bytes_of_its_trial(tmp_path, compress):
     (tmp_path / "r.yaml").write_text(RECIPE)
@@ -91,7 +92,10 @@ def test_a_search_ends_in_a_recipe_that_runs_to_the_bytes_of_its_trial(tmp_path,
 
 
 @pytest.mark.usefixtures("without_smoke")
-def test_a_promoted_trial_goes_on_from_its_save_to_the_bytes_of_a_run_without_a_pause(tmp_path, compress, monkeypatch):
+@pytest.mark.parametrize("to_the_bytes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_promoted_trial_goes_on_from_its_save_to_the_bytes_of_a_run_without_a_pause(
+    tmp_path, compress, monkeypatch, to_the_bytes
+):
     """Trials with ever lower rates: the second pauses below the first, and is promoted once the third is below both."""
     proposals = iter(range(3))
     monkeypatch.setattr(
@@ -111,21 +115,17 @@ def test_a_promoted_trial_goes_on_from_its_save_to_the_bytes_of_a_run_without_a_
     assert [(trial.epochs, trial.not_repeated) for trial in (first, second, third)] == [(4, 0), (4, 1), (1, 0)]
     assert found.err.index("trial 2: pauses after epoch 1") < found.err.index("trial 1: promoted")
 
+    best = (tmp_path / "r.best.yaml").read_text()
+    assert best.startswith("# Written by `compress tune`: trial ")
+    assert "search: [0" not in best
+    steps = json.loads(compress("plan", "r.best.yaml", "--json").out)["steps"]
+    assert [step["status"] for step in steps if step["name"] in ("net", "net.onnx")] == ["up to date"] * 2
+    if not to_the_bytes:
+        return
     (tmp_path / "plain.yaml").write_text(text.replace("{search: [0.1, 0.003, 0.01]}", "0.01"))
     assert compress("run", "plain.yaml", "--output", "elsewhere", "--quiet").code == 0
     key = second.keys["net"]
     assert files(tmp_path / "elsewhere" / ".store" / key) == files(tmp_path / "runs" / ".store" / key)
-
-
-@pytest.mark.usefixtures("without_smoke")
-def test_where_no_trial_keeps_the_gates_the_nearest_is_named(tmp_path, compress):
-    text = RECIPE.replace("accuracy>=0.3", "size_bytes<=10")
-    (tmp_path / "r.yaml").write_text(text)
-    found = compress("tune", "r.yaml", "--trials", 1)
-    assert found.code == 5, found
-    assert "no trial keeps every gate on val; the nearest is trial " in found.err
-    assert "gate size_bytes<=10" in found.err
-    assert not (tmp_path / "r.best.yaml").exists()
 
 
 @pytest.mark.parametrize(
@@ -148,6 +148,32 @@ def test_a_wrong_command_is_refused_before_anything_runs(tmp_path, compress, arg
     assert found.code in (2, 3), found
     assert reason in found.err
     assert not (tmp_path / "runs" / ".store").exists()
+
+
+@pytest.mark.parametrize(
+    ("occupied", "reason"),
+    [
+        ("runs/r.tune", "runs/r.tune: is a file, where a folder should be"),
+        ("runs/r.tune/study.lock/x", "runs/r.tune/study.lock: is a folder, where a file should be"),
+    ],
+)
+def test_what_stands_where_the_lock_belongs_is_named(tmp_path, compress, occupied, reason):
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    (tmp_path / occupied).parent.mkdir(parents=True)
+    (tmp_path / occupied).touch()
+    found = compress("tune", "r.yaml", "--storage", f"sqlite:///{tmp_path}/study.db")
+    assert found.code == 3, found
+    assert reason in found.err
+
+
+def test_a_search_whose_workers_all_die_says_so(tmp_path, compress, monkeypatch):
+    """Rather than to end as if every trial had been made."""
+    monkeypatch.setattr(tuner, "LOOK_S", 0.01)
+    monkeypatch.setattr(tuner.Tuner, "_start", lambda *arguments: subprocess.Popen(["sh", "-c", "kill -9 $$"]))
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    found = compress("tune", "r.yaml", "--workers", 2)
+    assert found.code == 4, found
+    assert "8 workers died, the last with exit -9" in found.err
 
 
 @pytest.mark.slow

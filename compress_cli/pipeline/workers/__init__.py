@@ -67,12 +67,12 @@ class Workers(Plugin):
     def slots(self) -> int:
         """How many jobs may be started at once."""
 
+    def check(self) -> None:
+        """RecipeError, before anything runs, where this machine can't have such workers."""
+
     @abstractmethod
     def start(self, job: Job, folder: Path) -> Handle:
-        """Start a job, which keeps its own files in `folder`.
-
-        RecipeError where there are no such workers on this machine, StageError where they can't be reached.
-        """
+        """Start a job, which keeps its own files in `folder`; StageError where the workers can't be reached."""
 
 
 class Choice(Settings):

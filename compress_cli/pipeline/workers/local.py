@@ -29,7 +29,7 @@ class Local(Workers):
         return self.jobs
 
     def start(self, job: Job, folder: Path) -> Handle:
-        path = folder / f"{job.key}.json"
+        path = folder.resolve() / f"{job.key}.json"  # whole, so that a list of processes shows whose job it is
         path.write_text(job.model_dump_json())
         result = path.with_suffix(".outcome")
         result.unlink(missing_ok=True)

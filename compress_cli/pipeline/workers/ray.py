@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,14 @@ class Ray(Workers):
     def slots(self) -> int:
         return self.jobs
 
+    def check(self) -> None:
+        if importlib.util.find_spec("ray") is None:
+            raise RecipeError("--on ray: needs `pip install compress-cli[ray]`")
+
     def start(self, job: Job, folder: Path) -> Handle:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
-        try:
-            import ray
-        except ImportError:
-            raise RecipeError("--on ray: needs `pip install compress-cli[ray]`") from None
+        import ray
+
         try:
             if not ray.is_initialized():
                 ray.init(address=self.address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ class Slurm(Workers):
         compress run recipe.yaml --on '{type: slurm, partition: gpu, gpus: 1, hours: 8}'
 
     A job that reaches its time limit, or is preempted, is queued again and goes on from its last save. Scripts and logs lie
-    in the run's folder under `jobs`. Needs `pip install compress-cli[slurm]`.
+    in the run's folder under `.jobs` until the run is done. Needs `pip install compress-cli[slurm]`.
     """
 
     partition: str | None = Field(None, description="default: the cluster's")
@@ -37,6 +38,14 @@ class Slurm(Workers):
     def slots(self) -> int:
         return self.jobs
 
+    def check(self) -> None:
+        if importlib.util.find_spec("submitit") is None:
+            raise RecipeError("--on slurm: needs `pip install compress-cli[slurm]`")
+        missing = [program for program in ("sbatch", "srun") if shutil.which(program) is None]
+        if missing:
+            remedy = "run it where jobs are submitted, or use --jobs"
+            raise RecipeError(f"--on slurm: there is no {missing[0]} on this machine; {remedy}")
+
     def start(self, job: Job, folder: Path) -> Handle:
         if job.threads is None:
             job = job.model_copy(update={"threads": self.cores})
@@ -44,15 +53,9 @@ class Slurm(Workers):
         return _Submitted(submitted)
 
     def executor(self, folder: Path) -> Any:
-        """submitit's executor with these settings; RecipeError where this machine can't submit."""
-        try:
-            import submitit
-        except ImportError:
-            raise RecipeError("--on slurm: needs `pip install compress-cli[slurm]`") from None
-        missing = [program for program in ("sbatch", "srun") if shutil.which(program) is None]
-        if missing:
-            remedy = "run it where jobs are submitted, or use --jobs"
-            raise RecipeError(f"--on slurm: there is no {missing[0]} on this machine; {remedy}")
+        """submitit's executor with these settings."""
+        import submitit
+
         executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=self.requeues)
         settings = {
             "name": "compress",
