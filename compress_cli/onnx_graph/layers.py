@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from compress_cli.settings import suggest
 
 PASSING = {"DequantizeLinear", "Cast", "Identity", "Transpose", "Reshape"}
 """Operators through which a constant is still that constant."""
+FUSED = re.compile(r"^(?:Conv\w+?Fusion_\w_)+")  # what ONNX Runtime puts before the names of folded weights
 
 
 class Layer(BaseModel):
@@ -83,6 +85,12 @@ def of_onnx(path: Path, sizes: Mapping[str, tuple[int, ...]] | None = None) -> L
     return listing.model_copy(update={"contents": contents.with_compressed_bytes(listing.contents, path)})
 
 
+def plain_name(weight: str) -> str:
+    """`layer1.0.conv1` of `body.layer1.0.conv1.weight`."""
+    name = FUSED.sub("", weight).removeprefix("body.").removesuffix("_quantized").removesuffix("_codes")
+    return re.sub(r"[./](weight|kernel|W|bias)$", "", name)
+
+
 def known_sum(counts: Iterable[int | None]) -> int | None:
     """The sum, None where one of the counts is not known."""
     counts = list(counts)
@@ -113,6 +121,7 @@ class _Layers:
         self.rebuilding = rebuilding.operators(model.graph)
         self.source = {name: name for name in model.weights}  # value -> the constant that it is
         self.unused = dict(model.weights)
+        self.constants = {*self.tensors}
 
     def listed(self) -> list[Layer]:
         layers = []
@@ -123,11 +132,23 @@ class _Layers:
             weights = [name for name in sources if name in self.unused]
             count = self._macs(node)
             if weights or count != 0:
-                layers.append(self._layer(node.name or node.output[0], weights, node, count))
+                layers.append(self._layer(self._title(node, weights), weights, node, count))
         return layers + [self._layer(name, [name], None, 0) for name in list(self.unused)]
+
+    def _title(self, node: onnx.NodeProto, weights: list[str]) -> str:
+        """The name of its weights, where the node has none of its own or is only called as what it gives."""
+        if weights and node.name in ("", node.output[0]):
+            return plain_name(max(weights, key=lambda name: self.unused[name][1]))
+        return node.name or node.output[0]
 
     def _passes(self, node: onnx.NodeProto) -> bool:
         """Whether a constant goes through the operator and is still that constant: its result is one then."""
+        if all(name in self.constants for name in node.input):
+            self.constants.update(node.output)
+            scaled = [name for name in node.input if name in self.source]
+            if node.op_type == "Mul" and len(scaled) == 1:  # codes times their steps
+                self.source[node.output[0]] = self.source[scaled[0]]
+                return True
         if node.op_type in PASSING and node.input and node.input[0] in self.source:
             self.source[node.output[0]] = self.source[node.input[0]]
             return True

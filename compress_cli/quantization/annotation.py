@@ -7,6 +7,7 @@ addition, leaves float operators behind; so one annotation covers everything tha
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -127,6 +128,26 @@ def is_learned(node: Node) -> bool:
 def layer_of(node: Node) -> str:
     """The name of a layer, as in overrides and reports."""
     return home(node).removeprefix("body.")
+
+
+def name_weights(converted: GraphModule) -> None:
+    """Call the integers of a layer's weights as its weights were, in whose place they stand: exported files show the names."""
+    taken = {node.target for node in converted.graph.nodes if node.op == "get_attr"}
+    for node in converted.graph.nodes:
+        rounded = node.args[1] if node.target in CONTRACTIONS and len(node.args) > 1 else None
+        codes = rounded.args[0] if isinstance(rounded, Node) and rounded.op == "call_function" else None
+        name = f"{home(node)}.weight"
+        if not isinstance(codes, Node) or codes.op != "get_attr" or name in taken:
+            continue
+        integers = operator.attrgetter(str(codes.target))(converted)
+        with contextlib.suppress(AttributeError):  # a module that the graph does not have: its weights are another's
+            module = converted.get_submodule(home(node))
+            del module.weight
+            module.register_buffer("weight", integers)
+            delattr(converted, str(codes.target))
+            codes.target = name
+            taken.add(name)
+    converted.recompile()
 
 
 def left_float(model: nn.Module) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,10 @@ from onnx import TensorProto, numpy_helper
 
 from compress_cli.onnx_graph import files
 from compress_cli.onnx_graph import graph as reading
+from compress_cli.onnx_graph.layers import plain_name
 from compress_cli.quantization import grids
 from compress_cli.quantization.grids import Coded
 
-FUSED = re.compile(r"^(?:Conv\w+?Fusion_\w_)+")  # what ONNX Runtime puts before the names of folded weights
 PASSING = ("Transpose", "Identity", "Cast", "Reshape")
 RECURRENT = ("LSTM", "GRU", "RNN")
 CONTRACTIONS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -83,12 +82,6 @@ def preparation(model: onnx.ModelProto) -> set[str]:
     return fixed
 
 
-def plain_name(weight: str) -> str:
-    """`layer1.0.conv1` of `body.layer1.0.conv1.weight`."""
-    name = FUSED.sub("", weight).removeprefix("body.").removesuffix("_quantized")
-    return re.sub(r"[./](weight|kernel|W|bias)$", "", name)
-
-
 def _biases(model: onnx.ModelProto) -> dict[str, str]:
     """Name of a matrix product -> name of the constant that is added to it: exporters that turn weights lose their names."""
     constants = {tensor.name for tensor in model.graph.initializer}
@@ -127,16 +120,41 @@ def drop_unused(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
-def write(model: onnx.ModelProto, original: onnx.ModelProto, output: Path, oldest_ir: int = 0) -> int:
-    """Write a file with the metadata of the one that it came from; its size in bytes."""
+def write(
+    model: onnx.ModelProto, original: onnx.ModelProto, output: Path, found: Iterable[Layer] = (), oldest_ir: int = 0
+) -> int:
+    """Write a file with the metadata of the one that it came from, in which weights are called as their layers; its size in
+    bytes."""
     drop_unused(model.graph)
     files.strip(model)
+    named = _weight_names(model.graph, found)
+    files.rename(model, named)
     ports = {port.name for port in (*model.graph.input, *model.graph.output)}
-    files.shorten_names(model, keep=ports)
+    files.shorten_names(model, keep=ports | {*named.values()})
     needed = onnx.helper.find_min_ir_version_for([each for each in model.opset_import if each.domain in ("", "ai.onnx")])
     model.ir_version = max(model.ir_version, needed, oldest_ir)
     files.write(model, output, {entry.key: entry.value for entry in original.metadata_props})
     return output.stat().st_size
+
+
+def _weight_names(graph: onnx.GraphProto, found: Iterable[Layer]) -> dict[str, str]:
+    """Weights of layers, and the codes that they are rebuilt from -> names by which the layers are found again."""
+    values = {tensor.name for tensor in graph.initializer} | {name for node in graph.node for name in node.output}
+    ports = {port.name for port in (*graph.input, *graph.output)}
+    names: dict[str, str] = {}
+    for layer in found:
+        name = layer.name if layer.name == layer.weight else f"{layer.name}.weight"
+        for suffix, kept in (
+            ("", ""),
+            ("_quantized", ""),
+            ("_turned_quantized", ""),
+            ("_codes", "_codes"),
+            ("_stored", "_codes"),
+        ):
+            stored = f"{layer.weight}{suffix}"
+            if stored in values and f"{name}{kept}" not in ports:
+                names.setdefault(stored, f"{name}{kept}")
+    return names
 
 
 def fact(name: str, operator: str, coded: Coded | None, weights: np.ndarray) -> dict[str, Any]:

@@ -156,6 +156,7 @@ class IntegerTraining:
         clipped = trainable.settle(self.graph, prepared)
         restore.save_program(restored, stored, prepared, context.output)
         layers, left_float = observer.observed(prepared, clipped), annotation.left_float(prepared)
+        drawn = observer.shown(prepared, layers)
         kept, lost, checked = self._compared(stored.convert(prepared))
         if context.limit is None:
             notes = [*notes, *_proven(kept, lost)]
@@ -169,6 +170,7 @@ class IntegerTraining:
                 for head, agreement in kept.items()
             },
             "layers": layers,
+            "distributions": drawn,
             "left_float": left_float,
             **self._work.facts(self._trained["pace"]),
             **({"notes": list(notes)} if notes else {}),

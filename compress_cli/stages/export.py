@@ -52,7 +52,7 @@ class Export(Stage):
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, Program, OnnxModel))}
     shared: ClassVar[dict[str, int]] = {"onnx_file": files.VERSION, "packing": packing.VERSION}
-    version: ClassVar[int] = 4  # agreement counts decisions of classes alone, and none at padding
+    version: ClassVar[int] = 5  # integers of weights are called as the weights
 
     start: str | None = Field(None, description="the stage whose model is written; default: the one before")
     exporter: Exporter = Field(Onnx(), description="how the file is written")

@@ -53,7 +53,7 @@ class Quantize(Stage):
     """
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, OnnxModel))}
-    version: ClassVar[int] = 4  # agreement counts decisions of classes alone, and none at padding
+    version: ClassVar[int] = 5  # integers of weights are called as the weights
     shared: ClassVar[dict[str, int]] = {
         "placement": annotation.VERSION, "onnx_placement": placement.VERSION, "onnx_file": files.VERSION,
     }  # fmt: skip

@@ -18,6 +18,7 @@ from compress_cli.errors import StageError
 from compress_cli.measurement import sessions
 from compress_cli.networks import restore
 from compress_cli.networks.models.convnet import Convnet
+from compress_cli.onnx_graph import layers
 from compress_cli.onnx_graph.card import Card
 from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 from compress_cli.settings import Folder
@@ -206,6 +207,16 @@ def test_an_int8_file_is_smaller_and_as_good_as_its_simulation(bench):
     counts = result.manifest.facts["operators"]
     assert counts["Conv"] == 2
     assert counts["QuantizeLinear"] >= 3
+
+
+@pytest.mark.parametrize("route", ["program", "file"])
+def test_layers_of_a_quantised_file_are_called_as_in_the_network(bench, route):
+    result = bench.run(Export(), bench.program) if route == "program" else bench.run(Quantize(samples=16), bench.file)
+    learned = (torch.nn.Conv2d, torch.nn.Linear)
+    body = restore.checkpoint(bench.checkpoint).network.body
+    listed = layers.of_onnx(result.file("model.onnx")).layers
+    integers = [layer.name for layer in listed if "int8" in layer.kinds]
+    assert integers == [name for name, module in body.named_modules() if isinstance(module, learned)]
 
 
 def test_a_file_that_strays_is_refused_with_what_to_do(bench, monkeypatch):

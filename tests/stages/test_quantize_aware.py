@@ -104,6 +104,12 @@ def test_the_shipped_file_decides_as_the_trained_simulation(context_for, perform
     assert accuracy > 0.9
     assert facts["epochs"][facts["kept_epoch"] - 1]["accuracy"] == pytest.approx(accuracy, abs=2.1 / len(val))
     assert facts["precision"]["name"] == "float32"
+    ranges = {layer["layer"]: layer["activation_range"] for layer in facts["layers"]}
+    drawn = [entry for entry in facts["distributions"] if entry["kind"] == "activations"]
+    assert {entry["layer"] for entry in drawn} == {*ranges}  # three layers: all are among the worst four
+    for entry in drawn:  # the trained grid under what calibration saw
+        assert [entry["grid"]["low"], entry["grid"]["high"]] == pytest.approx(ranges[entry["layer"]], abs=1e-6)
+        assert sum(entry["shares"]) == pytest.approx(1, abs=1e-3)
 
     file = perform(Export(), context_for(digits, inputs={"start": (program,)}), OnnxModel)
     operators = files.operators(files.load(file.file("model.onnx")))

@@ -59,7 +59,7 @@ def quantize(
     if not facts:
         raise StageError(f"{name}: nothing was quantised: no layer of it has {FEWEST} weights, or all are to stay float")
     packer.finish()
-    layers.write(simple, original, output)
+    layers.write(simple, original, output, found)
     shown = [drawn[name] for name in distributions.worst(facts)]
     result: dict[str, Any] = {"layers": facts, "distributions": shown, "left_float": left, "stored_in": "codes"}
     return {**result, "operators": files.operators(files.load(output))}

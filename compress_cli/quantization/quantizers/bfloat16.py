@@ -71,7 +71,7 @@ class Bfloat16(Quantizer):
             if layer.weight in rounded
         ]
         packer.finish()
-        layers.write(simple, original, output)
+        layers.write(simple, original, output, found)
         facts["left_float"] = [f"{layer.name}: {layer.operator}" for layer in found if layer.weight not in rounded]
         return facts | {"operators": files.operators(files.load(output))}
 

@@ -81,7 +81,7 @@ class DynamicInt8(Quantizer):
             if layer.operator in STORED and layer.weight not in packer.replaced and arrays[layer.weight].size >= FEWEST:
                 packer.store(layer.weight, grids.linear(arrays[layer.weight], 8, layer.axis))
         packer.finish()
-        layers.write(result, original, output)
+        layers.write(result, original, output, found)
         names = {layer.name for layer in chosen}
         facts["layers"] = [
             layers.fact(layer.name, layer.operator, self._coded(layer, weights) if layer.name in names else None, weights)

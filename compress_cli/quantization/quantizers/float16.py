@@ -51,7 +51,7 @@ class Float16(Quantizer):
             simple = _computing(simple, nodes, name)
         else:
             _store(simple, {*arrays}, stays, name)
-        layers.write(simple, original, output)
+        layers.write(simple, original, output, found)
         facts = [layers.stored_fact(layer, arrays[layer.weight], arrays[layer.weight].astype(np.float16), 16)
                  for layer in found if layer.weight not in stays]  # fmt: skip
         left = [f"{layer.name}: {layer.operator}" for layer in found if layer.weight in stays]

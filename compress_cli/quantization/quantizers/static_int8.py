@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from compress_cli.errors import StageError
 from compress_cli.onnx_graph import files
 from compress_cli.quantization import (
+    annotation,
     fake_quantization,
     grids,
     layers,
@@ -165,7 +166,8 @@ class StaticInt8(Quantizer):
         """The graph with quantise/dequantise pairs and int8 weights; `prepared` is used up."""
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-        converted: nn.Module = convert_pt2e(prepared)
+        converted: torch.fx.GraphModule = convert_pt2e(prepared)
+        annotation.name_weights(converted)
         return converted
 
     def quantize_onnx(self, model: Path, name: str, batches: Iterable[dict[str, np.ndarray]], output: Path) -> dict[str, Any]:
@@ -191,7 +193,7 @@ class StaticInt8(Quantizer):
         overrides.check(self.overrides, (layer.name for layer in found))
         static = Static(self._calibrations, self._widths, self._code, self.recover)
         result = quantize(simple, found, static, itertools.chain([first], calibration), name)
-        layers.write(result.model, original, output, OLDEST_IR)
+        layers.write(result.model, original, output, found, OLDEST_IR)
         return {
             **facts,
             **result.facts,

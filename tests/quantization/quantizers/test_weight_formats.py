@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from compress_cli.errors import RecipeError, StageError
-from compress_cli.onnx_graph import contents, packing
+from compress_cli.onnx_graph import contents, layers, packing
 from compress_cli.quantization.quantizers import Quantizer
 from tests.quantization.small_files import convolutions, images, model, node, normal, run, sqnr_db
 
@@ -224,6 +224,13 @@ def test_a_file_with_packed_weights_is_quantised_as_the_dense_one(quantizer, tmp
         (tmp_path / name).mkdir()
         results.append(quantise(proto, tmp_path / name, quantizer, {}, feeds)[1][0])
     assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize("quantizer", ["linear", "codebook", "binary", "dynamic_int8", "float16", "bfloat16"])
+def test_layers_of_a_file_keep_their_names(quantizer, tmp_path):
+    quantise(wide(), tmp_path, quantizer, {}, {"x": normal(4, 64)})
+    names = [layer.name for layer in layers.of_onnx(tmp_path / "small.onnx").layers if layer.macs]
+    assert names == ["a", "b"]
 
 
 @pytest.mark.parametrize("first", ["linear", "power_of_two", "codebook", "weight_only", "ternary", "binary"])
