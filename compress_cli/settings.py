@@ -74,17 +74,27 @@ def complaints(error: ValidationError) -> list[tuple[tuple[int | str, ...], str]
     """
     findings = error.errors(include_url=False)
     locs = [finding["loc"] for finding in findings]
-    return [
-        (_fields(finding["loc"]), _reason(finding))
+    known = [
+        (_fields(finding["loc"]), finding)
         for finding in findings
         if finding["type"] != "too_short"
         or not any(len(loc) > len(finding["loc"]) and loc[: len(finding["loc"])] == finding["loc"] for loc in locs)
     ]
+    words = {loc: _reason(finding).partition(" (got ")[0] for loc, finding in known if finding["type"] == "literal_error"}
+    other = {loc for loc, finding in known if finding["type"] != "literal_error"}
+    return [
+        (
+            loc,
+            f"{words[loc]}, or {_reason(finding)}" if loc in words and finding["type"] != "literal_error" else _reason(finding),
+        )
+        for loc, finding in known
+        if finding["type"] != "literal_error" or loc not in other  # a word or a number: one complaint about both
+    ]
 
 
 def _fields(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Without the types that Pydantic tried one after the other, `tuple[str, ...]`."""
-    return tuple(part for part in loc if isinstance(part, int) or "[" not in part)
+    """Without the types that Pydantic tried one after the other, `tuple[str, ...]` or `constrained-int`."""
+    return tuple(part for part in loc if isinstance(part, int) or not ("[" in part or part.startswith("constrained-")))
 
 
 _WORDS = {

@@ -7,6 +7,7 @@ from compress_cli.errors import RecipeError
 from compress_cli.quantization import overrides
 from compress_cli.quantization.overrides import Override, Widths
 from compress_cli.quantization.quantizers import Quantizer
+from compress_cli.settings import complaints
 
 DEFAULT = Widths(8, 8)
 
@@ -49,3 +50,13 @@ def test_a_pattern_that_says_nothing_is_a_mistake():
 def test_bits_out_of_range_are_refused_with_those_that_would_do(quantizer, settings, message):
     with pytest.raises(ValidationError, match=message):
         Quantizer.model_validate({"type": quantizer, "overrides": [{"layers": "fc", **settings}]})
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [(1, "must be greater than or equal to 2 (got 1)"), ("flaot", "must be a whole number (got 'flaot')")],
+)
+def test_what_is_neither_bits_nor_float_is_told_once(weights, reason):
+    with pytest.raises(ValidationError) as caught:
+        Override.model_validate({"layers": "*", "weights": weights})
+    assert complaints(caught.value) == [(("weights",), f"must be 'float', or {reason}")]
