@@ -17,7 +17,7 @@ from compress_cli.pipeline.executor import Listener, Workspace
 from compress_cli.pipeline.paces import Pace, Paces
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.step import Step
-from compress_cli.store import durable
+from compress_cli.store import disk, durable
 from compress_cli.store.artifact import Artifact, Comparison, Measurement, Predictions
 from compress_cli.store.scratch import scratch
 
@@ -81,10 +81,13 @@ def note(plan: Plan, trials: list[Trial], memory: Path) -> None:
     for trial in trials:
         known.pop(trial.key, None)  # so that the newest stand last
         known[trial.key] = trial
-    memory.mkdir(parents=True, exist_ok=True)
     document = {"machine": machine, "trials": [trial.model_dump() for trial in [*known.values()][-MOST:]]}
-    durable.write(path, json.dumps(document).encode())
-    Paces(memory, plan.recipe).note([(steps[trial.key], trial.pace) for trial in trials if trial.key in steps])
+    try:
+        memory.mkdir(parents=True, exist_ok=True)
+        durable.write(path, json.dumps(document).encode())
+        Paces(memory, plan.recipe).note([(steps[trial.key], trial.pace) for trial in trials if trial.key in steps])
+    except OSError as error:
+        raise disk.unwritable(error, memory.parent, "; name another with --store") from None
 
 
 def _trials(

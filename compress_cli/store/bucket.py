@@ -160,7 +160,6 @@ class BucketStore(Store):
         for name, recorded in stored.manifest.files.items():
             if not self.bucket.has(f"{key}/{recorded.sha256}"):
                 self.bucket.upload(f"{key}/{recorded.sha256}", stored.directory / name)
-        durable.crash_point("files uploaded")
         manifest, name = (stored.directory / MANIFEST).read_bytes(), f"{key}/{MANIFEST}"
         while self.bucket.create(name, manifest) is None:  # it was made anew, or by another machine whose lease went on
             present = self.bucket.read(name)

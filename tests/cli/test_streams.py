@@ -33,7 +33,12 @@ def test_a_run_goes_on_without_standard_error(tmp_path, nowhere):
     (tmp_path / "r.yaml").write_text(RECIPE)
     done = shell(tmp_path, f"$compress run r.yaml --smoke --json {nowhere}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert [step["step"] for step in json.loads(done.stdout)] == ["train"]
+    assert [step["step"] for step in json.loads(done.stdout)] == [
+        "train",
+        "train.onnx",
+        "train.measurement.predictions",
+        "train.measurement",
+    ]
 
 
 def test_a_wrong_recipe_has_its_exit_code_without_standard_error(tmp_path):

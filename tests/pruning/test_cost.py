@@ -87,8 +87,8 @@ class Heard(nn.Module):
 def test_a_fixed_front_end_counts_and_no_width_changes_it():
     cost = Cost(Heard(), (torch.rand(2, 20),))
     assert cost.fixed == 9 * 6 * 4 + 6 * 5
-    assert cost.macs() == cost.fixed + 5 * 3
-    assert cost.by_weight() == {"head.weight": 15}
+    assert cost.by_weight() == {"scale": 5 * 4, "head.weight": 5 * 3}  # the factor of `changed` is computed from a parameter
+    assert cost.macs() == cost.fixed + 5 * 4 + 5 * 3
 
 
 def test_what_a_cut_counts_is_what_the_exported_file_counts(tmp_path):
