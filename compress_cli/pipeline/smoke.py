@@ -44,10 +44,11 @@ def rehearse(plan: Plan, listener: Listener, present: dict[str, Artifact], memor
     """The smoke run of a run. Steps that passed one on this device, with these libraries, are not tried again.
 
     `memory`: the folder that remembers what passed, and what it took. A changed stage is tried with what it needs alone.
+    What only measures is tried where the run has a time to keep.
     """
     machine = _machine(plan)
     known = _read(memory / PASSED, machine)
-    steps = {step.key: step for step in _tried(plan, present)}
+    steps = {step.key: step for step in _tried(plan, present, measuring=plan.recipe.within is not None)}
     untried: dict[str, Step] = {}
     for step in steps.values():
         if step.key not in known:
@@ -71,7 +72,7 @@ def smoke(
     model that can't be measured fails no run. Nor are models compared. RecipeError, with the stage's line, for a stage
     that can't work. Returns what each step cost. `memory`: a folder that remembers choices made once per machine.
     """
-    return list(_trials(_tried(plan, present or {}), plan, listener, present or {}, memory))
+    return list(_trials(_tried(plan, present or {}, measuring=True), plan, listener, present or {}, memory))
 
 
 def note(plan: Plan, trials: list[Trial], memory: Path) -> None:
@@ -116,11 +117,11 @@ def _measures(step: Step) -> bool:
     return issubclass(step.kind, Predictions | Measurement | Comparison)
 
 
-def _tried(plan: Plan, present: dict[str, Artifact]) -> list[Step]:
+def _tried(plan: Plan, present: dict[str, Artifact], measuring: bool) -> list[Step]:
     """The steps that a smoke run takes, each after its inputs."""
     needed: dict[str, Step] = {}
-    measuring = (step for row in plan.rows for step in row.steps)
-    for step in (*plan.stages, *measuring):
+    measured = (step for row in plan.rows for step in row.steps) if measuring else ()
+    for step in (*plan.stages, *measured):
         _need(step, needed)
     return [step for step in needed.values() if step.key not in present and not issubclass(step.kind, Comparison)]
 

@@ -83,8 +83,9 @@ def test_a_damaged_memory_counts_for_nothing(rehearse, tmp_path, damage):
     assert len(rehearse()[1]) == 3
 
 
-def test_measurements_are_tried_too_and_what_all_took_is_noted(rehearse, tmp_path):
-    trials, _ = rehearse(ONE, measured=True)
+def test_measurements_are_tried_where_a_time_is_to_be_kept_and_what_all_took_is_noted(rehearse, tmp_path):
+    assert {trial.name.partition(".")[2] for trial in rehearse(ONE, measured=True)[0]} == {""}
+    trials, _ = rehearse(f"within: 60m\n{ONE}", measured=True)
     names = {trial.name.partition(".")[2] for trial in trials}
     assert names == {"", "onnx", "measurement", "measurement.predictions"}
     loaded = recipe.load(tmp_path / "r.yaml")

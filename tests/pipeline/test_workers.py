@@ -72,6 +72,7 @@ def start(folder, *arguments):
     return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
+@pytest.mark.slow
 def test_jobs_make_the_same_bytes_as_one_process(compress):
     write(2)
     assert compress("run", "r.yaml", "-o", "alone").code == 0

@@ -184,7 +184,8 @@ def test_a_group_normalisation_would_tell_masked_channels_from_removed_ones(star
 FEW, HALF = {"channels": {"ratio": 0.25, "round_to": 2}}, {"weights": {"ratio": 0.5}}
 
 
-@pytest.mark.parametrize("what", [FEW, pytest.param(HALF, marks=pytest.mark.slow)], ids=lambda what: next(iter(what)))
+@pytest.mark.slow
+@pytest.mark.parametrize("what", [FEW, HALF], ids=lambda what: next(iter(what)))
 def test_the_shipped_file_decides_as_the_trained_simulation(context_for, perform, train, simulations, what):
     """On digits: 99.5% of all samples, and 95% of the tenth that the simulation is least sure of."""
     digits = Digits()

@@ -37,7 +37,7 @@ def test_the_widest_within_the_limit_is_found_from_anywhere():
         assert found is not None or 0 in asked  # what is out of reach was measured
 
 
-@pytest.mark.parametrize("file", ["float32", pytest.param("int8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("file", [pytest.param(name, marks=pytest.mark.slow) for name in ("float32", "int8")])
 def test_the_file_takes_the_bytes_that_were_foretold(toy, context_for, perform, file):
     """Of a trained model, through the stages of a recipe; one step wider is too large."""
     limit = {"float32": 13_500, "int8": 17_000}[file]
