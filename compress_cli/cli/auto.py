@@ -167,11 +167,10 @@ def _run(
     from compress_cli.auto import limits
     from compress_cli.auto.preparation import training_facts
     from compress_cli.cli._live import Live
-    from compress_cli.cli.run import write_report
+    from compress_cli.cli.run import tell, write_report
     from compress_cli.pipeline import plan, run
     from compress_cli.pipeline import recipe as recipes
     from compress_cli.report import gates as promises
-    from compress_cli.report import terminal
 
     planned = plan.plan(recipes.load(places.recipe))
     directory = places.output / planned.recipe.name
@@ -184,10 +183,5 @@ def _run(
     report = promises.collect(directory)
     write_report(report, directory)
     write_junit(report, junit)
-    if json:
-        typer.echo(report.model_dump_json(indent=1))
-    else:
-        terminal.show(report)
-        if not quiet:
-            typer.echo(f"report: {directory}/report.html, report.md, report.json; recipe: {places.recipe}", err=True)
-    promises.decide(report)
+    place = f"report: {directory}/report.html, report.md, report.json; recipe: {places.recipe}"
+    tell(report, place, json=json, quiet=quiet)

@@ -52,7 +52,6 @@ def command(
     from compress_cli.pipeline.estimate import MEMORY
     from compress_cli.pipeline.tracking import Tracked
     from compress_cli.report import gates as promises
-    from compress_cli.report import terminal
     from compress_cli.store.bucket import opened
 
     directory, limit = output / planned.recipe.name, planned.recipe.within
@@ -84,12 +83,20 @@ def command(
     late = time_limit.overrun(limit, time.monotonic() - begun)
     if late and not quiet:
         typer.echo(late, err=True)
+    tell(report, f"report: {directory}/report.html, report.md, report.json", json=json, quiet=quiet)
+
+
+def tell(report: "Report", place: str, *, json: bool, quiet: bool) -> None:
+    """Print a run's report, say where it lies, and check its gates."""
+    from compress_cli.report import gates as promises
+    from compress_cli.report import terminal
+
     if json:
         typer.echo(report.model_dump_json(indent=1))
     else:
         terminal.show(report)
         if not quiet:
-            typer.echo(f"report: {directory}/report.html, report.md, report.json", err=True)
+            typer.echo(place, err=True)
     promises.decide(report)
 
 

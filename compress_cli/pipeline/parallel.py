@@ -36,6 +36,7 @@ class Parallel:
     plugins: tuple[Path, ...] = ()
     within: str = ""
     at_work: dict[str, AtWork] = field(default_factory=dict)  # by key
+    looked_for: set[str] = field(default_factory=set)  # keys of steps that were ready: the store is asked once for each
 
     def advance(self, run: Run) -> None:
         """Make all steps of the run's plan. An error stops the other jobs, which save their state first."""
@@ -61,7 +62,9 @@ class Parallel:
         for step in steps:
             if step.key in self.at_work or not _ready(run, step):
                 continue
-            if run.settled(step):
+            unknown = step.key not in self.looked_for
+            self.looked_for.add(step.key)
+            if unknown and run.settled(step):
                 begun = True
             elif self._is_for_workers(step) and len(self.at_work) < self.workers.slots:
                 run.listener.begins(step, smoke=False)

@@ -204,6 +204,29 @@ def test_slurm_gets_a_script_for_each_step(tmp_path, monkeypatch):
     assert digests(tmp_path / "runs/r") == digests(tmp_path / "alone/r")
 
 
+def test_the_store_is_asked_once_for_a_step_that_has_to_wait():
+    from compress_cli.pipeline.parallel import Parallel
+    from compress_cli.pipeline.workers.local import Local
+
+    class Step:
+        key, sources = "k", ()
+
+        class stage:
+            long, timed = False, True
+
+    class Run:
+        artifacts, problems, asked = {}, {}, []
+
+        def settled(self, step):
+            self.asked.append(step.key)
+            return False
+
+    parallel, run = Parallel(Local(jobs=2), Path("r.yaml")), Run()
+    for _ in range(3):
+        assert not parallel._begin(run, [Step()])
+    assert run.asked == ["k"]
+
+
 def test_a_timed_step_waits_until_no_job_works_here():
     from compress_cli.pipeline.parallel import Parallel
     from compress_cli.pipeline.workers.local import Local
