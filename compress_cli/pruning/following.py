@@ -41,9 +41,9 @@ VALUELESS = {
     "bernoulli", "fill_", "zero_", "as_strided_", "empty", "_local_scalar_dense", "bernoulli_", "is_same_size",
 }  # fmt: skip
 NORMALISATIONS = {"native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"}
-ELEMENTWISE = {
-    "_prelu_kernel", "_to_copy", "copy_", "to", "dropout", "native_dropout", "nan_to_num", "hardswish", "hardswish_", "mish_",
-    "masked_fill_", "log_sigmoid_forward", "triu", "tril",
+ELEMENTWISE = {  # beside those that PyTorch tags; each in place too
+    "_prelu_kernel", "_to_copy", "copy", "to", "dropout", "native_dropout", "nan_to_num", "hardswish", "log_sigmoid_forward",
+    "triu", "tril",
 }  # fmt: skip
 
 
@@ -83,9 +83,13 @@ class _Follower(LayerRules, TorchDispatchMode):
         self._planes[tensor] = planes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name == "glu":
+            with self:  # as its definition, of operators that are followed
+                values, gates = args[0].chunk(2, *(args[1:] or (-1,)))
+                return values * gates.sigmoid()
         before = [(tensor.shape, self.planes(tensor)) for tensor in _tensors(args)]
         result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
         try:
             self._follow(name, func, args, kwargs or {}, result, before)
         except (RuntimeError, IndexError, ValueError, KeyError):
@@ -133,7 +137,9 @@ class _Follower(LayerRules, TorchDispatchMode):
             self._planes[outputs[0]] = self._taken_along(planes, {args[ALONG_AN_AXIS[name]] % outputs[0].dim()}, name)
         elif name in ("channel_shuffle", "native_channel_shuffle"):
             self._shuffle(args, outputs[0])
-        elif torch.Tag.pointwise in func.tags or name in ELEMENTWISE:
+        elif name in ("rrelu_with_noise", "rrelu_with_noise_"):
+            self._combine(before[:1], outputs[0])  # the noise takes part in training only
+        elif _is_elementwise(func, name):
             self._combine(before, outputs[0])
         else:
             self._lose(name, before)
@@ -273,6 +279,15 @@ class _Follower(LayerRules, TorchDispatchMode):
 def _is_piece(taken: int, length: int, start: int | None = 0, end: int | None = None, step: int = 1) -> bool:
     """Whether a slice takes one of several equal pieces, as a split does."""
     return step == 1 and taken > 1 and length % taken == 0 and (start or 0) % taken == 0
+
+
+def _is_elementwise(func: Any, name: str) -> bool:
+    """Whether an operator computes element by element; PyTorch has not tagged every one that works in place."""
+    plain = name.removesuffix("_")
+    if torch.Tag.pointwise in func.tags or plain in ELEMENTWISE:
+        return True
+    forms = getattr(torch.ops.aten, plain) if plain != name and hasattr(torch.ops.aten, plain) else None
+    return forms is not None and any(torch.Tag.pointwise in getattr(forms, form).tags for form in forms.overloads())
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SIDE, LARGE, LARGE_SIDE = 128, 100e6, 64  # pixels, of a picture for networks of up to so many parameters, and of larger ones
+SIDE = 128  # pixels of a picture's side
 WINDOWED = {"maxvit_t": 224}  # windows of 7 have to fit in every stage
 TIMM = (
     "convnext_atto", "efficientnet_b0", "regnetx_002", "resnest14d", "mixer_s32_224", "vit_tiny_patch16_224",
@@ -72,12 +72,9 @@ def described(library, name):
         model, published = Timm(name=name), timm.get_pretrained_cfg(name)
         side = published.input_size[-1] if published.fixed_input_size else SIDE
     else:
-        import torchvision
-
         from compress_cli.networks.models.torchvision import Torchvision
 
-        model, weights = Torchvision(name=name), next(iter(torchvision.models.get_model_weights(name)))
-        side = LARGE_SIDE if weights.meta["num_params"] > LARGE else SIDE
+        model = Torchvision(name=name)
         patch = int(name.rpartition("_")[2]) if name.startswith("vit_") else 1
-        side = WINDOWED.get(name, -(-side // patch) * patch)  # a multiple of the patch's side
+        side = WINDOWED.get(name, -(-SIDE // patch) * patch)  # a multiple of the patch's side
     return model, pictures(side), [torch.rand(8, 3, side, side, generator=generator) * 255]
