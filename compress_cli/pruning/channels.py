@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-VERSION = 4
+VERSION = 5
 
 Role = Literal["makes", "reads", "scales", "other"]
 """What a tensor does for a channel: filters that make it, weights that read it, a normalisation's scale; or biases,

@@ -22,6 +22,10 @@ from compress_cli.pruning.distributions import Curve, Distribution
 
 PROBES = 2  # samples that a cut is proved on
 CURVES = "curves.json"  # of a stage pruning_sensitivity
+UNREAD = (
+    "nothing that could be followed reads its channels, and the narrower model goes wrong; does the model's code leave PyTorch, "
+    "for NumPy say?"
+)
 
 
 def cuttable(
@@ -37,8 +41,8 @@ def cuttable(
     dependencies = dependency_graph.build(body, inputs, ignore)
     groups = proof.provable(dependencies.groups) if proven is None else coupling.again(dependencies.groups, proven)
     cut = {layer for group in groups for layer in (group.layer, *group.coupled)}
-    unproven = [group.layer for group in dependencies.groups if group.layer not in cut]
-    whole = dependencies.whole | dict.fromkeys(unproven, proof.reason)
+    unproven = [group for group in dependencies.groups if group.layer not in cut]
+    whole = dependencies.whole | {group.layer: proof.reason if group.playing("reads") else UNREAD for group in unproven}
     if not groups:
         reasons = "; ".join(f"{layer}: {reason}" for layer, reason in list(whole.items())[:5])
         raise RecipeError(

@@ -369,6 +369,20 @@ def test_a_model_that_can_not_be_followed_is_refused_by_its_operation_with_what_
         _cut.cuttable(body, inputs, (), Proof(body, inputs))
 
 
+def test_a_model_that_leaves_pytorch_in_between_is_refused_by_the_layer_behind_which_it_does():
+    class Numeric(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.two(torch.from_numpy(np.tanh(self.one(x).detach().numpy())))
+
+    body, inputs = Numeric(), (torch.rand(2, 4),)
+    with pytest.raises(RecipeError, match=r"one: nothing that could be followed reads its channels.*NumPy"):
+        _cut.cuttable(body, inputs, (), Proof(body, inputs))
+
+
 def test_layers_by_pattern(step):
     _, _, facts, _ = step(NARROW, ratios={"layer2.*": 0.5}, round_to=1)
     assert facts["widths"] == {"layer1.0": [16, 16], "layer2.0": [32, 16]}
