@@ -23,7 +23,7 @@ from compress_cli.pruning.distributions import Curve, Distribution
 PROBES = 2  # samples that a cut is proved on
 CURVES = "curves.json"  # of a stage pruning_sensitivity
 UNREAD = (
-    "nothing that could be followed reads its channels, and the narrower model goes wrong; does the model's code leave PyTorch, "
+    "nothing that could be followed reads its channels, and the narrower model goes wrong; does its code leave PyTorch, "
     "for NumPy say?"
 )
 
