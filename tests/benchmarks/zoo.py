@@ -48,6 +48,7 @@ def attempt(library, name, tell):
     def at(step):
         record["step"] = step
         record.setdefault("seconds", {})[step] = round(time.process_time() - begun, 1)
+        record.setdefault("peak_gb", {})[step] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)
         tell(record)
 
     at("build")
