@@ -20,7 +20,7 @@ from compress_cli.onnx_graph.quantised import LOGITS
 from compress_cli.quantization.layers import Layer
 from compress_cli.quantization.overrides import Widths
 
-VERSION = 3  # a softmax's integers reach from 0 to 1 whatever calibration saw
+VERSION = 4  # a head's softmax stays float
 KERNELS = {"AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax"}  # one input, a range of its own
 PAIRS = {"Add", "Mul"}
 MOVES = {"DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Resize", "Slice",
@@ -112,6 +112,8 @@ class _Placing:
                 self._compute(node, [*node.input])
             case "Concat" if quantised.keys() & set(moving):
                 self._compute(node, [*node.input])
+            case "Softmax" if self._is_shown(node.output[0]):
+                return  # of a thousand classes most have less than one of 255 steps
             case operator if operator in KERNELS and node.input[0] in quantised:
                 self._compute(node, [node.input[0]])
             case operator if operator in RECTIFIERS and node.input[0] in quantised:
@@ -158,10 +160,20 @@ class _Placing:
             self._result(output, output)
 
     def _leads_out(self, name: str) -> bool:
-        """Whether a value is a head, as it is or times and plus constants: 8 bits would make it coarse in the target's unit."""
+        """Whether a value is a head, as it is, times and plus constants, or in a softmax: 8 bits would make it coarse in the
+        target's unit."""
         users = self.users[name]
-        fixed = (user.op_type in ("Mul", "Add") and self._is_fixed(user) and self._leads_out(user.output[0]) for user in users)
+        fixed = (
+            (user.op_type == "Softmax" or (user.op_type in ("Mul", "Add") and self._is_fixed(user)))
+            and self._leads_out(user.output[0])
+            for user in users
+        )
         return name in self.outputs or (bool(users) and name not in self.inner and all(fixed))
+
+    def _is_shown(self, name: str) -> bool:
+        """Whether a value leaves the graph, at most in another shape."""
+        moved = [user.output[0] for user in self.users[name] if user.op_type in MOVES and user.input[0] == name]
+        return self._leads_out(name) or any(map(self._is_shown, moved))
 
     def _is_fixed(self, node: onnx.NodeProto) -> bool:
         return any(name in self.constants for name in node.input)

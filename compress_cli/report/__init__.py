@@ -15,6 +15,7 @@ from compress_cli.report.document import FindingsTable as FindingsTable
 from compress_cli.report.document import Report as Report
 from compress_cli.report.document import Row as Row
 from compress_cli.report.document import once
+from compress_cli.report.layers import quantised_layers
 from compress_cli.report.stored import Stored
 from compress_cli.statistics import scores
 from compress_cli.statistics.findings import FINDINGS, Findings, Line
@@ -202,6 +203,7 @@ def _row(measured: Stored, baseline: Stored | None, origin: Stored | None, timin
         speedup=speedup.speedup if speedup else None,
         verdict=speedup.verdict if speedup else None,
         floating=timing.floating if timing else None,
+        layers=quantised_layers(measured.artifact.manifest.facts),
         reason=record.reason or (figures.reason if figures else ""),
         note="; ".join(notes),
         predictions=measured.predictions,

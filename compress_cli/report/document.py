@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from compress_cli.measurement.latency import Latency, Verdict
 from compress_cli.measurement.profile import FloatPart
 from compress_cli.onnx_graph.contents import Constant
+from compress_cli.report.layers import QuantisedLayer
 from compress_cli.statistics.findings import Findings
 from compress_cli.statistics.gate import GateResult
 from compress_cli.statistics.intervals import Change, Estimate
@@ -73,6 +74,8 @@ class Row(BaseModel):
     verdict: Verdict | None = None
     floating: list[FloatPart] | None = None
     """What computes in float in a file with integers, with its share of the time and bytes; None of a file without."""
+    layers: list[QuantisedLayer] = []
+    """What rounding did to each layer; empty where nothing was quantised."""
     note: str = ""
     reason: str = ""
 
@@ -158,6 +161,7 @@ def _joined(rows: list[Row]) -> Row:
             "stage": ", ".join(dict.fromkeys(row.stage for row in rows)),
             "cached": all(row.cached for row in rows),
             "wall_time_s": sum(row.wall_time_s for row in rows),
+            "layers": next((row.layers for row in rows if row.layers), []),
             "made_from": first.made_from,
             "gained": first.gained,
             "note": "; ".join(dict.fromkeys(note for row in rows for note in row.note.split("; ") if note)),

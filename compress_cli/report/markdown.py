@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 
-from compress_cli.report import FindingsTable, Report, Row, distillation
+from compress_cli.report import FindingsTable, Report, Row, distillation, quantisation
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 from compress_cli.statistics.intervals import Estimate
@@ -29,6 +29,7 @@ def render(report: Report) -> str:
     lines += _predictions(report)
     for findings in report.findings:
         lines += _findings(findings)
+    lines += _layers(report)
     remarks = [f"- {plain(name)}: {plain(text)}" for name, text in (*write.remarks(report), *distillation.sentences(report))]
     gates = [_line([_MARKS[result.passes], plain(write.gate(result))]) for result in report.gates]
     head = ["", _line(["", "gate"]), _line(["---", "---"])] if gates else []
@@ -69,6 +70,15 @@ def _findings(source: FindingsTable) -> list[str]:
     headings = [plain(heading) for heading in (findings.what, *map(write.title, findings.columns))]
     about = plain(f"{findings.about} Run by {findings.side}.")
     return ["", f"## {plain(write.heading(source))}", "", *table(headings, lines), "", about]
+
+
+def _layers(report: Report) -> list[str]:
+    """Of each quantised model, its layers in a line."""
+    lines = [[plain(cell) for cell in quantisation.summary(row)] for row in report.files if row.layers]
+    if not lines:
+        return []
+    about = "Worst layers in brackets. Every layer, with its ranges, stands in report.html and report.json."
+    return ["", "## Quantised layers", "", *table(quantisation.SUMMARY, lines), "", about]
 
 
 def _figure(name: str, figure: Estimate | float | None, signed: bool = False) -> str:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from compress_cli.report import Report, Row, plots
 from compress_cli.report import figures as write
 from compress_cli.report.figures import NOTHING
 from compress_cli.report.html import table, text
+from compress_cli.report.layers import FLOAT_BITS, QuantisedLayer
 from compress_cli.report.plots import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 
 HEADINGS = ["layer", "operator", "weights", "bits", "range", "clipped %", "SQNR, dB", "bytes", "input bits", "input range",
             "clipped %"]  # fmt: skip
+SUMMARY = ["model", "layers", "bits of weights", "bytes", "least SQNR, dB", "most weights clipped %", "most inputs clipped %"]
 FEW = 32  # values of a grid that are drawn as lines through the whole plot; more are ticks below it
 SHOWN = 12  # float parts that are listed
 
 
 def section(report: Report, facts: Mapping[str, Mapping[str, Any]]) -> str:
-    """Row name -> what its stage noted; empty where no layer was quantised."""
-    parts = [_model(row, facts.get(row.name, {})) for row in report.rows]
+    """`facts`: row name -> what its stage noted. Empty where no layer was quantised."""
+    parts = [_model(row, facts.get(row.name, {})) for row in report.rows if row.layers]
     if not any(parts):
         return ""
     about = (
@@ -30,10 +33,6 @@ def section(report: Report, facts: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _model(row: Row, facts: Mapping[str, Any]) -> str:
-    entries = facts.get("layers")
-    layers = [entry for entry in entries if _is_layer(entry)] if isinstance(entries, list) else []
-    if not layers:
-        return ""
     drawn = "".join(f"<figure>{plot}</figure>" for plot in _plots(facts.get("distributions")))
     grids = (
         f"<p>The layers whose weights lost most. Lines, or the ticks below, are the values of the grid; where channels have "
@@ -41,8 +40,8 @@ def _model(row: Row, facts: Mapping[str, Any]) -> str:
         if drawn
         else ""
     )
-    rows = table(HEADINGS, [_cells(entry) for entry in layers], words=2)
-    wide = f"<details{' open' if len(layers) <= FEW else ''}><summary>{len(layers)} layers</summary>{rows}</details>"
+    rows = table(HEADINGS, [_cells(layer) for layer in row.layers], words=2)
+    wide = f"<details{' open' if len(row.layers) <= FEW else ''}><summary>{len(row.layers)} layers</summary>{rows}</details>"
     return f"<h3>{text(row.title)}</h3>{_floating(row)}{wide}{grids}"
 
 
@@ -59,36 +58,58 @@ def _floating(row: Row) -> str:
     return f"<p>{text(write.floating(row))}</p>{table(['float', 'operator', 'time %', 'bytes %'], lines, words=2)}{rest}"
 
 
-def _is_layer(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("weight_bits"), int) and isinstance(entry.get("layer"), str)
-
-
-def _cells(entry: Mapping[str, Any]) -> list[str]:
+def _cells(layer: QuantisedLayer) -> list[str]:
     return [
-        text(entry["layer"]),
-        text(str(entry.get("operator", ""))),
-        write.count(entry.get("weights")),
-        str(entry["weight_bits"]),
-        _range(entry.get("weight_range")),
-        _percent(entry.get("weight_clipped")),
-        _number(entry.get("weight_sqnr_db"), ".1f"),
-        NOTHING if entry.get("bytes") is None else f"{entry['bytes']:,}",
-        str(entry.get("activation_bits", NOTHING)),
-        _range(entry.get("activation_range")),
-        _percent(entry.get("activation_clipped")),
+        text(layer.layer),
+        text(layer.operator),
+        write.count(layer.weights),
+        str(layer.weight_bits),
+        _range(layer.weight_range),
+        _percent(layer.weight_clipped),
+        _number(layer.weight_sqnr_db, ".1f"),
+        _number(layer.bytes, ","),
+        _number(layer.activation_bits, "d"),
+        _range(layer.activation_range),
+        _percent(layer.activation_clipped),
     ]
 
 
-def _range(ends: Any) -> str:
-    return f"{ends[0]:.3g} to {ends[1]:.3g}" if isinstance(ends, list) and len(ends) == 2 else NOTHING
+def _range(ends: Sequence[float] | None) -> str:
+    return f"{ends[0]:.3g} to {ends[1]:.3g}" if ends and len(ends) == 2 else NOTHING
 
 
-def _percent(share: Any) -> str:
+def _percent(share: float | None) -> str:
     return NOTHING if share is None else f"{100 * share:.2f}"
 
 
-def _number(value: Any, form: str) -> str:
+def _number(value: float | None, form: str) -> str:
     return NOTHING if value is None else f"{value:{form}}"
+
+
+def summary(row: Row) -> list[str]:
+    """Cells below `SUMMARY`: its layers in a line, with the worst of each figure and the layer that has it."""
+    counts = Counter(layer.weight_bits for layer in row.layers)
+    bits = [f"{'float' if width == FLOAT_BITS else width}: {count}" for width, count in sorted(counts.items(), reverse=True)]
+    rounded = [layer for layer in row.layers if not layer.is_float]
+
+    def worst(figures: Iterable[tuple[float | None, str]], sign: int, form: str) -> str:
+        known = [(sign * figure, name) for figure, name in figures if figure is not None]
+        figure, name = max(known, key=lambda pair: pair[0], default=(0.0, ""))
+        return f"{sign * figure:{form}} ({name})" if known else NOTHING
+
+    return [
+        row.title,
+        str(len(row.layers)),
+        ", ".join(bits),
+        f"{sum(layer.bytes or 0 for layer in row.layers):,}",
+        worst(((layer.weight_sqnr_db, layer.layer) for layer in rounded), -1, ".1f"),
+        worst(((_hundredfold(layer.weight_clipped), layer.layer) for layer in rounded), 1, ".2f"),
+        worst(((_hundredfold(layer.activation_clipped), layer.layer) for layer in rounded), 1, ".2f"),
+    ]
+
+
+def _hundredfold(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _plots(distributions: Any) -> Iterator[str]:

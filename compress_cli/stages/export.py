@@ -41,6 +41,9 @@ Rounding of sums differs between the two, and a value that falls on the other si
 many layers this makes the errors different, but not larger (growth 0.9 to 1.1 was seen). Overflowing sums give 4 to 20.
 """
 
+SAME_DECISION = 0.995
+"""The share of samples on which the file of a quantised model has to decide as its simulation does; below, a note says so."""
+
 
 class Export(Stage):
     """Write the model as one ONNX file and check on real samples that its outputs equal PyTorch's.
@@ -52,7 +55,7 @@ class Export(Stage):
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, Program, OnnxModel))}
     shared: ClassVar[dict[str, int]] = {"onnx_file": files.VERSION, "packing": packing.VERSION}
-    version: ClassVar[int] = 5  # integers of weights are called as the weights
+    version: ClassVar[int] = 6  # weights of few bits are larger codes with finer steps
 
     start: str | None = Field(None, description="the stage whose model is written; default: the one before")
     exporter: Exporter = Field(Onnx(), description="how the file is written")
@@ -77,8 +80,7 @@ class Export(Stage):
             parity = self._quantised(start, path, card, real, context)
         else:
             parity = self._float(start, path, card, real, context)
-        share = quantised.integer_share(files.load(path)) if isinstance(start, Program) else 1.0
-        notes = [f"only {share:.0%} of the weights are integers"] if share < 0.5 else []
+        notes = [*_notes(path, parity, len(real))] if isinstance(start, Program) else []
         return {
             **({"notes": notes} if notes else {}),
             "parity": {"samples": len(real), "heads": parity},
@@ -139,6 +141,16 @@ class Export(Stage):
             if not agreement.max_abs_error == 0:
                 raise StageError(f"{before}: gives other outputs once it is cleared of metadata, or NaN (head '{head}')")
         return {head: _figures(agreement) for head, agreement in exact.items()}
+
+
+def _notes(path: Path, parity: dict[str, Any], samples: int) -> Iterator[str]:
+    """What a user should know of the file of a quantised program."""
+    if (share := quantised.integer_share(files.load(path))) < 0.5:
+        yield f"only {share:.0%} of the weights are integers"
+    for head, figures in parity.items():
+        same = figures["argmax_agreement"]
+        if same is not None and same < SAME_DECISION:
+            yield f"head '{head}': in ONNX Runtime it decides as in PyTorch on only {same:.1%} of {samples} samples"
 
 
 def _exporter(exporter: Exporter, context: Context) -> Exporter:

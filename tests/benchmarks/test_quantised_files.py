@@ -1,9 +1,14 @@
 """Static int8 of ONNX files against ONNX Runtime's own tool: as close as the best of its calibrations, as small, as fast."""
 
 import warnings
+from pathlib import Path
 
+import numpy as np
+import onnx
+import onnx.version_converter
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional
 
@@ -118,3 +123,38 @@ def test_files_are_at_least_those_of_onnx_runtimes_tool(model, tmp_path):
     assert agreement >= max(same for _, same in figures.values()) - 0.01
     assert sizes[0] <= sizes[1]
     assert timed.verdict != "slower"
+
+
+def test_a_file_of_opset_9_from_the_model_zoo(tmp_path):
+    """The SqueezeNet among ONNX's own test data, its weights drawn here: one picture at a time, 1000 classes."""
+    whole = onnx.load(Path(onnx.__file__).parent / "backend/test/data/light/light_squeezenet.onnx")
+    constants, random = (
+        {tensor.name: numpy_helper.to_array(tensor) for tensor in whole.graph.initializer},
+        np.random.default_rng(0),
+    )
+    for maker in [maker for maker in whole.graph.node if maker.op_type == "ConstantOfShape"]:
+        shape = constants[maker.input[0]]
+        weights = random.normal(size=shape) * (np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.1)
+        whole.graph.initializer.append(numpy_helper.from_array(weights.astype(np.float32), maker.output[0]))
+        whole.graph.node.remove(maker)
+    whole.ir_version = 8  # from 4 on constants are no inputs
+    source, ours = tmp_path / "float.onnx", tmp_path / "ours.onnx"
+    onnx.save(whole, source)
+    batches, unseen = ([{"data_0": one[None]} for one in pictures(16, (3, 224, 224), seed)] for seed in (0, 99))
+    StaticInt8().quantize_onnx(source, "float.onnx", batches, ours)
+    later = tmp_path / "later.onnx"
+    onnx.save(onnx.version_converter.convert_version(whole, 13), later)
+
+    def judged(path):
+        expected, outputs = (np.concatenate([run(file, feeds)[0][0] for feeds in unseen]) for file in (source, path))
+        return sqnr_db(expected, outputs), (expected.argmax(1) == outputs.argmax(1)).mean()
+
+    best = (-np.inf, 0.0)
+    for method in METHODS:
+        theirs(later, tmp_path / f"{method}.onnx", batches, method)
+        best = max(best, judged(tmp_path / f"{method}.onnx"))
+    ratio, agreement = judged(ours)
+    print(f"\nours {ratio:.1f} dB {agreement:.4f}, ONNX Runtime's best {best}")
+    assert ratio >= best[0] - WITHIN_DB
+    assert agreement >= best[1]
+    assert ours.stat().st_size <= (tmp_path / "MinMax.onnx").stat().st_size

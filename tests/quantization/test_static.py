@@ -116,6 +116,21 @@ def test_shares_above_those_of_calibration_do_not_begin_at_zero_again(tmp_path):
     np.testing.assert_allclose(shares, expected, atol=0.03)
 
 
+@pytest.mark.parametrize("shape", [[], [0, 10, 10]])
+def test_shares_of_many_classes_that_leave_the_graph_are_not_rounded_to_nothing(shape, tmp_path):
+    """Of a hundred classes most have less than half of a 255th; the logits before them are not rounded either."""
+    ends = [node("Softmax", ["l"], ["p"], axis=-1), node("Reshape", ["p", "shape"], ["y"])] if shape else []
+    nodes = [node("Gemm", ["x", "w", "b"], ["l"]), *(ends or [node("Softmax", ["l"], ["y"], axis=-1)])]
+    constants = {"w": normal(16, 100, scale=0.1), "b": normal(100, seed=1, scale=0.1)}
+    constants |= {"shape": np.array(shape)} if shape else {}
+    outputs = {"y": ("n", 10, 10) if shape else ("n", 100)}
+    batches = [{"x": normal(16, 16, seed=seed)} for seed in range(3)]
+    (expected,), (quantised,), _, facts = quantise(model(nodes, constants, {"x": ("n", 16)}, outputs), tmp_path, batches)
+    assert facts["left_float"] == ["p: Softmax" if shape else "y: Softmax"]
+    assert sqnr_db(expected, quantised) > 30
+    assert (quantised > 0).all()
+
+
 def test_a_mel_front_end_stays_float_by_itself(tmp_path):
     """A fixed filter bank and a logarithm prepare the input: rounded to 8 bits, quiet sounds would be lost."""
     constants = {

@@ -18,7 +18,7 @@ SAMPLES = 1000
 BETTER = {"accuracy": "higher", "cross_entropy": "lower"}
 
 
-def write(store, key, kind, files):
+def write(store, key, kind, files, facts=None):
     folder = store / key
     folder.mkdir(parents=True)
     for name, content in files.items():
@@ -26,7 +26,7 @@ def write(store, key, kind, files):
             np.savez(folder / name, **content)
         else:
             (folder / name).write_text(content)
-    Draft(kind, key, {"type": "x"}, wall_time_s=1.5).commit(folder)
+    Draft(kind, key, {"type": "x"}, facts=facts or {}, wall_time_s=1.5).commit(folder)
 
 
 def latency(milliseconds):
@@ -57,16 +57,17 @@ class Made:
         base=1.0,
         files=None,
         floating=None,
+        facts=None,
         **record,
     ):
         """A model and what was measured of it.
 
         right: (N,) right-or-wrong; speedup: (low, value, high) against a baseline of `base` ms; lacking: what the model has no
         head for, where `right` is empty; floating: parts that compute in float beside integers; content: of the file, by
-        default unlike any other's; files: others beside it.
+        default unlike any other's; files: others beside it; facts: what its stage noted.
         """
         key = f"{len(self.rows) + len(self.variants):064d}"
-        write(self.store, key, OnnxModel, {"model.onnx": content or key, **(files or {})})
+        write(self.store, key, OnnxModel, {"model.onnx": content or key, **(files or {})}, facts)
         measurement = comparison = None
         if right is not None:
             measurement = f"m{key}"

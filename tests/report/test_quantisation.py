@@ -1,13 +1,16 @@
 """Quantised layers in the report: a table, what stays float, and how the worst layers lie on their grids."""
 
+import json
+
 import numpy as np
 import pytest
 
 from compress_cli.measurement.profile import FloatPart
 from compress_cli.quantization import distributions, grids
 from compress_cli.quantization.histogram import Histogram
-from compress_cli.report import Row, collect, page, quantisation
+from compress_cli.report import Row, collect, markdown, page, quantisation
 from compress_cli.report import figures as write
+from compress_cli.report.layers import quantised_layers
 from tests.report.test_page import behind, made, read
 
 LAYERS = [
@@ -26,9 +29,10 @@ def test_each_layer_has_a_line_and_the_worst_are_drawn():
     weights = np.random.default_rng(0).normal(size=(8, 9)).astype(np.float32)
     drawn = [distributions.of_weights("conv1", weights, grids.linear(weights, 4, 0))]
     background = behind()
-    background.facts["small"] |= {"layers": LAYERS, "distributions": drawn}
+    background.facts["small"] |= {"distributions": drawn}
     report = made()
-    report = report.model_copy(update={"rows": [report.rows[0], report.rows[1].model_copy(update={"floating": FLOAT})]})
+    small = report.rows[1].model_copy(update={"floating": FLOAT, "layers": quantised_layers({"layers": LAYERS})})
+    report = report.model_copy(update={"rows": [report.rows[0], small]})
     reader = read(page.render(report, background))
     text = " ".join(reader.words)
     for words in (
@@ -48,9 +52,26 @@ def test_each_layer_has_a_line_and_the_worst_are_drawn():
     assert len(levels) == 15
 
 
+def test_each_layer_stands_in_the_document_and_the_worst_in_markdown(empty_run, right):
+    """Of a program, whose file another stage wrote: one row, with the layers of the first."""
+    two = [*LAYERS[:1], {**LAYERS[0], "layer": "conv2", "weight_bits": 4, "weight_sqnr_db": 12.3, "weight_clipped": 0.25}]
+    empty_run.add("float", right(20), size=10_000)
+    empty_run.add("int8", right(20), content="same", facts={"layers": [*two, LAYERS[1]]})
+    empty_run.add("onnx", right(20), content="same")
+    report = collect(empty_run.record())
+    document = json.loads(report.model_dump_json())["rows"][1]["layers"]
+    assert [entry["layer"] for entry in document] == ["conv1", "conv2", "fc<b>"]
+    for entry, noted in zip(document, (*two, LAYERS[1]), strict=True):
+        assert noted.items() <= entry.items()
+    lines = [line for line in markdown.render(report).splitlines() if "12.3 (conv2)" in line]
+    cells = ["int8 = onnx", "3", "float: 1, 8: 1, 4: 1", "368", "12.3 (conv2)", "25.00 (conv2)", "1.23 (conv1)"]
+    assert lines == ["| " + " | ".join(cells) + " |"]
+
+
 @pytest.mark.parametrize("layers", [None, 7, {"a": 1}, [{"layer": "x"}], ["x"], [{"layer": "x", "weight_bits": None}]])
 def test_layers_of_other_stages_are_no_quantised_ones(layers):
-    assert quantisation.section(made(), {"small": {"layers": layers}}) == ""
+    assert quantised_layers({"layers": layers}) == []
+    assert quantisation.section(made(), {}) == ""
 
 
 def test_integers_that_are_no_faster_than_their_float_model_are_said(empty_run, right):

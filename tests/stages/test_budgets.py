@@ -196,9 +196,10 @@ def timed(ratio, error=0.02):
 TIMES = {"a": (0.4, 0.1, 0.3), "b": (0.3, 0.1, 0.01), "c": (0.1, 0.05, 0.2), "d": (0.05, 0.08, 0.05)}  # float, int8, noise
 
 
-def fast(asked):
-    """The budget's choice for layers of known times and noises; `d` is faster in float."""
-    state = {}
+def fast(asked, lucky=()):
+    """The budget's choice for layers of known times and noises; `d` is faster in float. The first timing of so many layers in
+    float as `lucky` holds finds them a third faster than they are."""
+    state, lucky = {}, set(lucky)
 
     def quantise(quantizer, path):
         state["float"] = {override.layers for override in quantizer.overrides if override.weights == "float"}
@@ -206,7 +207,9 @@ def fast(asked):
 
     def speedup(path):
         whole = sum(before for before, _, _ in TIMES.values())
-        return timed(whole / sum(times[name not in state["float"]] for name, times in TIMES.items()))
+        luck = 1.5 if len(state["float"]) in lucky else 1
+        lucky.discard(len(state["float"]))
+        return timed(luck * whole / sum(times[name not in state["float"]] for name, times in TIMES.items()))
 
     search = searching(
         quantise, speedup=speedup, noise=lambda path: sum(TIMES[name][2] for name in TIMES if name not in state["float"])
@@ -222,6 +225,13 @@ def test_a_speed_is_kept_with_the_layers_in_float_that_are_worth_their_time():
     assert facts["sensitivity"]["c"] == {"noise": pytest.approx(0.2), "time": pytest.approx(0.05 / 0.85)}
     assert fast({"speedup": 1.2})["budget"]["returned_to_float"] == ["d", "c", "a"]
     assert fast({"latency_ms": 0.355 / 0.85})["budget"]["returned_to_float"] == ["d"]  # 0.35 + 2% is more, 0.30 + 2% is not
+
+
+def test_a_lucky_timing_is_not_taken_for_a_promise_kept():
+    """Three layers in float are 1.55 times as fast; what is promised is measured once more on the file that is kept."""
+    facts = fast({"speedup": 2.2}, lucky=[3])
+    assert facts["budget"]["returned_to_float"] == ["d", "c"]
+    assert facts["budget"]["speedup"][0] >= 2.2
 
 
 def test_a_speed_that_is_out_of_reach_is_refused_with_the_fastest_there_is():

@@ -62,9 +62,10 @@ class Sentences(Dataset):
     ("library", "model", "dataset"),
     [
         ("torchvision", {"type": "torchvision", "name": "shufflenet_v2_x0_5"}, Pictures()),
+        ("timm", {"type": "timm", "name": "test_efficientnet"}, Pictures()),
         ("transformers", {"type": "huggingface", "architecture": "sequence_classification", "config": BERT}, Sentences()),
     ],
-    ids=["torchvision", "transformers"],
+    ids=["torchvision", "timm", "transformers"],
 )
 def test_the_file_decides_as_the_trained_simulation(library, model, dataset, context_for, perform, tmp_path, monkeypatch):
     pytest.importorskip(library)

@@ -20,6 +20,7 @@ from compress_cli.quantization import (
     annotation,
     fake_quantization,
     grids,
+    headroom,
     layers,
     observer,
     opset,
@@ -167,6 +168,7 @@ class StaticInt8(Quantizer):
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
         converted: torch.fx.GraphModule = convert_pt2e(prepared)
+        headroom.use(converted, annotation.CONTRACTIONS, is_reduced=self._largest(8) < 127)
         annotation.name_weights(converted)
         return converted
 
