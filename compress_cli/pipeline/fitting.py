@@ -275,5 +275,6 @@ def _identity(recipe: Recipe) -> str:
 
 
 def applied(planned: Plan, result: Fitted) -> Plan:
-    """The fitted plan, whose recipe asks for no time any more: its lock file makes the same again."""
-    return replace(result.plan, recipe=planned.recipe.model_copy(update={"stages": result.plan.recipe.stages, "within": None}))
+    """The fitted plan with the gates of the one asked for. Its recipe asks for no time: the lock file makes the same again."""
+    recipe = planned.recipe.model_copy(update={"stages": result.plan.recipe.stages, "within": None})
+    return replace(result.plan, recipe=recipe, gates=planned.gates, fitted=result.decision.sentence)

@@ -14,6 +14,7 @@ from compress_cli.errors import CompressError, Interrupted, ResourceError
 from compress_cli.pipeline import plan, run, smoke
 from compress_cli.pipeline.estimate import MEMORY
 from compress_cli.pipeline.plan import Plan
+from compress_cli.pipeline.schedule import Schedule
 from compress_cli.pipeline.step import Step
 from compress_cli.progress import Progress
 from compress_cli.report import gates as promises
@@ -53,7 +54,7 @@ class Workshop:
 
 
 @dataclass
-class Watch:
+class Watch(Schedule):
     """Listens to a trial's run: counts epochs, notes the metric at rungs, and says where the run pauses."""
 
     shop: Workshop
@@ -95,7 +96,7 @@ class Watch:
         notes = {**self.trial.notes.get("rungs", {}), str(rung): metric}
         self.shop.study.note(self.trial, rungs=notes, size=self.size)
 
-    def pause(self, step: Step, epoch_ended: bool) -> bool:
+    def pauses(self, step: Step, epoch_ended: bool) -> bool:
         """Whether the step at work pauses here: the time is over, or the trial is not among the better ones of its rung."""
         if time.monotonic() > self.shop.deadline:
             self.time_is_over = True
@@ -207,8 +208,8 @@ def _run(shop: Workshop, trial: Trial, watch: Watch) -> objectives.Figures | Non
     """The figures of a trial's run; None where it paused."""
     planned = judged(plan.plan(shop.space.recipe(trial.drawn), "val"), shop.goal)
     directory = shop.folder / str(trial.number)
-    work = run.Run(planned, shop.store, directory, watch, pause=watch.pause)
-    work._check()
+    work = run.Run(planned, shop.store, directory, watch, schedule=watch)
+    work.check()
     watch.size = _size(work, planned, watch)
     try:
         work.execute()
