@@ -15,6 +15,7 @@ import torch
 
 from compress_cli import stopping
 from compress_cli.errors import ArtifactError, Interrupted, ResourceError, StageError
+from compress_cli.measurement import sessions
 from compress_cli.pipeline import attempt as attempts
 from compress_cli.pipeline import executor, lock, overlaps, smoke, summary
 from compress_cli.pipeline.attempt import Attempt
@@ -236,7 +237,8 @@ class Run:
             saved = self.store.saves(step.key)
             attempt = attempts.begin(self._attempt(step, inputs), output, saved, say)
             if not attempt.finished(output):
-                saves = Saves(saved, self.plan.recipe.save, say, partial(self.schedule.pauses, step))
+                hooks = partial(self.schedule.pauses, step), partial(self.store.share, step.key)
+                saves = Saves(saved, self.plan.recipe.save, say, *hooks)
                 self.at_work = step, saves
                 with executor.threads(attempt.threads):
                     executor.perform(self.plan.recipe, step, inputs, Workspace(output, self.store.root / MEMORY, tell, saves))
@@ -256,6 +258,7 @@ class Run:
             device=executor.named(executor.device(self.plan.recipe.device)),
             libraries=executor.libraries(),
             threads=torch.get_num_threads(),
+            processor=str(sessions.machine()["processor"]),
         )
 
     def _link(self, finished: Step) -> None:
