@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from compress_cli.errors import CompressError, Interrupted, ResourceError
+from compress_cli.errors import ArtifactError, CompressError, Interrupted, ResourceError
 from compress_cli.pipeline import plan, run, smoke
 from compress_cli.pipeline.estimate import MEMORY
 from compress_cli.pipeline.plan import Plan
@@ -70,6 +70,7 @@ class Watch(Schedule):
     epoch: int = 0  # of the long training
     begun: set[str] = field(default_factory=set)
     time_is_over: bool = False
+    gone: ArtifactError | None = None  # what was wrong with the study's database, when the step at work asked it
 
     def begins(self, step: Step, smoke: bool) -> None:
         if time.monotonic() > self.shop.deadline:
@@ -94,16 +95,25 @@ class Watch(Schedule):
 
     def _reach(self, rung: int, metric: float) -> None:
         notes = {**self.trial.notes.get("rungs", {}), str(rung): metric}
-        self.shop.study.note(self.trial, rungs=notes, size=self.size)
+        try:
+            self.shop.study.note(self.trial, rungs=notes, size=self.size)
+        except ArtifactError as error:
+            self.gone = error
 
     def pauses(self, step: Step, epoch_ended: bool) -> bool:
-        """Whether the step at work pauses here: the time is over, or the trial is not among the better ones of its rung."""
+        """Whether the step at work pauses here: the time is over, the trial is not among the better ones of its rung, or
+        nobody can say since the database is gone."""
         if time.monotonic() > self.shop.deadline:
             self.time_is_over = True
+        if self.time_is_over or self.gone:
             return True
         if not epoch_ended or self.long is None or step.key != self.long.key or self.epoch not in self.rungs:
             return False
-        return not goes_on(self.shop, self.trial, self.rungs.index(self.epoch), self.goal_row)
+        try:
+            return not goes_on(self.shop, self.trial, self.rungs.index(self.epoch), self.goal_row)
+        except ArtifactError as error:
+            self.gone = error
+            return True
 
 
 def goes_on(shop: Workshop, trial: Trial, rung: int, row: str) -> bool:
@@ -214,6 +224,8 @@ def _run(shop: Workshop, trial: Trial, watch: Watch) -> objectives.Figures | Non
     try:
         work.execute()
     except Paused:
+        if watch.gone:
+            raise watch.gone from None
         return None
     shop.study.note(trial, keys={step.name: step.key for step in planned.steps})
     return objectives.figures(promises.collect(directory), shop.goal)
