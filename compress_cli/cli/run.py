@@ -66,9 +66,11 @@ def command(
             else:
                 seconds = sum(trial.seconds for trial in trials)
                 typer.echo(f"every stage works on two batches; on all data they would take about {seconds:.0f} s together")
+            if limit and (foreseen := fitting.foreseen(planned, kept, directory, trials)) and not quiet:
+                typer.echo(foreseen.decision.sentence, err=True)
             return
         if planned.recipe.within and not planned.missing_data:
-            planned = fitting.applied(planned, fitting.fitted(planned, kept, directory, listener, begun))
+            planned = fitting.applied(planned, fitting.fitted(planned, kept, directory, listener, begun, frozenset(force)))
             if not quiet:
                 typer.echo(planned.fitted, err=True)
         with Tracked(planned, directory, listener) as tracked:
