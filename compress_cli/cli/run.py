@@ -8,11 +8,9 @@ import typer
 from compress_cli.cli import Gates, Json, JUnit, Output, Plugins, Quiet, Recipe, Set, StoreFolder, read_plugins, write_junit
 
 if TYPE_CHECKING:
-    from compress_cli.pipeline.executor import Listener
-    from compress_cli.pipeline.parallel import Parallel
     from compress_cli.pipeline.plan import Plan
+    from compress_cli.pipeline.schedule import Schedule
     from compress_cli.report import Report
-    from compress_cli.store.store import Store
 
 
 def command(
@@ -47,7 +45,7 @@ def command(
     planned = _planned(recipe, overrides, until, force, gates, junit, quiet, within)
 
     # PyTorch comes with these: only after the recipe proved right
-    from compress_cli.pipeline import run, time_limit
+    from compress_cli.pipeline import fitting, run, time_limit
     from compress_cli.pipeline import smoke as smoke_run
     from compress_cli.pipeline.estimate import MEMORY
     from compress_cli.pipeline.tracking import Tracked
@@ -55,9 +53,9 @@ def command(
     from compress_cli.store.bucket import opened
 
     directory, limit = output / planned.recipe.name, planned.recipe.within
-    elsewhere = _workers(jobs, on, recipe, overrides, plugins, within)
+    schedule = _schedule(jobs, on, recipe, overrides, plugins, within)
     with Live(quiet=quiet) as listener:
-        kept, fitted = opened(store, output), ""
+        kept = opened(store, output)
         if smoke:
             memory = kept.root / MEMORY if kept.root.is_dir() else None
             trials = smoke_run.smoke(planned, listener, memory=memory)
@@ -68,14 +66,16 @@ def command(
             else:
                 seconds = sum(trial.seconds for trial in trials)
                 typer.echo(f"every stage works on two batches; on all data they would take about {seconds:.0f} s together")
+            if limit and (foreseen := fitting.foreseen(planned, kept, directory, trials)) and not quiet:
+                typer.echo(foreseen.decision.sentence, err=True)
             return
         if planned.recipe.within and not planned.missing_data:
-            planned, fitted = _in_time(planned, kept, directory, listener, begun)
+            planned = fitting.applied(planned, fitting.fitted(planned, kept, directory, listener, begun, frozenset(force)))
             if not quiet:
-                typer.echo(fitted, err=True)
+                typer.echo(planned.fitted, err=True)
         with Tracked(planned, directory, listener) as tracked:
             forced = frozenset(force)
-            run.Run(planned, kept, directory, tracked, forced, repair, fitted=fitted, elsewhere=elsewhere).execute()
+            run.Run(planned, kept, directory, tracked, forced, repair, schedule).execute()
             report = promises.collect(directory)
             write_report(report, directory)
             tracked.results(report)
@@ -100,31 +100,22 @@ def tell(report: "Report", place: str, *, json: bool, quiet: bool) -> None:
     promises.decide(report)
 
 
-def _workers(jobs: int, on: str, recipe: Path, overrides: list[str], plugins: list[Path], within: str) -> "Parallel | None":
-    """Where long steps are made, as `--jobs` and `--on` say; None for this process."""
+def _schedule(jobs: int, on: str, recipe: Path, overrides: list[str], plugins: list[Path], within: str) -> "Schedule":
+    """Where steps are made, as `--jobs` and `--on` say; RecipeError for workers that this machine can't have."""
     from compress_cli.document import Document
     from compress_cli.errors import RecipeError
     from compress_cli.pipeline.parallel import Parallel
+    from compress_cli.pipeline.schedule import Schedule
     from compress_cli.pipeline.workers import Choice
     from compress_cli.pipeline.workers.local import Local
 
     if on and jobs > 1:
         raise RecipeError("--jobs and --on: choose one; --jobs 2 is short for --on '{type: local, jobs: 2}'")
     if not on and jobs == 1:
-        return None
+        return Schedule()
     workers = Document.parse(f"workers: {on}", "--on").settings(Choice, Path()).workers if on else Local(jobs=jobs)
     workers.check()
     return Parallel(workers, recipe, tuple(overrides), tuple(plugins), within)
-
-
-def _in_time(planned: "Plan", store: "Store", directory: Path, listener: "Listener", begun: float) -> tuple["Plan", str]:
-    """The plan fitted to its time, with the same gates, and what was fitted."""
-    from dataclasses import replace
-
-    from compress_cli.pipeline import fitting
-
-    result = fitting.fitted(planned, store, directory, listener, begun)
-    return replace(fitting.applied(planned, result), gates=planned.gates), result.decision.sentence
 
 
 def _planned(

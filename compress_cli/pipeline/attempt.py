@@ -27,6 +27,7 @@ class Attempt(BaseModel):
     device: str
     libraries: dict[str, str]
     threads: int
+    processor: str = ""  # of the machine; empty in a try of an older version
 
     def write(self, folder: Path) -> None:
         durable.write(folder / MARK, self.model_dump_json(indent=1).encode())
@@ -69,6 +70,8 @@ def begin(attempt: Attempt, output: Path, saves: Path, say: Callable[[str], None
     if earlier and hindrance and len(list(saves.iterdir())) > 1:
         say(f"begins anew: {hindrance}")
     if earlier and not hindrance:
+        if earlier.processor not in ("", attempt.processor):
+            say(f"goes on from a save of another processor ({earlier.processor}): last digits may differ from those of either")
         attempt = earlier
     else:
         _empty(saves)

@@ -2,7 +2,7 @@
 
 Every training gets the same share of the epochs that the recipe asks for, at least one, and never more than those; a table
 gets that share of its views. Stages named in `within.fixed`, trainings that keep epochs for others to rewind to, and stages
-whose result lies in the store already stay as they are.
+whose result lies in the store already stay as they are, unless they are made anew all the same (`--force`).
 """
 
 from __future__ import annotations
@@ -83,18 +83,20 @@ class Fitted:
     decision: Decision
 
 
-def fitted(planned: Plan, store: Store, directory: Path, listener: Listener, begun: float) -> Fitted:
+def fitted(
+    planned: Plan, store: Store, directory: Path, listener: Listener, begun: float, forced: frozenset[str] = frozenset()
+) -> Fitted:
     """The plan of the recipe fitted to its time, counted from `begun` (time.monotonic).
 
-    A decision that lies in the run's folder is taken again. RecipeError where one epoch of each training takes too long.
+    A decision that lies in the run's folder is taken again, unless stages that are `forced` make it take too long: it may have
+    been decided when their results lay there. RecipeError where one epoch of each training takes too long.
     """
-    known = recorded(planned, directory)
-    if known:
+    known, limit = recorded(planned, directory), _limit(planned.recipe)
+    if known and (not forced or _seconds(known.plan, Estimates(planned.recipe, store), store, forced)[0] <= limit):
         return known
-    trials = smoke.rehearse(planned, listener, _present(planned, store), store.root / MEMORY)
+    trials = smoke.rehearse(planned, listener, _present(planned, store, forced), store.root / MEMORY)
     estimates = Estimates(planned.recipe, store, trials)
-    limit = _limit(planned.recipe)
-    result = decide(planned, estimates, store, MARGIN * limit, time.monotonic() - begun)
+    result = decide(planned, estimates, store, MARGIN * limit, time.monotonic() - begun, forced)
     _carry_over(trials, planned, result.plan, store)
     directory.mkdir(parents=True, exist_ok=True)
     durable.write(directory / FITTED, (result.decision.model_dump_json(indent=1) + "\n").encode())
@@ -105,7 +107,7 @@ def foreseen(planned: Plan, store: Store, directory: Path, trials: list[smoke.Tr
     """The decision that a run would take, or has taken; nothing is written. None where too little is known to decide."""
     known = recorded(planned, directory)
     estimates = Estimates(planned.recipe, store, trials)
-    if known or _seconds(planned, estimates, store)[1]:
+    if known or _seconds(planned, estimates, store, frozenset())[1]:
         return known
     return decide(planned, estimates, store, MARGIN * _limit(planned.recipe))
 
@@ -123,24 +125,34 @@ def recorded(planned: Plan, directory: Path) -> Fitted | None:
     return Fitted(_again(planned, scaled(planned.recipe, decision.share, _frozen_by(decision, planned.recipe))), decision)
 
 
-def decide(planned: Plan, estimates: Estimates, store: Store, seconds: float, spent_s: float = 0.0) -> Fitted:
-    """The largest share of the epochs with which what is to run takes so many seconds, those spent already included."""
+def decide(
+    planned: Plan,
+    estimates: Estimates,
+    store: Store,
+    seconds: float,
+    spent_s: float = 0.0,
+    forced: frozenset[str] = frozenset(),
+) -> Fitted:
+    """The largest share of the epochs with which what is to run takes so many seconds, those spent already included.
+
+    forced: names of stages that are made although their results lie in the store.
+    """
     recipe, seconds = planned.recipe, seconds - spent_s
-    frozen = _frozen(planned, store)
-    asked_s, unknown = _seconds(planned, estimates, store)
+    frozen = _frozen(planned, store, forced)
+    asked_s, unknown = _seconds(planned, estimates, store, forced)
     if unknown:
         raise RecipeError(f"{_where(recipe)}: it is not known how long {', '.join(unknown[:5])} takes: nothing can be fitted")
 
     def at(share: float) -> tuple[Plan, float]:
         shorter = _again(planned, scaled(recipe, share, frozen))
-        return shorter, _seconds(shorter, estimates, store)[0]
+        return shorter, _seconds(shorter, estimates, store, forced)[0]
 
     low, high = 0.0, 1.0
     best = (planned, asked_s) if asked_s <= seconds else at(low)
     if best[1] > seconds:
         raise RecipeError(
             f"{_where(recipe)}: is too short: one epoch of each training, and all that is not training, takes about "
-            f"{amount(best[1] / MARGIN)} here ({_longest(best[0], estimates, store)}); as the recipe is written about "
+            f"{amount(best[1] / MARGIN)} here ({_longest(best[0], estimates, store, forced)}); as the recipe is written about "
             f"{amount(asked_s / MARGIN)}{_spent(spent_s)}. Give it more, or take stages, seeds or views out"
         )
     share = 1.0 if asked_s <= seconds else 0.0
@@ -175,28 +187,33 @@ def _again(planned: Plan, recipe: Recipe) -> Plan:
     return whole if len(whole.stages) == len(planned.stages) else whole.until(planned.stages[-1].name)
 
 
-def _seconds(planned: Plan, estimates: Estimates, store: Store) -> tuple[float, list[str]]:
+def _seconds(planned: Plan, estimates: Estimates, store: Store, forced: frozenset[str]) -> tuple[float, list[str]]:
     """Of what is to run, and the long steps of which nothing is known."""
-    costs = [(step, estimates.of(step)) for step in _to_run(planned, store)]
+    costs = [(step, estimates.of(step)) for step in _to_run(planned, store, forced)]
     unknown = [step.name for step, cost in costs if cost is None and step.stage.long]
     return sum(cost.seconds for _, cost in costs if cost), unknown
 
 
-def _longest(planned: Plan, estimates: Estimates, store: Store) -> str:
+def _longest(planned: Plan, estimates: Estimates, store: Store, forced: frozenset[str]) -> str:
     """`teacher 12 min, student 5 min, ...`"""
-    costs = [(cost.seconds, step.name) for step in _to_run(planned, store) if (cost := estimates.of(step))]
+    costs = [(cost.seconds, step.name) for step in _to_run(planned, store, forced) if (cost := estimates.of(step))]
     return ", ".join(f"{name} {amount(seconds)}" for seconds, name in sorted(costs, reverse=True)[:4])
 
 
-def _to_run(planned: Plan, store: Store) -> Iterable[Step]:
-    return (step for step in planned.steps if store.get(step.key) is None)
+def _to_run(planned: Plan, store: Store, forced: frozenset[str]) -> Iterable[Step]:
+    return (step for step in planned.steps if _is_forced(step, forced) or store.get(step.key) is None)
 
 
-def _present(planned: Plan, store: Store) -> dict[str, Any]:
-    return {step.key: artifact for step in planned.steps if (artifact := store.get(step.key))}
+def _present(planned: Plan, store: Store, forced: frozenset[str]) -> dict[str, Any]:
+    steps = (step for step in planned.steps if not _is_forced(step, forced))
+    return {step.key: artifact for step in steps if (artifact := store.get(step.key))}
 
 
-def _frozen(planned: Plan, store: Store) -> frozenset[int]:
+def _is_forced(step: Step, forced: frozenset[str]) -> bool:
+    return not step.implied and (step.variant_of or step.name) in forced
+
+
+def _frozen(planned: Plan, store: Store, forced: frozenset[str]) -> frozenset[int]:
     """Positions of stages that stay as they are written."""
     recipe = planned.recipe
     names = [stage.name or stage.type for stage in recipe.stages]
@@ -205,8 +222,17 @@ def _frozen(planned: Plan, store: Store) -> frozenset[int]:
         if name not in names:
             raise RecipeError(recipe.complaint(("within", "fixed"), f"there is no stage '{name}'; {suggest(name, names)}"))
     steps = {name: _of(planned, name) for name in names}
-    made = {name for name, of_stage in steps.items() if of_stage and all(store.get(step.key) for step in of_stage)}
+    made = {
+        name
+        for name, of_stage in steps.items()
+        if of_stage and all(store.get(step.key) and not _follows(step, forced) for step in of_stage)
+    }
     return frozenset(position for position, name in enumerate(names) if name in fixed or name in made)
+
+
+def _follows(step: Step, forced: frozenset[str]) -> bool:
+    """Whether a step is forced, or is made from one that is: should that one be shortened, it would be made anew too."""
+    return _is_forced(step, forced) or any(_follows(source, forced) for source in step.sources)
 
 
 def _of(planned: Plan, name: str) -> list[Step]:
@@ -275,5 +301,6 @@ def _identity(recipe: Recipe) -> str:
 
 
 def applied(planned: Plan, result: Fitted) -> Plan:
-    """The fitted plan, whose recipe asks for no time any more: its lock file makes the same again."""
-    return replace(result.plan, recipe=planned.recipe.model_copy(update={"stages": result.plan.recipe.stages, "within": None}))
+    """The fitted plan with the gates of the one asked for. Its recipe asks for no time: the lock file makes the same again."""
+    recipe = planned.recipe.model_copy(update={"stages": result.plan.recipe.stages, "within": None})
+    return replace(result.plan, recipe=recipe, gates=planned.gates, fitted=result.decision.sentence)

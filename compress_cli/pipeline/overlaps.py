@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,27 @@ from compress_cli.data.datasets import Dataset
 from compress_cli.data.duplicates import Overlap, Tell
 from compress_cli.errors import CompressError, StageError
 from compress_cli.fault import plugins_raise
+from compress_cli.pipeline.executor import Listener
+from compress_cli.pipeline.plan import Plan
+from compress_cli.progress import Progress
 from compress_cli.store import durable
 
 _REMARKS = TypeAdapter(tuple[str, ...])
+
+
+def told(plan: Plan, memory: Path, listener: Listener) -> tuple[str, ...]:
+    """The remarks on a plan's data, which its listener hears too."""
+    data = replace(plan.steps[0], name="dataset")
+
+    def tell(done: int, total: int) -> None:
+        listener.progress(data, Progress("compare splits", done, total))
+
+    transfers = [getattr(step.stage, "transfer", None) for step in plan.stages]
+    others = list({dataset.model_dump_json(): dataset for dataset in transfers if isinstance(dataset, Dataset)}.values())
+    doubts = remarks(plan.datasets, others, memory, tell)
+    for doubt in doubts:
+        listener.progress(data, Progress("compare splits", 1, 1, note=doubt))
+    return doubts
 
 
 def remarks(datasets: Sequence[Dataset], transfers: Sequence[Dataset], memory: Path, tell: Tell) -> tuple[str, ...]:

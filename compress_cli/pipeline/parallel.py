@@ -17,6 +17,7 @@ from compress_cli.errors import ArtifactError, CompressError, Interrupted, Recip
 from compress_cli.pipeline import job as jobs
 from compress_cli.pipeline.executor import Listener
 from compress_cli.pipeline.run import Run
+from compress_cli.pipeline.schedule import Schedule
 from compress_cli.pipeline.step import Step
 from compress_cli.pipeline.workers import Handle, Job, Outcome, Workers
 from compress_cli.progress import Progress
@@ -27,7 +28,7 @@ FAREWELL_S = 30.0  # that jobs get to save their state
 
 
 @dataclass
-class Parallel:
+class Parallel(Schedule):
     """A run's long steps as jobs of workers."""
 
     workers: Workers

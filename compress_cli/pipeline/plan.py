@@ -38,6 +38,7 @@ class Plan:
     variants: tuple[ModelSteps, ...] = ()  # models of repeated stages and of controls
     gates: tuple[Gate, ...] = ()
     folds: tuple[Dataset, ...] = ()  # the recipe's dataset as each fold of a cross-validation divides it
+    fitted: str = ""  # what was fitted to a time, for the report
     missing_data: str = ""  # why the dataset's fingerprint, and so every key, is not known yet
 
     @property

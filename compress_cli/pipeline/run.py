@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from compress_cli import stopping
-from compress_cli.data.datasets import Dataset
 from compress_cli.errors import ArtifactError, Interrupted, ResourceError, StageError
+from compress_cli.measurement import sessions
 from compress_cli.pipeline import attempt as attempts
 from compress_cli.pipeline import executor, lock, overlaps, smoke, summary
 from compress_cli.pipeline.attempt import Attempt
@@ -24,6 +23,7 @@ from compress_cli.pipeline.estimate import MEMORY, Estimates
 from compress_cli.pipeline.executor import Listener, Workspace
 from compress_cli.pipeline.paces import Paces
 from compress_cli.pipeline.plan import Plan
+from compress_cli.pipeline.schedule import Schedule
 from compress_cli.pipeline.step import Step
 from compress_cli.pipeline.summary import Outcome
 from compress_cli.progress import Progress
@@ -38,12 +38,6 @@ FILES = (LOG, RECORD, LOCK, "fitted.json", "report.json", "report.md", "report.h
 """The files that a run writes into its folder; links come in addition."""
 
 
-class Elsewhere(Protocol):
-    """Where long steps are made instead."""
-
-    def advance(self, run: Run) -> None: ...
-
-
 @dataclass
 class Run:
     """One execution of a plan."""
@@ -54,38 +48,32 @@ class Run:
     listener: Listener
     force: frozenset[str] = frozenset()
     repair: bool = False  # make damaged artifacts again, instead of raising an error
-    pause: Callable[[Step, bool], bool] | None = None  # whether a step at work pauses here, given whether an epoch ended
-    fitted: str = ""  # what was fitted to a time, for the report
+    schedule: Schedule = field(default_factory=Schedule)
     artifacts: dict[str, Artifact] = field(default_factory=dict)  # key -> the stored artifact
     cached: set[str] = field(default_factory=set)  # keys of steps that did not run
     damaged: dict[str, str] = field(default_factory=dict)  # keys of steps whose artifact was not whole -> what was found
     problems: dict[str, str] = field(default_factory=dict)  # keys of measuring steps that could not run -> why
     at_work: tuple[Step, Saves] | None = None  # the last step that was begun
-    elsewhere: Elsewhere | None = None  # where long steps are made; None: here, one after the other
 
     def execute(self) -> Record:
         """Run the steps that are not up to date. An error, or Paused, leaves every complete artifact in place."""
-        self._check()
+        self.check()
         begun = time.monotonic()
         with self._explained():
             run_index.enter(self.store, self.directory, [step.key for step in self.plan.steps])
             self._rehearse()
-            doubts = self._doubts()
-            if self.elsewhere:
-                self.elsewhere.advance(self)
-            for step in self.plan.steps:
-                self.advance(step)
+            doubts = overlaps.told(self.plan, self.store.root / MEMORY, self.listener)
+            self.schedule.advance(self)
         store = os.path.relpath(self.store.root.resolve(), self.directory.resolve())
         outcome = Outcome(self.artifacts, self.cached, self.problems)
         record = summary.record(self.plan, outcome, store, time.monotonic() - begun, doubts)
-        record = record.model_copy(update={"fitted": self.fitted})
         seal.unseal(self.directory)
         record.write(self.directory)
         lock.write(self.plan.recipe, self.directory)
         seal.seal(self.directory, {step.name: step.key for step in self._linked() if step.key in self.artifacts})
         return record
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Refuse what would fail later: absent data, a stage or a device that there is not, a folder that can't be written."""
         if self.plan.missing_data:
             raise ArtifactError(self.plan.missing_data)
@@ -124,20 +112,6 @@ class Run:
         if any(step.stage.long for step in missing):
             trials = smoke.rehearse(self.plan, self.listener, present, self.store.root / MEMORY)
             disk.require(Estimates(self.plan.recipe, self.store, trials).disk_needed(missing), self.store.root)
-
-    def _doubts(self) -> tuple[str, ...]:
-        """Say which samples of val and test stand in train too, before the first long stage."""
-        data = replace(self.plan.steps[0], name="dataset")
-
-        def tell(done: int, total: int) -> None:
-            self.listener.progress(data, Progress("compare splits", done, total))
-
-        transfers = [getattr(step.stage, "transfer", None) for step in self.plan.stages]
-        others = list({dataset.model_dump_json(): dataset for dataset in transfers if isinstance(dataset, Dataset)}.values())
-        doubts = overlaps.remarks(self.plan.datasets, others, self.store.root / MEMORY, tell)
-        for doubt in doubts:
-            self.listener.progress(data, Progress("compare splits", 1, 1, note=doubt))
-        return doubts
 
     def current(self, step: Step) -> Artifact | None:
         """The step's artifact if it is whole, unforced, and made of the inputs that are there now.
@@ -180,7 +154,7 @@ class Run:
 
     def make_one(self, step: Step) -> None:
         """Make one step of the plan, whose inputs are there: what a job of `execute` does in a process of its own."""
-        self._check()
+        self.check()
         with self._explained():
             for source in step.sources:
                 artifact = self._whole(source)
@@ -263,7 +237,8 @@ class Run:
             saved = self.store.saves(step.key)
             attempt = attempts.begin(self._attempt(step, inputs), output, saved, say)
             if not attempt.finished(output):
-                saves = Saves(saved, self.plan.recipe.save, say, partial(self.pause, step) if self.pause else None)
+                hooks = partial(self.schedule.pauses, step), partial(self.store.share, step.key)
+                saves = Saves(saved, self.plan.recipe.save, say, *hooks)
                 self.at_work = step, saves
                 with executor.threads(attempt.threads):
                     executor.perform(self.plan.recipe, step, inputs, Workspace(output, self.store.root / MEMORY, tell, saves))
@@ -283,6 +258,7 @@ class Run:
             device=executor.named(executor.device(self.plan.recipe.device)),
             libraries=executor.libraries(),
             threads=torch.get_num_threads(),
+            processor=str(sessions.machine()["processor"]),
         )
 
     def _link(self, finished: Step) -> None:

@@ -43,6 +43,7 @@ def record(plan: Plan, outcome: Outcome, store: str, wall_time_s: float, doubts:
         steps={step.name: step.key for step in (*plan.stages, *plan.steps) if step.key in outcome.artifacts},
         gates=plan.gates,
         folds=len(plan.folds),
+        fitted=plan.fitted,
         doubts=doubts,
         wall_time_s=wall_time_s,
     )

@@ -45,7 +45,8 @@ def collect(directory: Path) -> Report:
     chosen_by = _Primary(primary, record.better)
     divided = folds.divided(measured, others, record.folds) if record.folds else [(measured, others)]
     by_fold = [_rows(models, record.baseline, chosen_by) for models, _ in divided]
-    rows = folds.means(by_fold, record.better) if record.folds else by_fold[0]
+    metrics = [row.figures.primary if row.figures else primary for row in measured[: len(by_fold[0])]]
+    rows = folds.means(by_fold, record.better, metrics) if record.folds else by_fold[0]
     return Report(
         recipe=record.recipe,
         seed=record.seed,

@@ -145,8 +145,8 @@ def conditions(report: Report) -> str:
         threads = f"{timed.threads} thread{'s' if timed.threads > 1 else ''}"
         sentence += (
             f"{', of speed-up with 99%' if report.baseline else ''}. Latency: median for "
-            f"{'one run' if timed.batch is None else f'a batch of {timed.batch}'} with {threads} and {timed.caches} caches on "
-            f"{machine.get('processor')}, ONNX Runtime {machine.get('onnxruntime')}{fold}"
+            f"{'one run' if timed.batch is None else f'a batch of {timed.batch}'} with {threads} of ONNX Runtime "
+            f"{machine.get('onnxruntime')} and {timed.caches} caches on {machine.get('processor')}{fold}"
         )
     if any(row.baseline_latency for row in report.rows):
         sentence += "; each model was timed in turn with the baseline, whose median in that comparison follows 'vs'"

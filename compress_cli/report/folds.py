@@ -8,8 +8,7 @@ from dataclasses import replace
 from compress_cli.report.document import FindingsTable, Row
 from compress_cli.report.stored import Stored
 from compress_cli.statistics.findings import Findings, Line
-from compress_cli.statistics.folds import over_folds, predictions_over_folds
-from compress_cli.statistics.gate import sort_of
+from compress_cli.statistics.folds import ANY, Range, over_folds, predictions_over_folds, range_of
 from compress_cli.statistics.intervals import Estimate, judge_change
 from compress_cli.statistics.repeats import Spread, spread
 from compress_cli.statistics.scores import Better
@@ -32,9 +31,15 @@ def divided(measured: list[Stored], others: list[Stored], folds: int) -> list[tu
     ]
 
 
-def means(folds: Sequence[Sequence[Row]], better: Better) -> list[Row]:
-    """One row for each model: means over the folds, and of the first what is no figure of the data, such as latency."""
-    return [_mean([next(row for row in rows if row.name == first.name) for rows in folds], better) for first in folds[0]]
+def means(folds: Sequence[Sequence[Row]], better: Better, metrics: Sequence[str]) -> list[Row]:
+    """One row for each model: means over the folds, and of the first what is no figure of the data, such as latency.
+
+    metrics: the primary one of each model.
+    """
+    return [
+        _mean([next(row for row in rows if row.name == first.name) for rows in folds], better, metric)
+        for first, metric in zip(folds[0], metrics, strict=True)
+    ]
 
 
 def by_fold(folds: Sequence[Sequence[Row]], primary: str) -> FindingsTable:
@@ -84,12 +89,15 @@ def _plain(row: Stored) -> Stored:
     return replace(row, record=record.model_copy(update=plain))
 
 
-def _mean(rows: Sequence[Row], better: Better) -> Row:
+def _mean(rows: Sequence[Row], better: Better, primary: str) -> Row:
     first = rows[0]
     lacking = [f"in fold {number}: {row.reason}" for number, row in enumerate(rows, 1) if row.reason]
     names = [name for name in first.metrics if all(name in row.metrics for row in rows)]
     secondary = [name for name in first.secondary_changes if all(name in row.secondary_changes for row in rows)]
-    change, compared = _over([row.change for row in rows]), [row.predictions for row in rows if row.predictions]
+    change, compared = (
+        _over([row.change for row in rows], range_of(primary, changed=True)),
+        [row.predictions for row in rows if row.predictions],
+    )
     counts = {name: _count([getattr(row, name) for row in rows]) for name in COUNTS}
     ratios = [row.compression_ratio for row in rows if row.compression_ratio is not None]
     notes = dict.fromkeys(note for row in rows for note in row.note.split("; ") if note)
@@ -102,12 +110,15 @@ def _mean(rows: Sequence[Row], better: Better) -> Row:
             "cached": all(row.cached for row in rows),
             "wall_time_s": sum(row.wall_time_s for row in rows),
             "compression_ratio": sum(ratios) / len(ratios) if len(ratios) == len(rows) else None,
-            "metrics": {name: over_folds([row.metrics[name] for row in rows], sort_of(name) == "share") for name in names},
+            "metrics": {name: over_folds([row.metrics[name] for row in rows], range_of(name)) for name in names},
             "change": change,
             "change_p": None,
             "change_verdict": judge_change(change, None, better) if change else None,
-            "secondary_changes": {name: over_folds([row.secondary_changes[name] for row in rows]) for name in secondary},
-            "gained": _over([row.gained for row in rows]),
+            "secondary_changes": {
+                name: over_folds([row.secondary_changes[name] for row in rows], range_of(name, changed=True))
+                for name in secondary
+            },
+            "gained": _over([row.gained for row in rows], range_of(primary, changed=True)),
             "predictions": predictions_over_folds(compared) if len(compared) == len(rows) else None,
             "reason": "; ".join(lacking),
             "note": "; ".join(notes),
@@ -115,9 +126,9 @@ def _mean(rows: Sequence[Row], better: Better) -> Row:
     )
 
 
-def _over(figures: Sequence[Estimate | None]) -> Estimate | None:
+def _over(figures: Sequence[Estimate | None], within: Range = ANY) -> Estimate | None:
     known = [figure for figure in figures if figure]
-    return over_folds(known) if len(known) == len(figures) else None
+    return over_folds(known, within) if len(known) == len(figures) else None
 
 
 def _count(counts: Sequence[int | None]) -> int | None:

@@ -32,7 +32,10 @@ ATTEMPTS = 3  # at a trial whose worker died
 Result = TypeVar("Result")
 Direction = Literal["minimize", "maximize"]
 MISSING = "`compress tune` needs Optuna, which is not installed: pip install 'compress-cli[search]'"
-DRIVERS = {"postgresql": "'psycopg[binary]' (or psycopg2-binary)", "mysql": "mysqlclient (or pymysql, for mysql+pymysql://...)"}
+DRIVERS = {
+    "postgresql": "'psycopg[binary]', and write postgresql+psycopg://...",
+    "mysql": "pymysql, and write mysql+pymysql://... (or mysqlclient, for mysql://...)",
+}
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from compress_cli.errors import CompressError, Interrupted, ResourceError
+from compress_cli.errors import ArtifactError, CompressError, Interrupted, ResourceError
 from compress_cli.pipeline import plan, run, smoke
 from compress_cli.pipeline.estimate import MEMORY
 from compress_cli.pipeline.plan import Plan
+from compress_cli.pipeline.schedule import Schedule
 from compress_cli.pipeline.step import Step
 from compress_cli.progress import Progress
 from compress_cli.report import gates as promises
@@ -53,7 +54,7 @@ class Workshop:
 
 
 @dataclass
-class Watch:
+class Watch(Schedule):
     """Listens to a trial's run: counts epochs, notes the metric at rungs, and says where the run pauses."""
 
     shop: Workshop
@@ -69,6 +70,7 @@ class Watch:
     epoch: int = 0  # of the long training
     begun: set[str] = field(default_factory=set)
     time_is_over: bool = False
+    gone: ArtifactError | None = None  # what was wrong with the study's database, when the step at work asked it
 
     def begins(self, step: Step, smoke: bool) -> None:
         if time.monotonic() > self.shop.deadline:
@@ -93,16 +95,25 @@ class Watch:
 
     def _reach(self, rung: int, metric: float) -> None:
         notes = {**self.trial.notes.get("rungs", {}), str(rung): metric}
-        self.shop.study.note(self.trial, rungs=notes, size=self.size)
+        try:
+            self.shop.study.note(self.trial, rungs=notes, size=self.size)
+        except ArtifactError as error:
+            self.gone = error
 
-    def pause(self, step: Step, epoch_ended: bool) -> bool:
-        """Whether the step at work pauses here: the time is over, or the trial is not among the better ones of its rung."""
+    def pauses(self, step: Step, epoch_ended: bool) -> bool:
+        """Whether the step at work pauses here: the time is over, the trial is not among the better ones of its rung, or
+        nobody can say since the database is gone."""
         if time.monotonic() > self.shop.deadline:
             self.time_is_over = True
+        if self.time_is_over or self.gone:
             return True
         if not epoch_ended or self.long is None or step.key != self.long.key or self.epoch not in self.rungs:
             return False
-        return not goes_on(self.shop, self.trial, self.rungs.index(self.epoch), self.goal_row)
+        try:
+            return not goes_on(self.shop, self.trial, self.rungs.index(self.epoch), self.goal_row)
+        except ArtifactError as error:
+            self.gone = error
+            return True
 
 
 def goes_on(shop: Workshop, trial: Trial, rung: int, row: str) -> bool:
@@ -207,12 +218,14 @@ def _run(shop: Workshop, trial: Trial, watch: Watch) -> objectives.Figures | Non
     """The figures of a trial's run; None where it paused."""
     planned = judged(plan.plan(shop.space.recipe(trial.drawn), "val"), shop.goal)
     directory = shop.folder / str(trial.number)
-    work = run.Run(planned, shop.store, directory, watch, pause=watch.pause)
-    work._check()
+    work = run.Run(planned, shop.store, directory, watch, schedule=watch)
+    work.check()
     watch.size = _size(work, planned, watch)
     try:
         work.execute()
     except Paused:
+        if watch.gone:
+            raise watch.gone from None
         return None
     shop.study.note(trial, keys={step.name: step.key for step in planned.steps})
     return objectives.figures(promises.collect(directory), shop.goal)

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from compress_cli.statistics.gate import sort_of
 from compress_cli.statistics.intervals import Estimate
 from compress_cli.statistics.predictions import ClassChange, PredictionComparison
 from compress_cli.statistics.repeats import T975, Distilled, gap_closed, verdict
@@ -13,14 +14,25 @@ from compress_cli.statistics.scores import Better
 
 QUANTITIES = ("agreement", "right_to_wrong", "wrong_to_right", "churn", "ece", "ece_baseline", "worst_class_drop")
 
+Range = tuple[float, float]
+ANY: Range = (-math.inf, math.inf)
+SHARE: Range = (0.0, 1.0)
+CHANGE_OF_SHARE: Range = (-1.0, 1.0)
 
-def over_folds(figures: Sequence[Estimate], share: bool = False) -> Estimate:
+
+def range_of(metric: str, changed: bool = False) -> Range:
+    """The values that a metric, or its change, can have."""
+    return (CHANGE_OF_SHARE if changed else SHARE) if sort_of(metric) == "share" else ANY
+
+
+def over_folds(figures: Sequence[Estimate], within: Range = ANY) -> Estimate:
     """The mean of a figure over k folds, with a 95% interval for models trained on so many samples.
 
     Training sets of different folds share most of their samples, so the folds' figures are not independent: their variance
     counts 1/k + 1/(k - 1) times instead of 1/k (Nadeau and Bengio 2003, doi:10.1023/A:1024068626366, with test parts of
     1/(k - 1) of the training samples), with Student's t of k - 1 degrees of freedom. The interval is never narrower than
-    the tested samples alone make it: few folds may agree by chance. That of a share ends at 0 and 1.
+    the tested samples alone make it: few folds may agree by chance. It ends where the figure's range `within` does: Student's t
+    knows nothing of it, and the true mean lies in both.
     """
     count, values = len(figures), [figure.value for figure in figures]
     mean = statistics.fmean(values)
@@ -30,13 +42,15 @@ def over_folds(figures: Sequence[Estimate], share: bool = False) -> Estimate:
     above = math.hypot(*(figure.high - figure.value for figure in figures)) / count
     low, high = mean - max(folds, below), mean + max(folds, above)
     samples = sum(figure.samples for figure in figures)
-    return Estimate(value=mean, low=max(0.0, low) if share else low, high=min(1.0, high) if share else high, samples=samples)
+    return Estimate(value=mean, low=max(within[0], low), high=min(within[1], high), samples=samples)
 
 
 def predictions_over_folds(comparisons: Sequence[PredictionComparison]) -> PredictionComparison:
     """The means of all figures; of a class those of the folds that test it, and the changed samples of every fold."""
     means = {
-        name: over_folds([getattr(comparison, name) for comparison in comparisons], share=name != "worst_class_drop")
+        name: over_folds(
+            [getattr(comparison, name) for comparison in comparisons], CHANGE_OF_SHARE if name == "worst_class_drop" else SHARE
+        )
         for name in QUANTITIES
     }
     kl = [comparison.kl for comparison in comparisons if comparison.kl]
@@ -57,9 +71,14 @@ def predictions_over_folds(comparisons: Sequence[PredictionComparison]) -> Predi
 def distilled_over_folds(folds: Sequence[Distilled], better: Better) -> Distilled:
     """What a teacher was worth, on the mean over the folds."""
     first = folds[0]
-    difference = over_folds([fold.difference for fold in folds])
+    range_of_change = range_of(first.metric, changed=True)
+    difference = over_folds([fold.difference for fold in folds], range_of_change)
     headrooms = [fold.headroom for fold in folds if fold.headroom]
-    headroom = over_folds(headrooms) if len(headrooms) == len(folds) and len({fold.teacher for fold in folds}) == 1 else None
+    headroom = (
+        over_folds(headrooms, range_of_change)
+        if len(headrooms) == len(folds) and len({fold.teacher for fold in folds}) == 1
+        else None
+    )
     gaps = [gap for fold in folds for gap in fold.gaps_closed or ()]
     gap = gap_closed(difference, headroom, better)
     return first.model_copy(
@@ -84,5 +103,5 @@ def _class(changes: Sequence[ClassChange]) -> ClassChange:
     before, after = (
         sum(getattr(change, side) * change.samples for change in changes) / samples for side in ("before", "after")
     )  # fmt: skip
-    change = over_folds([change.change for change in changes]) if len(changes) > 1 else changes[0].change
+    change = over_folds([change.change for change in changes], CHANGE_OF_SHARE) if len(changes) > 1 else changes[0].change
     return ClassChange(name=changes[0].name, samples=samples, before=before, after=after, change=change)

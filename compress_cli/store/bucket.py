@@ -3,6 +3,7 @@
     <prefix>/<key>/manifest.json     written last: an artifact is whole or not there
     <prefix>/<key>/<sha256>          its files, by their content
     <prefix>/<key>.lease             who makes it now; a lease that nobody renews any more may be taken over
+    <prefix>/<key>.save/             the last save of whoever makes it
 
 A folder of this machine holds copies of the artifacts that were made or used here, and it is what links lead to.
 """
@@ -17,13 +18,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from compress_cli.errors import ArtifactError, RecipeError, StageError
 from compress_cli.store import artifact, durable
 from compress_cli.store.artifact import MANIFEST, Artifact
+from compress_cli.store.shared_saves import SharedSave
 from compress_cli.store.store import Store, Waiting
 
 RENEW_S = 20.0
@@ -98,6 +100,10 @@ class Bucket:
             except (PreconditionError, FileNotFoundError):
                 return None
 
+    def write(self, name: str, content: bytes) -> None:
+        with self._told(name):
+            self.objects.put(name, content)
+
     def remove(self, name: str) -> None:
         with self._told(name):
             self.objects.delete(name)
@@ -129,6 +135,7 @@ class BucketStore(Store):
     """Artifacts in a bucket, with copies in the folder `root`."""
 
     bucket: Bucket
+    at_work: dict[str, tuple[SharedSave, Lease]] = field(default_factory=dict, compare=False)  # by key
 
     @property
     def name(self) -> str:
@@ -147,12 +154,30 @@ class BucketStore(Store):
 
     @contextmanager
     def working(self, key: str, waiting: Waiting | None = None) -> Iterator[Path]:
-        """Hold the key's lock here and its lease in the bucket; an artifact that another machine made meanwhile is fetched."""
-        with super().working(key, waiting) as output, Lease(self.bucket, key).held(waiting):
+        """Hold the key's lock here and its lease in the bucket; an artifact that another machine made meanwhile is fetched, and
+        so is the save of one that did not come to the end."""
+        lease, saved = Lease(self.bucket, key), SharedSave(self.bucket, key)
+        with super().working(key, waiting) as output, lease.held(waiting):
             if super().get(key) is None and self._fetch(key):
                 for folder in (output, self.saves(key)):  # in case it is made anew all the same
                     folder.mkdir(exist_ok=True)
-            yield output
+            saved.fetch(self.saves(key))
+            self.at_work[key] = saved, lease
+            try:
+                yield output
+            finally:
+                del self.at_work[key]
+
+    def share(self, key: str, save: Path) -> None:
+        """Replace the bucket's save of a key, unless another machine took the lease over."""
+        saved, lease = self.at_work[key]
+        if lease.tag:
+            saved.put(save)
+
+    def leave(self, key: str) -> None:
+        super().leave(key)
+        if key in self.at_work:
+            self.at_work[key][0].remove()
 
     def commit(self, key: str) -> Artifact:
         """The artifact under its lasting name here, then in the bucket: files first, the manifest last."""
@@ -165,6 +190,7 @@ class BucketStore(Store):
             present = self.bucket.read(name)
             if present and (present[0] == manifest or self.bucket.replace(name, manifest, present[1])):
                 break
+        self.at_work[key][0].remove()
         return stored
 
     def _fetch(self, key: str) -> bool:

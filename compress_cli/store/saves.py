@@ -29,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from compress_cli import stopping
+from compress_cli.errors import StageError
 from compress_cli.settings import Settings
 from compress_cli.store import disk, durable
 
@@ -57,6 +58,8 @@ class Save:
 
 Pause = Callable[[bool], bool]
 """Asked after every piece of work, with whether an epoch ended, if the stage pauses here."""
+Share = Callable[[Path], None]
+"""Called with every save that is whole, to copy it to where other machines find it; StageError where that can't be reached."""
 
 
 class Paused(Exception):
@@ -72,8 +75,10 @@ class Saves:
         saving: Saving | None = None,
         warn: Callable[[str], None] | None = None,
         pause: Pause | None = None,
+        share: Share | None = None,
     ):
         self.folder, self.saving, self.warn, self.pause = folder, saving or Saving(), warn or (lambda note: None), pause
+        self.share, self._unshared = share, False
         self.progress = ""  # how far the work had come at the last save
         self.earlier_s = 0.0  # seconds that earlier tries worked, up to their last save
         self._begun = self._last = time.monotonic()
@@ -132,16 +137,28 @@ class Saves:
         begun = time.monotonic()
         save = state()
         if save is not None:
-            _write(save, folder, self._next(), self.spent_s)
+            path = _write(save, folder, self._next(), self.spent_s)
             self.progress = save.progress
+            self._shared(path)
             for path in self._paths()[:-KEPT]:
                 path.unlink()
         self._last = time.monotonic()
         self._took, self._steps, self._epochs = self._last - begun, 0, 0
 
+    def _shared(self, path: Path) -> None:
+        """Copy a save to where other machines find it; a failure is reported once, and the next save may pass."""
+        try:
+            if self.share:
+                self.share(path)
+            self._unshared = False
+        except StageError as error:
+            if not self._unshared:
+                self.warn(f"no other machine can go on from this save: {error}")
+            self._unshared = True
+
     def _next(self) -> int:
         paths = self._paths()
-        return int(paths[-1].name.partition("-")[0]) + 1 if paths else 1
+        return number(paths[-1].name) + 1 if paths else 1
 
     def _paths(self) -> list[Path]:
         """Oldest first."""
@@ -149,7 +166,18 @@ class Saves:
         return sorted(path for path in folder if NAME.fullmatch(path.name) and path.is_file())
 
 
-def _write(save: Save, folder: Path, number: int, spent_s: float) -> None:
+def number(name: str) -> int:
+    """Which of a step's saves a file is, from 1."""
+    return int(name.partition("-")[0])
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file's content, which a save's name holds."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(save: Save, folder: Path, position: int, spent_s: float) -> Path:
     """The file's name holds the hash of its content: a torn file is not taken for a save."""
     partial = folder / "save.partial"
     document = json.dumps({**save.document, "spent_s": spent_s}, allow_nan=False)
@@ -163,12 +191,14 @@ def _write(save: Save, folder: Path, number: int, spent_s: float) -> None:
             raise disk.os_error(str(error), partial) or error from None
         partial.chmod(mode)
         durable.crash_point("written")
-        durable.flush_and_rename(partial, folder / f"{number:08d}-{_digest(partial)}.safetensors")
+        path = folder / f"{position:08d}-{digest(partial)}.safetensors"
+        durable.flush_and_rename(partial, path)
+    return path
 
 
 def _read(path: Path) -> Save | None:
     match = NAME.fullmatch(path.name)
-    if match is None or _digest(path) != match[2]:
+    if match is None or digest(path) != match[2]:
         return None
     try:
         with safe_open(path, framework="np") as file:
@@ -176,8 +206,3 @@ def _read(path: Path) -> Save | None:
             return Save(file.get_tensors(), json.loads(metadata["document"]), metadata["place"])
     except (SafetensorError, KeyError, ValueError):  # whole, but not written by this program
         return None
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -77,6 +77,9 @@ class Store:
                 folder.mkdir(exist_ok=True)
             yield self.partial(key)
 
+    def share(self, key: str, save: Path) -> None:
+        """Copy a save to where other machines find it; here they see this folder, if any."""
+
     def leave(self, key: str) -> None:
         """Remove the working folder and the saves: there is nothing to go on from."""
         for folder in (self.partial(key), self.saves(key)):

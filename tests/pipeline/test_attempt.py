@@ -54,6 +54,14 @@ def test_what_is_gone_on_from(left, earlier, now, reason):
     assert begin(begun, output, saves, notes.append) == begun
 
 
+def test_another_processor_goes_on_and_says_so(left):
+    output, saves = left(processor="Vendor A")
+    notes = []
+    begin(attempt(processor="Vendor B"), output, saves, notes.append)
+    assert (saves / "a-save").exists()
+    assert notes == ["goes on from a save of another processor (Vendor A): last digits may differ from those of either"]
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"forced": 3}'])
 def test_a_mark_that_can_not_be_read_is_none(left, text):
     output, saves = left()

@@ -1,6 +1,7 @@
 """Epochs and views fitted to a time: by measured steps, never more than asked for, decided once."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -43,14 +44,14 @@ def planned(tmp_path):
 def decide(tmp_path):
     """decide(plan, seconds): fitted to what is noted of each kind of step."""
 
-    def _decide(planned, seconds, spent_s=0.0):
+    def _decide(planned, seconds, spent_s=0.0, forced=frozenset()):
         store = Store(tmp_path / "store")
         noted = [
             (step, Pace(fixed_s=FIXED, each_s=EACH.get(step.stage.type, 0.0), disk_bytes=1, memory_bytes=1, origin="run"))
             for step in planned.steps
         ]
         Paces(store.root / MEMORY, planned.recipe).note(noted)
-        return fitting.decide(planned, Estimates(planned.recipe, store), store, seconds, spent_s)
+        return fitting.decide(planned, Estimates(planned.recipe, store), store, seconds, spent_s, forced)
 
     return _decide
 
@@ -132,6 +133,37 @@ def test_what_trying_out_took_is_named_where_it_makes_the_time_too_short(planned
         decide(asked, least + 4.9, 5.0)
 
 
+def test_a_forced_stage_takes_time_though_its_result_is_there(planned, decide, monkeypatch):
+    asked, teacher = planned(), frozenset({"teacher"})
+    made = {step.key for step in asked.steps}
+    monkeypatch.setattr(Store, "get", lambda self, key: key if key in made else None)
+    assert decide(asked, 1.0).decision.estimated_s == 0
+    again = decide(asked, FIXED + 20 * EACH["train"], forced=teacher)
+    assert (again.decision.values, again.decision.estimated_s) == ((), FIXED + 20 * EACH["train"])
+    shorter = decide(asked, 20 * EACH["train"], forced=teacher)  # and so is all that is made from it, under other keys
+    assert settings(shorter)["teacher"] < 20
+    assert settings(shorter)["student"] < 40
+    assert by_hand(shorter.plan) == pytest.approx(shorter.decision.estimated_s)
+    assert by_hand(shorter.plan) <= 20 * EACH["train"]
+    student = decide(asked, 150.0, forced=frozenset({"student"}))
+    assert settings(student)["teacher"] == 20  # lies in the store, and is made from nothing that is forced
+    assert settings(student)["student"] < 40
+
+
+def test_a_decision_counts_only_while_forced_stages_keep_its_time(planned, decide, monkeypatch, tmp_path):
+    asked, store = planned("100s"), Store(tmp_path / "store")
+    short = decide(asked, 100.0)
+    (tmp_path / fitting.FITTED).write_text(short.decision.model_dump_json())
+    made = {step.key for step in short.plan.steps}
+    monkeypatch.setattr(Store, "get", lambda self, key: key if key in made else None)
+    monkeypatch.setattr(fitting.smoke, "rehearse", lambda *ignored: [])
+    kept = fitting.fitted(asked, store, tmp_path, None, time.monotonic(), frozenset({"student"}))
+    assert kept.decision == short.decision
+    monkeypatch.setattr(fitting, "_limit", lambda recipe: 10.0)  # as if much had lain in the store when it was decided
+    with pytest.raises(RecipeError, match="is too short"):
+        fitting.fitted(asked, store, tmp_path, None, time.monotonic(), frozenset({"teacher"}))
+
+
 def test_a_decision_is_taken_again_by_the_same_recipe_alone(planned, decide, tmp_path):
     asked = planned()
     fitted = decide(asked, by_hand(asked) / 3)
@@ -180,6 +212,12 @@ def test_a_plan_foresees_the_fitted_epochs_and_a_run_refuses_what_is_too_short(c
     Path("r.yaml").write_text("within: 10m\n" + SHORT)
     shown = json.loads(compress("plan", "r.yaml", "--json").out)
     assert shown["fitted"]["values"][0]["fitted"] == 27  # of 20 s each, in 540 s
+    monkeypatch.setattr("compress_cli.pipeline.smoke.smoke", lambda *arguments, **named: [])
+    tried = compress("run", "r.yaml", "--smoke")
+    assert (tried.code, "fitted to 10m: train: 27 of 4000 epochs" in tried.err) == (0, True)
+    assert not Path("runs/r").exists()
+    refused = compress("run", "r.yaml", "--smoke", "--within", "20s")
+    assert (refused.code, "within: 20s: is too short" in refused.err) == (2, True)
     refused = compress("run", "r.yaml", "--within", "20s")
     assert (refused.code, "within: 20s: is too short" in refused.err) == (2, True)
     refused = compress("run", "r.yaml", "--within", "soon")

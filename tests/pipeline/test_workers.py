@@ -123,9 +123,10 @@ def test_workers_that_are_not_there_are_refused(compress, arguments, words):
 
 @pytest.mark.slow
 def test_a_job_that_was_killed_goes_on_from_its_last_save(tmp_path):
-    write(300, tmp_path)
-    assert start(tmp_path, "-o", "alone").wait(300) == 0
-    running = start(tmp_path, "--jobs", "2", "--set", "save.steps=20")
+    write(2, tmp_path)
+    long = ("--set", "stages.teacher.training.epochs=200")
+    assert start(tmp_path, *long, "-o", "alone").wait(300) == 0
+    running = start(tmp_path, *long, "--jobs", "2", "--set", "save.steps=20")
     jobs = tmp_path / "runs/r/.jobs"
     while not any(b'"epoch": 20' in path.read_bytes() for path in jobs.glob("*.progress")):
         assert running.poll() is None
@@ -134,7 +135,7 @@ def test_a_job_that_was_killed_goes_on_from_its_last_save(tmp_path):
     os.kill(int(worker), signal.SIGKILL)
     assert running.wait(60) == 4
     assert "killed by signal SIGKILL" in running.stderr.read()
-    again = start(tmp_path, "--jobs", "2", "--set", "save.steps=20")
+    again = start(tmp_path, *long, "--jobs", "2", "--set", "save.steps=20")
     assert again.wait(300) == 0
     assert "teacher: resumed at epoch" in again.stderr.read()
     assert digests(tmp_path / "runs/r") == digests(tmp_path / "alone/r")

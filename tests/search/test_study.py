@@ -147,7 +147,7 @@ def test_a_damaged_database_is_said_so(opened, searched, tmp_path):
     ("url", "reason"),
     [
         ("postgresql://me:secret@nowhere.invalid/x", "its driver is missing .*pip install 'psycopg"),
-        ("mysql://nowhere.invalid/x", "its driver is missing .*pip install mysqlclient"),
+        ("mysql://nowhere.invalid/x", "its driver is missing .*pip install pymysql, and write mysql.pymysql:"),
         ("tables://x", "its driver is missing"),
         ("study.db", "--storage study.db: is no database's URL"),
     ],

@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 import pytest
 from scipy import stats
 
-from compress_cli.statistics.folds import distilled_over_folds, over_folds, predictions_over_folds
+from compress_cli.statistics.folds import CHANGE_OF_SHARE, SHARE, distilled_over_folds, over_folds, predictions_over_folds
 from compress_cli.statistics.intervals import Estimate, paired_difference, wilson
 from compress_cli.statistics.predictions import ClassChange, PredictionComparison
 from compress_cli.statistics.repeats import Distilled
@@ -33,8 +33,10 @@ def test_folds_that_agree_by_chance_do_not_make_a_figure_certain():
 
 
 def test_an_interval_of_a_share_ends_at_one():
-    assert over_folds([exact(0.99), exact(0.9)], share=True).high == 1.0
+    assert over_folds([exact(0.99), exact(0.9)], SHARE).high == 1.0
     assert over_folds([exact(0.99), exact(0.9)]).high > 1.0
+    change = over_folds([exact(-0.02), exact(0.3)], CHANGE_OF_SHARE)  # t of one degree of freedom: 12.7 standard errors
+    assert (change.low, change.high) == (-1.0, 1.0)
 
 
 def compared(agreement, name, samples, before, after):

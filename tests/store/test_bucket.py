@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("obstore")
@@ -19,6 +21,7 @@ from compress_cli.errors import ArtifactError, RecipeError, StageError
 from compress_cli.store import bucket as buckets
 from compress_cli.store.artifact import Draft, Table
 from compress_cli.store.bucket import Bucket, BucketStore, Lease, opened
+from compress_cli.store.saves import Save, Saves, Saving
 
 KEY = "ab" * 32
 RECIPE = """\
@@ -37,6 +40,11 @@ def bucket():
 def machine(folder, bucket):
     """A store on a machine of its own."""
     return BucketStore(folder, bucket)
+
+
+def objects(bucket):
+    """The names of all objects."""
+    return sorted(entry["path"] for batch in bucket.objects.list() for entry in batch)
 
 
 def make(store, content=b"weights", key=KEY):
@@ -131,6 +139,75 @@ def test_a_lease_is_taken_over_only_from_the_dead(bucket, monkeypatch):
         assert heir.bucket.replace(heir.name, b"{}", heir.tag) is None  # should it wake up, it is too late
 
 
+def save(store, count, warn=None):
+    """Work on the key, in steps that add one, up to `count`; the last sum that was saved before."""
+    saves = Saves(store.saves(KEY), Saving(steps=1), warn, share=partial(store.share, KEY))
+    earlier = saves.load()
+    begun = earlier.document["sum"] if earlier else 0
+    (store.saves(KEY) / "attempt.json").write_text("{}")
+    for number in range(begun + 1, count + 1):
+        saves.step(partial(Save, {"sum": np.full(3, number)}, {"sum": number}, f"step {number}"))
+    return begun
+
+
+def test_another_machine_goes_on_from_the_last_save_and_nothing_is_left_of_it(tmp_path, bucket):
+    first, second = machine(tmp_path / "a", bucket), machine(tmp_path / "b", bucket)
+    with first.working(KEY):
+        assert save(first, 3) == 0
+    assert len(objects(bucket)) == 2  # of three saves the last, and its description
+    with second.working(KEY) as output:
+        assert (second.saves(KEY) / "attempt.json").read_text() == "{}"
+        assert save(second, 7) == 3
+    with first.working(KEY):  # whose own save is an older one
+        assert save(first, 7) == 7
+    with second.working(KEY) as output:
+        Draft(Table, KEY, {"type": "x"}).commit(output)
+        second.commit(KEY)
+    assert [name for name in objects(bucket) if ".save/" in name] == []
+    with machine(tmp_path / "c", bucket).working(KEY):
+        assert save(machine(tmp_path / "c", bucket), 0) == 0
+
+
+def test_a_save_that_is_gone_or_torn_is_not_gone_on_from(tmp_path, bucket):
+    first = machine(tmp_path / "a", bucket)
+    with first.working(KEY):
+        save(first, 2)
+    (name,) = [name for name in objects(bucket) if name.endswith(".safetensors")]
+    bucket.write(name, b"torn")
+    for folder in "bc":
+        with machine(tmp_path / folder, bucket).working(KEY):
+            assert list((tmp_path / folder / f"{KEY}.saves").iterdir()) == []
+        bucket.remove(name)
+
+
+def test_a_machine_whose_lease_was_taken_over_shares_no_save(tmp_path, bucket, monkeypatch):
+    monkeypatch.setattr(buckets, "RENEW_S", 0.02)
+    first = machine(tmp_path / "a", bucket)
+    with first.working(KEY):
+        _, lease = first.at_work[KEY]
+        bucket.write(lease.name, b"{}")  # by another machine
+        while lease.tag:
+            time.sleep(0.01)
+        save(first, 1)
+    assert [name for name in objects(bucket) if ".save/" in name] == []
+
+
+def test_a_save_that_can_not_be_shared_is_reported_once_and_stays_here(tmp_path, bucket, monkeypatch):
+    store, notes = machine(tmp_path / "a", bucket), []
+
+    def refuse(name, path):
+        raise StageError("the network is away")
+
+    with store.working(KEY):
+        monkeypatch.setattr(bucket, "upload", refuse)
+        save(store, 3, notes.append)
+        assert notes == ["no other machine can go on from this save: the network is away"]
+        monkeypatch.undo()
+        assert save(store, 4) == 3
+    with machine(tmp_path / "b", bucket).working(KEY):
+        assert save(machine(tmp_path / "b", bucket), 0) == 4
+
+
 def test_names_of_buckets_are_checked(tmp_path):
     assert opened(None, tmp_path).root == tmp_path / ".store"
     assert opened("elsewhere", tmp_path).root == Path("elsewhere")
@@ -191,3 +268,27 @@ def test_two_machines_share_a_bucket_of_a_server(compress, tmp_path, server):
     gone = compress("run", "r.yaml", "-o", "e", "--store", "s3://shop/models")
     assert gone.code == 4
     assert "s3://shop/models/" in gone.err
+
+
+@pytest.mark.slow
+def test_a_training_that_was_killed_on_one_machine_goes_on_to_the_same_bytes_on_another(
+    compress, tmp_path, server, monkeypatch
+):
+    (tmp_path / "r.yaml").write_text(RECIPE.replace("epochs: 1,", "epochs: 150,") + "save: {epochs: 5}\n")
+    assert compress("run", "r.yaml", "-o", "alone").code == 0
+    command = [sys.executable, "-m", "compress_cli", "run", "r.yaml", "-o", "a", "--store", "s3://shop/models"]
+    first = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    shop = Bucket.at("s3://shop/models")
+    while not any(name.endswith("last.json") for name in objects(shop)):
+        assert first.poll() is None
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    monkeypatch.setattr(buckets, "DEAD_S", 1.0)
+    monkeypatch.setattr(buckets, "POLL_S", 0.1)
+    second = compress("run", "r.yaml", "-o", "b", "--store", "s3://shop/models")
+    assert second.code == 0, second
+    assert "train: resumed at epoch" in second.err
+    alone, other = (json.loads((tmp_path / folder / "r/train/manifest.json").read_text()) for folder in ("alone", "b"))
+    assert alone["files"] == other["files"]
+    assert [name for name in objects(shop) if ".save" in name or ".lease" in name] == []
