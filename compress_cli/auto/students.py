@@ -120,8 +120,9 @@ def candidates(subject: Subject, signature: Signature, given: Size, others: tupl
         if architectures.shallower(model):
             why = "The given architecture with fewer blocks, started with the given model's"
             yield Candidate("shallower", student(architectures.with_fewer_blocks, model), why, WARM)
-            yield Candidate("fewer_blocks", _without_blocks, "The given model without the blocks that matter least", CUT)
         yield Candidate("pruned", _pruned, "The given model without the channels that matter least", CUT)
+        if architectures.shallower(model):
+            yield Candidate("fewer_blocks", _without_blocks, "The given model without the blocks that matter least", CUT)
         why = "The given architecture with narrower layers, started with the given model's"
         yield Candidate("narrower", student(architectures.within, model), why, WARM)
         registered = architectures.of_registry(signature)
@@ -180,8 +181,13 @@ def sized(
             for share, miss in ((parameters, large), (macs, slow))
         )
     fitting = [one for one in tried if one.fits]
-    largest = [max(fitting, key=lambda one: one.file.size_bytes)] if fitting else tried[-1:]
+    largest = [max(fitting, key=_capacity)] if fitting else tried[-1:]
     return [one for one in tried if one not in largest] + largest or [_impossible(candidate, "no version of it is so small")]
+
+
+def _capacity(one: Sized) -> int:
+    """Bytes of the largest format: as good as a count of parameters."""
+    return max(file.size_bytes for file in one.rehearsal.files.values())
 
 
 def _from_scratch(make: Make) -> Make:

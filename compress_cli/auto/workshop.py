@@ -18,7 +18,7 @@ from compress_cli.measurement.measure import Result
 from compress_cli.pipeline import executor, plan, recipe
 from compress_cli.pipeline.estimate import MEMORY
 from compress_cli.pipeline.executor import Listener, Workspace
-from compress_cli.pipeline.paces import Pace, of_trial
+from compress_cli.pipeline.paces import Pace, of_run, of_trial
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.run import Run
 from compress_cli.pipeline.step import Step
@@ -145,6 +145,7 @@ class Workshop:
             stored = self.store.get(step.key)
             if stored:
                 artifacts[step.key] = stored
+                paces[step.key] = of_run(stored.manifest, step.stage).model_copy(update={"fixed_s": 0.0})
                 continue
             begun = time.monotonic()
             artifacts[step.key] = self._tried(planned, step, artifacts, folder)
