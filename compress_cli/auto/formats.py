@@ -11,7 +11,7 @@ from compress_cli.auto.journal import Journal
 from compress_cli.auto.promises import Budget
 from compress_cli.auto.request import Request
 from compress_cli.auto.workshop import Workshop
-from compress_cli.errors import CompressError, ResourceError
+from compress_cli.errors import CompressError, Interrupted, ResourceError
 from compress_cli.report import Report
 from compress_cli.statistics.gate import Gate, GateResult
 
@@ -117,7 +117,7 @@ def measured(shop: Workshop, journal: Journal, choice: Format, given: Mapping[st
     def work() -> dict[str, Any]:
         try:
             made = shop.make(f"format_{choice.name}", [given, *choice.stages("given")])
-        except ResourceError:
+        except (ResourceError, Interrupted):
             raise
         except CompressError as error:
             reason = str(error).partition("\n")[0].removeprefix(f"stage '{choice.name}' failed: ")

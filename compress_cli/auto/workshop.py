@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress_cli.auto import text
 from compress_cli.auto.request import Request
-from compress_cli.errors import CompressError, ResourceError, StageError
+from compress_cli.errors import CompressError, Interrupted, ResourceError, StageError
 from compress_cli.measurement import latency, measure, sessions
 from compress_cli.measurement.evaluation import EvaluationRequest, evaluate
 from compress_cli.measurement.measure import Result
@@ -158,7 +158,7 @@ class Workshop:
         output.mkdir()
         try:
             return executor.perform(planned.recipe, step, inputs, Workspace(output, self.store.root / MEMORY, limit=STEPS))
-        except StageError:
+        except (StageError, ResourceError, Interrupted):
             raise
         except CompressError as error:
             raise StageError(str(error)) from error

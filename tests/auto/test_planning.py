@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress_cli.auto import architectures, limits, students, text, writing
+from compress_cli.auto import architectures, formats, limits, students, text, writing
 from compress_cli.auto.architectures import Size
 from compress_cli.auto.formats import Format, Measured
 from compress_cli.auto.journal import Journal
@@ -16,6 +16,7 @@ from compress_cli.auto.training_settings import TrainingSettings
 from compress_cli.auto.workshop import File, Rehearsal
 from compress_cli.data.datasets.digits import Digits
 from compress_cli.document import Document
+from compress_cli.errors import Interrupted, ResourceError
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.networks.models.resnet import Resnet
@@ -130,10 +131,10 @@ class Shop:
         return Rehearsal(files, epoch_s=1.0)
 
 
-def sizes(tmp_path, formats, space):
-    shop = Shop(formats)
+def sizes(tmp_path, factors, space):
+    shop = Shop(factors)
     candidate = students.Candidate("pruned", students._pruned, "cut", students.CUT)
-    choices = [Format(name, None, 1.0, False, "") for name in formats]
+    choices = [Format(name, None, 1.0, False, "") for name in factors]
     given_model = SimpleNamespace(stage={"name": "given"}, file=None)
     training = TrainingSettings({}, stored=False)
     return students.sized(shop, Journal.open(tmp_path, "key"), candidate, space, given_model, choices, training), shop
@@ -202,3 +203,15 @@ def test_a_journal_answers_the_second_time_without_work(tmp_path):
     assert again.earlier_s == journal.took_s["figure"] > 0
     assert again.spent_s >= again.earlier_s
     assert Journal.open(tmp_path, "other").answers == {}
+
+
+@pytest.mark.parametrize("stop", [Interrupted("interrupted"), ResourceError("the disk is full")])
+def test_an_interruption_is_no_figure_of_a_format(tmp_path, stop):
+    class Interrupts:
+        def make(self, name, stages):
+            raise stop
+
+    journal = Journal.open(tmp_path, "key")
+    with pytest.raises(type(stop)):
+        formats.measured(Interrupts(), journal, Format("int8", {"type": "static_int8"}, 4.0, True, ""), {}, tmp_path)
+    assert journal.answers == {}  # the same command tries it again
