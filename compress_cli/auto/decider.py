@@ -22,7 +22,7 @@ from compress_cli.errors import RecipeError
 
 COMPARED = 0.25  # of the time, for short trainings that choose among candidates
 BRIEF = 6  # epochs of such a training, at most
-LEAST = 2  # epochs of one, where there are several candidates
+LEAST = 2  # epochs of one: what fewer would tell is not worth what they cost
 LOSES = 0.3  # of the drop that is promised: where integers alone cost more, training goes through them
 SAFE = 0.25  # of the drop that is promised: a format that costs no more is taken although val can't be certain of it
 LOOKING = 0.3  # of the time: no further candidate is sized then, where one fits
@@ -81,7 +81,7 @@ class Decider:
         int8, alone = next(choice for choice in known if choice.name == formats.INT8), decision.alone
         if self.subject.trainable and alone and not alone.problem and _aware(int8) and not self._shrinks(decision, alone):
             return self._only_integers(decision, int8)
-        shipped = formats.trained_in(known, decision.tried)
+        shipped = formats.trained_in(known)
         names = [choice.name for choice in shipped]
         space = students.room(decision.budget, self.given.bytes, [one for one in decision.tried if one.name in names])
         fitting: list[Sized] = []
@@ -134,7 +134,7 @@ class Decider:
         whole = COMPARED * left - max(one.rehearsal.table_s for one in entrants)
         for count in range(len(entrants), 1, -1):
             each = {one.name: (whole / count - one.rehearsal.other_s) / one.rehearsal.epoch_s for one in entrants[:count]}
-            if min(each.values()) >= (LEAST if count > 2 else 1):
+            if min(each.values()) >= LEAST:
                 decision.brief = {name: min(BRIEF, int(epochs)) for name, epochs in each.items()}
                 decision.skipped += [one.name for one in entrants[count:]]
                 return entrants[:count]

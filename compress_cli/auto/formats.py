@@ -102,13 +102,11 @@ def choices(request: Request, budget: Budget, trainable: bool, matrix_products: 
     ]  # fmt: skip
 
 
-def trained_in(known: Sequence[Format], tried: Sequence[Measured]) -> list[Format]:
+def trained_in(known: Sequence[Format]) -> list[Format]:
     """The formats that a trained model may ship in, the gentlest first: float, weights of 8 bits that are computed in float,
-    and 8-bit integers, but for those that the given model can't have. Which one is smaller and faster depends on the model:
-    small ones gain nothing from integer kernels."""
-    impossible = {one.name for one in tried if one.problem}
+    and 8-bit integers. Which one is smaller and faster depends on the model: small ones gain nothing from integer kernels."""
     by_name = {one.name: one for one in (WEIGHTS, *known)}
-    return [by_name[name] for name in ("float", WEIGHTS.name, INT8) if name not in impossible]
+    return [by_name[name] for name in ("float", WEIGHTS.name, INT8)]
 
 
 def measured(shop: Workshop, journal: Journal, choice: Format, given: Mapping[str, Any], file: Path) -> Measured:

@@ -71,7 +71,9 @@ def seconds(text: str) -> float:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `1 h 30 min`."""
+    """`0.32 s`, `45 s`, `12 min`, `1 h 30 min`."""
+    if seconds < 2:
+        return f"{seconds:.2g} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
