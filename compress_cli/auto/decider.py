@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Decider:
         space = students.room(decision.budget, self.given.bytes, [one for one in decision.tried if one.name in names])
         fitting: list[Sized] = []
         for candidate in students.candidates(self.subject, self.signature, self.given.size, self.request.students):
-            if fitting and not self.journal.remember(f"time for {candidate.name}", self._time_to_look):
+            if fitting and not self.journal.remember(f"time for {candidate.name}", partial(self._time_to_look, fitting)):
                 decision.skipped.append(candidate.name)
                 continue
             tried = students.sized(self.shop, self.journal, candidate, space, self.given, shipped, self.training)
@@ -105,8 +106,10 @@ class Decider:
         """Whether size or speed ask for more than a format."""
         return students.room(decision.budget, self.given.bytes, [fmt]).shrinks
 
-    def _time_to_look(self) -> bool:
-        return self.journal.spent_s < LOOKING * self.request.within_s
+    def _time_to_look(self, fitting: Sequence[Sized]) -> bool:
+        """Whether a further candidate could still be sized, and then compared with those that fit."""
+        early = self.journal.spent_s < LOOKING * self.request.within_s
+        return early and min(_brief(one, len(fitting) + 1, self.left_s) for one in fitting) >= LEAST
 
     @property
     def left_s(self) -> float:
@@ -131,9 +134,8 @@ class Decider:
 
     def _in_time(self, decision: Decision, entrants: list[Sized], left: float) -> list[Sized]:
         """As many of the candidates as can be trained for some epochs in their share of the time; and for how many each."""
-        whole = COMPARED * left - max(one.rehearsal.table_s for one in entrants)
         for count in range(len(entrants), 1, -1):
-            each = {one.name: (whole / count - one.rehearsal.other_s) / one.rehearsal.epoch_s for one in entrants[:count]}
+            each = {one.name: _brief(one, count, left) for one in entrants[:count]}
             if min(each.values()) >= LEAST:
                 decision.brief = {name: min(BRIEF, int(epochs)) for name, epochs in each.items()}
                 decision.skipped += [one.name for one in entrants[count:]]
@@ -202,6 +204,12 @@ class Decider:
             return False
         self._compare(decision, [tried[-1]], {export.name: export})
         return True
+
+
+def _brief(one: Sized, count: int, left: float) -> float:
+    """Epochs that a candidate can be trained for, in its share of the time for so many."""
+    each = (COMPARED * left - one.rehearsal.table_s) / count
+    return (each - one.rehearsal.other_s) / max(one.rehearsal.epoch_s, 1e-9)
 
 
 def _nearest(sizes: Sequence[Sized], space: Room) -> list[Sized]:

@@ -198,10 +198,9 @@ def _why_chosen(request: Request, decision: Decision) -> str:
     assert chosen is not None
     others = [figures for name, figures in decision.compared.items() if name != chosen.name]
     if not others:
-        return "Nothing else was compared with it: " + (
-            "no other candidate fits." if not [one for one in decision.sizes if one.fits and one.name != chosen.name]
-            else "there was no time for a short training of each."
-        )  # fmt: skip
+        late = decision.skipped or [one for one in decision.sizes if one.fits and one.name != chosen.name]
+        why = "there was no time for a short training of each" if late else "no other candidate fits"
+        return f"Nothing else was compared with it: {why}."
     primary = request.task.primary
     ours = number(primary, decision.compared[chosen.name].metric)
     listed = ", ".join(f"{one.name} {number(primary, one.metric)}" for one in others)

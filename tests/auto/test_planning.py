@@ -7,8 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress_cli.auto import architectures, formats, limits, students, text, writing
+from compress_cli.auto import architectures, decider, formats, limits, students, text, writing
 from compress_cli.auto.architectures import Size
+from compress_cli.auto.decision import Decision
 from compress_cli.auto.formats import Format, Measured
 from compress_cli.auto.journal import Journal
 from compress_cli.auto.promises import Budget
@@ -215,3 +216,27 @@ def test_an_interruption_is_no_figure_of_a_format(tmp_path, stop):
     with pytest.raises(type(stop)):
         formats.measured(Interrupts(), journal, Format("int8", {"type": "static_int8"}, 4.0, True, ""), {}, tmp_path)
     assert journal.answers == {}  # the same command tries it again
+
+
+def entrant(name, epoch_s):
+    rehearsal = Rehearsal({"float": File(10, 8.0, 1.0)}, epoch_s=epoch_s, table_s=10, other_s=5)
+    return students.Sized(name, {}, rehearsal, "float", True, "", 1.0)
+
+
+def compared(entrants, left):
+    chooser, decision = object.__new__(decider.Decider), Decision(None, None)
+    return chooser._in_time(decision, entrants, left), decision
+
+
+def test_candidates_are_trained_as_long_each_in_a_quarter_of_the_time():
+    # a quarter of 520 s is 130 s, 10 for the table: 60 s each, 5 of them for files, in which one trains 5 epochs and one 2
+    entrants, decision = compared([entrant("quick", 10), entrant("slow", 25)], 520)
+    assert [one.name for one in entrants] == ["quick", "slow"]
+    assert decision.brief == {"quick": 5, "slow": 2}
+
+
+def test_candidates_for_whose_comparison_there_is_no_time_are_named():
+    entrants, decision = compared([entrant("a", 20), entrant("b", 20), entrant("c", 20)], 520)
+    assert [one.name for one in entrants] == ["a", "b"]  # of three each had 35 s
+    assert decision.skipped == ["c"]
+    assert compared([entrant("a", 40), entrant("b", 40)], 520)[1].brief == {}  # one epoch each tells too little
