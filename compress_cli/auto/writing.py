@@ -198,7 +198,7 @@ def _why_chosen(request: Request, decision: Decision) -> str:
     assert chosen is not None
     others = [figures for name, figures in decision.compared.items() if name != chosen.name]
     if not others:
-        late = decision.skipped or [one for one in decision.sizes if one.fits and one.name != chosen.name]
+        late = decision.skipped or any(one.fits and one.name != chosen.name for one in decision.sizes)
         why = "there was no time for a short training of each" if late else "no other candidate fits"
         return f"Nothing else was compared with it: {why}."
     primary = request.task.primary
