@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from compress_cli.data.signature import Signature
-from compress_cli.errors import CompressError
+from compress_cli.errors import CompressError, RecipeError
 from compress_cli.networks import proof, restore
 from compress_cli.networks.models import Model
 from compress_cli.plugin import find
 from compress_cli.pruning.cost import Cost
 
-WIDTHS = ("widths", "hidden", "width", "stem", "channels", "maps", "factors", "embedding", "last")
-"""Settings that say how wide an architecture is, whatever its own word for it."""
-SCALES = tuple(1.5 * 0.9**step for step in range(36))  # from 1.5 to 0.04 of the widths
-SHALLOWER = 0.55  # of the depth, at most
+FACTORS = tuple(2.0 ** (-step / 8) for step in range(41))  # of the widths, from 1 to a thirty-second
+HALF = 0.55  # of the depth, at most
 LARGE_PICTURE = 64  # pixels of a side, from which on a plain stack of convolutions costs too much
 
 
@@ -40,25 +38,6 @@ def size(model: Model, signature: Signature) -> Size | None:
     return Size(cost.parameters(), cost.macs())
 
 
-def scaled(model: Model, scale: float) -> Model | None:
-    """The architecture with all its widths times `scale`, rounded as processors like them; None where it can't be so."""
-    settings = model.model_dump()
-    changed = {name: _scaled(settings[name], scale) for name in WIDTHS if name in settings and settings[name] is not None}
-    return _with(model, changed) if changed else None
-
-
-def _scaled(value: Any, scale: float) -> Any:
-    if isinstance(value, tuple | list):
-        return tuple(_scaled(item, scale) for item in value)
-    return round(value * scale, 3) if isinstance(value, float) else rounded(value * scale)
-
-
-def rounded(width: float) -> int:
-    """To a multiple of 16, 8, 4 or 2, by the width: vector units run full, and are not wasted on narrow layers."""
-    step = 16 if width >= 48 else 8 if width >= 16 else 4 if width >= 6 else 2
-    return max(2, step * round(width / step))
-
-
 def _with(model: Model, changed: dict[str, Any]) -> Model | None:
     try:
         settings = {name: getattr(model, name) for name in type(model).model_fields}
@@ -69,42 +48,53 @@ def _with(model: Model, changed: dict[str, Any]) -> Model | None:
 
 def within(model: Model, signature: Signature, largest: Size) -> Model | None:
     """The widest version of an architecture that has at most this size; None where none has."""
-
-    def fits(scale: float) -> bool:
-        candidate = scaled(model, scale)
-        cost = size(candidate, signature) if candidate else None
-        return cost is not None and cost.parameters <= largest.parameters and cost.macs <= largest.macs
-
-    low, high = 0, len(SCALES) - 1
-    if not fits(SCALES[high]):
+    low, high = 0, len(FACTORS) - 1
+    if not _fits(_scaled(model, FACTORS[high]), signature, largest):
         return None
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if fits(SCALES[middle]) else (middle + 1, high)
-    return scaled(model, SCALES[low])
+        low, high = (low, middle) if _fits(_scaled(model, FACTORS[middle]), signature, largest) else (middle + 1, high)
+    return _scaled(model, FACTORS[low])
 
 
-def shallower(model: Model) -> Model | None:
-    """The architecture with about half its blocks; None where it has no say in them."""
-    for name, values in _fewer(model):
-        for value in values:
-            candidate = _with(model, {name: value})
-            if candidate is not None:
-                return candidate
-    return None
+def _scaled(model: Model, factor: float) -> Model | None:
+    """The architecture with all its widths times a factor; None where it can't be so."""
+    try:
+        return model if factor == 1 else model.scaled(factor)
+    except (RecipeError, ValueError):
+        return None
 
 
-def _fewer(model: Model) -> Iterator[tuple[str, list[Any]]]:
+def _fits(model: Model | None, signature: Signature, largest: Size) -> bool:
+    cost = size(model, signature) if model else None
+    return cost is not None and cost.parameters <= largest.parameters and cost.macs <= largest.macs
+
+
+def with_fewer_blocks(model: Model, signature: Signature, largest: Size) -> Model | None:
+    """The deepest version of an architecture, as wide as it is, that has at most this size; where none has, half its depth
+    with narrower layers. None where it has no say in its depth, or nothing fits."""
+    versions = shallower(model)
+    for _, version in versions:
+        if _fits(version, signature, largest):
+            return version
+    half = next((version for share, version in versions if share <= HALF), None)
+    return within(half, signature, largest) if half else None
+
+
+def shallower(model: Model) -> list[tuple[float, Model]]:
+    """The architecture with a share of its layers or blocks, the deepest first; empty where it has no say in them."""
     settings = model.model_dump()
-    depth, blocks, convs = (settings.get(name) for name in ("depth", "blocks", "convs"))
-    if isinstance(depth, int) and depth > 1:
-        yield "depth", list(range(max(1, round(depth * SHALLOWER)), 0, -1))
-    if isinstance(blocks, int) and blocks > 1:
-        yield "blocks", [max(1, blocks // 2)]
-    if isinstance(blocks, tuple | list) and max(blocks) > 1:
-        yield "blocks", [tuple(max(1, block // 2) for block in blocks)]
-    if isinstance(convs, int) and convs > 1:
-        yield "convs", [max(1, convs // 2)]
+    for name in ("depth", "blocks", "convs"):
+        value = settings.get(name)
+        most = max(value, default=0) if isinstance(value, tuple | list) else value
+        if isinstance(most, int) and most > 1:
+            versions = ((left / most, _with(model, {name: _fewer(value, left / most)})) for left in range(most - 1, 0, -1))
+            return [(share, version) for share, version in versions if version is not None]
+    return []
+
+
+def _fewer(value: Any, share: float) -> Any:
+    return tuple(_fewer(part, share) for part in value) if isinstance(value, tuple | list) else max(1, round(value * share))
 
 
 def of_registry(signature: Signature) -> Model | None:

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compress_cli.auto import formats, promises, schedule, students
-from compress_cli.auto.decision import Decision, Given
+from compress_cli.auto import formats, promises, students
+from compress_cli.auto.decision import Decision
 from compress_cli.auto.formats import Format, Measured
+from compress_cli.auto.given import Given
 from compress_cli.auto.journal import Journal
 from compress_cli.auto.promises import Budget
-from compress_cli.auto.request import Request
-from compress_cli.auto.schedule import Rates, Schedule
-from compress_cli.auto.students import Room, Sized
+from compress_cli.auto.request import Request, duration
+from compress_cli.auto.students import Candidate, Room, Sized
 from compress_cli.auto.subject import Subject
-from compress_cli.auto.workshop import Rehearsal, Workshop, training_facts
+from compress_cli.auto.training_settings import AWARE_RATE, EPOCHS_AN_AWARE, TrainingSettings
+from compress_cli.auto.workshop import Workshop, training_facts
 from compress_cli.data.signature import Signature
+from compress_cli.errors import RecipeError
 
-COMPARED = 0.2  # of the time, for short trainings that choose among candidates
-BRIEF = 4  # epochs of such a training, at most
+COMPARED = 0.25  # of the time, for short trainings that choose among candidates
+BRIEF = 6  # epochs of such a training, at most
+LEAST = 2  # epochs of one: what fewer would tell is not worth what they cost
 LOSES = 0.3  # of the drop that is promised: where integers alone cost more, training goes through them
 SAFE = 0.25  # of the drop that is promised: a format that costs no more is taken although val can't be certain of it
-FINE = 0.2  # of the learning rate from scratch, for a model that was cut
-AWARE_RATE = 0.05  # of it, for training in integers
-LOOKING = 0.35  # of the time: no further candidate is sized then, where one fits
+LOOKING = 0.3  # of the time: no further candidate is sized then, where one fits
+RESERVE = 0.03  # of the time, which nothing is planned into
+PLANNED = 0.9  # of what is left is planned for by the recipe's `within`
 
 
 class Decider:
@@ -34,7 +38,7 @@ class Decider:
         self.request, self.subject, self.given = request, subject, given
         self.shop, self.journal = shop, journal
         self.signature: Signature = request.dataset.signature()
-        self.training = schedule.training(subject, self.signature)
+        self.training = TrainingSettings.of(subject, self.signature, len(request.dataset.split("train")))
 
     def decide(self) -> Decision:
         given = self.given
@@ -59,7 +63,7 @@ class Decider:
             return decision
         if not self._can_train():
             decision.why_nothing = self._cannot()
-        elif self._train(decision, by_name):
+        elif self._train(decision, quantisable):
             return decision
         decision.fmt = by_name[formats.nearest(decision.tried).name]
         return decision
@@ -73,107 +77,81 @@ class Decider:
             "learns from it (--student '{type: convnet}')"
         )
 
-    def _train(self, decision: Decision, by_name: Mapping[str, Format]) -> bool:
-        """Choose a candidate and its training; False where there is none to be had."""
-        final, alone = self._format(decision, by_name)
-        budget, given = decision.budget, self.given
-        smaller = given.bytes / alone.size_bytes if alone.size_bytes else 1.0
-        space = students.room(budget, given.size, given.bytes, smaller, alone.speedup or 1.0)
-        teacher = self.journal.remember("teacher seconds", lambda: schedule.teacher_s(given.artifact, self.request))
-        decision.fmt = final
-        if not space.shrinks and self.subject.trainable and _aware(final):
-            return self._only_integers(decision, teacher)
+    def _train(self, decision: Decision, known: Sequence[Format]) -> bool:
+        """Choose a candidate and its format; False where there is none to be had."""
+        int8, alone = next(choice for choice in known if choice.name == formats.INT8), decision.alone
+        if self.subject.trainable and alone and not alone.problem and _aware(int8) and not self._shrinks(decision, alone):
+            return self._only_integers(decision, int8)
+        shipped = formats.trained_in(known)
+        names = [choice.name for choice in shipped]
+        space = students.room(decision.budget, self.given.bytes, [one for one in decision.tried if one.name in names])
         fitting: list[Sized] = []
-        for candidate in students.candidates(self.subject, self.signature, given.size, self.request.students):
-            if fitting and not self.journal.remember(f"time for {candidate.name}", self._time_to_look):
+        for candidate in students.candidates(self.subject, self.signature, self.given.size, self.request.students):
+            if fitting and not self.journal.remember(f"time for {candidate.name}", partial(self._time_to_look, fitting)):
                 decision.skipped.append(candidate.name)
                 continue
-            tried = students.sized(
-                self.shop, self.journal, candidate, space, given.stage, given.file, final, self._lesson(candidate.fresh)
-            )
+            tried = students.sized(self.shop, self.journal, candidate, space, self.given, shipped, self.training)
             decision.sizes += tried
-            fitting += [tried[-1]] if not tried[-1].problem and tried[-1].fits else []
-        entrants = fitting or self._nearest(decision.sizes, space)
+            fitting += [tried[-1]] if tried[-1].fits else []
+        entrants = fitting or _nearest(decision.sizes, space)
         if not entrants:
             decision.why_nothing = "no smaller architecture and no cut of this model could be made: " + "; ".join(
                 f"{one.name}: {one.problem}" for one in decision.sizes if one.problem
             )
             return False
-        return self._compare(decision, entrants, teacher)
+        self._compare(decision, entrants, {choice.name: choice for choice in shipped})
+        return True
 
-    def _format(self, decision: Decision, by_name: Mapping[str, Format]) -> tuple[Format, Measured]:
-        """The number format of what ships: integers where they are faster or smaller here, else float."""
-        alone = decision.alone
-        if alone is not None and not alone.problem and (alone.speedup > 1 or decision.budget.bytes_share < 1):
-            return by_name["int8"], alone
-        return by_name["float"], next(one for one in decision.tried if one.name == "float")
+    def _shrinks(self, decision: Decision, fmt: Measured) -> bool:
+        """Whether size or speed ask for more than a format."""
+        return students.room(decision.budget, self.given.bytes, [fmt]).shrinks
 
-    def _lesson(self, fresh: bool) -> dict[str, Any]:
-        if fresh:
-            return dict(self.training)
-        return {**self.training, "optimizer": schedule.optimizer(self.training, FINE)}
-
-    def _nearest(self, sizes: Sequence[Sized], space: Room) -> list[Sized]:
-        """Where no file keeps size and speed: the nearest size of each candidate, of those candidates that come nearest."""
-        best: dict[str, Sized] = {}
-        for one in (one for one in sizes if not one.problem):
-            known = best.get(one.name)
-            if known is None or _nearness(one, space) > _nearness(known, space):
-                best[one.name] = one
-        steps = {name: tuple(map(round, _nearness(one, space))) for name, one in best.items()}
-        return [one for name, one in best.items() if steps[name] == max(steps.values())]
-
-    def _rates(self, rehearsal: Rehearsal, teacher: float) -> Rates:
-        train, val = (len(self.request.dataset.split(name)) for name in ("train", "val"))
-        return Rates(train, val, 1 / (rehearsal.samples_per_s or 1.0), teacher)
-
-    def _time_to_look(self) -> bool:
-        return self.journal.spent_s < LOOKING * self.request.within_s
-
-    @property
-    def chain_s(self) -> float:
-        """What a chain takes besides its training: writing files, timing them. The longest counts, for this machine is busy."""
-        return max((took for name, took in self.journal.took_s.items() if name.startswith("size ")), default=0.0)
+    def _time_to_look(self, fitting: Sequence[Sized]) -> bool:
+        """Whether a further candidate could still be sized, and then compared with those that fit."""
+        early = self.journal.spent_s < LOOKING * self.request.within_s
+        return early and min(_brief(one, len(fitting) + 1, self.left_s) for one in fitting) >= LEAST
 
     @property
     def left_s(self) -> float:
-        """What remains for training, after what was spent and what the rehearsal and the measurements of the run take."""
-        split = self.request.dataset.split
-        judged = max((took for name, took in self.journal.took_s.items() if name.startswith("format")), default=0.0)
-        measuring = judged * max(1.0, len(split("test")) / max(1, len(split("val"))))
-        return self.request.within_s - self.journal.spent_s - min(measuring + 2 * self.chain_s, 0.4 * self.request.within_s)
+        """What remains of the time, but for a reserve."""
+        return (1 - RESERVE) * self.request.within_s - self.journal.spent_s
 
-    def _compare(self, decision: Decision, entrants: list[Sized], teacher: float) -> bool:
+    def _compare(self, decision: Decision, entrants: list[Sized], shipped: Mapping[str, Format]) -> None:
         """Train the candidates for a short while, each as long, and take the best on val."""
         left = float(self.journal.remember("left after sizes", lambda: self.left_s))
-        rates = {one.name: self._rates(one.rehearsal, teacher) for one in entrants}
-        quickest = min(rates.values(), key=lambda known: known.epoch_s)
-        if not schedule.fitted(quickest, left, True, False, False):
-            raise schedule.too_short(self.request, quickest, left)
-        each = COMPARED * left / max(1, len(entrants)) - float(self.journal.remember("chain seconds", lambda: self.chain_s))
-        brief = {one.name: min(BRIEF, max(0, int(each / rates[one.name].epoch_s))) for one in entrants}
+        self._check_time(entrants, left)
+        entrants = self._in_time(decision, entrants, left)
         winner = entrants[0]
-        if len(entrants) > 1 and all(brief.values()):
-            decision.brief = max(brief.values())
+        if decision.brief:
             for one in entrants:
-                decision.compared[one.name] = self._short(one, brief[one.name], decision)
+                decision.compared[one.name] = self._short(one, decision.brief[one.name], shipped[one.fmt])
             winner = max(entrants, key=lambda one: self._rank(decision.compared[one.name]))
             decision.tried += decision.compared.values()
-        decision.chosen, decision.lesson, decision.scratch = winner, self._lesson(winner.fresh), self.training
-        measured = self.journal.answers.get(f"rate {winner.name}")
-        known = rates[winner.name]
-        decision.rates = Rates(known.train, known.val, 1 / measured, teacher) if measured else known
-        aware = _aware(decision.fmt) and self._costs(decision, winner)
-        remaining = float(self.journal.remember("left", lambda: self.left_s))
-        augmented = bool(self.training.get("augment"))
-        decision.plan = schedule.fitted(decision.rates, remaining, winner.fresh, aware, augmented)
-        if decision.plan is None and aware:
-            decision.plan = schedule.fitted(decision.rates, remaining, winner.fresh, False, augmented)
-        if decision.plan is None and decision.brief:  # the short training is there already, and has to do
-            decision.plan = Schedule(brief[winner.name], 0, False, 1, brief[winner.name] * decision.rates.epoch_s)
-        if decision.plan is None:
-            raise schedule.too_short(self.request, decision.rates, remaining)
-        return True
+        decision.chosen, decision.fmt, decision.training = winner, shipped[winner.fmt], self.training
+        decision.left_s = float(self.journal.remember("left", lambda: self.left_s))
+        epochs = (PLANNED * decision.left_s - winner.rehearsal.other_s) / max(winner.rehearsal.epoch_s, 1e-9)
+        decision.aware = _aware(decision.fmt) and self._costs(decision, winner) and epochs >= 2 * EPOCHS_AN_AWARE
+
+    def _in_time(self, decision: Decision, entrants: list[Sized], left: float) -> list[Sized]:
+        """As many of the candidates as can be trained for some epochs in their share of the time; and for how many each."""
+        for count in range(len(entrants), 1, -1):
+            each = {one.name: _brief(one, count, left) for one in entrants[:count]}
+            if min(each.values()) >= LEAST:
+                decision.brief = {name: min(BRIEF, int(epochs)) for name, epochs in each.items()}
+                decision.skipped += [one.name for one in entrants[count:]]
+                return entrants[:count]
+        return entrants
+
+    def _check_time(self, entrants: Sequence[Sized], left: float) -> None:
+        """RecipeError where not one epoch of any candidate fits."""
+        least = min(one.rehearsal.epoch_s + one.rehearsal.table_s + one.rehearsal.other_s for one in entrants) / PLANNED
+        if least > left:
+            needed = 1.2 * (least + self.request.within_s - left)
+            raise RecipeError(
+                f"--within {duration(self.request.within_s)}: is too short for one epoch: with what is measured beside it that "
+                f"takes {duration(least)} here, and {duration(max(0.0, left))} remain after the candidates were tried; give at "
+                f"least {duration(needed)}, or promise less: what needs no training takes a minute"
+            )
 
     def _rank(self, figures: Measured) -> tuple[int, float]:
         """Fewest goals missed of those that no training changes, then the better metric."""
@@ -190,21 +168,16 @@ class Decider:
         about = all(goal.outcome == "undecided" and promises.changed_metric(goal.promise) in metrics for goal in doubtful)
         return not one.problem and about and budget.drop is not None and one.drop <= SAFE * budget.drop
 
-    def _short(self, one: Sized, epochs: int, decision: Decision) -> Measured:
-        """A candidate after a short training, in integers, on val."""
-        assert decision.fmt is not None
-        stage = students.trained(one.name, one.stage, {**self._lesson(one.fresh), "epochs": epochs})
-        final = decision.fmt
+    def _short(self, one: Sized, epochs: int, shipped: Format) -> Measured:
+        """A candidate after a short training, in the format that it would ship in, on val."""
+        stage = self.training.stage(one.name, one.stage, one.rate, epochs)
 
         def work() -> dict[str, Any]:
-            made = self.shop.make(f"short_{one.name}", [self.given.stage, stage, *final.stages(one.name)])
-            facts = training_facts(made.values())
+            made = self.shop.make(f"short_{one.name}", [self.given.stage, stage, *shipped.stages(one.name)])
             known = formats.figures(one.name, self.shop.judged(made["onnx"].file("model.onnx"), self.given.file))
-            return {"figures": known, "rate": facts["samples_per_s"], "float": _best(facts, self.request.task.primary)}
+            return {"figures": known, "float": _best(training_facts(made.values()), self.request.task.primary)}
 
-        answer = self.journal.remember(f"short {one.name}", work)
-        self.journal.remember(f"rate {one.name}", lambda: answer["rate"])
-        return Measured.of(answer["figures"])
+        return Measured.of(self.journal.remember(f"short {one.name}", work)["figures"])
 
     def _costs(self, decision: Decision, winner: Sized) -> bool:
         """Whether integers alone cost much of the drop that is promised: of the winner, or else of the given model."""
@@ -217,31 +190,44 @@ class Decider:
             return bool(sign * (answer["float"] - answer["figures"]["metric"]) > LOSES * max(0.0, allowed))
         return alone is not None and alone.drop > LOSES * max(0.0, allowed)
 
-    def _only_integers(self, decision: Decision, teacher: float) -> bool:
+    def _only_integers(self, decision: Decision, int8: Format) -> bool:
         """Size and speed are kept by integers alone: train the given model through them."""
-        stage = {"type": "quantize_aware", "start": "given", "teacher": "given"}
-        lesson = {**self.training, "optimizer": schedule.optimizer(self.training, AWARE_RATE)}
-        assert decision.fmt is not None
-        quantizer = decision.fmt.quantizer
-        if quantizer is not None and dict(quantizer) != {"type": "static_int8"}:
-            stage["quantizer"] = dict(quantizer)  # type: ignore[assignment]
-        candidate = students.Candidate("int8", lambda parameters, macs: stage, "The given model, trained in integers", False)
-        space = Room(1e18, 0.0, self.given.size, 1.0, 1.0)
-        export = Format("onnx", None, 4.0, True, "")
-        tried = students.sized(self.shop, self.journal, candidate, space, self.given.stage, self.given.file, export, lesson)
+        stage: dict[str, Any] = {"type": "quantize_aware", "start": "given", "teacher": "given"}
+        if int8.quantizer is not None and dict(int8.quantizer) != {"type": "static_int8"}:
+            stage["quantizer"] = dict(int8.quantizer)
+        candidate = Candidate(formats.INT8, lambda parameters, macs: stage, "The given model, trained in integers", AWARE_RATE)
+        space, export = Room(1e18, 0.0, 1.0, 1.0), Format("trained", None, 4.0, True, "")
+        tried = students.sized(self.shop, self.journal, candidate, space, self.given, [export], self.training)
         decision.sizes += tried
         if tried[-1].problem:
             decision.why_nothing = tried[-1].problem
             return False
-        decision.fmt = export
-        return self._compare(decision, [tried[-1]], teacher)
+        self._compare(decision, [tried[-1]], {export.name: export})
+        return True
+
+
+def _brief(one: Sized, count: int, left: float) -> float:
+    """Epochs that a candidate can be trained for, in its share of the time for so many."""
+    each = (COMPARED * left - one.rehearsal.table_s) / count
+    return (each - one.rehearsal.other_s) / max(one.rehearsal.epoch_s, 1e-9)
+
+
+def _nearest(sizes: Sequence[Sized], space: Room) -> list[Sized]:
+    """Where no file keeps size and speed: the nearest size of each candidate, of those candidates that come nearest."""
+    best: dict[str, Sized] = {}
+    for one in (one for one in sizes if not one.problem):
+        known = best.get(one.name)
+        if known is None or _nearness(one, space) > _nearness(known, space):
+            best[one.name] = one
+    steps = {name: tuple(map(round, _nearness(one, space))) for name, one in best.items()}
+    return [one for name, one in best.items() if steps[name] == max(steps.values())]
 
 
 def _nearness(one: Sized, space: Room) -> tuple[bool, float]:
     """Bytes are kept or not, whoever measures; then speed, in steps of a tenth; of equals the larger."""
-    speed = min(1.0, one.rehearsal.speedup / space.speedup) if space.speedup else 1.0
-    small = min(1.0, space.bytes / one.rehearsal.size_bytes)
-    return small >= 1, round(10 * speed * small) + 1e-9 * one.rehearsal.size_bytes
+    speed = min(1.0, one.file.speedup / space.speedup) if space.speedup else 1.0
+    small = min(1.0, space.bytes / one.file.size_bytes)
+    return small >= 1, round(10 * speed * small) + 1e-9 * one.file.size_bytes
 
 
 def _aware(final: Format | None) -> bool:

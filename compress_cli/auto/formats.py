@@ -11,7 +11,7 @@ from compress_cli.auto.journal import Journal
 from compress_cli.auto.promises import Budget
 from compress_cli.auto.request import Request
 from compress_cli.auto.workshop import Workshop
-from compress_cli.errors import CompressError, ResourceError
+from compress_cli.errors import CompressError, Interrupted, ResourceError
 from compress_cli.report import Report
 from compress_cli.statistics.gate import Gate, GateResult
 
@@ -32,7 +32,7 @@ class Format:
     budget: Mapping[str, float] | None = None
 
     def stages(self, start: str) -> list[dict[str, Any]]:
-        """The stages that make a file of this format of the stage `start`."""
+        """The stages that make a file of this format of the stage `start`; the last one is the export."""
         export = {"type": "export", "name": "onnx"}
         if self.quantizer is None:
             return [{**export, "start": start}]
@@ -42,6 +42,9 @@ class Format:
         if self.budget:
             stage["budget"] = dict(self.budget)
         return [stage, export]
+
+
+WEIGHTS = Format("int8_weights", {"type": "weight_only", "bits": 8}, 4.0, False, "weights of 8 bits, computed in float")
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def choices(request: Request, budget: Budget, trainable: bool, matrix_products: 
     known = [
         Format("float", None, 1.0, False, "the given model as a file, for a start"),
         Format("float16", {"type": "float16"}, 2.0, False, "weights in half precision, computed in float"),
-        Format("int8_weights", {"type": "weight_only", "bits": 8}, 4.0, False, "weights of 8 bits, computed in float"),
+        WEIGHTS,
         Format("int8", static, 4.0, True, "8-bit integers from end to end, calibrated and not trained"),
         Format(
             "int4_weights", {"type": "weight_only", "bits": 4}, 8.0, False, "weights of 4 bits in blocks, computed in float"
@@ -99,13 +102,20 @@ def choices(request: Request, budget: Budget, trainable: bool, matrix_products: 
     ]  # fmt: skip
 
 
+def trained_in(known: Sequence[Format]) -> list[Format]:
+    """The formats that a trained model may ship in, the gentlest first: float, weights of 8 bits that are computed in float,
+    and 8-bit integers. Which one is smaller and faster depends on the model: small ones gain nothing from integer kernels."""
+    by_name = {one.name: one for one in (WEIGHTS, *known)}
+    return [by_name[name] for name in ("float", WEIGHTS.name, INT8)]
+
+
 def measured(shop: Workshop, journal: Journal, choice: Format, given: Mapping[str, Any], file: Path) -> Measured:
     """The format's figures on val; with a problem where the model can't have it."""
 
     def work() -> dict[str, Any]:
         try:
             made = shop.make(f"format_{choice.name}", [given, *choice.stages("given")])
-        except ResourceError:
+        except (ResourceError, Interrupted):
             raise
         except CompressError as error:
             reason = str(error).partition("\n")[0].removeprefix(f"stage '{choice.name}' failed: ")

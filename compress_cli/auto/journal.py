@@ -22,6 +22,11 @@ class Journal:
     path: Path
     answers: dict[str, Any] = field(default_factory=dict)
     took_s: dict[str, float] = field(default_factory=dict)
+    begun: float = field(default_factory=time.monotonic)
+    earlier_s: float = field(init=False)  # that earlier calls took
+
+    def __post_init__(self) -> None:
+        self.earlier_s = sum(self.took_s.values())
 
     @classmethod
     def open(cls, store: Path, key: str) -> Journal:
@@ -39,8 +44,8 @@ class Journal:
 
     @property
     def spent_s(self) -> float:
-        """Seconds of work so far, over all calls."""
-        return sum(self.took_s.values())
+        """Seconds so far: of this call, and of the answers that earlier ones found."""
+        return self.earlier_s + time.monotonic() - self.begun
 
     def remember(self, question: str, work: Callable[[], Any]) -> Any:
         """The known answer, or that of `work`, written down before it is used. Answers are JSON-ready."""

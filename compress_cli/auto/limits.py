@@ -35,6 +35,16 @@ def sentences(request: Request, decision: Decision, report: Report, facts: Mappi
     return lines
 
 
+def late(request: Request, took_s: float) -> str:
+    """What to say where all of it, over all calls, took longer than it was given; empty where it did not."""
+    if took_s <= request.within_s:
+        return ""
+    return (
+        f"all of it took {duration(took_s)}, longer than within {duration(request.within_s)}: this machine was slower than "
+        "when its pace was measured"
+    )
+
+
 def write(directory: Path, lines: list[str]) -> None:
     """Leave them in the run's folder for its report, bound to the artifacts that they are about."""
     document = {"steps": Record.read(directory).steps, "limits": lines}
@@ -90,7 +100,7 @@ def _bytes(decision: Decision) -> str:
     if decision.why_nothing:
         return f"number formats alone do not reach it, and {decision.why_nothing}"
     allowed = decision.budget.bytes_share * decision.given.bytes
-    fewest = min((one.rehearsal.size_bytes for one in decision.sizes if not one.problem), default=0)
+    fewest = min((file.size_bytes for one in decision.sizes for file in one.rehearsal.files.values()), default=0)
     if fewest > allowed:
         return (
             f"of all files that were tried the smallest has {fewest:,} bytes, and {allowed:,.0f} are allowed: the graph and "

@@ -9,7 +9,8 @@ from typing import Any
 
 from compress_cli.auto import promises, writing
 from compress_cli.auto.decider import Decider
-from compress_cli.auto.decision import Decision, Given
+from compress_cli.auto.decision import Decision
+from compress_cli.auto.given import Given
 from compress_cli.auto.journal import Journal
 from compress_cli.auto.request import Request
 from compress_cli.auto.subject import Subject, settings_of
@@ -50,6 +51,7 @@ def prepared(request: Request, subject: Subject, places: Places, listener: Liste
     alone = journal.remember("given", lambda: shop.judged(file, None).model_dump(mode="json"))  # its latency differs each time
     given = Given(stage, made["given"], file, Report.model_validate(alone))
     decision = Decider(request, subject, given, shop, journal).decide()
+    decision.earlier_s = journal.earlier_s
     settings = _settings(request, places.recipe.absolute().parent)
     text = writing.recipe(request, subject, decision, settings, writing.path_of(subject.path, places.recipe))
     _write(places.recipe, text, overwrite)

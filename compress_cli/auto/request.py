@@ -21,7 +21,7 @@ from compress_cli.measurement.machine import machine
 from compress_cli.networks.models import Model
 from compress_cli.statistics.gate import Gate
 
-VERSION = 1  # raise it when the same measurements lead to another recipe
+VERSION = 2  # raise it when the same measurements lead to another recipe
 Target = Literal["this", "portable"]
 
 DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")
@@ -71,7 +71,9 @@ def seconds(text: str) -> float:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `1 h 30 min`."""
+    """`0.32 s`, `45 s`, `12 min`, `1 h 30 min`."""
+    if seconds < 2:
+        return f"{seconds:.2g} s"
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

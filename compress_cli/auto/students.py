@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from compress_cli.auto import architectures
 from compress_cli.auto.architectures import Size
-from compress_cli.auto.formats import Format
+from compress_cli.auto.formats import Format, Measured
+from compress_cli.auto.given import Given
 from compress_cli.auto.journal import Journal
 from compress_cli.auto.promises import Budget
 from compress_cli.auto.subject import Subject, settings_of
-from compress_cli.auto.workshop import Rehearsal, Workshop
+from compress_cli.auto.training_settings import TrainingSettings
+from compress_cli.auto.workshop import File, Rehearsal, Workshop
 from compress_cli.data.signature import Signature
 from compress_cli.errors import ResourceError, StageError
 from compress_cli.networks.models import Model
 
-ROUNDS = 4  # rehearsals of one candidate until its file fits
+ROUNDS = 4  # rehearsals of one candidate until a file fits
 TIGHTER = 0.95  # beyond what the last file missed, so that rounding does not cost another round
+SLACK = 1.25  # times smaller and faster than asked: then a larger version is tried
 SMALLEST = 0.02  # of the given model's parameters or multiply-accumulates: below, nothing is worth a try
-UNSURE = 1.03  # a speed-up has to be beaten by so much: the run times it again
+UNSURE = 1.05  # a speed-up has to be beaten by so much: the run times it again, and its whole interval counts
+CUT, WARM = 0.2, 0.5  # of the learning rate from scratch, for a model that was cut, and one that starts with parts of another
 
 PLACE = re.compile(r"^\S+\.yaml:\d+: (stages\[\d+\](\.\w+)*: )?")
 """Where an error stands in a recipe that was only tried."""
@@ -38,43 +41,61 @@ class Candidate:
     name: str
     make: Make
     why: str  # what it is, for a comment
-    fresh: bool  # whether it starts from random weights
+    rate: float = 1.0  # of the learning rate from scratch
 
 
 @dataclass(frozen=True)
 class Sized:
-    """A candidate whose file was written, measured and timed."""
+    """A candidate whose files were written, measured and timed."""
 
     name: str
     stage: Mapping[str, Any]
     rehearsal: Rehearsal
-    fits: bool  # whether size and speed are kept
+    fmt: str  # the format that it would ship in
+    fits: bool  # whether size and speed are kept in that
     why: str
-    fresh: bool
-    problem: str = ""
+    rate: float
+
+    @property
+    def problem(self) -> str:
+        return self.rehearsal.problem
+
+    @property
+    def file(self) -> File:
+        return self.rehearsal.files[self.fmt]
 
 
 @dataclass(frozen=True)
 class Room:
-    """What size and speed the goals leave, and the given model's."""
+    """What size and speed the goals leave, and where to begin."""
 
     bytes: float  # at most
     speedup: float  # at least
-    given: Size
-    parameters_share: float  # where to begin, by what the number format alone saves
+    parameters_share: float  # of the given model's, by what number formats alone save
     macs_share: float
 
     @property
     def shrinks(self) -> bool:
         return self.parameters_share < 1 or self.macs_share < 1
 
+    def excess(self, file: File) -> tuple[float, float]:
+        """How many times too large and too slow a file is; below 1 where there is room left."""
+        return file.size_bytes / self.bytes, self.speedup * UNSURE / max(file.speedup, 1e-9)
 
-def room(budget: Budget, given: Size, given_bytes: int, smaller: float, faster: float) -> Room:
-    """smaller, faster: what the number format alone is."""
+    def best(self, files: Mapping[str, File]) -> tuple[str, bool]:
+        """Of a model's formats the first that fits, and that one does; else the one that misses least."""
+        missed = {name: max(1.0, large) * max(1.0, slow) for name, file in files.items() for large, slow in [self.excess(file)]}
+        name = min(missed, key=lambda name: missed[name])
+        return name, missed[name] <= 1
+
+
+def room(budget: Budget, given_bytes: int, formats: Sequence[Measured]) -> Room:
+    """formats: figures of the given model in those that a smaller one may ship in."""
+    smaller = max((given_bytes / one.size_bytes for one in formats if one.size_bytes), default=1.0)
+    faster = max((one.speedup for one in formats if one.size_bytes), default=1.0)
     return Room(
         bytes=budget.bytes_share * given_bytes,
         speedup=1 / budget.latency_share if budget.latency_share < 1 else 0.0,
-        given=given,
         parameters_share=budget.bytes_share * smaller * TIGHTER if budget.bytes_share < min(1.0, 1 / smaller) else 1.0,
         macs_share=budget.latency_share * faster * TIGHTER if budget.latency_share < min(1.0, 1 / faster) else 1.0,
     )
@@ -83,34 +104,47 @@ def room(budget: Budget, given: Size, given_bytes: int, smaller: float, faster: 
 def candidates(subject: Subject, signature: Signature, given: Size, others: tuple[Model, ...]) -> Iterator[Candidate]:
     """What may become the smaller model, in the order in which it is preferred where nothing tells them apart."""
     if subject.model is not None:
-        yield Candidate("pruned", _pruned, "Whole channels of the given model are cut, and it is trained further", False)
-        half = architectures.shallower(subject.model)
-        if half is not None:
-            yield _narrowed("shallower", half, signature, given, "The given architecture with about half its blocks")
-        yield _narrowed("narrower", subject.model, signature, given, "The given architecture with narrower layers")
+        model = subject.model
+
+        def shares(parameters: float, macs: float) -> Size:
+            return Size(round(parameters * given.parameters), round(macs * given.macs))
+
+        def student(smaller: Callable[[Model, Signature, Size], Model | None], model: Model) -> Make:
+            def make(parameters: float, macs: float) -> dict[str, Any] | None:
+                fitting = smaller(model, signature, shares(parameters, macs))
+                started = {"initialise": "auto"} if model is subject.model else {}
+                return {"type": "distill", "teacher": "given", "model": settings_of(fitting), **started} if fitting else None
+
+            return make
+
+        if architectures.shallower(model):
+            why = "The given architecture with fewer blocks, started with the given model's"
+            yield Candidate("shallower", student(architectures.with_fewer_blocks, model), why, WARM)
+        yield Candidate("pruned", _pruned, "The given model without the channels that matter least", CUT)
+        if architectures.shallower(model):
+            yield Candidate("fewer_blocks", _without_blocks, "The given model without the blocks that matter least", CUT)
+        why = "The given architecture with narrower layers, started with the given model's"
+        yield Candidate("narrower", student(architectures.within, model), why, WARM)
         registered = architectures.of_registry(signature)
-        if registered is not None and registered.type != subject.model.type:
-            yield _narrowed(registered.type, registered, signature, given, "A plainer architecture")
-    for number, model in enumerate(others, 1):
-        stage = {"type": "distill", "teacher": "given", "model": settings_of(model)}
+        if registered is not None and registered.type != model.type:
+            yield Candidate(registered.type, student(architectures.within, registered), "A plainer architecture")
+    for number, other in enumerate(others, 1):
+        stage = {"type": "distill", "teacher": "given", "model": settings_of(other)}
         why = "The architecture that --student names, as it is"
-        yield Candidate(f"student{number}", lambda parameters, macs, fixed=stage: fixed, why, True)  # type: ignore[misc]
+        yield Candidate(f"student{number}", lambda parameters, macs, fixed=stage: fixed, why)  # type: ignore[misc]
+
+
+def _kept(parameters: float, macs: float) -> dict[str, float]:
+    """The cost that has to shrink most."""
+    return {"parameters": round(parameters, 4)} if parameters < macs else {"macs": round(macs, 4)}
 
 
 def _pruned(parameters: float, macs: float) -> dict[str, Any] | None:
-    keep = {"parameters": round(parameters, 4)} if parameters < macs else {"macs": round(macs, 4)}
-    return {"type": "prune", "start": "given", "keep": keep, "teacher": "given"}
+    return {"type": "prune", "start": "given", "keep": _kept(parameters, macs), "teacher": "given"}
 
 
-def _narrowed(name: str, model: Model, signature: Signature, given: Size, why: str) -> Candidate:
-    def make(parameters: float, macs: float) -> dict[str, Any] | None:
-        largest = Size(round(parameters * given.parameters), round(macs * given.macs))
-        fitting = architectures.within(model, signature, largest)
-        if fitting is None:
-            return None
-        return {"type": "distill", "teacher": "given", "model": settings_of(fitting)}
-
-    return Candidate(name, make, why, True)
+def _without_blocks(parameters: float, macs: float) -> dict[str, Any] | None:
+    return {"type": "prune", "start": "given", "depth": {"keep": _kept(parameters, macs)}, "teacher": "given"}
 
 
 def sized(
@@ -118,33 +152,54 @@ def sized(
     journal: Journal,
     candidate: Candidate,
     space: Room,
-    given: Mapping[str, Any],
-    file: Path,
-    final: Format,
-    training: Mapping[str, Any],
+    given: Given,
+    formats: Sequence[Format],
+    training: TrainingSettings,
 ) -> list[Sized]:
     """Every size of a candidate that was tried, the one to take last; a single one with a problem where none could be."""
     tried: list[Sized] = []
     parameters, macs = space.parameters_share, space.macs_share
-    for attempt in range(ROUNDS):
-        stage = candidate.make(parameters, macs)
+    for attempt in range(1, ROUNDS + 1):
+        stage = candidate.make(min(1.0, parameters), min(1.0, macs))
         if stage is None or min(parameters, macs) < SMALLEST:
             break
         if not tried or stage != tried[-1].stage:
-            one = _rehearsed(shop, journal, candidate, stage, f"{candidate.name} {attempt + 1}", given, file, final, training)
-            if one.problem:
-                return tried or [one]
-            rehearsal = one.rehearsal
-            too_large, too_slow = rehearsal.size_bytes / space.bytes, space.speedup * UNSURE / rehearsal.speedup
-            tried.append(Sized(**{**one.__dict__, "fits": too_large <= 1 and too_slow <= 1}))
-            if tried[-1].fits or candidate.name.startswith("student"):
-                break
-        parameters *= TIGHTER / too_large if too_large > 1 else 1.0
-        macs *= TIGHTER / too_slow if too_slow > 1 else 1.0
-    if not tried:
-        nothing = Rehearsal(0, 0.0, 0.0, None)
-        return [Sized(candidate.name, {}, nothing, False, candidate.why, candidate.fresh, "no version of it is so small")]
-    return tried
+            rehearsal = _rehearsed(shop, journal, candidate, stage, attempt, given, formats, training)
+            if rehearsal.problem and "initialise" in stage:  # what is of one family may still have nothing in common
+                candidate = replace(candidate, make=_from_scratch(candidate.make), rate=1.0)
+                continue
+            if rehearsal.problem:
+                return tried or [_impossible(candidate, rehearsal.problem)]
+            fmt, fits = space.best(rehearsal.files)
+            tried.append(Sized(candidate.name, stage, rehearsal, fmt, fits, candidate.why, candidate.rate))
+        large, slow = space.excess(tried[-1].file)
+        roomy = attempt == 1 and max(large, slow) < 1 / SLACK and space.shrinks
+        if (tried[-1].fits and not roomy) or candidate.name.startswith("student"):
+            break
+        parameters, macs = (
+            min(1.0, share * TIGHTER / miss) if miss > 1 or (roomy and miss > 0) else share
+            for share, miss in ((parameters, large), (macs, slow))
+        )
+    fitting = [one for one in tried if one.fits]
+    largest = [max(fitting, key=_capacity)] if fitting else tried[-1:]
+    return [one for one in tried if one not in largest] + largest or [_impossible(candidate, "no version of it is so small")]
+
+
+def _capacity(one: Sized) -> int:
+    """Bytes of the largest format: as good as a count of parameters."""
+    return max(file.size_bytes for file in one.rehearsal.files.values())
+
+
+def _from_scratch(make: Make) -> Make:
+    def fresh(parameters: float, macs: float) -> dict[str, Any] | None:
+        stage = make(parameters, macs)
+        return stage and {name: value for name, value in stage.items() if name != "initialise"}
+
+    return fresh
+
+
+def _impossible(candidate: Candidate, problem: str) -> Sized:
+    return Sized(candidate.name, {}, Rehearsal({}, problem=problem), "", False, candidate.why, candidate.rate)
 
 
 def _rehearsed(
@@ -152,29 +207,20 @@ def _rehearsed(
     journal: Journal,
     candidate: Candidate,
     stage: Mapping[str, Any],
-    question: str,
-    given: Mapping[str, Any],
-    file: Path,
-    final: Format,
-    training: Mapping[str, Any],
-) -> Sized:
+    attempt: int,
+    given: Given,
+    formats: Sequence[Format],
+    training: TrainingSettings,
+) -> Rehearsal:
+    question = f"size {candidate.name} {attempt}"
+
     def work() -> dict[str, Any]:
-        stages = [given, trained(candidate.name, stage, {**training, "epochs": 1}), *final.stages(candidate.name)]
+        stages = [given.stage, training.stage(candidate.name, stage, candidate.rate, epochs=1)]
         try:
-            return asdict(shop.rehearsed(f"size_{question.replace(' ', '_')}", stages, file))
+            return asdict(shop.rehearsed(question.replace(" ", "_"), stages, formats, given.file))
         except ResourceError:
             raise
         except StageError as error:
-            return {"problem": PLACE.sub("", str(error).partition("\n")[0])}
+            return asdict(Rehearsal({}, problem=PLACE.sub("", str(error).partition("\n")[0])))
 
-    answer = journal.remember(f"size {question}", work)
-    if "problem" in answer:
-        nothing = Rehearsal(0, 0.0, 0.0, None)
-        return Sized(candidate.name, stage, nothing, False, candidate.why, candidate.fresh, answer["problem"])
-    return Sized(candidate.name, stage, Rehearsal(**answer), False, candidate.why, candidate.fresh)
-
-
-def trained(name: str, stage: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
-    """A candidate's stage with its name and its training."""
-    kind = {"type": stage["type"], "name": name}
-    return {**kind, **{field: value for field, value in stage.items() if field != "type"}, "training": dict(training)}
+    return Rehearsal.of(journal.remember(question, work))

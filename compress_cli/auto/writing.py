@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from compress_cli.auto import formats, schedule, students, text
-from compress_cli.auto.decider import AWARE_RATE, FINE, LOSES
+from compress_cli.auto import formats, text
+from compress_cli.auto.decider import LOSES
 from compress_cli.auto.decision import Decision
 from compress_cli.auto.formats import Measured
 from compress_cli.auto.request import Request, duration
 from compress_cli.auto.students import Sized
 from compress_cli.auto.subject import Subject
 from compress_cli.auto.text import Stage
+from compress_cli.auto.training_settings import AWARE_RATE, EPOCHS_A_VIEW, EPOCHS_AN_AWARE, MOST
+from compress_cli.auto.workshop import File
 from compress_cli.measurement.machine import machine
 from compress_cli.statistics.gate import sort_of
 
@@ -31,8 +33,28 @@ def recipe(request: Request, subject: Subject, decision: Decision, settings: Map
         "gates:",
         *(f"  - {text.flow(goal.promise)}" for goal in request.goals),
     ]
+    if decision.chosen:
+        fields += _within(request, decision)
     blocks = [head, fields, gates, ["stages:", *_separated(list(_stages(request, subject, decision, given)))]]
     return text.joined(blocks)
+
+
+def _within(request: Request, decision: Decision) -> list[str]:
+    """The recipe's time, and why it is that."""
+    assert decision.chosen is not None
+    rehearsal = decision.chosen.rehearsal
+    table = f", a view of the table {duration(rehearsal.table_s)}" if rehearsal.table_s else ""
+    why = (
+        f"What was left of {duration(request.within_s)} when this was decided: epochs and views are fitted to it. An epoch "
+        f"takes about {duration(rehearsal.epoch_s)} here{table}."
+    )
+    return [*text.comment(why), f"within: {clock(decision.left_s)}"]
+
+
+def clock(seconds: float) -> str:
+    """`43m10s`, as a recipe writes a time; a second at least."""
+    minutes, rest = divmod(max(1, int(seconds)), 60)
+    return f"{minutes}m{rest}s" if minutes else f"{rest}s"
 
 
 def _separated(stages: list[Stage]) -> list[str]:
@@ -57,11 +79,11 @@ def _head(request: Request, subject: Subject, decision: Decision) -> Iterator[st
     )
     yield "Tried on val, which alone decided; test was not looked at:"
     for one in decision.tried:
-        brief = f" after {decision.brief} epoch(s)" if one.name in decision.compared else ""
+        brief = f" after {decision.brief[one.name]} epoch(s)" if one.name in decision.compared else ""
         yield f"  {one.name}{brief}: {_figures(one, primary)}"
     for size in _last_sizes(decision):
         yield (
-            f"  {size.name}: {size.problem}" if size.problem else f"  {size.name}, its size before any training: {_size(size)}"
+            f"  {size.name}: {size.problem}" if size.problem else f"  {size.name}, its files before any training: {_size(size)}"
         )
     if decision.skipped:
         yield f"  not tried for lack of time: {', '.join(decision.skipped)}"
@@ -74,8 +96,13 @@ def _last_sizes(decision: Decision) -> list[Sized]:
 
 
 def _size(one: Sized) -> str:
-    kept = "" if one.fits else ", which misses a goal"
-    return f"{one.rehearsal.size_bytes / 1e3:.1f} kB, {one.rehearsal.speedup:.2f} times as fast{kept}"
+    """Each format's bytes and speed."""
+    kept = "" if one.fits else "; none keeps size and speed"
+    return "; ".join(f"{name} {_file(file)}" for name, file in one.rehearsal.files.items()) + kept
+
+
+def _file(file: File) -> str:
+    return f"{file.size_bytes / 1e3:.1f} kB, {file.speedup:.2f} times as fast"
 
 
 def number(metric: str, value: float) -> str:
@@ -129,46 +156,41 @@ def _sentence(reason: str) -> str:
 
 
 def _trained(request: Request, decision: Decision) -> Iterator[Stage]:
-    chosen, plan = decision.chosen, decision.plan
-    assert chosen is not None and plan is not None and decision.fmt is not None  # noqa: PT018
+    chosen, primary = decision.chosen, request.task.primary
+    assert chosen is not None and decision.fmt is not None  # noqa: PT018
     yield Stage(training_stage(decision), "\n".join(_why_trained(request, decision)))
-    alone, primary = decision.alone, request.task.primary
-    if plan.aware:
-        lost = f"{number(primary, alone.drop)} of the given model on val" if alone and not alone.problem else "too much"
+    if decision.aware:
         yield Stage(
             aware_stage(decision),
             f"Training goes on through the rounding to 8 bits: integers alone cost more than {LOSES:.0%} of the drop that is "
-            f"promised ({lost}). {plan.aware} epoch(s), a fifth of the time, at {AWARE_RATE:.0%} of the learning rate.",
+            f"promised. An epoch for every {EPOCHS_AN_AWARE} before, at {AWARE_RATE:.0%} of the learning rate from scratch.",
         )
-    else:
-        for stage in decision.fmt.stages(chosen.name)[:-1]:
-            fine = ""
-            if alone and not alone.problem and decision.budget.drop is not None:
-                fine = f" They cost the given model {number(primary, alone.drop)} on val, so calibration is enough."
-            gains = f"{alone.speedup:.2f} times as fast" if alone and not alone.problem else "faster"
-            yield Stage(
-                _without_start(stage), f"8-bit integers, calibrated on train: alone they make the given model {gains}.{fine}"
-            )
+        return
+    for stage in decision.fmt.stages(chosen.name)[:-1]:
+        yield Stage(_without_start(stage), " ".join(_why_format(decision, primary)))
+
+
+def _why_format(decision: Decision, primary: str) -> Iterator[str]:
+    chosen, alone = decision.chosen, decision.alone
+    assert chosen is not None and decision.fmt is not None  # noqa: PT018
+    others = {name: file for name, file in chosen.rehearsal.files.items() if name != chosen.fmt}
+    listed = "; ".join(f"{name} {_file(file)}" for name, file in others.items())
+    compared = f" ({listed})" if listed else ""
+    yield f"{decision.fmt.what[:1].upper()}{decision.fmt.what[1:]}: {_file(chosen.file)}{compared}."
+    if chosen.fmt == formats.INT8 and alone and not alone.problem and decision.budget.drop is not None:
+        yield f"They cost the given model {number(primary, alone.drop)} on val without any training."
 
 
 def _why_trained(request: Request, decision: Decision) -> Iterator[str]:
-    chosen, plan, rates = decision.chosen, decision.plan, decision.rates
-    assert chosen is not None and plan is not None and rates is not None  # noqa: PT018
-    sized = (
-        "sized so that the file is small and fast enough" if chosen.fits else "no size keeps all goals, and this one is near"
-    )
-    yield f"{chosen.why}: {sized} ({_size(chosen)}; a real file, timed here). {_why_chosen(request, decision)}"
-    most = schedule.MOST_FRESH if chosen.fresh else schedule.MOST_TUNED
-    enough = "beyond which little is won" if plan.epochs == most else f"what is left of {duration(request.within_s)}"
-    yield (
-        f"{plan.epochs} epochs, {enough}: {rates.train} samples at {1 / rates.online_s:.0f} a second with the teacher running "
-        f"along ({1 / rates.student_s:.0f} without); together about {duration(plan.seconds)}."
-    )
-    if plan.stored:
-        views = f" for each of {plan.views} fixed views of the pictures" if plan.views > 1 else ""
-        yield f"The teacher's outputs are stored once{views}, which takes {duration(rates.table_s(plan.views))} and pays."
-    if not chosen.fresh:
-        yield f"It has learnt before, so the learning rate is {FINE:.0%} of that from scratch."
+    chosen = decision.chosen
+    assert chosen is not None
+    sized = "sized so that the file is small and fast enough" if chosen.fits else "no size keeps all goals; this one is near"
+    format_ = f"as {chosen.fmt}: " if len(chosen.rehearsal.files) > 1 else ""
+    yield f"{chosen.why}: {sized} ({format_}{_file(chosen.file)}; a real file, timed here). {_why_chosen(request, decision)}"
+    if decision.training and decision.training.stored:
+        yield f"The teacher's outputs are stored; where pictures change, a fixed view of them for every {EPOCHS_A_VIEW} epochs."
+    if chosen.rate != 1:
+        yield f"It starts with what the given model has learnt, so the learning rate is {chosen.rate:.0%} of that from scratch."
 
 
 def _why_chosen(request: Request, decision: Decision) -> str:
@@ -176,42 +198,30 @@ def _why_chosen(request: Request, decision: Decision) -> str:
     assert chosen is not None
     others = [figures for name, figures in decision.compared.items() if name != chosen.name]
     if not others:
-        return "Nothing else was compared with it: " + (
-            "no other candidate fits." if not [one for one in decision.sizes if one.fits and one.name != chosen.name]
-            else "there was no time for a short training of each."
-        )  # fmt: skip
+        late = decision.skipped or any(one.fits and one.name != chosen.name for one in decision.sizes)
+        why = "there was no time for a short training of each" if late else "no other candidate fits"
+        return f"Nothing else was compared with it: {why}."
     primary = request.task.primary
     ours = number(primary, decision.compared[chosen.name].metric)
     listed = ", ".join(f"{one.name} {number(primary, one.metric)}" for one in others)
-    return f"After a short training ({decision.brief} epoch(s), as long for each) it had {primary} {ours} on val: {listed}."
+    return f"After a short training (as much time for each) it had {primary} {ours} on val: {listed}."
 
 
 def training_stage(decision: Decision) -> dict[str, Any]:
-    """The stage that trains what was chosen."""
-    chosen, plan = decision.chosen, decision.plan
-    assert chosen is not None and plan is not None  # noqa: PT018
-    lesson = dict(decision.lesson)
-    if plan.stored and lesson.get("augment"):
-        lesson["views"] = plan.views
-    stage = students.trained(chosen.name, chosen.stage, {"epochs": plan.epochs, **lesson})
-    if plan.stored:
-        stage = {**stage, "teacher_cache": True}
+    """The stage that trains what was chosen: as many epochs and views as ever pay, which the recipe's time reduces."""
+    chosen = decision.chosen
+    assert chosen is not None and decision.training is not None  # noqa: PT018
+    stage = decision.training.stage(chosen.name, chosen.stage, chosen.rate, MOST, MOST // EPOCHS_A_VIEW)
     return _without_start(stage) if stage.get("start") == "given" else stage
 
 
 def aware_stage(decision: Decision) -> dict[str, Any]:
     """The stage that trains the chosen model in integers."""
-    chosen, plan = decision.chosen, decision.plan
-    assert chosen is not None and plan is not None and decision.fmt is not None  # noqa: PT018
-    quantizer = decision.fmt.quantizer or {}
-    lesson = {name: value for name, value in decision.lesson.items() if name != "optimizer"}
-    return {
-        "type": "quantize_aware",
-        "name": formats.INT8,
-        "teacher": "given",
-        **({"quantizer": dict(quantizer)} if dict(quantizer) != {"type": "static_int8"} else {}),
-        "training": {"epochs": plan.aware, **lesson, "optimizer": schedule.optimizer(decision.scratch, AWARE_RATE)},
-    }
+    assert decision.fmt is not None and decision.training is not None  # noqa: PT018
+    quantizer = dict(decision.fmt.quantizer or {})
+    stated = {} if quantizer == {"type": "static_int8"} else {"quantizer": quantizer}
+    stage = {"type": "quantize_aware", "teacher": "given", **stated}
+    return decision.training.stage(formats.INT8, stage, AWARE_RATE, MOST // EPOCHS_AN_AWARE, MOST // EPOCHS_A_VIEW)
 
 
 def path_of(path: Path, recipe: Path) -> str:

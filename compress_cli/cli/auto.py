@@ -76,6 +76,9 @@ def command(
     The same command again goes on where it was interrupted. Exit code 0 where every promise holds, 5 where one does not: the
     report then says what limits it.
     """
+    import time
+
+    begun = time.monotonic()
     from compress_cli.auto import request as requests
     from compress_cli.auto.preparation import Places, prepared
     from compress_cli.cli._live import Live
@@ -99,7 +102,7 @@ def command(
 
             typer.echo(format_json.dumps({"recipe": str(recipe), "holds_on_val": decision.holds}, indent=1))
         return
-    _run(request, decision, places, plugins=bool(plugins), quiet=quiet, json=json, junit=junit)
+    _run(request, decision, places, begun - decision.earlier_s, quiet=quiet, json=json, junit=junit)
 
 
 def _request(
@@ -161,25 +164,36 @@ def _as_dataset(data: str) -> str:
 
 
 def _run(
-    request: "Request", decision: "Decision", places: "Places", *, plugins: bool, quiet: bool, json: bool, junit: Path | None
+    request: "Request", decision: "Decision", places: "Places", begun: float, *, quiet: bool, json: bool, junit: Path | None
 ) -> None:
-    """Run the recipe, say what limits it, and check its gates."""
+    """Run the recipe, say what limits it, and check its gates.
+
+    `begun`: when all the work would have begun, had it been done without a break.
+    """
+    import time
+
     from compress_cli.auto import limits
     from compress_cli.auto.preparation import training_facts
     from compress_cli.cli._live import Live
     from compress_cli.cli.run import tell, write_report
-    from compress_cli.pipeline import plan, run
+    from compress_cli.pipeline import fitting, plan, run
     from compress_cli.pipeline import recipe as recipes
     from compress_cli.report import gates as promises
 
     planned = plan.plan(recipes.load(places.recipe))
     directory = places.output / planned.recipe.name
     with Live(quiet=quiet) as listener:
-        execution = run.Run(planned, places.store, directory, listener)
+        fitted = ""
+        if planned.recipe.within:
+            result = fitting.fitted(planned, places.store, directory, listener, time.monotonic())
+            planned, fitted = fitting.applied(planned, result), result.decision.sentence
+        execution = run.Run(planned, places.store, directory, listener, fitted=fitted)
         execution.execute()
     made = {step.name: execution.artifacts[step.key] for step in planned.stages if step.key in execution.artifacts}
     report = promises.collect(directory)
-    limits.write(directory, limits.sentences(request, decision, report, training_facts(decision, made)))
+    sentences = limits.sentences(request, decision, report, training_facts(decision, made))
+    late = limits.late(request, time.monotonic() - begun)
+    limits.write(directory, [*sentences, *([late] if late else [])])
     report = promises.collect(directory)
     write_report(report, directory)
     write_junit(report, junit)

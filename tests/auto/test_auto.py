@@ -4,10 +4,15 @@ import json
 import os
 
 import numpy as np
+import onnx
 import pytest
+import torch
 import yaml
 
+from compress_cli.networks import restore
+from compress_cli.pipeline import time_limit
 from compress_cli.report import markdown
+from compress_cli.store import artifact
 
 RECIPE = """
 dataset: digits
@@ -106,12 +111,46 @@ def test_what_integers_alone_do_not_keep_is_trained_within_the_time(compress, di
         "--within", "10m", "--store", digits / ".store", "--recipe", "six.yaml",
     )  # fmt: skip
     assert outcome.code == 0, outcome
-    stages = yaml.safe_load((tmp_path / "six.yaml").read_text())["stages"]
+    written = yaml.safe_load((tmp_path / "six.yaml").read_text())
+    stages = written["stages"]
     assert stages[1]["type"] in ("prune", "distill")
-    assert stages[1]["training"]["epochs"] >= 1
+    assert stages[1]["training"]["epochs"] == 160  # as many as ever pay: the recipe's time fits them
+    assert 0 < time_limit.seconds(written["within"]) < 600
+    assert (tmp_path / "runs" / "six" / "fitted.json").is_file()
     report = of_run(tmp_path / "runs", "six")
     given, *_, shipped = report["rows"]
     assert given["size_bytes"] >= 6 * shipped["size_bytes"]
+
+
+@pytest.mark.slow
+def test_a_portable_file_has_weights_of_seven_bits(compress, digits, tmp_path):
+    outcome = compress(
+        "auto", digits / "digits" / "teacher", "--goal", "compression_ratio>=2.5", "--goal", "accuracy_drop<=0.1",
+        "--within", "5m", "--target", "portable", "--store", digits / ".store",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome
+    assert "reduce_range: true" in (tmp_path / "auto.yaml").read_text()
+    shipped = onnx.load(tmp_path / "runs" / "auto" / "onnx" / "model.onnx")
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in shipped.graph.initializer]
+    filters = [array for array in weights if array.dtype == np.int8 and array.ndim > 1]
+    assert filters
+    assert max(np.abs(array.astype(int)).max() for array in filters) <= 64
+
+
+@pytest.mark.slow
+def test_a_state_dict_with_its_architecture_is_taken(compress, digits, tmp_path):
+    document = json.loads((digits / "digits" / "teacher" / "architecture.json").read_text())
+    network = restore.checkpoint(artifact.read(digits / "digits" / "teacher")).network
+    torch.save(network.body.state_dict(), tmp_path / "teacher.pt")
+    outcome = compress(
+        "auto", "teacher.pt", "--model", json.dumps(document["model"]), "--data", "digits",
+        "--goal", "compression_ratio>=2", "--goal", "accuracy_drop<=0.1", "--within", "5m",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome
+    given, *_ = of_run(tmp_path / "runs", "auto")["rows"]
+    taught, *_ = of_run(digits, "digits")["rows"]
+    assert given["parameters"] == taught["parameters"]
+    assert given["metrics"]["accuracy"]["value"] == pytest.approx(taught["metrics"]["accuracy"]["value"], abs=1e-6)
 
 
 @pytest.mark.slow

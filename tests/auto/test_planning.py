@@ -7,16 +7,21 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress_cli.auto import architectures, schedule, text, writing
+from compress_cli.auto import architectures, decider, formats, limits, students, text, writing
 from compress_cli.auto.architectures import Size
+from compress_cli.auto.decision import Decision
+from compress_cli.auto.formats import Format, Measured
 from compress_cli.auto.journal import Journal
-from compress_cli.auto.schedule import Rates
+from compress_cli.auto.promises import Budget
+from compress_cli.auto.training_settings import TrainingSettings
+from compress_cli.auto.workshop import File, Rehearsal
 from compress_cli.data.datasets.digits import Digits
 from compress_cli.document import Document
+from compress_cli.errors import Interrupted, ResourceError
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.networks.models.resnet import Resnet
-from compress_cli.store.artifact import Checkpoint
+from compress_cli.pipeline import time_limit
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12)
 
@@ -62,57 +67,129 @@ def test_no_version_fits_into_nothing():
     assert architectures.within(Convnet(widths=(16, 32)), Digits().signature(), Size(50, 10**9)) is None
 
 
-def test_widths_are_rounded_as_processors_like_them_and_never_to_none():
-    assert [architectures.rounded(width) for width in (0.3, 5, 9, 13, 21, 60)] == [2, 4, 8, 12, 24, 64]
+def test_as_many_blocks_stay_as_fit():
+    signature, teacher = Digits().signature(), Resnet(depth=56)
+    twenty = architectures.size(Resnet(depth=20), signature)
+    assert architectures.with_fewer_blocks(teacher, signature, twenty) == Resnet(depth=20)
+    less = Size(twenty.parameters - 1, twenty.macs)
+    assert architectures.with_fewer_blocks(teacher, signature, less) == Resnet(depth=14)
+    tiny = architectures.with_fewer_blocks(teacher, signature, Size(5000, 10**9))
+    assert tiny.depth == 26  # 6n + 2, at most 0.55 of 56, and narrower: the shallowest of full width has more
+    assert tiny.widths < (16, 32, 64)
+    assert architectures.size(tiny, signature).parameters <= 5000
 
 
-def test_half_the_blocks():
-    assert architectures.shallower(Resnet(depth=56)).depth == 26  # 6n + 2, at most 0.55 of 56
-    assert architectures.shallower(Convnet(convs=2)).convs == 1
-    assert architectures.shallower(Mlp()) is None
+def test_what_has_no_blocks_has_no_fewer():
+    assert [model.convs for _, model in architectures.shallower(Convnet(convs=3))] == [2, 1]
+    assert architectures.shallower(Mlp()) == []
 
 
-def test_epochs_fill_the_time_and_no_more():
-    rates = Rates(train=1000, val=0, online_s=0.01, teacher_s=0.001)  # 10 s an epoch, 9 without the teacher
-    plan = schedule.fitted(rates, 101 / schedule.SLACK, fresh=True, aware=False, augmented=False)
-    # stored: 1 s for the table, then 100 / 9 = 11 epochs; with the teacher along 10
-    assert (plan.epochs, plan.stored, plan.aware) == (11, True, 0)
-    assert plan.seconds == pytest.approx(1 + 11 * 9)
+MEGABYTE = 1_000_000
 
 
-def test_a_table_of_views_is_not_made_for_a_few_epochs():
-    rates = Rates(train=1000, val=0, online_s=0.01, teacher_s=0.008)
-    plan = schedule.fitted(rates, 35 / schedule.SLACK, fresh=True, aware=False, augmented=True)
-    assert (plan.epochs, plan.stored) == (3, False)  # four views cost 32 s
+def room(smaller, faster):
+    """For a tenth of a megabyte and four times the speed, where integers alone are so much smaller and faster."""
+    alone = Measured("int8", round(MEGABYTE / smaller), faster, 1.0, 0.9, 0.0, ())
+    return students.room(Budget(0.1, 0.25, None), MEGABYTE, [alone])
 
 
-def test_integers_get_their_share_of_the_time():
-    rates = Rates(train=1000, val=0, online_s=0.01, teacher_s=0.0)
-    plan = schedule.fitted(rates, 101 / schedule.SLACK, fresh=True, aware=True, augmented=True)
-    assert plan.aware == 1  # a fifth of 101 s, at 19 s an epoch
-    assert plan.epochs == 8  # 82 s remain
-    assert schedule.fitted(rates, 9, fresh=True, aware=False, augmented=False) is None
+def test_where_to_begin_is_what_the_number_format_leaves():
+    space = room(smaller=4, faster=2)
+    assert space.parameters_share == pytest.approx(0.4 * students.TIGHTER)  # a tenth of the bytes, a quarter of them a weight
+    assert space.macs_share == pytest.approx(0.5 * students.TIGHTER)
+    assert not room(smaller=12, faster=5).shrinks
 
 
-def test_a_teacher_is_as_fast_as_it_can_be_not_as_slow_as_a_busy_machine_makes_it(monkeypatch):
-    begins_and_ends = iter([0.0, 64.0, 100.0, 106.4, 200.0, 264.0, 300.0, 364.0])  # seconds of four batches of 64
-    monkeypatch.setattr(schedule.restore, "checkpoint", lambda artifact: SimpleNamespace(network=None, signature=None))
-    monkeypatch.setattr(schedule.samples, "tensors", lambda part, signature: None)
-    monkeypatch.setattr(schedule.samples, "answers", lambda network, tensors: None)
-    monkeypatch.setattr(schedule.time, "perf_counter", lambda: next(begins_and_ends))
-    checkpoint = object.__new__(Checkpoint)
-    assert schedule.teacher_s(checkpoint, SimpleNamespace(dataset=Digits())) == pytest.approx(0.1)
+def test_the_gentlest_format_that_fits_ships():
+    fast = 4 * students.UNSURE
+    space = room(smaller=4, faster=2)
+    kept = {"float": File(90_000, fast, 1.0), "int8": File(30_000, fast, 1.0)}
+    assert space.best(kept) == ("float", True)
+    assert space.best({**kept, "float": File(110_000, fast, 1.0)}) == ("int8", True)
 
 
-@pytest.mark.parametrize(("epochs", "reason"), [(80, "beyond which little is won"), (79, "what is left of 2 min")])
-def test_a_recipe_says_the_time_decided_the_epochs_only_where_it_did(monkeypatch, epochs, reason):
-    monkeypatch.setattr(writing, "_size", lambda sized: "9.5 kB")
-    monkeypatch.setattr(writing, "_why_chosen", lambda request, decision: "")
-    chosen = SimpleNamespace(fresh=False, fits=True, why="cut")
-    plan = schedule.Schedule(epochs=epochs, aware=0, stored=False, views=1, seconds=4.0)
-    rates = Rates(train=1000, val=0, online_s=0.01, teacher_s=0.0)
-    why = " ".join(writing._why_trained(SimpleNamespace(within_s=120), SimpleNamespace(chosen=chosen, plan=plan, rates=rates)))
-    assert f"{epochs} epochs, {reason}: 1000 samples at 100 a second" in why
+def test_a_float_file_is_taken_where_integers_make_a_small_network_slower():
+    space = room(smaller=4, faster=2)
+    files = {"float": File(60_000, 6.33, 1.0), "int8": File(30_000, 3.37, 1.0)}
+    assert space.best(files) == ("float", True)
+    assert space.best({"float": File(60_000, 3.0, 1.0), "int8": File(30_000, 2.0, 1.0)}) == ("float", False)
+
+
+class Shop:
+    """Measures files whose bytes are those of the parameters that are kept, and whose speed-up is the inverse of the work."""
+
+    def __init__(self, formats):
+        self.formats, self.asked = formats, []
+
+    def rehearsed(self, name, stages, formats, file):
+        keep = stages[-1]["keep"]
+        self.asked.append(keep)
+        (share,) = keep.values()
+        files = {
+            choice.name: File(round(share * MEGABYTE / self.formats[choice.name][0]), self.formats[choice.name][1] / share, 1.0)
+            for choice in formats
+        }
+        return Rehearsal(files, epoch_s=1.0)
+
+
+def sizes(tmp_path, factors, space):
+    shop = Shop(factors)
+    candidate = students.Candidate("pruned", students._pruned, "cut", students.CUT)
+    choices = [Format(name, None, 1.0, False, "") for name in factors]
+    given_model = SimpleNamespace(stage={"name": "given"}, file=None)
+    training = TrainingSettings({}, stored=False)
+    return students.sized(shop, Journal.open(tmp_path, "key"), candidate, space, given_model, choices, training), shop
+
+
+def test_a_candidate_shrinks_until_one_of_its_formats_fits(tmp_path):
+    tried, shop = sizes(tmp_path, {"float": (1, 1.0), "int8": (4, 0.9)}, room(smaller=4, faster=2))
+    chosen = tried[-1]
+    assert chosen.fits
+    assert chosen.fmt == "int8"  # float would have to lose nine tenths of its parameters
+    assert chosen.file.speedup >= 4 * students.UNSURE
+    assert len(shop.asked) <= students.ROUNDS
+
+
+def test_a_candidate_with_room_to_spare_is_tried_larger(tmp_path):
+    tried, _ = sizes(tmp_path, {"int8": (8, 8.0)}, room(smaller=4, faster=2))  # the guess stood on integers half as good
+    small, chosen = tried
+    assert small.fits
+    assert chosen.fits
+    assert chosen.file.size_bytes > small.file.size_bytes
+
+
+def test_a_training_is_told_no_more_than_it_needs():
+    plain = TrainingSettings({"batch": 64}, stored=True)
+    stage = plain.stage("cut", {"type": "prune", "start": "given"}, students.CUT, epochs=10, views=4)
+    assert stage["training"]["epochs"] == 10
+    assert stage["training"]["optimizer"]["learning_rate"] == pytest.approx(0.02)  # a fifth of the default 0.1
+    assert stage["teacher_cache"] is True
+    assert "views" not in stage["training"]  # nothing changes from view to view
+    shifted = TrainingSettings({"augment": ["flip"]}, stored=True)
+    assert shifted.stage("student", {"type": "distill"}, 1, epochs=10, views=4)["training"] == {
+        "epochs": 10,
+        "augment": ["flip"],
+        "views": 4,
+    }
+    assert "teacher_cache" not in TrainingSettings({}, stored=False).stage("s", {"type": "distill"}, 1, 10)
+
+
+def test_outputs_too_large_for_a_table_are_computed_anew():
+    subject = SimpleNamespace(training={}, dataset=Digits())
+    assert TrainingSettings.of(subject, Digits().signature(), 1_000).stored  # ten numbers a sample
+    assert not TrainingSettings.of(subject, Digits().signature(), 10_000_000).stored  # 400 MB
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(2591.8, "43m11s"), (59.2, "59s"), (0.1, "1s"), (7200, "120m0s")])
+def test_the_time_that_is_left_is_written_as_a_recipe_reads_it(seconds, text):
+    assert writing.clock(seconds) == text
+    assert time_limit.seconds(text) == max(1, int(seconds))
+
+
+def test_taking_longer_than_was_given_is_said():
+    request = SimpleNamespace(within_s=60)
+    assert limits.late(request, 59.9) == ""
+    assert "took 75 s" in limits.late(request, 75)
 
 
 def test_a_journal_answers_the_second_time_without_work(tmp_path):
@@ -124,5 +201,42 @@ def test_a_journal_answers_the_second_time_without_work(tmp_path):
         raise AssertionError("worked again")
 
     assert again.remember("figure", never) == {"value": 1.5}
-    assert again.spent_s == journal.spent_s > 0
+    assert again.earlier_s == journal.took_s["figure"] > 0
+    assert again.spent_s >= again.earlier_s
     assert Journal.open(tmp_path, "other").answers == {}
+
+
+@pytest.mark.parametrize("stop", [Interrupted("interrupted"), ResourceError("the disk is full")])
+def test_an_interruption_is_no_figure_of_a_format(tmp_path, stop):
+    class Interrupts:
+        def make(self, name, stages):
+            raise stop
+
+    journal = Journal.open(tmp_path, "key")
+    with pytest.raises(type(stop)):
+        formats.measured(Interrupts(), journal, Format("int8", {"type": "static_int8"}, 4.0, True, ""), {}, tmp_path)
+    assert journal.answers == {}  # the same command tries it again
+
+
+def entrant(name, epoch_s):
+    rehearsal = Rehearsal({"float": File(10, 8.0, 1.0)}, epoch_s=epoch_s, table_s=10, other_s=5)
+    return students.Sized(name, {}, rehearsal, "float", True, "", 1.0)
+
+
+def compared(entrants, left):
+    chooser, decision = object.__new__(decider.Decider), Decision(None, None)
+    return chooser._in_time(decision, entrants, left), decision
+
+
+def test_candidates_are_trained_as_long_each_in_a_quarter_of_the_time():
+    # a quarter of 520 s is 130 s, 10 for the table: 60 s each, 5 of them for files, in which one trains 5 epochs and one 2
+    entrants, decision = compared([entrant("quick", 10), entrant("slow", 25)], 520)
+    assert [one.name for one in entrants] == ["quick", "slow"]
+    assert decision.brief == {"quick": 5, "slow": 2}
+
+
+def test_candidates_for_whose_comparison_there_is_no_time_are_named():
+    entrants, decision = compared([entrant("a", 20), entrant("b", 20), entrant("c", 20)], 520)
+    assert [one.name for one in entrants] == ["a", "b"]  # of three each had 35 s
+    assert decision.skipped == ["c"]
+    assert compared([entrant("a", 40), entrant("b", 40)], 520)[1].brief == {}  # one epoch each tells too little
