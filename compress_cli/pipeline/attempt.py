@@ -27,6 +27,7 @@ class Attempt(BaseModel):
     device: str
     libraries: dict[str, str]
     threads: int
+    processes: int = 1  # that train together; any number goes on from what another saved
 
     def write(self, folder: Path) -> None:
         durable.write(folder / MARK, self.model_dump_json(indent=1).encode())
@@ -62,14 +63,16 @@ class Attempt(BaseModel):
 def begin(attempt: Attempt, output: Path, saves: Path, say: Callable[[str], None]) -> Attempt:
     """Take up what an earlier try left in both folders where the result will be the same, or clear it away and say why.
 
-    The number of threads is then the one that the earlier try had.
+    The number of threads is then the one that the earlier try had, unless other processes go on with it.
     """
     earlier = _read(saves)
     hindrance = attempt.hindrance(earlier) if earlier else "there is nothing"
     if earlier and hindrance and len(list(saves.iterdir())) > 1:
         say(f"begins anew: {hindrance}")
-    if earlier and not hindrance:
+    if earlier and not hindrance and earlier.processes == attempt.processes:
         attempt = earlier
+    elif earlier and not hindrance:
+        attempt = attempt.model_copy(update={"forced": earlier.forced})
     else:
         _empty(saves)
     if hindrance or not attempt.finished(output):
