@@ -247,7 +247,7 @@ class _SharedBatchNorm(TorchFunctionMode):
             if running_mean is not None and running_var is not None:
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
                 running_var.lerp_((variance * count / (count - 1).clamp(min=1)).to(running_var.dtype), momentum)
-        normal = centred * (variance + eps).rsqrt().view(channels)
+        normal: Tensor = centred * (variance + eps).rsqrt().view(channels)
         if weight is not None and bias is not None:
             normal = normal * weight.view(channels) + bias.view(channels)
         return normal.to(x.dtype)

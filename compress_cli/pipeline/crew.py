@@ -26,7 +26,7 @@ from compress_cli import stopping
 from compress_cli.errors import ArtifactError, CompressError, RecipeError, StageError
 from compress_cli.pipeline import executor
 from compress_cli.pipeline.plan import Plan
-from compress_cli.pipeline.rendezvous import ENDED, POLL_S, WAIT_S, Failure, Hello, Order, Place
+from compress_cli.pipeline.rendezvous import DONE, ENDED, POLL_S, WAIT_S, Failure, Hello, Messages, Order, Place
 from compress_cli.pipeline.step import Step
 from compress_cli.processes import ALONE, Processes
 
@@ -40,7 +40,7 @@ class Crew:
     """The processes of a run, as the first of them sees the others."""
 
     place: Place
-    store: dist.Store
+    messages: Messages
     planned: Plan | None = None  # as the recipe asks, before it is fitted to a time
     children: dict[int, Child] = field(default_factory=dict)  # rank -> process, where this one started them
     orders: int = 0
@@ -52,7 +52,7 @@ class Crew:
 
     def __exit__(self, *error: object) -> None:
         """Let the others end."""
-        self.store.set(ENDED, b"1")
+        self.messages.set(ENDED, DONE)
         if dist.is_initialized():
             dist.destroy_process_group()
         deadline = time.monotonic() + FAREWELL_S
@@ -74,11 +74,11 @@ class Crew:
         sources = {role: [s.model_dump() for s in executor.recorded(artifacts)] for role, artifacts in inputs.items()}
         order = Order(key=step.key, name=step.name, inputs=sources, threads=threads)
         self.orders += 1
-        self.store.set(f"order/{self.orders}", order.model_dump_json().encode())
+        self.messages.set(f"order/{self.orders}", order.model_dump_json())
         for rank in range(1, self.place.count):
             self._wait_for(rank, f"ready/{self.orders}/{rank}", f" for stage '{step.name}'")
         if not dist.is_initialized():
-            self.place.join(self.store, executor.device(recipe_device))
+            self.place.join(self.messages, executor.device(recipe_device))
         return Processes(0, self.place.count, self.place.local_rank, self.explain)
 
     def explain(self) -> str:
@@ -102,7 +102,7 @@ class Crew:
         own = Hello.of(self.planned)
         for rank in range(1, self.place.count):
             self._wait_for(rank, f"hello/{rank}", "")
-            other = Hello.model_validate_json(self.store.get(f"hello/{rank}"))
+            other = Hello.model_validate_json(self.messages.get(f"hello/{rank}"))
             if difference := own.difference(other):
                 raise RecipeError(f"process {rank}, on {other.machine}, {difference}")
         self.greeted = True
@@ -110,7 +110,7 @@ class Crew:
     def _wait_for(self, rank: int, message: str, purpose: str) -> None:
         """StageError where it does not come; the error of the other process where that failed."""
         deadline = time.monotonic() + WAIT_S
-        while not self.store.check([message]):
+        while not self.messages.check([message]):
             if failed := self._failure(rank):
                 code, text = failed
                 raise KINDS.get(code, StageError)(text)
@@ -125,14 +125,16 @@ class Crew:
     def _failure(self, rank: int) -> tuple[int, str] | None:
         """The exit code and the message of a process that failed."""
         who = f"process {rank} of {self.place.count}, counted from 0"
-        if self.store.check([f"failed/{rank}"]):
-            failure = Failure.model_validate_json(self.store.get(f"failed/{rank}"))
+        if self.messages.check([f"failed/{rank}"]):
+            failure = Failure.model_validate_json(self.messages.get(f"failed/{rank}"))
             return failure.code, f"{who}, on {failure.machine}: {failure.message}"
         reason = self.children[rank].died() if rank in self.children else ""
         return (4, f"{who}: {reason}") if reason else None
 
     def _left(self, rank: int) -> bool:
-        return self.store.check([f"left/{rank}"]) or (rank in self.children and self.children[rank].process.poll() is not None)
+        return self.messages.check([f"left/{rank}"]) or (
+            rank in self.children and self.children[rank].process.poll() is not None
+        )
 
 
 @dataclass

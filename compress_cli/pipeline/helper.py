@@ -24,7 +24,7 @@ from compress_cli.pipeline import executor, fitting
 from compress_cli.pipeline.estimate import MEMORY
 from compress_cli.pipeline.executor import Workspace
 from compress_cli.pipeline.plan import Plan
-from compress_cli.pipeline.rendezvous import ENDED, POLL_S, Failure, Hello, Order, Place, machine
+from compress_cli.pipeline.rendezvous import DONE, ENDED, POLL_S, Failure, Hello, Messages, Order, Place, machine
 from compress_cli.pipeline.step import Step
 from compress_cli.processes import Processes
 from compress_cli.store.artifact import Artifact
@@ -53,13 +53,13 @@ class Helper:
     def work(self, made: Callable[[], tuple[Plan, Store, Path]]) -> NoReturn:
         reader = _signals()
         try:
-            store = self.place.connect()
+            messages = self.place.connect()
             threading.Thread(target=self._watch, args=(self.place.connect(), reader), daemon=True).start()
         except StageError as error:
             self._leave(4, f"error: process {self.place.rank}: {error}")
         try:
             planned, artifacts, directory = made()
-            self._serve(store, planned, artifacts, directory)
+            self._serve(messages, planned, artifacts, directory)
         except CompressError as error:
             failure = Failure(
                 machine=machine(), message=str(error), code=error.exit_code, resource=isinstance(error, ResourceError)
@@ -67,25 +67,25 @@ class Helper:
         except Exception:
             failure = Failure(machine=machine(), message=traceback.format_exc(), code=1)
         with suppress(RuntimeError):
-            store.set(f"failed/{self.place.rank}", failure.model_dump_json().encode())
+            messages.set(f"failed/{self.place.rank}", failure.model_dump_json())
         time.sleep(EXPLAINED_S)  # the watch ends this process as soon as the first one has told of it
         self._leave(failure.code, f"error: process {self.place.rank}, on {failure.machine}: {failure.message}")
 
-    def _serve(self, store: dist.Store, planned: Plan, artifacts: Store, directory: Path) -> NoReturn:
+    def _serve(self, messages: Messages, planned: Plan, artifacts: Store, directory: Path) -> NoReturn:
         """Make every step that the first process orders."""
         if planned.missing_data:
             raise ArtifactError(planned.missing_data)
-        store.set(f"hello/{self.place.rank}", Hello.of(planned).model_dump_json().encode())
+        messages.set(f"hello/{self.place.rank}", Hello.of(planned).model_dump_json())
         number = 1
         while True:
-            while not store.check([f"order/{number}"]):
+            while not messages.check([f"order/{number}"]):
                 time.sleep(POLL_S)
-            order = Order.model_validate_json(store.get(f"order/{number}"))
+            order = Order.model_validate_json(messages.get(f"order/{number}"))
             step, plan = _ordered(order, planned, directory)
             inputs = _inputs(order, step, artifacts)
-            store.set(f"ready/{number}/{self.place.rank}", b"1")
+            messages.set(f"ready/{number}/{self.place.rank}", DONE)
             if not dist.is_initialized():
-                self.place.join(store, executor.device(plan.recipe.device))
+                self.place.join(messages, executor.device(plan.recipe.device))
             self._make(plan, step, inputs, order, artifacts.root / MEMORY)
             number += 1
 
@@ -98,14 +98,14 @@ class Helper:
             executor.perform(plan.recipe, step, inputs, Workspace(output, memory, processes=processes))
         shutil.rmtree(output)
 
-    def _watch(self, store: dist.Store, reader: int) -> None:
+    def _watch(self, messages: Messages, reader: int) -> None:
         """End this process when the first one ends, or is gone, whatever the main thread is doing."""
         deadline = float("inf")
         while time.monotonic() < deadline:
             try:
-                if store.check([ENDED]):
+                if messages.check([ENDED]):
                     with suppress(RuntimeError):
-                        store.set(f"left/{self.place.rank}", b"1")
+                        messages.set(f"left/{self.place.rank}", DONE)
                     self._leave(0)
             except RuntimeError:
                 self._leave(4, f"error: process {self.place.rank} of {self.place.count}: the first process is gone")

@@ -1,6 +1,6 @@
 """How the processes of one run find each other: a store of short messages, which the first of them or torchrun keeps.
 
-Messages: `hello/1` (who a process is), `order/3` (the third step that is to be made together), `ready/3/1` (process 1 has all
+Store: `hello/1` (who a process is), `order/3` (the third step that is to be made together), `ready/3/1` (process 1 has all
 for it), `failed/1` (why process 1 can't go on), `ended` (the first process is done, or gave up).
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from torch import distributed as dist
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 import compress_cli
 from compress_cli.errors import RecipeError, StageError
@@ -21,7 +22,9 @@ from compress_cli.pipeline.plan import Plan
 
 WAIT_S = 600.0  # for a process that has not come yet: machines of a cluster do not start at once
 SILENCE = timedelta(hours=1)  # of a process in the middle of a step, after which it counts as gone
+Messages = Store  # short ones, which all processes see; the other store holds artifacts
 ENDED = "ended"
+DONE = "1"
 POLL_S = 0.05
 NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -67,23 +70,21 @@ class Place(BaseModel):
         values = (self.rank, self.count, self.host, self.port)
         return dict(zip(NAMES, map(str, values), strict=True)) | {"LOCAL_RANK": str(self.local_rank)}
 
-    def connect(self) -> dist.Store:
+    def connect(self) -> Messages:
         """The store of messages; StageError where the first process does not come."""
         first = self.rank == 0 and not self.kept_by_torchrun
         try:
-            store = dist.TCPStore(
-                self.host, self.port, None, first, timedelta(seconds=WAIT_S), wait_for_workers=False, use_libuv=True
-            )
+            store = TCPStore(self.host, self.port, None, first, timedelta(seconds=WAIT_S), wait_for_workers=False)
         except RuntimeError as error:
             what = "can't be taken" if first else "is not answered by the first process"
             raise StageError(f"{self.host}:{self.port} {what}: {str(error).partition(chr(10))[0]}") from error
-        return dist.PrefixStore(f"compress/{self.attempt}", store)
+        return PrefixStore(f"compress/{self.attempt}", store)
 
-    def join(self, store: dist.Store, device: str) -> None:
+    def join(self, messages: Messages, device: str) -> None:
         """Open the connections over which processes that train together exchange tensors; waits for all of them."""
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo",
-            store=dist.PrefixStore("group", store),
+            store=PrefixStore("group", messages),
             rank=self.rank,
             world_size=self.count,
             timeout=SILENCE,

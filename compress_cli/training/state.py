@@ -186,11 +186,12 @@ def saved_by_first(save: Save | None, processes: Processes) -> Save | None:
     """The save that the first process goes on from, for all of them."""
     if not processes.several:
         return save
-    document = processes.same([save.document, save.progress] if save else None)
-    if document is None:
+    progress = processes.same(save.progress if save else None)
+    if progress is None:
         return None
+    document = processes.same(save.document if save else {})
     written = _written(save) if save else b""
-    return Save(load_arrays(processes.same_bytes(written)), *document)
+    return Save(load_arrays(processes.same_bytes(written)), document, progress)
 
 
 def _written(save: Save) -> bytes:
