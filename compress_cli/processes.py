@@ -157,15 +157,19 @@ class Processes:
             )
 
     @contextmanager
-    def forward(self, device: str) -> Iterator[None]:
-        """Within, layers draw random numbers of this process's own, and batch norm normalises over the shares of all."""
+    def forward(self, device: str, number: int) -> Iterator[None]:
+        """Within, layers draw random numbers of this process's own, and batch norm normalises over the shares of all.
+
+        number: of the pass since the layers were seeded. What is drawn after it is the same in all processes, and is what one
+        process draws whose layers draw nothing.
+        """
         if not self.several:
             yield
             return
-        seed = int(torch.randint(1 << 62, ()))  # drawn by all alike, so that it is another one for each microbatch
+        own = (torch.initial_seed() + (1 + number * self.count + self.rank) * 0x9E3779B97F4A7C15) % (1 << 63)
         devices = [torch.device(device)] if device.startswith("cuda") else []
         with torch.random.fork_rng(devices=devices), _SharedBatchNorm(self):
-            seed_layers(device, (seed + self.rank * 0x9E3779B97F4A7C15) % (1 << 63))
+            seed_layers(device, own)
             yield
 
     def _together(self, exchange: Callable[[], object]) -> None:

@@ -61,6 +61,7 @@ class Objective:
             raise RecipeError("no loss has a weight above 0: nothing would be learnt")
         self.network, self.teachers, self.device, self.precision = network, teachers, device, precision
         self.processes = processes
+        self._seed, self._passes = -1, 0  # what layers were seeded with last, and the passes before this one since then
         self.forward: Callable[..., Any] = network  # calls the network, with other weights in place of its own maybe
         self.layers = tuple(dict.fromkeys(layer for loss in self.losses for layer in loss.student_layers()))
         self.adapters = nn.ModuleList()
@@ -115,7 +116,9 @@ class Objective:
         """Those of the student and the teachers for a batch, of which each process computes its share."""
         share = batch.part(self.processes.share(len(batch.index))) if self.processes.several else batch
         teachers = self.teachers.outputs(share, mixer)
-        with self.processes.forward(self.device):
+        seed = torch.initial_seed()
+        self._seed, self._passes = seed, self._passes + 1 if seed == self._seed else 0
+        with self.processes.forward(self.device, self._passes):
             student = self._student(share, features)
         if not self.processes.several:
             return student, teachers
