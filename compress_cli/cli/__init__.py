@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 from compress_cli import stopping
 from compress_cli.cli._failure import FailureReport
-from compress_cli.cli._several import is_helper
+from compress_cli.cli._several import check_command, is_helper
 from compress_cli.cli._streams import guarded
 from compress_cli.errors import CompressError, Interrupted, RecipeError, ResourceError
 from compress_cli.store.disk import lack, unwritable
@@ -77,6 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     with guarded() as output:
         failure = FailureReport.of([] if is_helper() else arguments)
         try:
+            check_command(arguments)
             failure.begin()
             code = app()(arguments, prog_name="compress", standalone_mode=False) or 0
             output.finish()

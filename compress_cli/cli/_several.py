@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 def is_helper() -> bool:
     """Whether another process of the run, the first one, prints and writes."""
     return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
+
+
+def check_command(arguments: Sequence[str]) -> None:
+    """RecipeError for a command that torchrun has started several times, and that would do its work as often."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1" and arguments[:1] != ["run"]:
+        raise RecipeError("torchrun: of the commands of compress, only 'run' is made by several processes together")
 
 
 def joined(

@@ -69,18 +69,18 @@ def test_weights_and_losses_are_those_of_one_process(results, case):
     for name in ("loss", "accuracy"):
         curves = ([epoch[name] for epoch in facts["epochs"]] for _, facts, _ in (one, two))
         np.testing.assert_allclose(*curves, atol=TOLERANCE)
-    begun = together.network(
-        together.Mlp(hidden=(12,)), 0
-    ).state_dict()  # the comparison could fail: training moved the weights
+    begun = together.network(together.Mlp(hidden=(12,)), 0).state_dict()
     if case == "everything":
-        assert max(float(np.abs(one[0][name] - value.numpy()).max()) for name, value in begun.items()) > 100 * TOLERANCE
+        moved = max(float(np.abs(one[0][name] - value.numpy()).max()) for name, value in begun.items())
+        assert moved > 100 * TOLERANCE
 
 
 def test_one_process_goes_on_from_what_two_saved_and_two_from_what_one_saved(results):
     one, two = results
     by_one = one["saved by two"]
     by_two = two["saved by one"]
-    assert far(one["saved"], by_one) < TOLERANCE and far(one["saved"], by_two) < TOLERANCE
+    assert far(one["saved"], by_one) < TOLERANCE
+    assert far(one["saved"], by_two) < TOLERANCE
     assert "(saved by 2 processes, now 1 process: equal but for rounding)" in by_one[2][0]
     assert "(saved by 1 process, now 2 processes: equal but for rounding)" in by_two[2][0]
     assert "trained by 2 processes, then by 1 process" in by_one[1]["notes"][-1]
@@ -94,9 +94,7 @@ def test_every_sample_is_in_one_share(samples, count):
 
 
 def test_a_batch_with_fewer_samples_than_processes_is_refused(tmp_path):
-    with pytest.raises(
-        RecipeError, match="a microbatch of 6 .accumulate: 2. can't be divided among 8 processes; choose a larger"
-    ):
+    with pytest.raises(RecipeError, match=r"a microbatch of 6 .* can't be divided among 8 processes; choose a larger"):
         together.everything(tmp_path, Processes(0, 8))
 
 
@@ -106,6 +104,7 @@ def test_features_whose_first_axis_is_not_the_samples_are_refused():
 
 
 def test_a_gpu_by_number_is_refused_for_several_processes():
-    assert ALONE.device("cuda:1") == "cuda:1" and Processes(1, 2, 1).device("cpu") == "cpu"
+    assert ALONE.device("cuda:1") == "cuda:1"
+    assert Processes(1, 2, 1).device("cpu") == "cpu"
     with pytest.raises(RecipeError, match="is one GPU, and 2 processes train together"):
         Processes(1, 2, 1).device("cuda:1")

@@ -35,6 +35,7 @@ from compress_cli.training.optimizers.sgd import Sgd
 from compress_cli.training.regularizers.l1 import L1
 
 IMAGE, CLASSES = (2, 6, 6), 3
+LABELS = (CrossEntropy(),)
 
 
 class Blots(Dataset):
@@ -69,7 +70,7 @@ def network(model, seed):
     return restore.build(model, Blots().signature(), seed).network
 
 
-def trained(folder, processes, model, losses=(CrossEntropy(),), teacher=None, saves=None, rate=0.05, **settings):
+def trained(folder, processes, model, losses=LABELS, teacher=None, saves=None, rate=0.05, **settings):
     """The weights after a training, by name; only the first process has a folder for saves."""
     folder.mkdir(parents=True, exist_ok=True)
     student, notes = network(model, processes.rank), []  # the others begin with other weights, and take over the first one's
