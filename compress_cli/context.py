@@ -11,6 +11,7 @@ import numpy as np
 from compress_cli.data.datasets import Dataset, Split, SplitName
 from compress_cli.data.tasks import Task
 from compress_cli.errors import DataError
+from compress_cli.processes import ALONE, Processes
 from compress_cli.progress import Log
 from compress_cli.store.artifact import Artifact
 from compress_cli.store.saves import Saves
@@ -35,6 +36,7 @@ class Context:
     samples: int | None = None  # how many an epoch shows, by repeating those that there are; default: each once
     limit: int | None = None  # at most this many training steps and batches anywhere: the smoke run's two
     splits: tuple[SplitName, ...] = ("train", "val")  # what the stage may see
+    processes: Processes = ALONE  # those that train together
     environment: dict[str, Any] = field(default_factory=dict)  # for the manifest; a stage adds what it chose
 
     def split(self, name: SplitName, batch: int = 32) -> Split:

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from compress_cli import stopping
 from compress_cli.cli._failure import FailureReport
+from compress_cli.cli._several import check_command, is_helper
 from compress_cli.cli._streams import guarded
 from compress_cli.errors import CompressError, Interrupted, RecipeError, ResourceError
 from compress_cli.store.disk import lack, unwritable
@@ -74,8 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic: true`; PyTorch looks once a process
     arguments = sys.argv[1:] if arguments is None else arguments
     with guarded() as output:
-        failure = FailureReport.of(arguments)
+        failure = FailureReport.of([] if is_helper() else arguments)
         try:
+            check_command(arguments)
             failure.begin()
             code = app()(arguments, prog_name="compress", standalone_mode=False) or 0
             output.finish()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def command(
+    context: typer.Context,
     recipe: Recipe,
     overrides: Set = [],  # noqa: B006 - typer copies it
     output: Output = Path("runs"),
@@ -28,6 +29,10 @@ def command(
         str,
         typer.Option(help="make long steps on workers: slurm, '{type: slurm, hours: 8}', ray", show_default=False),
     ] = "",
+    processes: Annotated[
+        int,
+        typer.Option(min=1, max=1024, help="train each step by so many processes of this machine; several machines: torchrun"),
+    ] = 1,
     gates: Gates = [],  # noqa: B006
     junit: JUnit = None,
     plugins: Plugins = [],  # noqa: B006
@@ -38,9 +43,19 @@ def command(
     import json as format_json
     import time
 
+    from compress_cli.cli import _several
     from compress_cli.cli._live import Live
 
+    def made() -> tuple["Plan", "Store", Path]:
+        """What another process of the run takes part in."""
+        from compress_cli.store.bucket import opened
+
+        read_plugins(plugins)
+        known = _planned(recipe, overrides, until, force, [], None, True, within)
+        return known, opened(store, output), output / known.recipe.name
+
     begun = time.monotonic()
+    crew = _several.joined(context, processes, jobs > 1 or bool(on), made)
     read_plugins(plugins)
     planned = _planned(recipe, overrides, until, force, gates, junit, quiet, within)
 
@@ -54,6 +69,11 @@ def command(
 
     directory, limit = output / planned.recipe.name, planned.recipe.within
     schedule = _schedule(jobs, on, recipe, overrides, plugins, within)
+    if processes > 1 and not smoke:
+        arguments = _arguments(recipe, overrides, plugins, output, store, within, until)
+        crew = _several.started(context, processes, arguments, planned.recipe.threads)
+    if crew:
+        crew.planned = planned
     with Live(quiet=quiet) as listener:
         kept = opened(store, output)
         if smoke:
@@ -75,7 +95,7 @@ def command(
                 typer.echo(planned.fitted, err=True)
         with Tracked(planned, directory, listener) as tracked:
             forced = frozenset(force)
-            run.Run(planned, kept, directory, tracked, forced, repair, schedule).execute()
+            run.Run(planned, kept, directory, tracked, forced, repair, schedule, crew=crew).execute()
             report = promises.collect(directory)
             write_report(report, directory)
             tracked.results(report)
@@ -84,6 +104,17 @@ def command(
     if late and not quiet:
         typer.echo(late, err=True)
     tell(report, f"report: {directory}/report.html, report.md, report.json", json=json, quiet=quiet)
+
+
+def _arguments(
+    recipe: Path, overrides: list[str], plugins: list[Path], output: Path, store: str | None, within: str, until: str
+) -> list[str]:
+    """The arguments of another process that trains with this one."""
+    named = {"--output": str(output), "--store": store, "--within": within, "--until": until}
+    options = [text for name, value in named.items() if value for text in (name, value)]
+    options += [text for override in overrides for text in ("--set", override)]
+    options += [text for path in plugins for text in ("--plugin", str(path))]
+    return ["run", *options, "--", str(recipe)]
 
 
 def tell(report: "Report", place: str, *, json: bool, quiet: bool) -> None:

@@ -49,6 +49,10 @@ class Batch:
         """How many samples count in losses that read labels."""
         return len(self.index) if self.labels is None else len(self.labels.rows)
 
+    def part(self, rows: slice) -> Batch:
+        """Some of the samples, without targets: what a model needs to compute its outputs."""
+        return Batch({name: tensor[rows] for name, tensor in self.inputs.items()}, {}, self.index[rows], self.view)
+
     def labelled(self) -> Batch:
         """Only the samples that have targets."""
         if self.labels is None:

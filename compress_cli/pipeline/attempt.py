@@ -28,6 +28,7 @@ class Attempt(BaseModel):
     libraries: dict[str, str]
     threads: int
     processor: str = ""  # of the machine; empty in a try of an older version
+    processes: int = 1  # that train together; any number goes on from what another saved
 
     def write(self, folder: Path) -> None:
         durable.write(folder / MARK, self.model_dump_json(indent=1).encode())
@@ -63,7 +64,7 @@ class Attempt(BaseModel):
 def begin(attempt: Attempt, output: Path, saves: Path, say: Callable[[str], None]) -> Attempt:
     """Take up what an earlier try left in both folders where the result will be the same, or clear it away and say why.
 
-    The number of threads is then the one that the earlier try had.
+    The number of threads is then the one that the earlier try had, unless other processes go on with it.
     """
     earlier = _read(saves)
     hindrance = attempt.hindrance(earlier) if earlier else "there is nothing"
@@ -72,7 +73,10 @@ def begin(attempt: Attempt, output: Path, saves: Path, say: Callable[[str], None
     if earlier and not hindrance:
         if earlier.processor not in ("", attempt.processor):
             say(f"goes on from a save of another processor ({earlier.processor}): last digits may differ from those of either")
+    if earlier and not hindrance and earlier.processes == attempt.processes:
         attempt = earlier
+    elif earlier and not hindrance:
+        attempt = attempt.model_copy(update={"forced": earlier.forced})
     else:
         _empty(saves)
     if hindrance or not attempt.finished(output):

@@ -20,6 +20,7 @@ from compress_cli.fault import plugins_raise
 from compress_cli.measurement import sessions
 from compress_cli.pipeline.recipe import Recipe
 from compress_cli.pipeline.step import Step
+from compress_cli.processes import ALONE, Processes
 from compress_cli.progress import Log, Progress
 from compress_cli.store import disk
 from compress_cli.store.artifact import Artifact, Draft, Source
@@ -64,6 +65,7 @@ class Workspace:
     log: Log = lambda progress: None
     saves: Saves = field(default_factory=Saves)
     limit: int | None = None  # at most so many training steps and batches: a smoke run
+    processes: Processes = ALONE  # those that make the step together
 
 
 def perform(recipe: Recipe, step: Step, inputs: Inputs, workspace: Workspace) -> Artifact:
@@ -90,7 +92,7 @@ def perform(recipe: Recipe, step: Step, inputs: Inputs, workspace: Workspace) ->
 
 
 def _context(recipe: Recipe, step: Step, inputs: Inputs, workspace: Workspace) -> Context:
-    where = device(recipe.device)
+    where = workspace.processes.device(device(recipe.device))
     return Context(
         inputs=inputs,
         output=workspace.output,
@@ -103,8 +105,9 @@ def _context(recipe: Recipe, step: Step, inputs: Inputs, workspace: Workspace) -
         memory=workspace.memory,
         saves=workspace.saves,
         limit=workspace.limit,
+        processes=workspace.processes,
         splits=step.stage.splits,
-        environment=_environment(where),
+        environment=_environment(where, workspace.processes),
     )
 
 
@@ -134,8 +137,9 @@ def libraries() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
-def _environment(where: str) -> dict[str, Any]:
+def _environment(where: str, processes: Processes) -> dict[str, Any]:
     return {
+        **({"processes": processes.count} if processes.several else {}),
         "device": named(where),
         "threads": torch.get_num_threads(),
         "processor": sessions.machine()["processor"],

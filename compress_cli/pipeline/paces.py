@@ -133,7 +133,9 @@ class Paces:
 
     def fits(self, manifest: Manifest) -> bool:
         """Whether an artifact was made on a machine like this one, with as many threads."""
-        return all(manifest.environment.get(name) == value for name, value in self._machine().items())
+        return "processes" not in manifest.environment and all(
+            manifest.environment.get(name) == value for name, value in self._machine().items()
+        )
 
     def _machine(self) -> dict[str, Any]:
         return {

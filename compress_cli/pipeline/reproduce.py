@@ -26,7 +26,7 @@ from compress_cli.store.artifact import Artifact, Comparison, Measurement
 from compress_cli.store.record import Record
 from compress_cli.store.store import Store
 
-MATTERS = ("device", "processor", "threads", "python", "libraries", "precision")
+MATTERS = ("device", "processor", "threads", "processes", "python", "libraries", "precision")
 """Entries of an artifact's environment that its bytes may depend on."""
 
 

@@ -61,6 +61,9 @@ class Stage(Plugin):
     long: ClassVar[bool] = False
     """Whether it may take minutes: a smoke run goes before the first of them."""
 
+    distributed: ClassVar[bool] = False
+    """Whether several processes may make it together: all run it, alike but for the shares of batches that they train on."""
+
     seed_dependent: ClassVar[bool] = True
     """Whether the seed changes its result; one result of a stage that is not serves every seed."""
     task_dependent: ClassVar[bool] = True

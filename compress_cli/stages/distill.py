@@ -41,6 +41,7 @@ class Distill(Stage):
         "training": loop.VERSION, "loader": loader.VERSION, "features": features.VERSION
     }  # fmt: skip
     long: ClassVar[bool] = True
+    distributed: ClassVar[bool] = True
 
     teacher: Names = Field((), description="the stage to learn from, or a list of several; default: the stage before")
     model: Model | None = Field(None, description="the student's architecture, with fresh weights")

@@ -37,6 +37,7 @@ class Train(Stage):
         "training": loop.VERSION, "loader": loader.VERSION, "features": features.VERSION
     }  # fmt: skip
     long: ClassVar[bool] = True
+    distributed: ClassVar[bool] = True
 
     model: Model | None = Field(None, description="the architecture, with fresh weights")
     budget: Annotated[WidthBudget | None, NotInKeyAtDefault()] = Field(

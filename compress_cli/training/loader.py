@@ -17,6 +17,8 @@ from compress_cli.data import batch
 from compress_cli.data.batch import Batch
 from compress_cli.data.datasets import Split
 from compress_cli.data.rows import Rows
+from compress_cli.errors import RecipeError
+from compress_cli.processes import Processes
 from compress_cli.randomness import draws, order
 from compress_cli.training import augmentations
 from compress_cli.training.augmentations import Augmentation
@@ -84,6 +86,17 @@ class Loader:
         self._balanced = BalancedSampler(pool.split.targets, pool.index, augmenter.seed) if sampler == "balanced" else None
         self._pass_steps = -(-len(pool) // size)  # that show every sample once
         self.steps = -(-(epoch_samples or len(pool)) // size)  # of one epoch
+
+    def check_divides(self, processes: Processes) -> None:
+        """RecipeError where one of the processes that share each microbatch would get no sample."""
+        parts = min(self.microbatches, len(self.pool) // self._pass_steps)
+        fewest = len(self.pool) // self._pass_steps // parts
+        if fewest < processes.count:
+            what = f"a batch of {fewest}" if parts == 1 else f"a microbatch of {fewest} (accumulate: {parts})"
+            raise RecipeError(
+                f"training.batch: {what} can't be divided among {processes.count} processes; choose a larger batch, or start "
+                "fewer processes"
+            )
 
     @property
     def shown(self) -> int:

@@ -25,18 +25,17 @@ from compress_cli.progress import Progress
 from compress_cli.pruning.weights import sparsity
 from compress_cli.randomness import isolated_random_state, seed_layers, step_seeds
 from compress_cli.store.saves import Save
-from compress_cli.training import hindsight, loader, precision
+from compress_cli.training import hindsight, precision
 from compress_cli.training.attachment import ATTACHED, Attach, Attachments
 from compress_cli.training.averaging import Average, decay
 from compress_cli.training.breakdown import broken_down, untrained_note
 from compress_cli.training.config import TrainingConfig
 from compress_cli.training.heap import retained_heap
-from compress_cli.training.loader import Augmenter, Loader
+from compress_cli.training.loader import Augmenter, Loader, in_order
 from compress_cli.training.meter import ENOUGH_S, Meter, Pace
 from compress_cli.training.objective import Objective
 from compress_cli.training.pool import SamplePool
-from compress_cli.training.precision import PrecisionChoice
-from compress_cli.training.state import Losses, State, copied
+from compress_cli.training.state import Losses, State, copied, saved_by_first
 
 VERSION = 1  # raise it when the same settings give other weights
 
@@ -93,16 +92,13 @@ class _Loop:
         self.val = context.split("val", config.batch)
         self.loader = self._load()
         network.to(context.device)
-        first, saved = self.loader.first(), context.saves.load()
-        known = saved.document["precision"] if saved else None
-        self.precision = (
-            PrecisionChoice(**known) if known else precision.of_training(network, config, context, first, self._whole_steps())
-        )
+        first, saved = self.loader.first(), saved_by_first(context.saves.load(), context.processes)
+        self.precision = precision.of_training(network, config, context, first, self._whole_steps(), saved)
         context.environment["precision"] = self.precision.name
         precision.reorder_weights(network, self.precision.name)
         self.constraints = edits.constraints(network.body, network.edits)
         losses = tuple(loss.fitted(self.loader.pool.split.targets, network.signature.heads) for loss in losses)
-        self.objective = Objective(network, losses, teachers, context.device, self.precision.name)
+        self.objective = Objective(network, losses, teachers, context.device, self.precision.name, context.processes)
         seed_layers(context.device, step_seeds(context.seed, 0, 1)[0])
         self.objective.build_adapters(first, self.loader.pool.labelled, len(self.loader.pool))
         attachments = [regularizer.attach(network) for regularizer in config.regularizers]
@@ -117,6 +113,7 @@ class _Loop:
         self.doubts = hindsight.warnings(network.trained_on, context.dataset, config) if chooses else []
         if saved:
             self._resume(saved)
+        self.state.agree(context.processes)
 
     def _load(self) -> Loader:
         """Batches of the train split; DataError where the targets do not fit the task."""
@@ -127,7 +124,9 @@ class _Loop:
         pool = SamplePool(train.without(self.network.signature.judging), context.device, unlabelled)
         augmenter = Augmenter(config.augment, context.seed, config.views)
         samples = None if context.limit else context.samples
-        return Loader(pool, config.batch, augmenter, config.accumulate, samples, config.sampler)
+        loader = Loader(pool, config.batch, augmenter, config.accumulate, samples, config.sampler)
+        loader.check_divides(context.processes)
+        return loader
 
     def _begin_state(self) -> State:
         adapters = self.objective.adapters
@@ -181,6 +180,7 @@ class _Loop:
             loss = self.objective(part, features, epochs, part.known / max(1, known) / share) * share
             loss.backward()
             losses.append(loss.detach())
+        self.context.processes.sum_gradients((*self.network.parameters(), *self.attachments.parameters()))
         for regularizer, attachment in zip(self.config.regularizers, self.attachments.all, strict=False):
             penalty = attachment.penalty()
             if penalty is not None:
@@ -214,6 +214,7 @@ class _Loop:
         return rate
 
     def _end_epoch(self, epoch: int, rate: float, meter: Meter) -> None:
+        self.context.processes.check_drift(self.network.parameters())
         checked = self.pace.check(lambda: self._validate(epoch))
         figures = {"loss": statistics.fmean(self.state.losses.known), **checked, "learning_rate": rate}
         figures |= self.attachments.figures()
@@ -239,17 +240,14 @@ class _Loop:
 
     def _metric(self, epoch: int) -> float:
         network, outputs = self.attachments.eval().substituted(self.evaluated.eval()), []
-        with torch.no_grad():
-            for samples in loader.in_order(self.val, self.config.batch, self.context.device):
-                inputs = precision.reordered(samples.inputs, self.precision.name)
-                given = network(*(inputs[name] for name in self.network.signature.inputs))
-                if stopping.requested():
-                    self.context.saves.step(self._save)
-                outputs.append({name: head.cpu().numpy() for name, head in given.items()})
+        for samples in in_order(self.val, self.config.batch, self.context.device):
+            outputs.append(self.objective.evaluated(network, samples))
+            if stopping.requested():
+                self.context.saves.step(self._save)
         heads = rows.joined(outputs)
         if any(np.isnan(head).any() for head in heads.values()):
             raise self._broken(epoch, self.loader.steps, "an output on val is NaN")
-        return self.task.value(heads, self.val.truth())
+        return self.context.processes.same(self.task.value(heads, self.val.truth()))
 
     def _finish(self) -> None:
         """Leave the weights that count in the network, on the CPU, in evaluation mode."""
@@ -276,7 +274,7 @@ class _Loop:
         step_s = self.pace.step_s if limit else self.state.seconds / self.state.steps
         share = len(self.context.whole("val")) / max(1, len(self.val)) if limit else 1.0
         untrained = [untrained_note(self.untrained)] if self.untrained else []
-        notes = [*self.doubts, *untrained, *self.attachments.notes()]
+        notes = [*self.doubts, *untrained, *self.attachments.notes(), *self.state.processes_note()]
         return {
             "epochs": self.state.curve,
             "kept_epoch": self.state.best_epoch or self.epochs,
@@ -303,7 +301,8 @@ class _Loop:
         if reason:
             self.context.saves.forget(reason)
         else:
-            self._log(self.state.step, self.state.epoch + 1, note=f"resumed at {saved.progress}")
+            changed = self.state.changes(self.context.processes)
+            self._log(self.state.step, self.state.epoch + 1, note=f"resumed at {saved.progress}{changed}")
 
     def _find_untrained(self) -> None:
         parameters = self.network.named_parameters()

@@ -7,18 +7,20 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from compress_cli.data.batch import Batch, Outputs
 from compress_cli.data.tasks import Task
-from compress_cli.distillation.ensemble import Ensemble
+from compress_cli.distillation.ensemble import Ensemble, TeacherOutputs
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.losses import Loss, one_number
 from compress_cli.networks.features import observe, outputs
 from compress_cli.networks.models import Network
 from compress_cli.plugin import find
+from compress_cli.processes import ALONE, Processes
 from compress_cli.training.precision import Name, computing, reordered
 
 
@@ -45,11 +47,21 @@ class Objective:
     It owns the trainable parts of the losses, `adapters`. RecipeError where no loss has a weight.
     """
 
-    def __init__(self, network: Network, losses: tuple[Loss, ...], teachers: Ensemble, device: str, precision: Name):
+    def __init__(
+        self,
+        network: Network,
+        losses: tuple[Loss, ...],
+        teachers: Ensemble,
+        device: str,
+        precision: Name,
+        processes: Processes = ALONE,
+    ):
         self.losses = tuple(loss for loss in losses if loss.weight)
         if not self.losses:
             raise RecipeError("no loss has a weight above 0: nothing would be learnt")
         self.network, self.teachers, self.device, self.precision = network, teachers, device, precision
+        self.processes = processes
+        self._seed, self._passes = -1, 0  # what layers were seeded with last, and the passes before this one since then
         self.forward: Callable[..., Any] = network  # calls the network, with other weights in place of its own maybe
         self.layers = tuple(dict.fromkeys(layer for loss in self.losses for layer in loss.student_layers()))
         self.adapters = nn.ModuleList()
@@ -62,8 +74,8 @@ class Objective:
         """Make the adapters, on one pass that changes nothing; of so many samples, `labelled` have labels."""
         self.network.eval()
         with torch.no_grad(), self.observed() as features:
-            student, mixer = self._student(first, features), self.teachers.adapter().to(self.device)
-            teachers = self.teachers.outputs(first, mixer)
+            mixer = self.teachers.adapter().to(self.device)
+            student, teachers = self._outputs(first, features, mixer)
         counts = [labelled if loss.reads_labels() else samples for loss in self.losses]
         adapters = [
             loss.adapter(student, teachers.for_loss(loss), count) for loss, count in zip(self.losses, counts, strict=True)
@@ -77,7 +89,7 @@ class Objective:
         has a part in the loss.
         """
         *adapters, mixer = self.adapters
-        teachers, student = self.teachers.outputs(batch, mixer), self._student(batch, features)
+        student, teachers = self._outputs(batch, features, mixer)
         terms = []
         for loss, adapter in zip(self.losses, adapters, strict=True):
             arguments = teachers.arguments(loss, student)
@@ -89,6 +101,37 @@ class Objective:
         if not total.requires_grad:
             raise StageError(f"no loss depends on the trained weights: {', '.join(loss.type for loss in self.losses)}")
         return total if mixing is None else total + label_share * mixing
+
+    def evaluated(self, network: Callable[..., Any], batch: Batch) -> dict[str, np.ndarray]:
+        """Head name -> (N, ...), what a network in evaluation mode computes; each process takes its share, if there is one."""
+        samples = len(batch.index)
+        shared = self.processes.several and samples >= self.processes.count
+        inputs = reordered(batch.part(self.processes.share(samples)).inputs if shared else batch.inputs, self.precision)
+        with torch.no_grad():
+            heads = network(*(inputs[name] for name in self.network.signature.inputs))
+            joined = {name: self.processes.joined(name, head, samples) if shared else head for name, head in heads.items()}
+        return {name: head.cpu().numpy() for name, head in joined.items()}
+
+    def _outputs(self, batch: Batch, features: dict[str, Tensor], mixer: nn.Module) -> tuple[Outputs, TeacherOutputs]:
+        """Those of the student and the teachers for a batch, of which each process computes its share."""
+        share = batch.part(self.processes.share(len(batch.index))) if self.processes.several else batch
+        teachers = self.teachers.outputs(share, mixer)
+        seed = torch.initial_seed()
+        self._seed, self._passes = seed, self._passes + 1 if seed == self._seed else 0
+        with self.processes.forward(self.device, self._passes):
+            student = self._student(share, features)
+        if not self.processes.several:
+            return student, teachers
+        by_name = {name: self._joined(outputs, len(batch.index)) for name, outputs in teachers.by_name.items()}
+        return self._joined(student, len(batch.index)), replace(teachers, by_name=by_name, batch=batch)
+
+    def _joined(self, outputs: Outputs, samples: int) -> Outputs:
+        """Those of all processes, each of which has a share of so many samples."""
+        heads, features = (
+            {name: self.processes.joined(name, value, samples) for name, value in kind.items()}
+            for kind in (outputs.heads, outputs.features)
+        )
+        return replace(outputs, heads=heads, features=features)
 
     def _student(self, batch: Batch, features: dict[str, Tensor]) -> Outputs:
         """Outputs in float32, whatever they were computed in: losses are sums of small differences."""

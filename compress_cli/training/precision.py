@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from compress_cli.context import Context
 from compress_cli.data.batch import Batch
 from compress_cli.networks.models import Network
+from compress_cli.store.saves import Save
 from compress_cli.training.config import TrainingConfig
 
 Name = Literal["float32", "float32_channels_last", "bfloat16", "bfloat16_channels_last"]
@@ -65,9 +66,22 @@ def reordered(inputs: dict[str, Tensor], name: Name) -> dict[str, Tensor]:
     return {key: value.contiguous(memory_format=last) if value.ndim == 4 else value for key, value in inputs.items()}
 
 
-def of_training(network: Network, config: TrainingConfig, context: Context, first: Batch, steps: int) -> PrecisionChoice:
-    """The format of a training with so many steps an epoch, whose first microbatch this is. A smoke run takes, and remembers,
-    the format of the whole run, so that its steps take as long."""
+def of_training(
+    network: Network, config: TrainingConfig, context: Context, first: Batch, steps: int, saved: Save | None = None
+) -> PrecisionChoice:
+    """The format of a training with so many steps an epoch, whose first microbatch this is; that of its save where there is
+    one. A smoke run takes, and remembers, the format of the whole run, so that its steps take as long."""
+    if saved:
+        return PrecisionChoice(**saved.document["precision"])
+    processes = context.processes
+    if not processes.several:
+        return _of_process(network, config, context, first, steps)
+    share = first.part(processes.share(len(first.index)))
+    chosen = asdict(_of_process(network, config, context, share, steps)) if processes.rank == 0 else {}
+    return PrecisionChoice(**processes.same(chosen))
+
+
+def _of_process(network: Network, config: TrainingConfig, context: Context, first: Batch, steps: int) -> PrecisionChoice:
     if config.precision != "auto":
         return PrecisionChoice(config.precision, "set in the recipe")
     network.train()

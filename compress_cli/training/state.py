@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn, optim
 
 from compress_cli.errors import StageError
 from compress_cli.networks.models import Network
+from compress_cli.processes import Processes
 from compress_cli.store.saves import Save
 from compress_cli.training.attachment import Attachments
 from compress_cli.training.averaging import Average
@@ -62,6 +65,7 @@ class State:
     kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)  # epoch -> its weights, on the CPU
     steps: int = 0  # altogether, and the seconds they took
     seconds: float = 0.0
+    processes: list[int] = field(default_factory=list)  # how many trained it, one after the other
 
     def count(self, seconds: float) -> None:
         """One more step, which took so long."""
@@ -102,7 +106,28 @@ class State:
         self.losses.known = save.document["losses"]
         for name in COUNTERS:
             setattr(self, name, save.document[name])
+        self.processes = save.document.get("processes", [1])
         return ""
+
+    def agree(self, processes: Processes) -> None:
+        """Begin with the first process's state, and note how many go on with it; StageError where theirs is another."""
+        processes.agree(self._tensors())
+        if self.processes[-1:] != [processes.count]:
+            self.processes = [*self.processes, processes.count]
+
+    def changes(self, processes: Processes) -> str:
+        """What it means for a resumed state that other processes go on with it."""
+        before = (self.processes or [1])[-1]
+        if before == processes.count:
+            return ""
+        return f" (saved by {_counted(before)}, now {_counted(processes.count)}: equal but for rounding)"
+
+    def processes_note(self) -> list[str]:
+        """A note on a training that not the same number of processes did all along."""
+        if len(self.processes) < 2:
+            return []
+        order = ", then by ".join(map(_counted, self.processes))
+        return [f"trained by {order}: the weights are those of one training but for rounding"]
 
     def _tensors(self) -> dict[str, Tensor]:
         """`network/conv.weight` -> parameter or buffer, of everything that is trained or averaged."""
@@ -133,6 +158,7 @@ class State:
             "precision": {"name": choice.name, "reason": choice.reason, "step_ms": choice.step_ms},
             "losses": self.losses.known,
             **{name: getattr(self, name) for name in COUNTERS},
+            **({"processes": self.processes} if self.processes != [1] else {}),
         }
 
     def _resume_optimizer(self, save: Save) -> None:
@@ -154,6 +180,26 @@ class State:
             _, epoch, name = key.split("/", 2)
             kept.setdefault(int(epoch), {})[name] = tensor(save.arrays[key], like[name].dtype).clone()
         return kept
+
+
+def saved_by_first(save: Save | None, processes: Processes) -> Save | None:
+    """The save that the first process goes on from, for all of them."""
+    if not processes.several:
+        return save
+    progress = processes.same(save.progress if save else None)
+    if progress is None:
+        return None
+    document = processes.same(save.document if save else {})
+    written = _written(save) if save else b""
+    return Save(load_arrays(processes.same_bytes(written)), document, progress)
+
+
+def _written(save: Save) -> bytes:
+    return save_arrays({name: np.ascontiguousarray(array).reshape(array.shape) for name, array in save.arrays.items()})
+
+
+def _counted(processes: int) -> str:
+    return f"{processes} processes" if processes > 1 else "1 process"
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
