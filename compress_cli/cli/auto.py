@@ -183,11 +183,9 @@ def _run(
     planned = plan.plan(recipes.load(places.recipe))
     directory = places.output / planned.recipe.name
     with Live(quiet=quiet) as listener:
-        fitted = ""
         if planned.recipe.within:
-            result = fitting.fitted(planned, places.store, directory, listener, time.monotonic())
-            planned, fitted = fitting.applied(planned, result), result.decision.sentence
-        execution = run.Run(planned, places.store, directory, listener, fitted=fitted)
+            planned = fitting.applied(planned, fitting.fitted(planned, places.store, directory, listener, time.monotonic()))
+        execution = run.Run(planned, places.store, directory, listener)
         execution.execute()
     made = {step.name: execution.artifacts[step.key] for step in planned.stages if step.key in execution.artifacts}
     report = promises.collect(directory)

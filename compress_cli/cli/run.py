@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from compress_cli.pipeline.plan import Plan
     from compress_cli.pipeline.schedule import Schedule
     from compress_cli.report import Report
+    from compress_cli.store.store import Store
 
 
 def command(

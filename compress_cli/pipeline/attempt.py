@@ -70,9 +70,8 @@ def begin(attempt: Attempt, output: Path, saves: Path, say: Callable[[str], None
     hindrance = attempt.hindrance(earlier) if earlier else "there is nothing"
     if earlier and hindrance and len(list(saves.iterdir())) > 1:
         say(f"begins anew: {hindrance}")
-    if earlier and not hindrance:
-        if earlier.processor not in ("", attempt.processor):
-            say(f"goes on from a save of another processor ({earlier.processor}): last digits may differ from those of either")
+    if earlier and not hindrance and earlier.processor not in ("", attempt.processor):
+        say(f"goes on from a save of another processor ({earlier.processor}): last digits may differ from those of either")
     if earlier and not hindrance and earlier.processes == attempt.processes:
         attempt = earlier
     elif earlier and not hindrance:
