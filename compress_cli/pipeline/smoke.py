@@ -24,7 +24,7 @@ from compress_cli.store.scratch import scratch
 BATCHES = 2
 PASSED = "smoke.json"  # in the store's memory: what passed, so that no step is tried again before it runs
 MOST = 4000  # trials; the oldest go first
-IMPORTS = 50  # modules: a trial that brought more in paid for them once for all
+IMPORTS = 50  # modules: a trial that imported more was slowed by them
 
 
 class Trial(BaseModel):
@@ -55,7 +55,8 @@ def rehearse(plan: Plan, listener: Listener, present: dict[str, Artifact], memor
             _need(step, untried)
     trials: list[Trial] = []
     try:
-        trials.extend(_trials([step for step in untried.values() if step.key in steps], plan, listener, present, memory))
+        wanted = [step for step in untried.values() if step.key in steps]
+        trials.extend(_trials(wanted, plan, listener, present, memory, timed=plan.recipe.within is not None))
     finally:  # what passed before a step that can't work need not be tried again either
         if trials:
             note(plan, trials, memory)
@@ -72,7 +73,8 @@ def smoke(
     model that can't be measured fails no run. Nor are models compared. RecipeError, with the stage's line, for a stage
     that can't work. Returns what each step cost. `memory`: a folder that remembers choices made once per machine.
     """
-    return list(_trials(_tried(plan, present or {}, measuring=True), plan, listener, present or {}, memory))
+    present = present or {}
+    return list(_trials(_tried(plan, present, measuring=True), plan, listener, present, memory, timed=True))
 
 
 def note(plan: Plan, trials: list[Trial], memory: Path) -> None:
@@ -92,8 +94,9 @@ def note(plan: Plan, trials: list[Trial], memory: Path) -> None:
 
 
 def _trials(
-    steps: Iterable[Step], plan: Plan, listener: Listener, present: dict[str, Artifact], memory: Path | None
+    steps: Iterable[Step], plan: Plan, listener: Listener, present: dict[str, Artifact], memory: Path | None, *, timed: bool
 ) -> Iterator[Trial]:
+    """Try these steps. `timed`: somebody reads the seconds; a trial in which modules were imported is repeated then."""
     artifacts = dict(present)
     with scratch("smoke") as folder:
         for step in steps:
@@ -101,7 +104,7 @@ def _trials(
                 continue  # it measures what can't be measured
             before = len(sys.modules)
             trial = _try(plan, step, artifacts, folder / step.key, memory or folder, listener)
-            if trial and len(sys.modules) - before > IMPORTS:
+            if trial and timed and len(sys.modules) - before > IMPORTS:
                 trial = _try(plan, step, artifacts, folder / f"{step.key}-again", memory or folder, listener)
             if trial:
                 yield trial
