@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +170,14 @@ def write(model: onnx.ModelProto, path: Path, metadata: dict[str, str]) -> None:
     onnx.helper.set_model_props(model, dict(sorted({**present, **metadata}.items())))
     onnx.checker.check_model(model, full_check=True)
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def without(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """A copy that lacks these initialisers, which never were in its memory."""
+    graph = {field.name: value for field, value in model.graph.ListFields()}
+    graph["initializer"] = [tensor for tensor in model.graph.initializer if tensor.name not in names]
+    fields = {field.name: value for field, value in model.ListFields()}
+    return onnx.ModelProto(**fields | {"graph": onnx.GraphProto(**graph)})
 
 
 def operators(model: onnx.ModelProto) -> dict[str, int]:

@@ -110,11 +110,11 @@ def replace(model: onnx.ModelProto, arrays: dict[str, np.ndarray]) -> None:
 def drop_unused(graph: onnx.GraphProto) -> None:
     """Remove initialisers that nothing reads, and dequantisations, which some runtimes would compute all the same."""
     outputs = {output.name for output in graph.output}
-    used = {name for node in graph.node for name in _read(node)} | outputs
+    used = {name for node in graph.node for name in read(node)} | outputs
     nodes = [node for node in graph.node if node.op_type != "DequantizeLinear" or node.output[0] in used]
     graph.ClearField("node")
     graph.node.extend(nodes)
-    used = {name for node in graph.node for name in _read(node)} | outputs
+    used = {name for node in graph.node for name in read(node)} | outputs
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     graph.ClearField("initializer")
     graph.initializer.extend(kept)
@@ -193,13 +193,13 @@ def stored_bytes(coded: Coded) -> int:
     return -(-coded.codes.size * width // 8) + table + (2 if coded.blocked else 4) * coded.scale.size
 
 
-def _read(node: onnx.NodeProto) -> Iterable[str]:
+def read(node: onnx.NodeProto) -> Iterable[str]:
     """Values that a node reads, its branches too."""
     yield from node.input
     for body in reading.bodies(node):
         yield from (output.name for output in body.output)
         for part in body.node:
-            yield from _read(part)
+            yield from read(part)
 
 
 def _axis(node: onnx.NodeProto, position: int, rank: int) -> int:

@@ -64,14 +64,17 @@ def safe(coded: Coded, weights: np.ndarray, bias: np.ndarray | None, input_scale
 class Writer:
     """Rewrites one graph."""
 
-    def __init__(self, model: onnx.ModelProto, placement: Placement, parameters: dict[str, Parameters]):
+    def __init__(
+        self, model: onnx.ModelProto, placement: Placement, parameters: dict[str, Parameters], arrays: dict[str, TensorProto]
+    ):
+        """`arrays`: the constants by name, those too that the model need not hold any more."""
         self.model = model
         self.placement = placement
         roots = {value: placement.root(value) for value in placement.range_of}
         self.parameters = {
             value: parameters[source].times(factor) for value, (source, factor) in roots.items() if source in parameters
         }
-        self.arrays = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.arrays = arrays
         self.packer = Packer(model)
         self.added: dict[str, TensorProto] = {}
         self.reads: Counter[str] = Counter()  # value -> kernels that read it

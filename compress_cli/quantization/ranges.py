@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -28,17 +27,20 @@ def session(model: onnx.ModelProto, outputs: Sequence[str] = (), plain: bool = F
 
     plain: run it as written, without integer kernels: so it computes alike on every processor.
     """
-    extended = copy.deepcopy(model)
-    present = {output.name for output in extended.graph.output}
+    present = {output.name for output in model.graph.output}
     wanted = [name for name in dict.fromkeys(outputs) if name not in present]
-    extended.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted)
+    model.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in wanted)
+    try:
+        extended = model.SerializeToString()
+    finally:
+        del model.graph.output[len(present) :]  # a copy of the model would hold its weights once more
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_BASIC if plain else level.ORT_ENABLE_ALL
     if plain:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return onnxruntime.InferenceSession(extended.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(extended, options, providers=["CPUExecutionProvider"])
 
 
 def values(model: onnx.ModelProto, names: Sequence[str], batches: Iterable[Batch], plain: bool = False) -> Iterator[Batch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from compress_cli.quantization import layers
 QUANTISED = ("QuantizeLinear", "QLinearConv", "QLinearMatMul", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger",
              "MatMulNBits", "QGemm", "DynamicQuantizeMatMul")  # fmt: skip
 CODES = (TensorProto.INT4, TensorProto.UINT4, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
+SMALL = 1024  # numbers of a constant that a shape may depend on
 CONSTANTS_APART = 4  # the version of the file format from which constants are no inputs
 
 
@@ -92,7 +94,9 @@ def simplified(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory(prefix="compress-simple-") as folder, failures_of_onnxruntime(name):
         path = Path(folder, "simple.onnx")
         options.optimized_model_filepath = str(path)
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        plain = Path(folder, "plain.onnx")
+        plain.write_bytes(model.SerializeToString())
+        onnxruntime.InferenceSession(str(plain), options, providers=["CPUExecutionProvider"])
         simple = files.load(path)
     for number, node in enumerate(simple.graph.node):
         node.name = f"n{number}"
@@ -193,9 +197,12 @@ def _axes(node: onnx.NodeProto, constants: dict[str, TensorProto]) -> list[int]:
 
 
 def _ranks(model: onnx.ModelProto) -> dict[str, int]:
-    """Value -> how many axes it has, as far as that can be inferred."""
+    """Value -> how many axes it has, as far as that can be inferred: from the shapes of weights, not from their values."""
+    weights = [tensor for tensor in model.graph.initializer if math.prod(tensor.dims) > SMALL]
+    light = files.without(model, {tensor.name for tensor in weights})
+    light.graph.input.extend(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in weights)
     try:
-        inferred = onnx.shape_inference.infer_shapes(model).graph
+        inferred = onnx.shape_inference.infer_shapes(light).graph
     except onnx.shape_inference.InferenceError:
         return {}
     values = (*inferred.value_info, *inferred.input, *inferred.output)

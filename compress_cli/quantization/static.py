@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +14,7 @@ import numpy as np
 import onnx
 
 from compress_cli.errors import StageError
-from compress_cli.onnx_graph import quantised
+from compress_cli.onnx_graph import files, quantised
 from compress_cli.quantization import distributions, layers, placement, ranges
 from compress_cli.quantization.calibrations import Calibration
 from compress_cli.quantization.grids import Coded
@@ -77,10 +79,14 @@ def quantize(simple: onnx.ModelProto, found: list[Layer], static: Static, batche
         done[recovery.type] += recovery.correct(job, coded)
     _check_done(done, name)
     stored = {layer.weight: static.code(arrays[layer.weight], layer) for layer in _stored(found, places, static)}
-    tries = [_written(simple, places, calibration, histograms, coded, stored) for calibration in static.calibrations]
-    errors = _errors(simple, [model for model, _, _ in tries], samples[:1], name) if len(tries) > 1 else [0.0]
-    best = int(np.argmin(errors))
-    model, limits, written = tries[best]
+    expected = _outputs(simple, simple, samples[:1], name) if len(static.calibrations) > 1 else []
+    least = math.inf
+    for calibration in static.calibrations:  # one graph after the other: each holds all weights
+        attempt = _written(simple, places, calibration, histograms, coded, stored)
+        error = _error(expected, _outputs(simple, attempt[0], samples[:1], name)) if expected else 0.0
+        if error < least or least == math.inf:
+            least, best, (model, limits, written) = error, calibration, attempt
+        del attempt
     facts = []
     for layer in found:
         entry = layers.fact(layer.name, layer.operator, written.get(layer.weight), arrays[layer.weight])
@@ -97,7 +103,7 @@ def quantize(simple: onnx.ModelProto, found: list[Layer], static: Static, batche
             drawn.append(distributions.of_activations(layer.name, histograms[value], limits[value], bits, factor))
     left = quantised.float_shares(model)
     known = {"layers": facts, "distributions": drawn, "left_float": list(left), "float_share_of_bytes": left, "recovered": done}
-    return Result(model, known | {"calibration": static.calibrations[best].type})
+    return Result(model, known | {"calibration": best.type})
 
 
 def _place(simple: onnx.ModelProto, found: list[Layer], static: Static, name: str, floating: Collection[str] = ()) -> Placement:
@@ -134,36 +140,41 @@ def _written(
     coded: dict[str, Coded], stored: dict[str, Coded],
 ) -> tuple[onnx.ModelProto, dict[str, tuple[float, float]], dict[str, Coded]]:  # fmt: skip
     """The graph in integers with one calibration's ranges, these ranges, and the codes of each weight."""
-    model = copy.deepcopy(simple)
-    constants = {tensor.name for tensor in model.graph.initializer}
+    model = files.without(simple, _as_codes_alone(simple, places))
+    constants = {tensor.name: tensor for tensor in simple.graph.initializer}
     limits = ranges.ranges(histograms, calibration, places.bits)
-    limits |= {value: ranges.of_constant(layers.array(model, value)) for value in places.measured if value in constants}
+    limits |= {value: ranges.of_constant(layers.array(simple, value)) for value in places.measured if value in constants}
     shares = [node.output[0] for node in places.nodes.values() if node.op_type == "Softmax"]
     limits |= {value: (0.0, 1.0) for value in shares if value in limits}  # its kernel does not cut off: beyond, it begins at 0
     parameters = {value: Parameters.of(*limits[value], places.bits.get(value, 8)) for value in limits}
     nodes = {node.name: node for node in model.graph.node}
     own = copy.copy(places)
     own.nodes = {name: nodes[name] for name in places.nodes}
-    writer = Writer(model, own, parameters)
+    writer = Writer(model, own, parameters, constants)
     writer.write(coded, stored)
     return model, limits, writer.coded
 
 
-def _errors(simple: onnx.ModelProto, models: list[onnx.ModelProto], samples: list[Batch], name: str) -> list[float]:
-    """Of each model: the squared error of its outputs as a share of theirs, summed over the outputs."""
-    outputs = [output.name for output in simple.graph.output]
+def _as_codes_alone(simple: onnx.ModelProto, places: Placement) -> set[str]:
+    """Weights that only layers in integers read."""
+    reads = Counter(name for node in simple.graph.node for name in layers.read(node))
+    reads.update(output.name for output in simple.graph.output)
+    coded = Counter(layer.weight for layer in places.weighted.values())
+    return {weight for weight, count in coded.items() if reads[weight] == count}
 
-    def run(model: onnx.ModelProto) -> list[np.ndarray]:
-        session = ranges.session(model)
-        return [array for batch in samples for array in session.run(outputs, batch) if isinstance(array, np.ndarray)]
 
+def _outputs(simple: onnx.ModelProto, model: onnx.ModelProto, samples: list[Batch], name: str) -> list[np.ndarray]:
+    """What a model gives for the outputs of `simple`, batch by batch."""
+    names = [output.name for output in simple.graph.output]
     with failures_of_onnxruntime(name):
-        expected = run(simple)
-        return [
-            sum(
-                float(np.square(one.astype(np.float64) - other).sum() / max(np.square(one, dtype=np.float64).sum(), 1e-30))
-                for one, other in zip(expected, run(model), strict=True)
-                if one.dtype.kind == "f" and one.shape == other.shape
-            )
-            for model in models
-        ]
+        session = ranges.session(model)
+        return [array for batch in samples for array in session.run(names, batch) if isinstance(array, np.ndarray)]
+
+
+def _error(expected: list[np.ndarray], outputs: list[np.ndarray]) -> float:
+    """The squared error of outputs as a share of those expected, summed over them."""
+    return sum(
+        float(np.square(one.astype(np.float64) - other).sum() / max(np.square(one, dtype=np.float64).sum(), 1e-30))
+        for one, other in zip(expected, outputs, strict=True)
+        if one.dtype.kind == "f" and one.shape == other.shape
+    )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import onnx
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -190,12 +191,14 @@ class StaticInt8(Quantizer):
             later, facts["converted"] = opset.converted(original, OLDEST_OPSET, first, name, "has no scale per channel")
         known = layers.aliases(later)
         simple = source.simplified(later, name)
+        card = onnx.ModelProto(metadata_props=original.metadata_props)
+        del original, later  # and the memory of their weights
         source.with_integer_twins(simple)
         found = layers.layers(simple, known)
         overrides.check(self.overrides, (layer.name for layer in found))
         static = Static(self._calibrations, self._widths, self._code, self.recover)
         result = quantize(simple, found, static, itertools.chain([first], calibration), name)
-        layers.write(result.model, original, output, found, OLDEST_IR)
+        layers.write(result.model, card, output, found, OLDEST_IR)
         return {
             **facts,
             **result.facts,
