@@ -33,7 +33,7 @@ MOVES = {ATEN.max_pool1d.default, ATEN.max_pool2d.default, ATEN.flatten.using_in
          ATEN.unflatten.int}  # fmt: skip
 SPLITS = {ATEN.chunk.default, ATEN.split.Tensor, ATEN.split_with_sizes.default}
 IDLE = {ATEN.dropout.default, ATEN.dropout_.default, ATEN.alias.default, ATEN.contiguous.default}  # vanish in the file
-VERSION = 4  # softmax stays float: its integer kernel begins at 0 again where a value exceeds the calibrated range
+VERSION = 5  # a product with a number has the integers of the other factor
 ANNOTATION = "quantization_annotation"  # the key that torchao reads
 
 
@@ -46,6 +46,7 @@ class Annotation:
     weight: Node | None = None
     bias: Node | None = None  # where no kernel rounds it by itself, since the output is open
     scale_of: tuple[Node, Node] | None = None  # (value, user): values are only moved, so the output keeps its scale
+    multiple: bool = False  # a product with a number: the same integers with other steps, which nothing observes
     open: bool = False  # its output is not observed: a head, where 8 bits would make logits tie; or several outputs
 
     def annotate(self, activation: Any, weight: Any) -> None:
@@ -55,7 +56,8 @@ class Annotation:
         for node in self.nodes:
             node.meta[ANNOTATION] = QuantizationAnnotation(_annotated=True)
         first, last = self.nodes[0].meta[ANNOTATION], self.nodes[-1].meta[ANNOTATION]
-        first.input_qspec_map = dict.fromkeys(self.inputs, activation) | ({self.weight: weight} if self.weight else {})
+        rounded = [value for value in self.inputs if not is_multiple(value)]
+        first.input_qspec_map = dict.fromkeys(rounded, activation) | ({self.weight: weight} if self.weight else {})
         if self.bias:
             first.input_qspec_map[self.bias] = DerivedQuantizationSpec(
                 derived_from=[(self.inputs[0], self.nodes[0]), (self.weight, self.nodes[0])],
@@ -64,7 +66,7 @@ class Annotation:
             )  # fmt: skip
         if self.scale_of:
             last.output_qspec = SharedQuantizationSpec(self.scale_of)
-        elif not self.open:
+        elif not self.open and not self.multiple:
             last.output_qspec = activation
 
 
@@ -169,6 +171,8 @@ def _annotation(node: Node, integers: set[Node]) -> Annotation | None:
         return Annotation(nodes, (tensors[0],), weight=node.args[1], bias=bias, open=head)
     if node.target in CURVES and tensors[0] in integers:
         return Annotation((node,), tensors[:1])
+    if is_multiple(node) and tensors[0] in integers:
+        return Annotation((node,), (), multiple=True)
     if node.target in PAIRS and len(tensors) == 2 and "alpha" not in node.kwargs and integers & set(tensors):
         return Annotation(_with_activation(node), tensors) if all(map(_is_float, tensors)) else None
     if node.target in JOINS and integers & set(tensors) and all(map(_is_float, tensors)):
@@ -184,6 +188,11 @@ def _annotation(node: Node, integers: set[Node]) -> Annotation | None:
     if node.target is operator.getitem and tensors[0] in integers:
         return Annotation((node,), (), scale_of=(tensors[0].all_input_nodes[0], tensors[0]))
     return None
+
+
+def is_multiple(node: Node) -> bool:
+    """Whether it is a value times a number, which only sums and products read: their kernels take it with steps of its own."""
+    return twins.is_product(node) and all(user.target in PAIRS for user in node.users)
 
 
 def _leads_out(node: Node) -> bool:

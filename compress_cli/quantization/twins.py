@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,30 @@ def write(model: GraphModule) -> None:
             model.graph.erase_node(node)
     model.graph.lint()
     model.recompile()
+
+
+def is_product(node: Node) -> bool:
+    """Whether it is the product of a value and a constant that was written here, in this order."""
+    factor = node.args[1] if node.target is ATEN.mul.Tensor else None
+    return isinstance(factor, Node) and factor.op == "get_attr" and str(factor.target).startswith(CONSTANT)
+
+
+def absorb(converted: GraphModule) -> None:
+    """Products of integers and a constant become the same integers with other steps."""
+    dequantize = torch.ops.quantized_decomposed.dequantize_per_tensor.default
+    for node in list(converted.graph.nodes):
+        value: Any = node.args[0] if is_product(node) else None
+        if isinstance(value, Node) and value.target is dequantize:
+            codes, step, *others = tuple[Any, ...](value.args)
+            factor = float(operator.attrgetter(str(node.args[1].target))(converted))
+            with converted.graph.inserting_before(node):
+                twin = converted.graph.call_function(dequantize, (codes, step * factor, *others))
+            twin.meta = dict(node.meta)
+            node.replace_all_uses_with(twin)
+            for unused in (node, *node.all_input_nodes):
+                if not unused.users:
+                    converted.graph.erase_node(unused)
+    converted.recompile()
 
 
 def _silu(model: GraphModule, node: Node) -> Node:

@@ -29,6 +29,7 @@ from compress_cli.quantization import (
     processor,
     source,
     training_modes,
+    twins,
 )
 from compress_cli.quantization.annotation import AnnotationQuantizer
 from compress_cli.quantization.calibrations import Calibration
@@ -169,6 +170,7 @@ class StaticInt8(Quantizer):
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
         converted: torch.fx.GraphModule = convert_pt2e(prepared)
+        twins.absorb(converted)
         headroom.use(converted, annotation.CONTRACTIONS, is_reduced=self._largest(8) < 127)
         annotation.name_weights(converted)
         return converted
