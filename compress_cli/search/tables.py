@@ -43,6 +43,10 @@ def summary(outcome: Outcome) -> list[str]:
     if outcome.untrained:
         paused = _count(outcome.count("paused"), "trial")
         sentences.append(f"{paused} that stayed paused left {outcome.untrained} epochs of the longest training untrained.")
+    if goal.timed:
+        sentences.append(
+            "Models were timed one at a time, while the search's other workers on that machine waited; other programs did not."
+        )
     died = sum(each.deaths for each in outcome.trials)
     if died:
         sentences.append(f"{_count(died, 'time')} a worker died at a trial, which was queued again.")
