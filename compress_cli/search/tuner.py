@@ -29,6 +29,7 @@ from compress_cli.search.study import Study
 from compress_cli.search.trial import Workshop
 from compress_cli.search.worker import work
 from compress_cli.store import bucket
+from compress_cli.store.record import TRIALS
 
 REPLACED = 3  # times the number of workers, so many that died are replaced
 ERRORS = (1, 2, 3, 4)  # exit codes of workers that another worker would end with too
@@ -109,7 +110,7 @@ class Tuner:
         store = bucket.opened(self.order.store, self.order.output)
         deadline = float("inf") if self.order.seconds is None else time.monotonic() + self.order.seconds
         quiet = Quiet(store.root / MEMORY) if self.goal.timed else None
-        return Workshop(self.space, opened, self.goal, store, self.folder / "trials", self.say, deadline, quiet)
+        return Workshop(self.space, opened, self.goal, store, self.folder / TRIALS, self.say, deadline, quiet)
 
     def search(self) -> Study:
         """Work until all trials are made, or the time is over; returns the study."""
