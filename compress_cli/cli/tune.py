@@ -138,7 +138,8 @@ def _decide(outcome: "Outcome") -> None:
     if number is None:
         problems = [f"trial {each.number}: {each.problem}" for each in outcome.trials if each.problem]
         waiting = outcome.count("paused") + outcome.count("queued")
-        reason = problems[-1] if problems else f"{waiting} trials wait; give it more time: the same command goes on"
+        waits = "1 trial waits" if waiting == 1 else f"{waiting} trials wait"
+        reason = problems[-1] if problems else f"{waits}; give it more time: the same command goes on"
         raise StageError(f"no trial was completed; {reason}")
     nearest = outcome.trial(number)
     assert nearest.figures is not None

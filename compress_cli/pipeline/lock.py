@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from compress_cli.errors import ArtifactError, RecipeError
 from compress_cli.pipeline import executor, plan, recipe
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.recipe import Recipe
+from compress_cli.pipeline.step import Step
 from compress_cli.store import durable
 from compress_cli.store.record import LOCK, Record
 
@@ -32,7 +34,8 @@ def write(recipe: Recipe, directory: Path) -> None:
 
 
 def planned(directory: Path, record: Record) -> Plan:
-    """The plan of the run in `directory`, up to the stage and with the gates that it had.
+    """The plan of the run in `directory`, up to the stage and with the gates that it had; of a search's trial with the
+    measurements on val that it was judged by.
 
     ArtifactError where the lock file is missing, can't be read, or makes other artifacts than the run has.
     """
@@ -40,12 +43,14 @@ def planned(directory: Path, record: Record) -> Plan:
     if not path.is_file():
         raise ArtifactError(f"{path}: is missing; run the recipe again")
     try:
-        again = plan.plan(recipe.load(path))
+        loaded = recipe.load(path)
+        again, on_val = plan.plan(loaded), plan.plan(loaded, "val")
     except RecipeError as error:
         raise ArtifactError(f"{error}\n  (a run with plugins of your own needs the same --plugin)") from None
     if again.missing_data:
         raise ArtifactError(again.missing_data)
     names = record.keys(directory)
+    again = _as_measured(again, on_val, names)
     last = [step.name for step in again.stages if step.name in names]
     if last:
         again = replace(again.until(last[-1]), gates=record.gates)
@@ -57,3 +62,17 @@ def planned(directory: Path, record: Record) -> Plan:
             "program changed since; `compress run` makes them"
         )
     return again
+
+
+def _as_measured(on_test: Plan, on_val: Plan, names: Mapping[str, str]) -> Plan:
+    """The plan by what a run measured its models on; of a trial without the measurements that its search did not ask for."""
+    keys = set(names.values())
+    if any(row.measurement.key in keys for row in on_test.rows) or all(row.measurement.key not in keys for row in on_val.rows):
+        return on_test
+
+    def known(step: Step | None) -> Step | None:
+        return step if step and step.key in keys else None
+
+    rows = (row for row in on_val.rows if row.measurement.key in keys)
+    rows = (replace(row, comparison=known(row.comparison), predictions=known(row.predictions)) for row in rows)
+    return replace(on_val, rows=tuple(rows))

@@ -240,10 +240,10 @@ class Run:
             saved = self.store.saves(step.key)
             attempt = attempts.begin(self._attempt(step, inputs), output, saved, say)
             if not attempt.finished(output):
-                hooks = partial(self.schedule.pauses, step), partial(self.store.share, step.key)
-                saves = Saves(saved, self.plan.recipe.save, say, *hooks)
-                self.at_work = step, saves
-                with executor.threads(attempt.threads):
+                with self.schedule.making(step), executor.threads(attempt.threads):
+                    hooks = partial(self.schedule.pauses, step), partial(self.store.share, step.key)
+                    saves = Saves(saved, self.plan.recipe.save, say, *hooks)
+                    self.at_work = step, saves
                     crew, recipe = self.crew, self.plan.recipe
                     processes = crew.called(recipe.device, step, inputs, attempt.threads) if crew else ALONE
                     workspace = Workspace(output, self.store.root / MEMORY, tell, saves, processes=processes)

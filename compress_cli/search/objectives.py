@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -146,6 +147,18 @@ def _check(plan: Plan) -> None:
         if table and "test" in table.stage.splits:
             reason = f"'{table.name}' is measured on test, which a search may not see; check it after the search with --gate"
             raise RecipeError(recipe.complaint(("gates", position), reason))
+
+
+def judged(planned: Plan, goal: Goal) -> Plan:
+    """The plan without measurements that the goal does not ask for."""
+    asked = {each.terms.row for each in goal.gates}
+    rows = [row for row in planned.rows if row.step.name in (*asked, planned.baseline, planned.rows[-1].step.name)]
+    answers = any(each.terms.quantity in PREDICTION_QUANTITIES for each in goal.gates)
+    trimmed = [
+        replace(row, comparison=row.comparison if goal.timed else None, predictions=row.predictions if answers else None)
+        for row in rows
+    ]
+    return replace(planned, rows=tuple(trimmed))
 
 
 def figures(report: Report, wanted: Goal) -> Figures:

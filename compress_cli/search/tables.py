@@ -31,7 +31,8 @@ def summary(outcome: Outcome) -> list[str]:
     sentences = [
         f"Looked for {wanted}{kept}, measured on val: models are chosen by these figures, so the ones on test will be a little "
         "worse. A gate counts as kept where the unfavourable end of its interval keeps it, as in a run.",
-        f"{len(outcome.trials)} trials: {', '.join(counts)}; {sum(each.feasible for each in outcome.trials)} keep every gate. "
+        f"{_count(len(outcome.trials), 'trial')}: {', '.join(counts)}; every gate is kept by "
+        f"{sum(each.feasible for each in outcome.trials)}. "
         f"{outcome.seconds:.0f} s of work, {outcome.epochs} epochs trained.",
     ]
     if outcome.not_repeated:
@@ -43,6 +44,10 @@ def summary(outcome: Outcome) -> list[str]:
     if outcome.untrained:
         paused = _count(outcome.count("paused"), "trial")
         sentences.append(f"{paused} that stayed paused left {outcome.untrained} epochs of the longest training untrained.")
+    if goal.timed and outcome.count("complete"):
+        sentences.append(
+            "Models were timed one at a time, while the search's other workers on that machine waited; other programs did not."
+        )
     died = sum(each.deaths for each in outcome.trials)
     if died:
         sentences.append(f"{_count(died, 'time')} a worker died at a trial, which was queued again.")

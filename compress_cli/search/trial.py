@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from compress_cli.pipeline.schedule import Schedule
 from compress_cli.pipeline.step import Step
 from compress_cli.progress import Progress
 from compress_cli.report import gates as promises
-from compress_cli.report.gates import PREDICTION_QUANTITIES
 from compress_cli.search import objectives, promotion
 from compress_cli.search.objectives import Goal
 from compress_cli.search.promotion import Standing
+from compress_cli.search.quiet import Quiet
 from compress_cli.search.space import Space
 from compress_cli.search.study import Study, Trial
 from compress_cli.store.saves import Paused
@@ -47,6 +48,11 @@ class Workshop:
     folder: Path  # of the trials
     say: Say = print
     deadline: float = float("inf")  # by time.monotonic()
+    quiet: Quiet | None = None  # where models are timed
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Within, a worker computes; waits while another one times a model."""
+        return self.quiet.computing() if self.quiet else nullcontext()
 
     @property
     def settings(self) -> Any:
@@ -100,9 +106,15 @@ class Watch(Schedule):
         except ArtifactError as error:
             self.gone = error
 
+    def making(self, step: Step) -> AbstractContextManager[None]:
+        """A model is timed while the other workers of this machine wait."""
+        return self.shop.quiet.alone() if self.shop.quiet and step.stage.timed else nullcontext()
+
     def pauses(self, step: Step, epoch_ended: bool) -> bool:
         """Whether the step at work pauses here: the time is over, the trial is not among the better ones of its rung, or
         nobody can say since the database is gone."""
+        if self.shop.quiet:
+            self.shop.quiet.make_way()
         if time.monotonic() > self.shop.deadline:
             self.time_is_over = True
         if self.time_is_over or self.gone:
@@ -216,7 +228,7 @@ def _watch(shop: Workshop, trial: Trial) -> Watch:
 
 def _run(shop: Workshop, trial: Trial, watch: Watch) -> objectives.Figures | None:
     """The figures of a trial's run; None where it paused."""
-    planned = judged(plan.plan(shop.space.recipe(trial.drawn), "val"), shop.goal)
+    planned = objectives.judged(plan.plan(shop.space.recipe(trial.drawn), "val"), shop.goal)
     directory = shop.folder / str(trial.number)
     work = run.Run(planned, shop.store, directory, watch, schedule=watch)
     work.check()
@@ -299,15 +311,3 @@ def longest(planned: Plan, space: Space) -> Step | None:
         if step.key in varied and step.stage.type in PAUSING and getattr(step.stage, "training", None) is not None
     ]
     return max(trainings, key=lambda step: step.stage.training.epochs, default=None)  # type: ignore[attr-defined]
-
-
-def judged(planned: Plan, goal: Goal) -> Plan:
-    """The plan without measurements that the goal does not ask for."""
-    asked = {each.terms.row for each in goal.gates}
-    rows = [row for row in planned.rows if row.step.name in (*asked, planned.baseline, planned.rows[-1].step.name)]
-    answers = any(each.terms.quantity in PREDICTION_QUANTITIES for each in goal.gates)
-    trimmed = [
-        replace(row, comparison=row.comparison if goal.timed else None, predictions=row.predictions if answers else None)
-        for row in rows
-    ]
-    return replace(planned, rows=tuple(trimmed))

@@ -19,14 +19,17 @@ from pydantic import BaseModel, ConfigDict
 
 from compress_cli import stopping
 from compress_cli.errors import ArtifactError, CompressError, Interrupted, RecipeError, StageError
+from compress_cli.pipeline.estimate import MEMORY
 from compress_cli.pipeline.plan import Plan
 from compress_cli.search import objectives, study
+from compress_cli.search.quiet import Quiet
 from compress_cli.search.space import Space
 from compress_cli.search.space import load as load_space
 from compress_cli.search.study import Study
 from compress_cli.search.trial import Workshop
 from compress_cli.search.worker import work
 from compress_cli.store import bucket
+from compress_cli.store.record import TRIALS
 
 REPLACED = 3  # times the number of workers, so many that died are replaced
 ERRORS = (1, 2, 3, 4)  # exit codes of workers that another worker would end with too
@@ -106,7 +109,8 @@ class Tuner:
     def workshop(self, opened: Study) -> Workshop:
         store = bucket.opened(self.order.store, self.order.output)
         deadline = float("inf") if self.order.seconds is None else time.monotonic() + self.order.seconds
-        return Workshop(self.space, opened, self.goal, store, self.folder / "trials", self.say, deadline)
+        quiet = Quiet(store.root / MEMORY) if self.goal.timed else None
+        return Workshop(self.space, opened, self.goal, store, self.folder / TRIALS, self.say, deadline, quiet)
 
     def search(self) -> Study:
         """Work until all trials are made, or the time is over; returns the study."""

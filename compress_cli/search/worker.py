@@ -22,11 +22,12 @@ def work(shop: Workshop, trials: int, seed: int, sampler: str = "auto") -> None:
     """Work until the study has so many trials and none is left to go on, or until the shop's deadline."""
     while time.monotonic() < shop.deadline:
         stopping.check()
-        with _alone(shop.folder.parent):
+        with _alone(shop.folder.parent), shop.computing():
             trial = _next(shop, trials, seed, sampler)
         if trial is not None:
             try:
-                attempt(shop, trial)
+                with shop.computing():
+                    attempt(shop, trial)
             except OutOfTime:
                 return
         elif any(each.state == "running" for each in shop.study.trials()):

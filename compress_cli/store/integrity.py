@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from compress_cli.errors import ArtifactError
 from compress_cli.store import artifact, durable
 from compress_cli.store.artifact import REMEDY, Artifact, FileFault, UnreadableError
-from compress_cli.store.record import RECORD, Record
+from compress_cli.store.record import RECORD, Record, search_at
 from compress_cli.store.seal import SEAL, Seal
 from compress_cli.store.store import ENTRY, Store
 
@@ -61,7 +61,8 @@ def inspect(path: Path) -> Inspection:
         return _inspect_run(path)
     if (path / artifact.MANIFEST).exists() or ENTRY.fullmatch(path.resolve().name):
         return _inspect([(path.name, path)], path)
-    raise ArtifactError(f"{path}: holds neither a run nor an artifact; name runs/RECIPE or runs/RECIPE/STAGE")
+    remedy = "holds neither a run nor an artifact; name runs/RECIPE or runs/RECIPE/STAGE"
+    raise ArtifactError(search_at(path) or f"{path}: {remedy}")
 
 
 def _inspect_run(directory: Path) -> Inspection:

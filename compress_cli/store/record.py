@@ -13,6 +13,7 @@ from compress_cli.store import durable
 from compress_cli.store.artifact import UnreadableError, unreadable
 
 RECORD = "run.json"
+TRIALS = "trials"  # in the folder of a search: the runs of its trials
 LOCK = "recipe.lock.yaml"
 LIMITS = "limits.json"  # what limits the promises of a run, where a command has found that out
 
@@ -46,6 +47,15 @@ class TableRecord(BaseModel):
     name: str
     stage: str
     key: str
+
+
+def search_at(directory: Path) -> str:
+    """What to say where the folder of a search stands in place of a run's; empty where it is none."""
+    trials = sorted((directory / TRIALS).glob(f"*/{RECORD}"), key=lambda path: (len(path.parent.name), path))
+    if not trials:
+        return ""
+    first, last = trials[0].parent, trials[-1].parent.name
+    return f"{directory}: holds a search, whose report is tune.html; its runs are those of its trials: {first} to {last}"
 
 
 class Record(BaseModel):
@@ -86,7 +96,9 @@ class Record(BaseModel):
         path = directory / RECORD
         durable.require_file(path)
         if not path.is_file():
-            raise ArtifactError(f"{directory}: holds no run ({RECORD} is missing); `compress run` makes one")
+            raise ArtifactError(
+                search_at(directory) or f"{directory}: holds no run ({RECORD} is missing); `compress run` makes one"
+            )
         try:
             return cls.parse(path.read_text(encoding="utf-8"), path)
         except PermissionError as error:

@@ -115,6 +115,11 @@ def test_a_promoted_trial_goes_on_from_its_save_to_the_bytes_of_a_run_without_a_
     assert [(trial.epochs, trial.not_repeated) for trial in (first, second, third)] == [(4, 0), (4, 1), (1, 0)]
     assert found.err.index("trial 2: pauses after epoch 1") < found.err.index("trial 1: promoted")
 
+    for command in (("verify",), ("report",), ("repair",), ("reproduce", "-o", "again")):
+        refused = compress(command[0], "runs/r.tune", *command[1:])
+        assert refused.code == 3
+        assert "holds a search, whose report is tune.html; its runs are those of its trials" in refused.err
+
     best = (tmp_path / "r.best.yaml").read_text()
     assert best.startswith("# Written by `compress tune`: trial ")
     assert "search: [0" not in best
@@ -122,6 +127,12 @@ def test_a_promoted_trial_goes_on_from_its_save_to_the_bytes_of_a_run_without_a_
     assert [step["status"] for step in steps if step["name"] in ("net", "net.onnx")] == ["up to date"] * 2
     if not to_the_bytes:
         return
+    again = compress("reproduce", "runs/r.tune/trials/1", "-o", "again")
+    assert again.code == 0, again
+    assert "net: same bytes" in again.out
+    steps = json.loads((tmp_path / "again/r/run.json").read_text())["steps"]
+    assert {"net", "net.onnx", "net.measurement"} <= steps.keys()
+    assert "net.comparison" not in steps  # as in the trial, which was not timed
     (tmp_path / "plain.yaml").write_text(text.replace("{search: [0.1, 0.003, 0.01]}", "0.01"))
     assert compress("run", "plain.yaml", "--output", "elsewhere", "--quiet").code == 0
     key = second.keys["net"]

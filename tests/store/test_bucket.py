@@ -180,6 +180,17 @@ def test_a_save_that_is_gone_or_torn_is_not_gone_on_from(tmp_path, bucket):
         bucket.remove(name)
 
 
+@pytest.mark.parametrize("text", ["{", "{}", '{"save": "../x", "beside": {}}', '{"save": "NAME", "beside": {"../x.json": ""}}'])
+def test_a_description_that_nobody_here_wrote_is_none(tmp_path, bucket, text):
+    bucket.write(f"{KEY}.save/last.json", text.replace("NAME", f"00000001-{'ab' * 32}.safetensors").encode())
+    store = machine(tmp_path / "a", bucket)
+    with store.working(KEY):
+        assert list(store.saves(KEY).iterdir()) == []
+        assert save(store, 2) == 0
+    with machine(tmp_path / "b", bucket).working(KEY):
+        assert save(machine(tmp_path / "b", bucket), 0) == 2
+
+
 def test_a_machine_whose_lease_was_taken_over_shares_no_save(tmp_path, bucket, monkeypatch):
     monkeypatch.setattr(buckets, "RENEW_S", 0.02)
     first = machine(tmp_path / "a", bucket)
