@@ -4,7 +4,6 @@ import json
 import os
 
 import numpy as np
-import onnx
 import pytest
 import torch
 import yaml
@@ -120,21 +119,6 @@ def test_what_integers_alone_do_not_keep_is_trained_within_the_time(compress, di
     report = of_run(tmp_path / "runs", "six")
     given, *_, shipped = report["rows"]
     assert given["size_bytes"] >= 6 * shipped["size_bytes"]
-
-
-@pytest.mark.slow
-def test_a_portable_file_has_weights_of_seven_bits(compress, digits, tmp_path):
-    outcome = compress(
-        "auto", digits / "digits" / "teacher", "--goal", "compression_ratio>=2.5", "--goal", "accuracy_drop<=0.1",
-        "--within", "5m", "--target", "portable", "--store", digits / ".store",
-    )  # fmt: skip
-    assert outcome.code == 0, outcome
-    assert "reduce_range: true" in (tmp_path / "auto.yaml").read_text()
-    shipped = onnx.load(tmp_path / "runs" / "auto" / "onnx" / "model.onnx")
-    weights = [onnx.numpy_helper.to_array(tensor) for tensor in shipped.graph.initializer]
-    filters = [array for array in weights if array.dtype == np.int8 and array.ndim > 1]
-    assert filters
-    assert max(np.abs(array.astype(int)).max() for array in filters) <= 64
 
 
 @pytest.mark.slow

@@ -240,3 +240,13 @@ def test_candidates_for_whose_comparison_there_is_no_time_are_named():
     assert [one.name for one in entrants] == ["a", "b"]  # of three each had 35 s
     assert decision.skipped == ["c"]
     assert compared([entrant("a", 40), entrant("b", 40)], 520)[1].brief == {}  # one epoch each tells too little
+
+
+@pytest.mark.parametrize(("target", "reduced"), [("portable", True), ("this", None)])
+@pytest.mark.parametrize("matrix_products", [True, False])
+def test_integers_of_a_portable_file_are_those_that_any_processor_adds_exactly(target, reduced, matrix_products):
+    request = SimpleNamespace(target=target, students=())
+    known = formats.choices(request, Budget(1.0, 1.0, 0.01), trainable=True, matrix_products=matrix_products)
+    integers = [choice for choice in [*known, *formats.trained_in(known)] if choice.name in ("int8", "mixed")]
+    assert len(integers) == (2 if matrix_products else 3)
+    assert all(choice.quantizer.get("reduce_range") is reduced for choice in integers)
