@@ -20,6 +20,7 @@ from compress_cli.store.saves import Save
 from compress_cli.training.attachment import Attachments
 from compress_cli.training.averaging import Average
 from compress_cli.training.precision import PrecisionChoice
+from compress_cli.training.sharding import put, undivided, whole, whole_of
 
 COUNTERS = ("epoch", "step", "curve", "best_epoch", "steps", "seconds")  # fields of the state that are plain data
 
@@ -80,9 +81,9 @@ class State:
 
         StageError where the optimiser keeps what can't be written.
         """
-        tensors, moments = self._tensors(), self._moments()
+        tensors, moments = whole_of(self._tensors()), whole_of(self._moments())
         weights = [*self.network.parameters(), *self.adapters.parameters(), *self.attachments.parameters()]
-        if not _finite([*weights, *moments.values()]):
+        if not _finite([*map(whole, weights), *moments.values()]):
             return None
         best = {f"best/{name}": tensor for name, tensor in self.best.items()}
         kept = {f"kept/{epoch}/{name}": value for epoch, weights in self.kept.items() for name, value in weights.items()}
@@ -98,7 +99,7 @@ class State:
             return f"its saves do not fit the training ({wrong})"
         with torch.no_grad():
             for name, value in tensors.items():
-                value.copy_(tensor(save.arrays[name], value.dtype))
+                put(value, tensor(save.arrays[name], value.dtype))
         self._resume_optimizer(save)
         if self.average:
             self.average.updates = save.document["updates"]
@@ -111,7 +112,8 @@ class State:
 
     def agree(self, processes: Processes) -> None:
         """Begin with the first process's state, and note how many go on with it; StageError where theirs is another."""
-        processes.agree(self._tensors())
+        tensors = self._tensors()
+        processes.agree({name: value for name, value in tensors.items() if undivided([value])})
         if self.processes[-1:] != [processes.count]:
             self.processes = [*self.processes, processes.count]
 
@@ -204,7 +206,7 @@ def _counted(processes: int) -> str:
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """On the CPU, as they are now."""
-    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
+    return {name: whole(value.detach()).to("cpu", copy=True) for name, value in tensors.items()}
 
 
 def arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -257,4 +259,4 @@ def _moment(value: Any, array: np.ndarray | None, weight: Tensor) -> Any:
     saved = tensor(array, getattr(torch, value["dtype"]))
     device = weight.device if value["device"] == weight.device.type else torch.device(value["device"])
     like = torch.empty_like(weight, dtype=saved.dtype) if saved.shape == weight.shape else torch.empty_like(saved)
-    return like.to(device).copy_(saved)
+    return put(like.to(device), saved)

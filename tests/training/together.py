@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from compress_cli.context import Context
@@ -19,6 +20,7 @@ from compress_cli.data.datasets import Dataset, Split
 from compress_cli.data.signature import Head, Input, Signature
 from compress_cli.data.tasks.classification import Classification
 from compress_cli.distillation.ensemble import Ensemble
+from compress_cli.distillation.teachers.checkpoint import Running
 from compress_cli.losses import Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.dist import Dist
@@ -28,9 +30,10 @@ from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.processes import ALONE, Processes
 from compress_cli.store.saves import Saves, Saving
-from compress_cli.training import loop
+from compress_cli.training import loop, sharding
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.config import TrainingConfig
+from compress_cli.training.optimizers.adamw import AdamW
 from compress_cli.training.optimizers.sgd import Sgd
 from compress_cli.training.regularizers.l1 import L1
 
@@ -132,7 +135,35 @@ def by_hand(folder, processes):
     return {"gradient": weight.grad.numpy(), "inputs": inputs, "labels": labels, "weight": weight.detach().numpy()}, {}, []
 
 
-CASES = {case.__name__: case for case in (by_hand, everything, distilled, normalised, saved)}
+def divided(folder, processes):
+    """A student and its teacher whose weights are divided, blocks from 50 parameters on by themselves."""
+    losses = (Dist(), SomeLabels(weight=0.5), Hints(layers=({"student": "1", "teacher": "3"},), weight=0.3))
+    small, sharding.BLOCK = sharding.BLOCK, 50
+    try:
+        whole = network(Mlp(hidden=(20, 9)), 7).eval().requires_grad_(False)
+        seen, _ = features.attach(whole, ("3",))
+        opened = Running(whole, Blots().signature(), ("3",), seen)
+        if processes.several:
+            sharding.divided(whole, processes, "cpu")
+        saves = Saves(folder, Saving(steps=2)) if processes.rank == 0 else Saves()
+        settings = {"shard": "all", "clip_norm": 0.5, "saves": saves, "optimizer": AdamW(learning_rate=0.01)}
+        counts = [0]
+
+        def counted(*arguments):
+            counts[0] += 1
+            return divide(*arguments)
+
+        divide, sharding.divided = sharding.divided, counted
+        result = trained(folder, processes, Mlp(hidden=(6, 5)), losses, opened, **settings)
+        sharding.divided = divide
+        assert counts == [int(processes.several)]  # the student's weights were divided
+        assert any(isinstance(weight, DTensor) for weight in whole.parameters()) == processes.several
+        return result
+    finally:
+        sharding.BLOCK = small
+
+
+CASES = {case.__name__: case for case in (by_hand, everything, distilled, normalised, saved, divided)}
 
 
 def two(rank, store, folder, cases):
