@@ -28,6 +28,7 @@ from compress_cli.pipeline.rendezvous import DONE, ENDED, POLL_S, Failure, Hello
 from compress_cli.pipeline.step import Step
 from compress_cli.processes import Processes
 from compress_cli.store.artifact import Artifact
+from compress_cli.store.saves import Saves
 from compress_cli.store.store import Store
 
 LOOK_S = 0.5  # between two looks at whether the first process ended
@@ -94,8 +95,9 @@ class Helper:
         output.mkdir()
         place = self.place
         processes = Processes(place.rank, place.count, place.local_rank, lambda: "the first process is gone")
+        workspace = Workspace(output, memory, saves=Saves(processes=processes), processes=processes)
         with executor.threads(order.threads):
-            executor.perform(plan.recipe, step, inputs, Workspace(output, memory, processes=processes))
+            executor.perform(plan.recipe, step, inputs, workspace)
         shutil.rmtree(output)
 
     def _watch(self, messages: Messages, reader: int) -> None:

@@ -271,6 +271,7 @@ class Run:
                 with executor.threads(attempt.threads):
                     crew, recipe = self.crew, self.plan.recipe
                     processes = crew.called(recipe.device, step, inputs, attempt.threads) if crew else ALONE
+                    saves.processes = processes
                     workspace = Workspace(output, self.store.root / MEMORY, tell, saves, processes=processes)
                     executor.perform(recipe, step, inputs, workspace)
             artifact = self.store.commit(step.key)

@@ -36,7 +36,7 @@ from compress_cli.training.meter import ENOUGH_S, Meter, Pace
 from compress_cli.training.objective import Objective
 from compress_cli.training.pool import SamplePool
 from compress_cli.training.sharding import for_parts, undivided, whole_of
-from compress_cli.training.state import Losses, State, copied, saved_by_first
+from compress_cli.training.state import Losses, State, copied
 
 VERSION = 1  # raise it when the same settings give other weights
 
@@ -95,7 +95,7 @@ class _Loop:
         self.whole = network
         network, self.saves = sharding.to_be_trained(network, config, context, bool(attach))
         self.network = network
-        first, saved = self.loader.first(), saved_by_first(context.saves.load(), context.processes)
+        first, saved = self.loader.first(), context.saves.load()
         self.precision = precision.of_training(network, config, context, first, self._whole_steps(), saved)
         context.environment["precision"] = self.precision.name
         if network is self.whole:
@@ -185,7 +185,7 @@ class _Loop:
             loss = self.objective(part, features, epochs, part.known / max(1, known) / share) * share
             loss.backward()
             losses.append(loss.detach())
-        self.context.processes.sum_gradients(undivided((*self.network.parameters(), *self.attachments.parameters())))
+        self.context.processes.sum_gradients(undivided((*self.network.parameters(), *self.attachments.trained())))
         for regularizer, attachment in zip(self.config.regularizers, self.attachments.all, strict=False):
             penalty = attachment.penalty()
             if penalty is not None:

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn, optim
 
 from compress_cli.errors import StageError
@@ -182,22 +180,6 @@ class State:
             _, epoch, name = key.split("/", 2)
             kept.setdefault(int(epoch), {})[name] = tensor(save.arrays[key], like[name].dtype).clone()
         return kept
-
-
-def saved_by_first(save: Save | None, processes: Processes) -> Save | None:
-    """The save that the first process goes on from, for all of them."""
-    if not processes.several:
-        return save
-    progress = processes.same(save.progress if save else None)
-    if progress is None:
-        return None
-    document = processes.same(save.document if save else {})
-    written = _written(save) if save else b""
-    return Save(load_arrays(processes.same_bytes(written)), document, progress)
-
-
-def _written(save: Save) -> bytes:
-    return save_arrays({name: np.ascontiguousarray(array).reshape(array.shape) for name, array in save.arrays.items()})
 
 
 def _counted(processes: int) -> str:

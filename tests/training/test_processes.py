@@ -64,7 +64,7 @@ def test_the_gradient_is_that_of_the_whole_batch_by_hand(results):
         np.testing.assert_allclose(found["gradient"], gradient, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", ["everything", "distilled", "normalised", "saved", "divided"])
+@pytest.mark.parametrize("case", ["everything", "distilled", "normalised", "saved", "divided", "masked"])
 def test_weights_and_losses_are_those_of_one_process(results, case):
     one, two = results[0][case], results[1][case]
     assert far(one, two) < TOLERANCE
