@@ -47,14 +47,14 @@ def command(
 
     from compress_cli.cli import _several
     from compress_cli.cli._live import Live
+    from compress_cli.errors import RecipeError
 
-    def made() -> tuple["Plan", "Store", Path]:
+    def made() -> tuple["Plan", "Store"]:
         """What another process of the run takes part in."""
         from compress_cli.store.bucket import opened
 
         read_plugins(plugins)
-        known = _planned(recipe, overrides, until, force, [], None, True, within)
-        return known, opened(store, output), output / known.recipe.name
+        return _planned(recipe, overrides, until, force, [], None, True, within), opened(store, output)
 
     begun = time.monotonic()
     crew = _several.joined(context, processes, jobs > 1 or bool(on), made)
@@ -70,6 +70,10 @@ def command(
     from compress_cli.store.bucket import opened
 
     directory, limit = output / planned.recipe.name, planned.recipe.within
+    if limit and (crew or processes > 1):
+        raise RecipeError(
+            f"within: {limit}: it is known only what steps take in one process; leave out the time, or the others"
+        )
     if processes > 1 and not smoke:
         arguments = _arguments(recipe, overrides, plugins, output, store, within, until)
         crew = _several.started(context, processes, arguments, planned.recipe.threads)

@@ -270,7 +270,7 @@ class Run:
                 self.at_work = step, saves
                 with executor.threads(attempt.threads):
                     crew, recipe = self.crew, self.plan.recipe
-                    processes = crew.called(recipe.device, step, inputs, attempt.threads) if crew else ALONE
+                    processes = crew.called(recipe.device, step, inputs, attempt.threads, say) if crew else ALONE
                     saves.processes = processes
                     workspace = Workspace(output, self.store.root / MEMORY, tell, saves, processes=processes)
                     executor.perform(recipe, step, inputs, workspace)
