@@ -71,11 +71,9 @@ def command(
 
     directory, limit = output / planned.recipe.name, planned.recipe.within
     if limit and (crew or processes > 1):
-        raise RecipeError(
-            f"within: {limit}: it is known only what steps take in one process; leave out the time, or the others"
-        )
+        raise RecipeError(f"within: {limit}: only what steps take in one process is known; leave out the time, or --processes")
     if processes > 1 and not smoke:
-        arguments = _arguments(recipe, overrides, plugins, output, store, within, until)
+        arguments = _arguments(recipe, overrides, plugins, output, store, until)
         crew = _several.started(context, processes, arguments, planned.recipe.threads)
     if crew:
         crew.planned = planned
@@ -111,10 +109,10 @@ def command(
 
 
 def _arguments(
-    recipe: Path, overrides: list[str], plugins: list[Path], output: Path, store: str | None, within: str, until: str
+    recipe: Path, overrides: list[str], plugins: list[Path], output: Path, store: str | None, until: str
 ) -> list[str]:
     """The arguments of another process that trains with this one."""
-    named = {"--output": str(output), "--store": store, "--within": within, "--until": until}
+    named = {"--output": str(output), "--store": store, "--until": until}
     options = [text for name, value in named.items() if value for text in (name, value)]
     options += [text for override in overrides for text in ("--set", override)]
     options += [text for path in plugins for text in ("--plugin", str(path))]
