@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -28,12 +27,10 @@ def check_command(arguments: Sequence[str]) -> None:
         raise RecipeError("torchrun: of the commands of compress, only 'run' is made by several processes together")
 
 
-def joined(
-    context: typer.Context, processes: int, elsewhere: bool, made: Callable[[], tuple[Plan, Store, Path]]
-) -> Crew | None:
+def joined(context: typer.Context, processes: int, elsewhere: bool, made: Callable[[], tuple[Plan, Store]]) -> Crew | None:
     """The processes of which this is the first; None where there is none but this one. Another one does not return.
 
-    made: the plan, the store and the run's folder that the command line means.
+    made: the plan and the store that the command line means.
     """
     if elsewhere and processes > 1:
         raise RecipeError(

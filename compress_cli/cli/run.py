@@ -46,14 +46,14 @@ def command(
 
     from compress_cli.cli import _several
     from compress_cli.cli._live import Live
+    from compress_cli.errors import RecipeError
 
-    def made() -> tuple["Plan", "Store", Path]:
+    def made() -> tuple["Plan", "Store"]:
         """What another process of the run takes part in."""
         from compress_cli.store.bucket import opened
 
         read_plugins(plugins)
-        known = _planned(recipe, overrides, until, force, [], None, True, within)
-        return known, opened(store, output), output / known.recipe.name
+        return _planned(recipe, overrides, until, force, [], None, True, within), opened(store, output)
 
     begun = time.monotonic()
     crew = _several.joined(context, processes, jobs > 1 or bool(on), made)
@@ -70,8 +70,10 @@ def command(
 
     directory, limit = output / planned.recipe.name, planned.recipe.within
     schedule = _schedule(jobs, on, recipe, overrides, plugins, within)
+    if limit and (crew or processes > 1):
+        raise RecipeError(f"within: {limit}: only what steps take in one process is known; leave out the time, or --processes")
     if processes > 1 and not smoke:
-        arguments = _arguments(recipe, overrides, plugins, output, store, within, until)
+        arguments = _arguments(recipe, overrides, plugins, output, store, until)
         crew = _several.started(context, processes, arguments, planned.recipe.threads)
     if crew:
         crew.planned = planned
@@ -108,10 +110,10 @@ def command(
 
 
 def _arguments(
-    recipe: Path, overrides: list[str], plugins: list[Path], output: Path, store: str | None, within: str, until: str
+    recipe: Path, overrides: list[str], plugins: list[Path], output: Path, store: str | None, until: str
 ) -> list[str]:
     """The arguments of another process that trains with this one."""
-    named = {"--output": str(output), "--store": store, "--within": within, "--until": until}
+    named = {"--output": str(output), "--store": store, "--until": until}
     options = [text for name, value in named.items() if value for text in (name, value)]
     options += [text for override in overrides for text in ("--set", override)]
     options += [text for path in plugins for text in ("--plugin", str(path))]

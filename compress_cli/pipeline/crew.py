@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -31,6 +31,7 @@ from compress_cli.pipeline.step import Step
 from compress_cli.processes import ALONE, Processes
 
 EXPLAINED_S = 3.0  # within which a process that fails says why
+PATIENCE_S = 20.0  # after which a user hears what is waited for
 FAREWELL_S = 10.0  # that the others get to end
 KINDS: dict[int, type[CompressError]] = {2: RecipeError, 3: ArtifactError}
 
@@ -61,7 +62,9 @@ class Crew:
         for child in self.children.values():
             child.end()
 
-    def called(self, recipe_device: str, step: Step, inputs: executor.Inputs, threads: int) -> Processes:
+    def called(
+        self, recipe_device: str, step: Step, inputs: executor.Inputs, threads: int, say: Callable[[str], None]
+    ) -> Processes:
         """All processes, ready to make a step together; this one alone where the step's stage can't be shared.
 
         The error of another process where it can't.
@@ -70,13 +73,13 @@ class Crew:
             return ALONE
         if self.lost:
             raise StageError(self.lost)
-        self._greet()
+        self._greet(say)
         sources = {role: [s.model_dump() for s in executor.recorded(artifacts)] for role, artifacts in inputs.items()}
         order = Order(key=step.key, name=step.name, inputs=sources, threads=threads)
         self.orders += 1
         self.messages.set(f"order/{self.orders}", order.model_dump_json())
         for rank in range(1, self.place.count):
-            self._wait_for(rank, f"ready/{self.orders}/{rank}", f" for stage '{step.name}'")
+            self._wait_for(rank, f"ready/{self.orders}/{rank}", f" for stage '{step.name}'", say)
         if not dist.is_initialized():
             self.place.join(self.messages, executor.device(recipe_device))
         return Processes(0, self.place.count, self.place.local_rank, self.explain)
@@ -95,26 +98,29 @@ class Crew:
             time.sleep(POLL_S)
         return f"one of the {self.place.count} processes is gone: killed, or its machine can't be reached any more"
 
-    def _greet(self) -> None:
+    def _greet(self, say: Callable[[str], None]) -> None:
         """Before the first training: all others are there, and are of this run."""
         if self.greeted or self.planned is None:
             return
         own = Hello.of(self.planned)
         for rank in range(1, self.place.count):
-            self._wait_for(rank, f"hello/{rank}", "")
+            self._wait_for(rank, f"hello/{rank}", "", say)
             other = Hello.model_validate_json(self.messages.get(f"hello/{rank}"))
             if difference := own.difference(other):
                 raise RecipeError(f"process {rank}, on {other.machine}, {difference}")
         self.greeted = True
 
-    def _wait_for(self, rank: int, message: str, purpose: str) -> None:
+    def _wait_for(self, rank: int, message: str, purpose: str, say: Callable[[str], None]) -> None:
         """StageError where it does not come; the error of the other process where that failed."""
-        deadline = time.monotonic() + WAIT_S
+        begun, told = time.monotonic(), False
         while not self.messages.check([message]):
             if failed := self._failure(rank):
                 code, text = failed
                 raise KINDS.get(code, StageError)(text)
-            if time.monotonic() > deadline:
+            if not told and time.monotonic() > begun + PATIENCE_S:
+                told = True
+                say(f"waits for process {rank} of {self.place.count}, counted from 0, at {self.place.host}:{self.place.port}")
+            if time.monotonic() > begun + WAIT_S:
                 raise StageError(
                     f"process {rank} of {self.place.count} has not come{purpose} within {WAIT_S:.0f} s; was it "
                     f"started, and can it reach {self.place.host}:{self.place.port}?"

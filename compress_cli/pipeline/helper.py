@@ -20,7 +20,7 @@ from typing import NoReturn
 from torch import distributed as dist
 
 from compress_cli.errors import ArtifactError, CompressError, ResourceError, StageError
-from compress_cli.pipeline import executor, fitting
+from compress_cli.pipeline import executor
 from compress_cli.pipeline.estimate import MEMORY
 from compress_cli.pipeline.executor import Workspace
 from compress_cli.pipeline.plan import Plan
@@ -28,6 +28,7 @@ from compress_cli.pipeline.rendezvous import DONE, ENDED, POLL_S, Failure, Hello
 from compress_cli.pipeline.step import Step
 from compress_cli.processes import Processes
 from compress_cli.store.artifact import Artifact
+from compress_cli.store.saves import Saves
 from compress_cli.store.store import Store
 
 LOOK_S = 0.5  # between two looks at whether the first process ended
@@ -35,10 +36,10 @@ PATIENCE_S = 10.0  # after a signal: the first process, which gets one too, save
 EXPLAINED_S = 15.0  # within which the first process tells of this one's error
 
 
-def help_out(place: Place, made: Callable[[], tuple[Plan, Store, Path]]) -> NoReturn:
+def help_out(place: Place, made: Callable[[], tuple[Plan, Store]]) -> NoReturn:
     """Take part in a run until its first process ends; then this one does. It says nothing: the first one tells of errors.
 
-    made: the plan, the store and the run's folder, as the command line has them.
+    made: the plan and the store, as the command line has them.
     """
     Helper(place, Path(tempfile.mkdtemp(prefix="compress-"))).work(made)
 
@@ -50,7 +51,7 @@ class Helper:
     place: Place
     folder: Path  # its own, which goes with it
 
-    def work(self, made: Callable[[], tuple[Plan, Store, Path]]) -> NoReturn:
+    def work(self, made: Callable[[], tuple[Plan, Store]]) -> NoReturn:
         reader = _signals()
         try:
             messages = self.place.connect()
@@ -58,8 +59,8 @@ class Helper:
         except StageError as error:
             self._leave(4, f"error: process {self.place.rank}: {error}")
         try:
-            planned, artifacts, directory = made()
-            self._serve(messages, planned, artifacts, directory)
+            planned, artifacts = made()
+            self._serve(messages, planned, artifacts)
         except CompressError as error:
             failure = Failure(
                 machine=machine(), message=str(error), code=error.exit_code, resource=isinstance(error, ResourceError)
@@ -71,7 +72,7 @@ class Helper:
         time.sleep(EXPLAINED_S)  # the watch ends this process as soon as the first one has told of it
         self._leave(failure.code, f"error: process {self.place.rank}, on {failure.machine}: {failure.message}")
 
-    def _serve(self, messages: Messages, planned: Plan, artifacts: Store, directory: Path) -> NoReturn:
+    def _serve(self, messages: Messages, planned: Plan, artifacts: Store) -> NoReturn:
         """Make every step that the first process orders."""
         if planned.missing_data:
             raise ArtifactError(planned.missing_data)
@@ -81,12 +82,12 @@ class Helper:
             while not messages.check([f"order/{number}"]):
                 time.sleep(POLL_S)
             order = Order.model_validate_json(messages.get(f"order/{number}"))
-            step, plan = _ordered(order, planned, directory)
+            step = _ordered(order, planned)
             inputs = _inputs(order, step, artifacts)
             messages.set(f"ready/{number}/{self.place.rank}", DONE)
             if not dist.is_initialized():
-                self.place.join(messages, executor.device(plan.recipe.device))
-            self._make(plan, step, inputs, order, artifacts.root / MEMORY)
+                self.place.join(messages, executor.device(planned.recipe.device))
+            self._make(planned, step, inputs, order, artifacts.root / MEMORY)
             number += 1
 
     def _make(self, plan: Plan, step: Step, inputs: executor.Inputs, order: Order, memory: Path) -> None:
@@ -94,8 +95,9 @@ class Helper:
         output.mkdir()
         place = self.place
         processes = Processes(place.rank, place.count, place.local_rank, lambda: "the first process is gone")
+        workspace = Workspace(output, memory, saves=Saves(processes=processes), processes=processes)
         with executor.threads(order.threads):
-            executor.perform(plan.recipe, step, inputs, Workspace(output, memory, processes=processes))
+            executor.perform(plan.recipe, step, inputs, workspace)
         shutil.rmtree(output)
 
     def _watch(self, messages: Messages, reader: int) -> None:
@@ -122,13 +124,11 @@ class Helper:
         os._exit(code)
 
 
-def _ordered(order: Order, planned: Plan, directory: Path) -> tuple[Step, Plan]:
-    """The step that is meant, in the plan or in what it was fitted to."""
-    fitted = fitting.recorded(planned, directory) if planned.recipe.within else None
-    for plan in (planned, fitted.plan if fitted else planned):
-        for step in plan.steps:
-            if step.key == order.key:
-                return step, plan
+def _ordered(order: Order, planned: Plan) -> Step:
+    """The step that is meant."""
+    for step in planned.steps:
+        if step.key == order.key:
+            return step
     raise ArtifactError(f"has no stage '{order.name}' as the first process has it: was the recipe or its data changed?")
 
 

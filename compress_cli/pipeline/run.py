@@ -245,7 +245,8 @@ class Run:
                     saves = Saves(saved, self.plan.recipe.save, say, *hooks)
                     self.at_work = step, saves
                     crew, recipe = self.crew, self.plan.recipe
-                    processes = crew.called(recipe.device, step, inputs, attempt.threads) if crew else ALONE
+                    processes = crew.called(recipe.device, step, inputs, attempt.threads, say) if crew else ALONE
+                    saves.processes = processes
                     workspace = Workspace(output, self.store.root / MEMORY, tell, saves, processes=processes)
                     executor.perform(recipe, step, inputs, workspace)
             artifact = self.store.commit(step.key)

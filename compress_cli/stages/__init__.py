@@ -61,9 +61,6 @@ class Stage(Plugin):
     long: ClassVar[bool] = False
     """Whether it may take minutes: a smoke run goes before the first of them."""
 
-    distributed: ClassVar[bool] = False
-    """Whether several processes may make it together: all run it, alike but for the shares of batches that they train on."""
-
     seed_dependent: ClassVar[bool] = True
     """Whether the seed changes its result; one result of a stage that is not serves every seed."""
     task_dependent: ClassVar[bool] = True
@@ -100,6 +97,14 @@ class Stage(Plugin):
     @property
     def timed(self) -> bool:
         """Whether it measures time: nothing else may work on the machine meanwhile."""
+        return False
+
+    @property
+    def distributed(self) -> bool:
+        """Whether several processes may make it together: all run it, alike but for the shares of batches that they train on.
+
+        Nothing that it does outside of training may depend on time or on chance.
+        """
         return False
 
     def controls(self) -> dict[str, Stage]:

@@ -25,6 +25,7 @@ from compress_cli.training import loop
 from compress_cli.training.attachment import Attach
 from compress_cli.training.config import TrainingConfig
 from compress_cli.training.objective import hard_losses
+from compress_cli.training.sharding import divided
 
 
 def _listed(names: object) -> object:
@@ -137,8 +138,14 @@ class Teaching:
         models = dict(zip(self.teachers, context.inputs.get("teacher", ()), strict=True))
         if self.cached:
             models = {name: context.inputs[role][0] for name, role in self._roles().items()}
-        class_axes = context.dataset.signature().class_axes
-        return assemble(models, losses, context.index(), context.device, self.combine, class_axes)
+        class_axes, processes = context.dataset.signature().class_axes, context.processes
+        shared = processes.several and any(training.shard for training in self.trainings)
+        device = "cpu" if shared else context.device
+        ensemble = assemble(models, losses, context.index(), device, self.combine, class_axes)
+        for teacher in ensemble.teachers.values() if shared else ():
+            if isinstance(network := getattr(teacher, "network", None), Network):
+                divided(network.requires_grad_(False), processes, context.device)
+        return ensemble
 
     def _check_teachers(self) -> None:
         names = [name for name in self.teachers if name]

@@ -41,7 +41,6 @@ class Distill(Stage):
         "training": loop.VERSION, "loader": loader.VERSION, "features": features.VERSION
     }  # fmt: skip
     long: ClassVar[bool] = True
-    distributed: ClassVar[bool] = True
 
     teacher: Names = Field((), description="the stage to learn from, or a list of several; default: the stage before")
     model: Model | None = Field(None, description="the student's architecture, with fresh weights")
@@ -148,6 +147,10 @@ class Distill(Stage):
         if not self.model and (self.inputs or self.heads):
             raise ValueError("inputs and heads are those of a fresh model; what 'start' names has its own")
         return self
+
+    @property
+    def distributed(self) -> bool:
+        return True
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         self._teaching.check_layers(kinds["teacher"])

@@ -94,6 +94,10 @@ class DropLayers(Stage):
     def _teaching(self) -> Teaching:
         return Teaching.of(self, self.training)
 
+    @property
+    def distributed(self) -> bool:
+        return self.training is not None and not _depth.is_timed(self.keep)
+
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         self._teaching.check_layers(kinds.get("teacher", ()))
         return Checkpoint

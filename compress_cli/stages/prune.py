@@ -135,6 +135,10 @@ class Prune(Stage):
     def timed(self) -> bool:
         return bool(self.keep and self.keep.latency)
 
+    @property
+    def distributed(self) -> bool:
+        return self.teaching.trainings != () and not self.timed
+
     def depends(self) -> dict[str, Any]:
         """The machine where a latency decides."""
         if self.depth:

@@ -166,6 +166,10 @@ class Sparsify(Stage):
     def demands(self) -> str:
         return "" if self.ignore or self.layers or self.n_of_m else "masks single weights of every layer"
 
+    @property
+    def distributed(self) -> bool:
+        return self.training is not None
+
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         self._teaching.check_layers(kinds.get("teacher", ()))
         return Checkpoint

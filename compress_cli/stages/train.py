@@ -37,7 +37,6 @@ class Train(Stage):
         "training": loop.VERSION, "loader": loader.VERSION, "features": features.VERSION
     }  # fmt: skip
     long: ClassVar[bool] = True
-    distributed: ClassVar[bool] = True
 
     model: Model | None = Field(None, description="the architecture, with fresh weights")
     budget: Annotated[WidthBudget | None, NotInKeyAtDefault()] = Field(
@@ -74,6 +73,10 @@ class Train(Stage):
         if not self.model and (self.inputs or self.heads):
             raise ValueError("inputs and heads are those of a fresh model; what 'start' names has its own")
         return self
+
+    @property
+    def distributed(self) -> bool:
+        return True
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Checkpoint

@@ -26,10 +26,13 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load as load_bytes
+from safetensors.numpy import save as save_bytes
 from safetensors.numpy import save_file
 
 from compress_cli import stopping
 from compress_cli.errors import StageError
+from compress_cli.processes import ALONE, Processes
 from compress_cli.settings import Settings
 from compress_cli.store import disk, durable
 
@@ -76,9 +79,11 @@ class Saves:
         warn: Callable[[str], None] | None = None,
         pause: Pause | None = None,
         share: Share | None = None,
+        processes: Processes = ALONE,
     ):
         self.folder, self.saving, self.warn, self.pause = folder, saving or Saving(), warn or (lambda note: None), pause
         self.share, self._unshared = share, False
+        self.processes = processes  # that make the stage together: all go on from the saves of the first one
         self.progress = ""  # how far the work had come at the last save
         self.earlier_s = 0.0  # seconds that earlier tries worked, up to their last save
         self._begun = self._last = time.monotonic()
@@ -86,6 +91,10 @@ class Saves:
 
     def load(self) -> Save | None:
         """The last save that is whole, or None; a damaged one is reported and removed."""
+        save = self._load() if self.processes.rank == 0 else None
+        return _of_first(save, self.processes) if self.processes.several else save
+
+    def _load(self) -> Save | None:
         for path in reversed(self._paths()):
             save = _read(path)
             if save is not None:
@@ -177,12 +186,27 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _of_first(save: Save | None, processes: Processes) -> Save | None:
+    """The save of the first process, for all."""
+    progress = processes.same(save.progress if save else None)
+    if progress is None:
+        return None
+    document = processes.same(save.document if save else {})
+    arrays = processes.same_bytes(save_bytes(_in_order(save)) if save else b"")
+    return save or Save(load_bytes(arrays), document, progress)
+
+
+def _in_order(save: Save) -> dict[str, np.ndarray]:
+    """Its arrays as they have to lie in memory to be written."""
+    return {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in save.arrays.items()}
+
+
 def _write(save: Save, folder: Path, position: int, spent_s: float) -> Path:
     """The file's name holds the hash of its content: a torn file is not taken for a save."""
     partial = folder / "save.partial"
     document = json.dumps({**save.document, "spent_s": spent_s}, allow_nan=False)
     durable.crash_point("save")
-    arrays = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in save.arrays.items()}
+    arrays = _in_order(save)
     with durable.naming(partial):
         mode = durable.mode_of_new_file(partial)
         try:

@@ -36,6 +36,10 @@ class Attachment(nn.Module):
         """The weights that a forward pass takes instead of these; in evaluation mode, those that the result will have."""
         return {}
 
+    def passed(self) -> list[Tensor]:
+        """Tensors of this step's passes, other than parameters, whose gradients it reads; all processes add them up."""
+        return []
+
     def after_backward(self) -> None:
         """The gradients of a step are there, and the optimiser has not seen them yet."""
 
@@ -75,6 +79,10 @@ class Attachments(nn.ModuleList):
     def figures(self) -> dict[str, float]:
         """The figures of all of them."""
         return {name: value for attachment in self.all for name, value in attachment.figures().items()}
+
+    def trained(self) -> list[Tensor]:
+        """Whatever of theirs gets a gradient in a step."""
+        return [*self.parameters(), *(tensor for attachment in self.all for tensor in attachment.passed())]
 
     def notes(self) -> list[str]:
         """The notes of all of them."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from compress_cli.settings import Many, NotInKeyAtDefault, Settings
+from compress_cli.settings import Many, NotInKey, NotInKeyAtDefault, Settings
 from compress_cli.training.augmentations import Augmentation
 from compress_cli.training.optimizers import Optimizer
 from compress_cli.training.optimizers.sgd import Sgd
@@ -50,6 +50,11 @@ class TrainingConfig(Settings):
         "shuffled",
         description="the samples of an epoch: each once, or balanced: each class equally often, samples of small classes again "
         "and again and those of large ones in turn",
+    )
+    shard: Annotated[Literal["teachers", "all"] | None, NotInKey()] = Field(
+        None,
+        description="where several processes train together, divide weights among them, for what does not fit into the memory "
+        "of one: those of the teachers, or of all networks; default: each has them whole",
     )
     regularizers: Annotated[Many[Regularizer], NotInKeyAtDefault()] = Field(
         (), description="penalties that are minimised with the losses, such as [{type: l1, weight: 0.0001}]"

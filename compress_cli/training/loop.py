@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress_cli import stopping
 from compress_cli.context import Context
@@ -25,7 +25,7 @@ from compress_cli.progress import Progress
 from compress_cli.pruning.weights import sparsity
 from compress_cli.randomness import isolated_random_state, seed_layers, step_seeds
 from compress_cli.store.saves import Save
-from compress_cli.training import hindsight, precision
+from compress_cli.training import hindsight, precision, sharding
 from compress_cli.training.attachment import ATTACHED, Attach, Attachments
 from compress_cli.training.averaging import Average, decay
 from compress_cli.training.breakdown import broken_down, untrained_note
@@ -35,7 +35,8 @@ from compress_cli.training.loader import Augmenter, Loader, in_order
 from compress_cli.training.meter import ENOUGH_S, Meter, Pace
 from compress_cli.training.objective import Objective
 from compress_cli.training.pool import SamplePool
-from compress_cli.training.state import Losses, State, copied, saved_by_first
+from compress_cli.training.sharding import for_parts, undivided, whole_of
+from compress_cli.training.state import Losses, State, copied
 
 VERSION = 1  # raise it when the same settings give other weights
 
@@ -91,11 +92,14 @@ class _Loop:
         self.epochs, self.pace = 1 if context.limit else config.epochs, Pace()
         self.val = context.split("val", config.batch)
         self.loader = self._load()
-        network.to(context.device)
-        first, saved = self.loader.first(), saved_by_first(context.saves.load(), context.processes)
+        self.whole = network
+        network, self.saves = sharding.to_be_trained(network, config, context, bool(attach))
+        self.network = network
+        first, saved = self.loader.first(), context.saves.load()
         self.precision = precision.of_training(network, config, context, first, self._whole_steps(), saved)
         context.environment["precision"] = self.precision.name
-        precision.reorder_weights(network, self.precision.name)
+        if network is self.whole:
+            precision.reorder_weights(network, self.precision.name)
         self.constraints = edits.constraints(network.body, network.edits)
         losses = tuple(loss.fitted(self.loader.pool.split.targets, network.signature.heads) for loss in losses)
         self.objective = Objective(network, losses, teachers, context.device, self.precision.name, context.processes)
@@ -133,7 +137,8 @@ class _Loop:
         parts = (self.network, adapters, self.attachments)
         trained = [weight for part in parts for weight in part.parameters() if weight.requires_grad]
         average = Average(self.network, decay(self.config.ema, self.epochs * self.loader.steps)) if self.config.ema else None
-        return State(self.network, adapters, self.config.optimizer.build(trained), average, self.precision, self.attachments)
+        optimizer = for_parts(self.config.optimizer.build(trained))
+        return State(self.network, adapters, optimizer, average, self.precision, self.attachments)
 
     def run(self) -> dict[str, Any]:
         for note in self.doubts:
@@ -165,7 +170,7 @@ class _Loop:
             if report and not last:
                 figures = {"loss": state.losses.known[-1], "samples_per_s": meter.samples_per_s, "learning_rate": rate}
                 self._log(step, epoch, figures=figures)
-            self.context.saves.step(self._save)
+            self.saves.step(self._save)
             meter.start()
         if self.context.limit and self.pace.worked_s < ENOUGH_S:
             self.epochs = min(self.epochs + 1, self.config.epochs)
@@ -180,7 +185,7 @@ class _Loop:
             loss = self.objective(part, features, epochs, part.known / max(1, known) / share) * share
             loss.backward()
             losses.append(loss.detach())
-        self.context.processes.sum_gradients((*self.network.parameters(), *self.attachments.parameters()))
+        self.context.processes.sum_gradients(undivided((*self.network.parameters(), *self.attachments.trained())))
         for regularizer, attachment in zip(self.config.regularizers, self.attachments.all, strict=False):
             penalty = attachment.penalty()
             if penalty is not None:
@@ -195,7 +200,7 @@ class _Loop:
             if constraint.projects_always or self.config.clip_norm:
                 constraint.project_gradients()
         if self.config.clip_norm:
-            nn.utils.clip_grad_norm_(self.state.trained(), self.config.clip_norm)
+            sharding.clip(self.state.trained(), self.config.clip_norm)
         self.state.optimizer.step()
         for constraint in self.constraints:
             constraint.hold()
@@ -214,7 +219,7 @@ class _Loop:
         return rate
 
     def _end_epoch(self, epoch: int, rate: float, meter: Meter) -> None:
-        self.context.processes.check_drift(self.network.parameters())
+        self.context.processes.check_drift(undivided(self.network.parameters()))
         checked = self.pace.check(lambda: self._validate(epoch))
         figures = {"loss": statistics.fmean(self.state.losses.known), **checked, "learning_rate": rate}
         figures |= self.attachments.figures()
@@ -222,7 +227,7 @@ class _Loop:
         self.state.epoch, self.state.step, self.state.losses = epoch, 0, Losses()
         self._keep(epoch)
         self._log(self.loader.steps, epoch, figures={**figures, "samples_per_s": meter.samples_per_s}, epoch_ended=True)
-        self.context.saves.step(self._save, epoch_ended=True)
+        self.saves.step(self._save, epoch_ended=True)
 
     def _validate(self, epoch: int) -> dict[str, float]:
         """The primary metric on val; keeps the weights where they are the best so far."""
@@ -242,8 +247,8 @@ class _Loop:
         network, outputs = self.attachments.eval().substituted(self.evaluated.eval()), []
         for samples in in_order(self.val, self.config.batch, self.context.device):
             outputs.append(self.objective.evaluated(network, samples))
-            if stopping.requested():
-                self.context.saves.step(self._save)
+            if stopping.requested() and self.network is self.whole:
+                self.saves.step(self._save)
         heads = rows.joined(outputs)
         if any(np.isnan(head).any() for head in heads.values()):
             raise self._broken(epoch, self.loader.steps, "an output on val is NaN")
@@ -251,15 +256,15 @@ class _Loop:
 
     def _finish(self) -> None:
         """Leave the weights that count in the network, on the CPU, in evaluation mode."""
-        weights = self.state.best or self.attachments.outcome(self.evaluated)
+        weights = self.state.best or whole_of(self.attachments.outcome(self.evaluated))
         if not all(bool(weight.isfinite().all()) for name, weight in weights.items() if not name.startswith(ATTACHED)):
             raise self._broken(self.epochs, self.loader.steps, "a weight is no longer finite")
-        self.attachments.finish(self.network, weights)
+        self.attachments.finish(self.whole, weights)
         if self.context.limit:
             self.state.save()  # what can't be saved comes out before the long run
-        self.network.to("cpu").eval()
-        precision.reorder_weights(self.network, "float32")
-        edits.constraints(self.network.body, self.network.edits)
+        network = self.whole.to("cpu").eval()
+        precision.reorder_weights(network, "float32")
+        edits.constraints(network.body, network.edits)
         for number, epoch_weights in self.state.kept.items():
             restore.save_epoch(epoch_weights, number, self.context.output)
 

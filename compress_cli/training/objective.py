@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -107,7 +107,7 @@ class Objective:
         samples = len(batch.index)
         shared = self.processes.several and samples >= self.processes.count
         inputs = reordered(batch.part(self.processes.share(samples)).inputs if shared else batch.inputs, self.precision)
-        with torch.no_grad():
+        with torch.no_grad(), self.processes.forward(self.device, 0) if shared else nullcontext():
             heads = network(*(inputs[name] for name in self.network.signature.inputs))
             joined = {name: self.processes.joined(name, head, samples) if shared else head for name, head in heads.items()}
         return {name: head.cpu().numpy() for name, head in joined.items()}

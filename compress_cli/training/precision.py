@@ -74,6 +74,8 @@ def of_training(
     if saved:
         return PrecisionChoice(**saved.document["precision"])
     processes = context.processes
+    if processes.several and config.shard == "all" and config.precision == "auto":
+        return PrecisionChoice("float32", "formats are not timed where weights are divided")
     if not processes.several:
         return _of_process(network, config, context, first, steps)
     share = first.part(processes.share(len(first.index)))

@@ -126,6 +126,9 @@ class Moving(Attachment):
             self.passes.append(masked)
         return masked
 
+    def passed(self) -> list[Tensor]:
+        return [weight for masked in self.passes for weight in masked.values()]
+
     @torch.no_grad()
     def after_backward(self) -> None:
         for masked in self.passes:

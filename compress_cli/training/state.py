@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load as load_arrays
-from safetensors.numpy import save as save_arrays
 from torch import Tensor, nn, optim
 
 from compress_cli.errors import StageError
@@ -20,6 +18,7 @@ from compress_cli.store.saves import Save
 from compress_cli.training.attachment import Attachments
 from compress_cli.training.averaging import Average
 from compress_cli.training.precision import PrecisionChoice
+from compress_cli.training.sharding import put, undivided, whole, whole_of
 
 COUNTERS = ("epoch", "step", "curve", "best_epoch", "steps", "seconds")  # fields of the state that are plain data
 
@@ -80,9 +79,9 @@ class State:
 
         StageError where the optimiser keeps what can't be written.
         """
-        tensors, moments = self._tensors(), self._moments()
+        tensors, moments = whole_of(self._tensors()), whole_of(self._moments())
         weights = [*self.network.parameters(), *self.adapters.parameters(), *self.attachments.parameters()]
-        if not _finite([*weights, *moments.values()]):
+        if not _finite([*map(whole, weights), *moments.values()]):
             return None
         best = {f"best/{name}": tensor for name, tensor in self.best.items()}
         kept = {f"kept/{epoch}/{name}": value for epoch, weights in self.kept.items() for name, value in weights.items()}
@@ -98,7 +97,7 @@ class State:
             return f"its saves do not fit the training ({wrong})"
         with torch.no_grad():
             for name, value in tensors.items():
-                value.copy_(tensor(save.arrays[name], value.dtype))
+                put(value, tensor(save.arrays[name], value.dtype))
         self._resume_optimizer(save)
         if self.average:
             self.average.updates = save.document["updates"]
@@ -111,7 +110,8 @@ class State:
 
     def agree(self, processes: Processes) -> None:
         """Begin with the first process's state, and note how many go on with it; StageError where theirs is another."""
-        processes.agree(self._tensors())
+        tensors = self._tensors()
+        processes.agree({name: value for name, value in tensors.items() if undivided([value])})
         if self.processes[-1:] != [processes.count]:
             self.processes = [*self.processes, processes.count]
 
@@ -182,29 +182,13 @@ class State:
         return kept
 
 
-def saved_by_first(save: Save | None, processes: Processes) -> Save | None:
-    """The save that the first process goes on from, for all of them."""
-    if not processes.several:
-        return save
-    progress = processes.same(save.progress if save else None)
-    if progress is None:
-        return None
-    document = processes.same(save.document if save else {})
-    written = _written(save) if save else b""
-    return Save(load_arrays(processes.same_bytes(written)), document, progress)
-
-
-def _written(save: Save) -> bytes:
-    return save_arrays({name: np.ascontiguousarray(array).reshape(array.shape) for name, array in save.arrays.items()})
-
-
 def _counted(processes: int) -> str:
     return f"{processes} processes" if processes > 1 else "1 process"
 
 
 def copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """On the CPU, as they are now."""
-    return {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
+    return {name: whole(value.detach()).to("cpu", copy=True) for name, value in tensors.items()}
 
 
 def arrays(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -257,4 +241,4 @@ def _moment(value: Any, array: np.ndarray | None, weight: Tensor) -> Any:
     saved = tensor(array, getattr(torch, value["dtype"]))
     device = weight.device if value["device"] == weight.device.type else torch.device(value["device"])
     like = torch.empty_like(weight, dtype=saved.dtype) if saved.shape == weight.shape else torch.empty_like(saved)
-    return like.to(device).copy_(saved)
+    return put(like.to(device), saved)

@@ -251,3 +251,21 @@ def test_a_timed_step_waits_until_no_job_works_here():
     parallel.at_work.clear()
     assert parallel._one_here(run, [Step()])
     assert len(run.made) == 1
+
+
+def test_a_ray_cluster_that_does_not_answer_is_refused_before_anything_runs(monkeypatch):
+    import importlib.util
+    import socket
+
+    from compress_cli.errors import RecipeError
+    from compress_cli.pipeline.workers.ray import Ray
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(RecipeError, match=f"nobody answers at ray://{address} .*is the cluster's head up"):
+            Ray(address=f"ray://{address}").check()
+        listening.listen()
+        Ray(address=address).check()
+    Ray(address="auto").check()

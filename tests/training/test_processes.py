@@ -28,15 +28,17 @@ def results(tmp_path_factory):
     torch.set_num_threads(1)
     one = {name: together.alone(folder / "one", name) for name in together.CASES}
     (folder / "two").mkdir()
-    _without_the_end(folder / "one" / "saved", folder / "two" / "saved by one")
+    for case in ("saved", "divided"):
+        _without_the_end(folder / "one" / case, folder / "two" / f"{case} by one")
     store = dist.TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=60), wait_for_workers=False)
-    cases = [*together.CASES, "saved by one"]
+    cases = [*together.CASES, "saved by one", "divided by one"]
     command = [sys.executable, HERE / "together.py", str(store.port), folder / "other", json.dumps(cases)]
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as other:
         two = together.two(0, store, folder / "two", cases)
     assert other.returncode == 0
-    _without_the_end(folder / "two" / "saved", folder / "one" / "saved by two")
-    one["saved by two"] = together.saved(folder / "one" / "saved by two", ALONE)
+    for case in ("saved", "divided"):
+        _without_the_end(folder / "two" / case, folder / "one" / f"{case} by two")
+        one[f"{case} by two"] = together.CASES[case](folder / "one" / f"{case} by two", ALONE)
     torch.set_num_threads(before)
     return one, two
 
@@ -62,7 +64,7 @@ def test_the_gradient_is_that_of_the_whole_batch_by_hand(results):
         np.testing.assert_allclose(found["gradient"], gradient, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", ["everything", "distilled", "normalised", "saved"])
+@pytest.mark.parametrize("case", ["everything", "distilled", "normalised", "saved", "divided", "masked"])
 def test_weights_and_losses_are_those_of_one_process(results, case):
     one, two = results[0][case], results[1][case]
     assert far(one, two) < TOLERANCE
@@ -75,12 +77,12 @@ def test_weights_and_losses_are_those_of_one_process(results, case):
         assert moved > 100 * TOLERANCE
 
 
-def test_one_process_goes_on_from_what_two_saved_and_two_from_what_one_saved(results):
+@pytest.mark.parametrize("case", ["saved", "divided"])
+def test_one_process_goes_on_from_what_two_saved_and_two_from_what_one_saved(results, case):
     one, two = results
-    by_one = one["saved by two"]
-    by_two = two["saved by one"]
-    assert far(one["saved"], by_one) < TOLERANCE
-    assert far(one["saved"], by_two) < TOLERANCE
+    by_one, by_two = one[f"{case} by two"], two[f"{case} by one"]
+    assert far(one[case], by_one) < TOLERANCE
+    assert far(one[case], by_two) < TOLERANCE
     assert "(saved by 2 processes, now 1 process: equal but for rounding)" in by_one[2][0]
     assert "(saved by 1 process, now 2 processes: equal but for rounding)" in by_two[2][0]
     assert "trained by 2 processes, then by 1 process" in by_one[1]["notes"][-1]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 
 from compress_cli.context import Context
@@ -19,6 +20,7 @@ from compress_cli.data.datasets import Dataset, Split
 from compress_cli.data.signature import Head, Input, Signature
 from compress_cli.data.tasks.classification import Classification
 from compress_cli.distillation.ensemble import Ensemble
+from compress_cli.distillation.teachers.checkpoint import Running
 from compress_cli.losses import Loss
 from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.losses.dist import Dist
@@ -28,11 +30,13 @@ from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.processes import ALONE, Processes
 from compress_cli.store.saves import Saves, Saving
-from compress_cli.training import loop
+from compress_cli.training import loop, sharding
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.config import TrainingConfig
+from compress_cli.training.optimizers.adamw import AdamW
 from compress_cli.training.optimizers.sgd import Sgd
 from compress_cli.training.regularizers.l1 import L1
+from compress_cli.training.sparsification import Moving, Ramp
 
 IMAGE, CLASSES = (2, 6, 6), 3
 LABELS = (CrossEntropy(),)
@@ -70,18 +74,18 @@ def network(model, seed):
     return restore.build(model, Blots().signature(), seed).network
 
 
-def trained(folder, processes, model, losses=LABELS, teacher=None, saves=None, rate=0.05, **settings):
+def trained(folder, processes, model, losses=LABELS, teacher=None, saves=None, rate=0.05, attach=(), **settings):
     """The weights after a training, by name; only the first process has a folder for saves."""
     folder.mkdir(parents=True, exist_ok=True)
     student, notes = network(model, processes.rank), []  # the others begin with other weights, and take over the first one's
     context = Context(
         inputs={}, output=folder, dataset=Blots(), task=Classification(), device="cpu", seed=0, key="k", memory=folder,
-        log=lambda progress: notes.append(progress.note), saves=saves or Saves(), processes=processes,
+        log=lambda progress: notes.append(progress.note), saves=saves or Saves(processes=processes), processes=processes,
     )  # fmt: skip
     config = TrainingConfig(
         **{"epochs": 3, "batch": 16, "precision": "float32", "optimizer": Sgd(learning_rate=rate), **settings}
     )
-    facts = loop.fit(student, losses, config, context, Ensemble({"teacher": teacher} if teacher else {}))
+    facts = loop.fit(student, losses, config, context, Ensemble({"teacher": teacher} if teacher else {}), attach)
     return {name: value.numpy() for name, value in student.state_dict().items()}, facts, [note for note in notes if note]
 
 
@@ -114,7 +118,7 @@ def normalised(folder, processes):
 
 def saved(folder, processes):
     """Saved after every second step of nine."""
-    saves = Saves(folder, Saving(steps=2)) if processes.rank == 0 else Saves()
+    saves = Saves(None if processes.rank else folder, Saving(steps=2), processes=processes)
     return trained(folder, processes, Convnet(widths=(4, 5), convs=1), rate=0.02, saves=saves)
 
 
@@ -132,7 +136,53 @@ def by_hand(folder, processes):
     return {"gradient": weight.grad.numpy(), "inputs": inputs, "labels": labels, "weight": weight.detach().numpy()}, {}, []
 
 
-CASES = {case.__name__: case for case in (by_hand, everything, distilled, normalised, saved)}
+def divided(folder, processes):
+    """A student and its teacher whose weights are divided, blocks from 50 parameters on by themselves."""
+    losses = (Dist(), SomeLabels(weight=0.5), Hints(layers=({"student": "1", "teacher": "3"},), weight=0.3))
+    small, sharding.BLOCK = sharding.BLOCK, 50
+    try:
+        whole = network(Mlp(hidden=(20, 9)), 7).eval().requires_grad_(False)
+        seen, _ = features.attach(whole, ("3",))
+        opened = Running(whole, Blots().signature(), ("3",), seen)
+        if processes.several:
+            sharding.divided(whole, processes, "cpu")
+        saves = Saves(None if processes.rank else folder, Saving(steps=2), processes=processes)
+        settings = {"shard": "all", "clip_norm": 0.5, "saves": saves, "optimizer": AdamW(learning_rate=0.01)}
+        counts = [0]
+
+        def counted(*arguments):
+            counts[0] += 1
+            return divide(*arguments)
+
+        divide, sharding.divided = sharding.divided, counted
+        result = trained(folder, processes, Mlp(hidden=(6, 5)), losses, opened, **settings)
+        sharding.divided = divide
+        assert counts == [int(processes.several)]  # the student's weights were divided
+        assert any(isinstance(weight, DTensor) for weight in whole.parameters()) == processes.several
+        return result
+    finally:
+        sharding.BLOCK = small
+
+
+def masked(folder, processes):
+    """Movement pruning: scores that are summed from the gradients of masked weights."""
+
+    def attach(student, steps):
+        weights = {name: weight for name, weight in student.body.named_parameters() if weight.ndim > 1}
+        masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+
+        def lowest(scores, share):
+            return {name: score > score.flatten().quantile(share(0.5)) for name, score in scores.items()}
+
+        def movement(name, weight, gradient):
+            return -weight * gradient
+
+        return Moving(weights, masks, Ramp(1, 7, 1), 0.0, lowest, movement)
+
+    return trained(folder, processes, Mlp(hidden=(12,)), attach=(attach,), accumulate=2)
+
+
+CASES = {case.__name__: case for case in (by_hand, everything, distilled, normalised, saved, divided, masked)}
 
 
 def two(rank, store, folder, cases):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor, nn
 
 from compress_cli.data.batch import Batch, Outputs
+from compress_cli.data.signature import Signature
 from compress_cli.distillation.teachers import Opened, Teacher
 from compress_cli.networks import features, restore
 from compress_cli.store import artifact
@@ -19,11 +22,20 @@ class CheckpointTeacher(Teacher):
     takes: ClassVar[tuple[type[Artifact], ...]] = (artifact.Checkpoint, artifact.Program)
 
     def open(self, artifact: Artifact, layers: tuple[str, ...], device: str) -> Opened:
-        network, signature = restore.runnable(artifact).to(device), restore.signature_of(artifact)
+        network = restore.runnable(artifact).to(device)
         seen, _ = features.attach(network, layers)
+        return Running(network, restore.signature_of(artifact), layers, seen)
 
-        def opened(batch: Batch) -> Outputs:
-            with torch.no_grad():
-                return features.outputs(network, signature, batch, layers, seen)
 
-        return opened
+@dataclass(frozen=True)
+class Running:
+    """A network that answers as a teacher."""
+
+    network: nn.Module
+    signature: Signature
+    layers: tuple[str, ...]
+    seen: dict[str, Tensor]  # what these layers showed in the last pass
+
+    def __call__(self, batch: Batch) -> Outputs:
+        with torch.no_grad():
+            return features.outputs(self.network, self.signature, batch, self.layers, self.seen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from pydantic import Field
 
 from compress_cli.errors import RecipeError, StageError
 from compress_cli.pipeline.workers import Handle, Job, Outcome, Workers
+
+ANSWER_S = 10.0
 
 
 class Ray(Workers):
@@ -35,6 +38,13 @@ class Ray(Workers):
     def check(self) -> None:
         if importlib.util.find_spec("ray") is None:
             raise RecipeError("--on ray: needs `pip install compress-cli[ray]`")
+        host, _, port = (self.address or "").removeprefix("ray://").rpartition(":")
+        if not host or not port.isdecimal():
+            return  # this machine, or `auto`
+        try:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), ANSWER_S).close()
+        except (OSError, OverflowError) as error:
+            raise RecipeError(f"--on ray: nobody answers at {self.address} ({error}); is the cluster's head up?") from None
 
     def start(self, job: Job, folder: Path) -> Handle:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent to anybody
