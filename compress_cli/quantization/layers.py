@@ -151,9 +151,9 @@ def _weight_names(graph: onnx.GraphProto, found: Iterable[Layer]) -> dict[str, s
             ("_codes", "_codes"),
             ("_stored", "_codes"),
         ):
-            stored = f"{layer.weight}{suffix}"
-            if stored in values and f"{name}{kept}" not in ports:
-                names.setdefault(stored, f"{name}{kept}")
+            stored, wanted = f"{layer.weight}{suffix}", f"{name}{kept}"
+            if stored in values and wanted not in {*ports, *names.values()}:  # float weights may stay beside their codes
+                names.setdefault(stored, wanted)
     return names
 
 

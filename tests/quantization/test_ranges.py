@@ -29,3 +29,13 @@ def test_a_reader_that_fails_is_no_failure_of_the_runtime(product):
 def test_a_sample_that_the_file_does_not_take_is(product):
     with pytest.raises(StageError, match=r"^mine.onnx: ONNX Runtime fails on it"):
         ranges.measure(product, ["y"], [{"x": np.ones((2, 4), np.float32)}], "mine.onnx")
+
+
+def test_looking_into_a_model_leaves_it_as_it_was(product):
+    inner = helper.make_node("Relu", ["y"], ["z"])
+    product.graph.node.append(inner)
+    product.graph.output[0].name = "z"
+    before = product.SerializeToString(deterministic=True)
+    (values,) = ranges.values(product, ["y", "z"], [{"x": -np.eye(3, dtype=np.float32)}])
+    np.testing.assert_array_equal(values["y"], -np.eye(3))
+    assert product.SerializeToString(deterministic=True) == before

@@ -56,6 +56,23 @@ def test_a_product_with_a_number_costs_nothing(tmp_path):
     np.testing.assert_allclose(np.array(limits[0]), np.array(limits[1]) * 1e-6, rtol=1e-5)
 
 
+def test_a_weight_that_others_read_as_float_stays_beside_its_codes(tmp_path):
+    """Code that looks rows of a linear layer's weights up reads the very same numbers."""
+    weights = normal(12, 6)
+    rows = np.array([2, 0, 11])
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "v"], ["y"]),
+        node("ArgMax", ["x"], ["i"], axis=1, keepdims=0), node("Gather", ["w", "i"], ["picked"]),
+    ]  # fmt: skip
+    shapes = {"y": ["n", 4], "picked": ["n", 6]}
+    proto = model(nodes, {"w": weights, "v": normal(6, 4, seed=1)}, {"x": ["n", 12]}, shapes)
+    feeds = {"x": np.eye(12, dtype=np.float32)[rows] + normal(3, 12, seed=2, scale=0.1)}
+    (expected, _), (result, picked), operators, _ = quantise(proto, tmp_path, [feeds])
+    np.testing.assert_array_equal(picked, weights[rows])
+    assert any("MatMul" in operator and operator != "MatMul" for operator in operators)
+    assert sqnr_db(expected, result) > 25
+
+
 def test_the_unit_of_a_number_that_is_predicted_stays_float(tmp_path):
     """A product and a sum behind the last layer: in 256 steps a prediction would be coarser than what it is made of."""
     proto = convolutions()
