@@ -49,7 +49,8 @@ def use(converted: GraphModule, contractions: Collection[Any], is_reduced: bool)
         codes.copy_(codes * factor.reshape(-1, *(1 for _ in codes.shape[1:])))
         steps.copy_(steps / factor)
         for node in users:
-            node.args[1].args = (*node.args[1].args[:4], -limit, limit, *node.args[1].args[6:])
+            *before, _, most, kind = node.args[1].args
+            node.args[1].args = (*before, -max(limit, most), max(limit, most), kind)
     converted.recompile()
 
 

@@ -21,20 +21,20 @@ pytestmark = [
     pytest.mark.skipif("COMPRESS_DATA" not in os.environ, reason="COMPRESS_DATA names no folder with fashion-mnist"),
 ]
 
-TWO_BITS = {"type": "static_int8", "reduce_range": False, "overrides": [{"layers": "*", "weights": 2}]}
+THREE_BITS = {"type": "static_int8", "reduce_range": False, "overrides": [{"layers": "*", "weights": 3}]}
 FLOAT = {"batch": 64, "precision": "float32", "optimizer": {"type": "sgd", "learning_rate": 0.1}}
 TUNING = {"epochs": 2, "batch": 64, "optimizer": {"type": "sgd", "learning_rate": 0.05}}
 
 
 @cache
 def pictures(name):
-    """Some of Fashion-MNIST: 8000 pictures to train, 500 for val, 2000 of test."""
+    """Some of Fashion-MNIST: 12000 pictures to train, 500 for val, 2000 of test."""
     whole = FashionMnist().split(name)
-    return whole.take(np.s_[: {"train": 8000, "val": 500, "test": 2000}[name]])
+    return whole.take(np.s_[: {"train": 12000, "val": 500, "test": 2000}[name]])
 
 
 class SomeClothes(Dataset):
-    """A seventh of Fashion-MNIST: enough to collapse, and to recover."""
+    """A fifth of Fashion-MNIST: enough to collapse, and to recover."""
 
     def split(self, name) -> Split:
         return pictures(name)
@@ -71,8 +71,8 @@ def accuracy(module):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_distilled_pruned_and_trained_in_two_bits_beats_pruned_and_rounded(chain, seed):
-    """Rounding collapses; training through it keeps every zero, and wins back most."""
+def test_distilled_pruned_and_trained_in_three_bits_beats_pruned_and_rounded(chain, seed):
+    """Rounding costs 4 to 16 points; training through it keeps every zero, and wins back most."""
     stage = chain(seed)
     model = {"type": "convnet", "convs": 1}
     teacher = stage({"type": "train", "model": {**model, "widths": [16, 32, 64]}, "training": {**FLOAT, "epochs": 4}})
@@ -82,8 +82,8 @@ def test_distilled_pruned_and_trained_in_two_bits_beats_pruned_and_rounded(chain
     tuning = {**TUNING, "precision": "float32"}
     settings = {"type": "sparsify", "ratio": 0.7, "gradual": {"end": 1}, "training": tuning, **taught}
     sparse = stage(settings, start=student, teacher=teacher)
-    rounded = stage({"type": "quantize", "quantizer": TWO_BITS}, Program, start=sparse)
-    settings = {"type": "quantize_aware", "quantizer": TWO_BITS, "ranges": "learned", "training": TUNING, **taught}
+    rounded = stage({"type": "quantize", "quantizer": THREE_BITS}, Program, start=sparse)
+    settings = {"type": "quantize_aware", "quantizer": THREE_BITS, "ranges": "learned", "training": TUNING, **taught}
     trained = stage(settings, Program, start=sparse, teacher=teacher)
     before, after = (masks_of(restore.checkpoint(artifact).edits) for artifact in (sparse, trained))
     assert before.keys() == after.keys()
@@ -93,10 +93,10 @@ def test_distilled_pruned_and_trained_in_two_bits_beats_pruned_and_rounded(chain
     for mask in before.values():
         integers = codes[tuple(mask.shape)]
         assert not integers[~mask].any()
-        assert len(integers.unique()) <= 3
+        assert len(integers.unique()) <= 7
     scores = [accuracy(restore.runnable(artifact)) for artifact in (sparse, rounded, trained)]
     print(f"\nseed {seed}: masked, rounded after training, trained with the rounding: {scores}")
-    assert scores[1] < scores[0] - 0.05, scores
+    assert scores[1] < scores[0] - 0.03, scores
     assert scores[2] > scores[1] + (scores[0] - scores[1]) / 2, scores
 
 

@@ -76,7 +76,7 @@ def test_overrides_reach_the_layers_of_a_checkpoint(bench):
         for tensor in restore.program(result).state_dict().values()
         if str(tensor.dtype) == "torch.int8" and tensor.ndim > 1
     ]
-    assert {int(code.abs().max()) for code in codes} == {7}
+    assert all(3 < len(code.unique()) <= 15 for code in codes)
     with pytest.raises(RecipeError, match=r"no layer is called 'head'") as caught:
         bench.run(
             quantize(quantizer={"type": "static_int8", "overrides": [{"layers": "head", "weights": 4}]}), bench.checkpoint
