@@ -13,6 +13,7 @@ import pytest
 RECIPE = """\
 dataset: digits
 threads: 1
+compare: {seconds: 0.02}
 stages:
   - type: train
     name: teacher
