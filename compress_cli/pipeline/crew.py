@@ -29,6 +29,7 @@ from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.rendezvous import DONE, ENDED, POLL_S, WAIT_S, Failure, Hello, Messages, Order, Place
 from compress_cli.pipeline.step import Step
 from compress_cli.processes import ALONE, Processes
+from compress_cli.together import Together
 
 EXPLAINED_S = 3.0  # within which a process that fails says why
 PATIENCE_S = 20.0  # after which a user hears what is waited for
@@ -82,7 +83,7 @@ class Crew:
             self._wait_for(rank, f"ready/{self.orders}/{rank}", f" for stage '{step.name}'", say)
         if not dist.is_initialized():
             self.place.join(self.messages, executor.device(recipe_device))
-        return Processes(0, self.place.count, self.place.local_rank, self.explain)
+        return Together(0, self.place.count, self.place.local_rank, self.explain)
 
     def explain(self) -> str:
         """Why another process is gone, as far as that is known; nothing more can be made together then."""
