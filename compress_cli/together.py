@@ -35,7 +35,7 @@ class Together(Processes):
     """One of several processes that train together."""
 
     local_rank: int = 0  # among those of this machine: the number of its GPU
-    explain: Callable[[], str] = field(default=lambda: "another process is gone", compare=False)
+    explain: Callable[[], str] = field(default=str, compare=False)  # why another is gone, if known
 
     def device(self, name: str) -> str:
         """RecipeError where there is no GPU for this process."""
@@ -140,7 +140,9 @@ class Together(Processes):
         try:
             exchange()
         except RuntimeError as error:
-            raise StageError(self.explain()) from error
+            reason = str(error).partition("\n")[0]
+            lost = f"the {self.count} processes can't exchange tensors any more: killed, or out of reach? ({reason})"
+            raise StageError(self.explain() or lost) from error
 
 
 class _Joined(torch.autograd.Function):

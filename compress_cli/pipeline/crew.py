@@ -86,9 +86,10 @@ class Crew:
         return Together(0, self.place.count, self.place.local_rank, self.explain)
 
     def explain(self) -> str:
-        """Why another process is gone, as far as that is known; nothing more can be made together then."""
-        self.lost = self._loss()
-        return self.lost
+        """Why another process is gone, if that is known; nothing more can be made together then."""
+        reason = self._loss()
+        self.lost = reason or f"one of the {self.place.count} processes is gone"
+        return reason
 
     def _loss(self) -> str:
         deadline = time.monotonic() + EXPLAINED_S
@@ -97,7 +98,7 @@ class Crew:
                 if message := self._failure(rank):
                     return message[1]
             time.sleep(POLL_S)
-        return f"one of the {self.place.count} processes is gone: killed, or its machine can't be reached any more"
+        return ""
 
     def _greet(self, say: Callable[[str], None]) -> None:
         """Before the first training: all others are there, and are of this run."""

@@ -94,7 +94,7 @@ class Helper:
         output = self.folder / step.key
         output.mkdir()
         place = self.place
-        processes = Together(place.rank, place.count, place.local_rank, lambda: "the first process is gone")
+        processes = Together(place.rank, place.count, place.local_rank)
         workspace = Workspace(output, memory, saves=Saves(processes=processes), processes=processes)
         with executor.threads(order.threads):
             executor.perform(plan.recipe, step, inputs, workspace)
