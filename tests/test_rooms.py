@@ -18,7 +18,8 @@ FLOORS = [  # top to bottom; rooms of one floor do not import each other
     {"losses", "networks", "deployment", "measurement", "context"},
     {"quantization", "store", "data"},
     {"pruning", "statistics", "onnx_graph"},
-    {"identity", "fault", "document", "plugin", "processes", "randomness", "settings", "errors", "progress", "stopping"},
+    {"identity", "fault", "document", "plugin", "settings", "errors", "progress", "stopping"}
+    | {"processes", "together", "randomness"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 TORCH_FREE = {"data", "measurement", "statistics", "onnx_graph", "report"}

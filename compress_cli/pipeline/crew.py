@@ -29,6 +29,7 @@ from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.rendezvous import DONE, ENDED, POLL_S, WAIT_S, Failure, Hello, Messages, Order, Place
 from compress_cli.pipeline.step import Step
 from compress_cli.processes import ALONE, Processes
+from compress_cli.together import Together
 
 EXPLAINED_S = 3.0  # within which a process that fails says why
 PATIENCE_S = 20.0  # after which a user hears what is waited for
@@ -82,12 +83,13 @@ class Crew:
             self._wait_for(rank, f"ready/{self.orders}/{rank}", f" for stage '{step.name}'", say)
         if not dist.is_initialized():
             self.place.join(self.messages, executor.device(recipe_device))
-        return Processes(0, self.place.count, self.place.local_rank, self.explain)
+        return Together(0, self.place.count, self.place.local_rank, self.explain)
 
     def explain(self) -> str:
-        """Why another process is gone, as far as that is known; nothing more can be made together then."""
-        self.lost = self._loss()
-        return self.lost
+        """Why another process is gone, if that is known; nothing more can be made together then."""
+        reason = self._loss()
+        self.lost = reason or f"one of the {self.place.count} processes is gone"
+        return reason
 
     def _loss(self) -> str:
         deadline = time.monotonic() + EXPLAINED_S
@@ -96,7 +98,7 @@ class Crew:
                 if message := self._failure(rank):
                     return message[1]
             time.sleep(POLL_S)
-        return f"one of the {self.place.count} processes is gone: killed, or its machine can't be reached any more"
+        return ""
 
     def _greet(self, say: Callable[[str], None]) -> None:
         """Before the first training: all others are there, and are of this run."""

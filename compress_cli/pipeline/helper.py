@@ -26,10 +26,10 @@ from compress_cli.pipeline.executor import Workspace
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.rendezvous import DONE, ENDED, POLL_S, Failure, Hello, Messages, Order, Place, machine
 from compress_cli.pipeline.step import Step
-from compress_cli.processes import Processes
 from compress_cli.store.artifact import Artifact
 from compress_cli.store.saves import Saves
 from compress_cli.store.store import Store
+from compress_cli.together import Together
 
 LOOK_S = 0.5  # between two looks at whether the first process ended
 PATIENCE_S = 10.0  # after a signal: the first process, which gets one too, saves its state and ends
@@ -94,7 +94,7 @@ class Helper:
         output = self.folder / step.key
         output.mkdir()
         place = self.place
-        processes = Processes(place.rank, place.count, place.local_rank, lambda: "the first process is gone")
+        processes = Together(place.rank, place.count, place.local_rank)
         workspace = Workspace(output, memory, saves=Saves(processes=processes), processes=processes)
         with executor.threads(order.threads):
             executor.perform(plan.recipe, step, inputs, workspace)

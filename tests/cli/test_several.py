@@ -26,6 +26,15 @@ stages:
     training: *training
 """
 
+CUT = """
+  - type: prune
+    name: pruned
+    keep: {macs: 0.6}
+    steps: {count: 2, training: *training}
+    teacher: teacher
+    training: *training
+"""
+
 
 @pytest.fixture
 def start(tmp_path):
@@ -86,6 +95,18 @@ def test_two_processes_three_of_torchrun_and_one_give_the_same_models(start, tmp
     ]
     assert [manifest["environment"].get("processes") for manifest in manifests] == [None, 2, 3]
     assert len({manifest["key"] for manifest in manifests}) == 1
+
+
+@pytest.mark.slow
+def test_divided_weights_and_the_training_after_a_cut(start, tmp_path):
+    (tmp_path / "cut.yaml").write_text(RECIPE + CUT)
+    shard = [text for stage in ("teacher", "student") for text in ("--set", f"stages.{stage}.training.shard=all")]
+    assert ended(start("run", "cut.yaml", "-o", "one", "-q"))[0] == 0
+    assert ended(start("run", "cut.yaml", "-o", "two", "-q", "--processes", "2", *shard))[0] == 0
+    for stage in ("teacher", "student", "pruned"):
+        assert far(tmp_path / "one" / "cut", tmp_path / "two" / "cut", stage) < 1e-4
+    manifest = json.loads((tmp_path / "two" / "cut" / "pruned" / "manifest.json").read_text())
+    assert manifest["environment"]["processes"] == 2
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ import torch
 from torch import distributed as dist
 
 from compress_cli.errors import RecipeError, StageError
-from compress_cli.processes import ALONE, Processes
+from compress_cli.processes import ALONE
+from compress_cli.together import Together
 from tests.training import together
 
 HERE = Path(__file__).parent
@@ -90,23 +91,23 @@ def test_one_process_goes_on_from_what_two_saved_and_two_from_what_one_saved(res
 
 @pytest.mark.parametrize(("samples", "count"), [(13, 2), (13, 4), (4, 4), (7, 3)])
 def test_every_sample_is_in_one_share(samples, count):
-    shares = [np.arange(samples)[Processes(rank, count).share(samples)] for rank in range(count)]
+    shares = [np.arange(samples)[Together(rank, count).share(samples)] for rank in range(count)]
     assert np.concatenate(shares).tolist() == [*range(samples)]
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
 def test_a_batch_with_fewer_samples_than_processes_is_refused(tmp_path):
     with pytest.raises(RecipeError, match=r"a microbatch of 6 .* can't be divided among 8 processes; choose a larger"):
-        together.everything(tmp_path, Processes(0, 8))
+        together.everything(tmp_path, Together(0, 8))
 
 
 def test_features_whose_first_axis_is_not_the_samples_are_refused():
     with pytest.raises(StageError, match=r"'body.1' has the shape \(7, 4\) for 2 samples"):
-        Processes(0, 2).joined("body.1", torch.zeros(7, 4), 4)
+        Together(0, 2).joined("body.1", torch.zeros(7, 4), 4)
 
 
 def test_a_gpu_by_number_is_refused_for_several_processes():
     assert ALONE.device("cuda:1") == "cuda:1"
-    assert Processes(1, 2, 1).device("cpu") == "cpu"
+    assert Together(1, 2, 1).device("cpu") == "cpu"
     with pytest.raises(RecipeError, match="is one GPU, and 2 processes train together"):
-        Processes(1, 2, 1).device("cuda:1")
+        Together(1, 2, 1).device("cuda:1")

@@ -28,8 +28,9 @@ from compress_cli.losses.hints import Hints
 from compress_cli.networks import features, restore
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
-from compress_cli.processes import ALONE, Processes
+from compress_cli.processes import ALONE
 from compress_cli.store.saves import Saves, Saving
+from compress_cli.together import Together
 from compress_cli.training import loop, sharding
 from compress_cli.training.augmentations.crop import Crop
 from compress_cli.training.config import TrainingConfig
@@ -189,7 +190,7 @@ def two(rank, store, folder, cases):
     """The results of these cases as one of two processes."""
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     try:
-        return {name: CASES[name.partition(" ")[0]](folder / name, Processes(rank, 2)) for name in cases}
+        return {name: CASES[name.partition(" ")[0]](folder / name, Together(rank, 2)) for name in cases}
     finally:
         dist.destroy_process_group()
 
