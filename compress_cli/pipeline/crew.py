@@ -33,7 +33,7 @@ from compress_cli.together import Together
 
 EXPLAINED_S = 3.0  # within which a process that fails says why
 PATIENCE_S = 20.0  # after which a user hears what is waited for
-FAREWELL_S = 10.0  # that the others get to end
+FAREWELL_S, LOST_S = 10.0, 2.0  # that the others get to end, and where one of them is lost
 KINDS: dict[int, type[CompressError]] = {2: RecipeError, 3: ArtifactError}
 
 
@@ -57,7 +57,7 @@ class Crew:
         self.messages.set(ENDED, DONE)
         if dist.is_initialized():
             dist.destroy_process_group()
-        deadline = time.monotonic() + FAREWELL_S
+        deadline = time.monotonic() + (LOST_S if self.lost else FAREWELL_S)
         while time.monotonic() < deadline and not all(map(self._left, range(1, self.place.count))):
             time.sleep(POLL_S)
         for child in self.children.values():
