@@ -55,10 +55,10 @@ def _why(request: Request, decision: Decision, report: Report, result: GateResul
     quantity = Gate(promise=result.promise).terms.quantity
     if result.outcome == "not measured":
         yield f"{result.promise}: was not measured: {result.reason}"
-    elif result.outcome == "undecided":
+    elif result.outcome == "undecided" and _keeps(result):
         more = f"; about {result.needs:,} more would decide it" if result.needs else ""
         what = "rounds of timing" if quantity.startswith(("speedup", "latency")) else f"{report.samples} {report.split} samples"
-        yield f"{result.promise}: the value keeps it or nearly so, and what limits the verdict is the number of {what}{more}"
+        yield f"{result.promise}: the value keeps it, and what limits the verdict is the number of {what}{more}"
     elif quantity.startswith(("speedup", "latency")):
         yield _speed(request, decision, report, result)
     elif quantity in ("compression_ratio", "size_ratio", "size_bytes", "parameters", "parameters_ratio"):
@@ -67,6 +67,12 @@ def _why(request: Request, decision: Decision, report: Report, result: GateResul
         yield _metric(report, result)
     else:
         yield f"{result.promise}: what limits it was not looked for"
+
+
+def _keeps(result: GateResult) -> bool:
+    """Whether the value keeps the promise, were there no noise."""
+    terms = Gate(promise=result.promise).terms
+    return result.value is not None and (result.value <= terms.limit if terms.at_most else result.value >= terms.limit)
 
 
 def _speed(request: Request, decision: Decision, report: Report, result: GateResult) -> str:

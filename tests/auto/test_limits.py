@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+import pytest
+
 from compress_cli.auto import limits
 from compress_cli.report import Row
 from compress_cli.statistics.gate import GateResult
@@ -34,3 +36,13 @@ def test_the_runtime_limits_where_no_file_was_fast_enough():
     sentence = why([row("pruned", 2.2), row("onnx", 2.4)], 0.0434)
     assert "the runtime on this machine limits it" in sentence
     assert "0.03 ms are allowed" in sentence  # 0.18 / 6
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(6.1, "number of rounds of timing"), (5.8, "the runtime on this machine limits")]
+)
+def test_noise_limits_an_undecided_promise_only_where_the_value_keeps_it(monkeypatch, value, expected):
+    result = GateResult(promise="speedup>=6", row="onnx", outcome="undecided", passes=False, value=value, low=4.3, high=8.8)
+    monkeypatch.setattr(limits, "_speed", lambda *_: "the runtime on this machine limits it")
+    (sentence,) = limits._why(None, None, SimpleNamespace(samples=10, split="test"), result)
+    assert expected in sentence
