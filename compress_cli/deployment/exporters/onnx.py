@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from compress_cli.data.signature import Signature
-from compress_cli.deployment.exporters import Exporter
+from compress_cli.deployment.exporters import Exporter, _translations
 from compress_cli.errors import StageError
 from compress_cli.onnx_graph import files, packing
 from compress_cli.onnx_graph.card import STORAGE
@@ -105,7 +105,7 @@ class Onnx(Exporter):
                 torch.no_grad()
             ):  # with gradients attention may take another kernel in one pass over the graph than in the next
                 graph = trace(network, example, signature.open_axes)
-                with quiet(*CHATTER):
+                with quiet(*CHATTER), _translations.kept():
                     program = torch.onnx.export(
                         graph, dynamo=True, external_data=False, verbose=False,
                         input_names=list(signature.inputs), output_names=heads, opset_version=self.opset,
