@@ -92,6 +92,7 @@ def check_report(rows, out, teacher_bytes):
     assert all(reason.partition(" (it has")[0] in " ".join(form.split()) for form in forms)
 
 
+@pytest.mark.slow
 def test_two_onnx_files_teach_one_student_of_both_tasks(run, things, compress):
     for name, inputs, takes, gives in (
         ("shape", "depth", "input", "logits"),

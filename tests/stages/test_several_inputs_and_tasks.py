@@ -73,6 +73,7 @@ stages:
     assert not run.problems
 
 
+@pytest.mark.slow
 def test_a_student_of_two_heads_learns_each_task_of_another_teacher(executed):
     artifacts, run, arrays = executed(
         f"""\

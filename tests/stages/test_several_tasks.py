@@ -32,6 +32,7 @@ stages:
 """
 
 
+@pytest.mark.slow
 def test_every_model_is_judged_on_what_it_does(compress, things):
     Path("r.yaml").write_text(RECIPE)
     outcome = compress("run", "r.yaml")
