@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 from compress_cli import stopping
 from compress_cli.cli._failure import FailureReport
-from compress_cli.cli._several import check_command, is_helper
+from compress_cli.cli._several import check_command, is_crew_member
 from compress_cli.cli._streams import guarded
 from compress_cli.errors import CompressError, Interrupted, RecipeError, ResourceError
 from compress_cli.store.disk import lack, unwritable
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for `deterministic: true`; PyTorch looks once a process
     arguments = sys.argv[1:] if arguments is None else arguments
     with guarded() as output:
-        failure = FailureReport.of([] if is_helper() else arguments)
+        failure = FailureReport.of([] if is_crew_member() else arguments)
         try:
             check_command(arguments)
             failure.begin()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from compress_cli.store.store import Store
 
 
-def is_helper() -> bool:
+def is_crew_member() -> bool:
     """Whether another process of the run, the first one, prints and writes."""
     return os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0"
 
@@ -38,14 +38,14 @@ def joined(context: typer.Context, processes: int, elsewhere: bool, made: Callab
         )
     if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
         return None
-    from compress_cli.pipeline import crew, helper
+    from compress_cli.pipeline import crew, crew_member
     from compress_cli.pipeline.rendezvous import Place
 
     place = Place.of_environment()
     if place is None:
         return None
     if place.rank:
-        helper.help_out(place, made)
+        crew_member.take_part(place, made)
     first = context.with_resource(crew.crew(place))
     if processes > 1:
         raise RecipeError(f"--processes: torchrun started {place.count} processes already; leave one of the two out")

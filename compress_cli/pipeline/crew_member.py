@@ -36,16 +36,16 @@ PATIENCE_S = 10.0  # after a signal: the first process, which gets one too, save
 EXPLAINED_S = 15.0  # within which the first process tells of this one's error
 
 
-def help_out(place: Place, made: Callable[[], tuple[Plan, Store]]) -> NoReturn:
+def take_part(place: Place, made: Callable[[], tuple[Plan, Store]]) -> NoReturn:
     """Take part in a run until its first process ends; then this one does. It says nothing: the first one tells of errors.
 
     made: the plan and the store, as the command line has them.
     """
-    Helper(place, Path(tempfile.mkdtemp(prefix="compress-"))).work(made)
+    CrewMember(place, Path(tempfile.mkdtemp(prefix="compress-"))).work(made)
 
 
 @dataclass
-class Helper:
+class CrewMember:
     """One of the other processes."""
 
     place: Place
