@@ -13,6 +13,7 @@ from compress_cli.errors import RecipeError
 if TYPE_CHECKING:
     from compress_cli.pipeline.crew import Crew
     from compress_cli.pipeline.plan import Plan
+    from compress_cli.pipeline.schedule import Schedule
     from compress_cli.store.store import Store
 
 
@@ -27,7 +28,7 @@ def check_command(arguments: Sequence[str]) -> None:
         raise RecipeError("torchrun: of the commands of compress, only 'run' is made by several processes together")
 
 
-def joined(context: typer.Context, processes: int, elsewhere: bool, made: Callable[[], tuple[Plan, Store]]) -> Crew | None:
+def joined(context: typer.Context, processes: int, elsewhere: bool, made: Callable[[], tuple[Plan, Store]]) -> Schedule | None:
     """The processes of which this is the first; None where there is none but this one. Another one does not return.
 
     made: the plan and the store that the command line means.

@@ -8,6 +8,7 @@ import typer
 from compress_cli.cli import Gates, Json, JUnit, Output, Plugins, Quiet, Recipe, Set, StoreFolder, read_plugins, write_junit
 
 if TYPE_CHECKING:
+    from compress_cli.cli._live import Live
     from compress_cli.pipeline.plan import Plan
     from compress_cli.pipeline.schedule import Schedule
     from compress_cli.report import Report
@@ -41,7 +42,6 @@ def command(
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe, print its report, check its gates. Stages that are up to date are skipped."""
-    import json as format_json
     import time
 
     from compress_cli.cli import _several
@@ -56,41 +56,27 @@ def command(
         return _planned(recipe, overrides, until, force, [], None, True, within), opened(store, output)
 
     begun = time.monotonic()
-    crew = _several.joined(context, processes, jobs > 1 or bool(on), made)
+    schedule: Schedule | None = _several.joined(context, processes, jobs > 1 or bool(on), made)
     read_plugins(plugins)
     planned = _planned(recipe, overrides, until, force, gates, junit, quiet, within)
 
     # PyTorch comes with these: only after the recipe proved right
     from compress_cli.pipeline import fitting, run, time_limit
-    from compress_cli.pipeline import smoke as smoke_run
-    from compress_cli.pipeline.estimate import MEMORY
     from compress_cli.pipeline.tracking import Tracked
     from compress_cli.report import gates as promises
     from compress_cli.store.bucket import opened
 
     directory, limit = output / planned.recipe.name, planned.recipe.within
-    schedule = _schedule(jobs, on, recipe, overrides, plugins, within)
-    if limit and (crew or processes > 1):
+    if limit and (schedule or processes > 1):
         raise RecipeError(f"within: {limit}: only what steps take in one process is known; leave out the time, or --processes")
     if processes > 1 and not smoke:
         arguments = _arguments(recipe, overrides, plugins, output, store, until)
-        crew = _several.started(context, processes, arguments, planned.recipe.threads)
-    if crew:
-        crew.planned = planned
+        schedule = _several.started(context, processes, arguments, planned.recipe.threads)
+    schedule = schedule or _schedule(jobs, on, recipe, overrides, plugins, within)
     with Live(quiet=quiet) as listener:
         kept = opened(store, output)
         if smoke:
-            memory = kept.root / MEMORY if kept.root.is_dir() else None
-            trials = smoke_run.smoke(planned, listener, memory=memory)
-            if memory:
-                smoke_run.note(planned, trials, memory)
-            if json:
-                typer.echo(format_json.dumps([{"step": trial.name, "seconds": trial.seconds} for trial in trials], indent=1))
-            else:
-                seconds = sum(trial.seconds for trial in trials)
-                typer.echo(f"every stage works on two batches; on all data they would take about {seconds:.0f} s together")
-            if limit and (foreseen := fitting.foreseen(planned, kept, directory, trials)) and not quiet:
-                typer.echo(foreseen.decision.sentence, err=True)
+            _try_out(planned, kept, directory, listener, json=json, quiet=quiet)
             return
         if planned.recipe.within and not planned.missing_data:
             planned = fitting.applied(planned, fitting.fitted(planned, kept, directory, listener, begun, frozenset(force)))
@@ -98,7 +84,7 @@ def command(
                 typer.echo(planned.fitted, err=True)
         with Tracked(planned, directory, listener) as tracked:
             forced = frozenset(force)
-            run.Run(planned, kept, directory, tracked, forced, repair, schedule, crew=crew).execute()
+            run.Run(planned, kept, directory, tracked, forced, repair, schedule).execute()
             report = promises.collect(directory)
             write_report(report, directory)
             tracked.results(report)
@@ -107,6 +93,27 @@ def command(
     if late and not quiet:
         typer.echo(late, err=True)
     tell(report, f"report: {directory}/report.html, report.md, report.json", json=json, quiet=quiet)
+
+
+def _try_out(planned: "Plan", store: "Store", directory: Path, listener: "Live", *, json: bool, quiet: bool) -> None:
+    """Run two batches through every stage, and say how long all data would take."""
+    import json as format_json
+
+    from compress_cli.pipeline import fitting, smoke
+    from compress_cli.pipeline.estimate import MEMORY
+
+    memory = store.root / MEMORY if store.root.is_dir() else None
+    trials = smoke.smoke(planned, listener, memory=memory)
+    if memory:
+        smoke.note(planned, trials, memory)
+    if json:
+        typer.echo(format_json.dumps([{"step": trial.name, "seconds": trial.seconds} for trial in trials], indent=1))
+    else:
+        seconds = sum(trial.seconds for trial in trials)
+        typer.echo(f"every stage works on two batches; on all data they would take about {seconds:.0f} s together")
+    foreseen = fitting.foreseen(planned, store, directory, trials) if planned.recipe.within else None
+    if foreseen and not quiet:
+        typer.echo(foreseen.decision.sentence, err=True)
 
 
 def _arguments(

@@ -27,6 +27,7 @@ from compress_cli.errors import ArtifactError, CompressError, RecipeError, Stage
 from compress_cli.pipeline import executor
 from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.rendezvous import DONE, ENDED, POLL_S, WAIT_S, Failure, Hello, Messages, Order, Place
+from compress_cli.pipeline.schedule import Schedule
 from compress_cli.pipeline.step import Step
 from compress_cli.processes import ALONE, Processes
 from compress_cli.together import Together
@@ -38,12 +39,11 @@ KINDS: dict[int, type[CompressError]] = {2: RecipeError, 3: ArtifactError}
 
 
 @dataclass
-class Crew:
-    """The processes of a run, as the first of them sees the others."""
+class Crew(Schedule):
+    """The processes of a run, as the first of them sees the others: they train together, step after step."""
 
     place: Place
     messages: Messages
-    planned: Plan | None = None  # as the recipe asks, before it is fitted to a time
     children: dict[int, Child] = field(default_factory=dict)  # rank -> process, where this one started them
     orders: int = 0
     greeted: bool = False
@@ -63,18 +63,19 @@ class Crew:
         for child in self.children.values():
             child.end()
 
-    def called(
-        self, recipe_device: str, step: Step, inputs: executor.Inputs, threads: int, say: Callable[[str], None]
-    ) -> Processes:
-        """All processes, ready to make a step together; this one alone where the step's stage can't be shared.
+    def count(self, step: Step) -> int:
+        """All, where the step's stage can be shared."""
+        return self.place.count if step.stage.distributed else 1
 
-        The error of another process where it can't.
-        """
+    def processes(
+        self, planned: Plan, step: Step, inputs: executor.Inputs, threads: int, say: Callable[[str], None]
+    ) -> Processes:
+        """All, ready to make a step together; this one alone where the step's stage can't be shared."""
         if not step.stage.distributed:
             return ALONE
         if self.lost:
             raise StageError(self.lost)
-        self._greet(say)
+        self._greet(planned, say)
         sources = {role: [s.model_dump() for s in executor.recorded(artifacts)] for role, artifacts in inputs.items()}
         order = Order(key=step.key, name=step.name, inputs=sources, threads=threads)
         self.orders += 1
@@ -82,7 +83,7 @@ class Crew:
         for rank in range(1, self.place.count):
             self._wait_for(rank, f"ready/{self.orders}/{rank}", f" for stage '{step.name}'", say)
         if not dist.is_initialized():
-            self.place.join(self.messages, executor.device(recipe_device))
+            self.place.join(self.messages, executor.device(planned.recipe.device))
         return Together(0, self.place.count, self.place.local_rank, self.explain)
 
     def explain(self) -> str:
@@ -100,11 +101,11 @@ class Crew:
             time.sleep(POLL_S)
         return ""
 
-    def _greet(self, say: Callable[[str], None]) -> None:
+    def _greet(self, planned: Plan, say: Callable[[str], None]) -> None:
         """Before the first training: all others are there, and are of this run."""
-        if self.greeted or self.planned is None:
+        if self.greeted:
             return
-        own = Hello.of(self.planned)
+        own = Hello.of(planned)
         for rank in range(1, self.place.count):
             self._wait_for(rank, f"hello/{rank}", "", say)
             other = Hello.model_validate_json(self.messages.get(f"hello/{rank}"))

@@ -19,7 +19,6 @@ from compress_cli.measurement import sessions
 from compress_cli.pipeline import attempt as attempts
 from compress_cli.pipeline import executor, lock, overlaps, smoke, summary
 from compress_cli.pipeline.attempt import Attempt
-from compress_cli.pipeline.crew import Crew
 from compress_cli.pipeline.estimate import MEMORY, Estimates
 from compress_cli.pipeline.executor import Listener, Workspace
 from compress_cli.pipeline.paces import Paces
@@ -27,7 +26,6 @@ from compress_cli.pipeline.plan import Plan
 from compress_cli.pipeline.schedule import Schedule
 from compress_cli.pipeline.step import Step
 from compress_cli.pipeline.summary import Outcome
-from compress_cli.processes import ALONE
 from compress_cli.progress import Progress
 from compress_cli.store import disk, durable, run_index, seal
 from compress_cli.store.artifact import REMEDY, Artifact, Source, UnreadableError
@@ -56,7 +54,6 @@ class Run:
     damaged: dict[str, str] = field(default_factory=dict)  # keys of steps whose artifact was not whole -> what was found
     problems: dict[str, str] = field(default_factory=dict)  # keys of measuring steps that could not run -> why
     at_work: tuple[Step, Saves] | None = None  # the last step that was begun
-    crew: Crew | None = None  # processes that train together with this one
 
     def execute(self) -> Record:
         """Run the steps that are not up to date. An error, or Paused, leaves every complete artifact in place."""
@@ -244,11 +241,9 @@ class Run:
                     hooks = partial(self.schedule.pauses, step), partial(self.store.share, step.key)
                     saves = Saves(saved, self.plan.recipe.save, say, *hooks)
                     self.at_work = step, saves
-                    crew, recipe = self.crew, self.plan.recipe
-                    processes = crew.called(recipe.device, step, inputs, attempt.threads, say) if crew else ALONE
-                    saves.processes = processes
-                    workspace = Workspace(output, self.store.root / MEMORY, tell, saves, processes=processes)
-                    executor.perform(recipe, step, inputs, workspace)
+                    saves.processes = self.schedule.processes(self.plan, step, inputs, attempt.threads, say)
+                    workspace = Workspace(output, self.store.root / MEMORY, tell, saves, processes=saves.processes)
+                    executor.perform(self.plan.recipe, step, inputs, workspace)
             artifact = self.store.commit(step.key)
             if "processes" not in artifact.manifest.environment:
                 self._paces.note_run(step, artifact)
@@ -261,7 +256,7 @@ class Run:
 
     def _attempt(self, step: Step, inputs: executor.Inputs) -> Attempt:
         return Attempt(
-            processes=self.crew.place.count if self.crew and step.stage.distributed else 1,
+            processes=self.schedule.count(step),
             forced=step.key in self.forced_keys,
             inputs={role: executor.recorded(sources) for role, sources in inputs.items()},
             device=executor.named(executor.device(self.plan.recipe.device)),
