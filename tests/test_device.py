@@ -422,6 +422,7 @@ def test_a_recipe_finds_the_device(compress, pretended_cuda, tmp_path):
     """`device: auto` does, manifests name it, and a number that there is not is refused."""
     stages = """\
 dataset: digits
+compare: {seconds: 0.02}
 stages:
   - {type: train, model: {type: mlp, hidden: [4]}, training: {epochs: 1, batch: 1000}}
   - {type: attack, samples: 8, steps: 1}

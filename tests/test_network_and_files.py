@@ -11,6 +11,7 @@ import pytest
 
 RECIPE = """\
 dataset: digits
+compare: {seconds: 0.02}
 threads: 1
 stages:
   - {type: train, model: {type: mlp, hidden: [8]}, training: {epochs: 1, precision: float32}}

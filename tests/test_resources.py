@@ -24,6 +24,7 @@ from compress_cli.store.scratch import scratch
 
 RECIPE = """\
 dataset: digits
+compare: {seconds: 0.02}
 threads: 1
 stages:
   - {type: train, name: teacher, model: {type: mlp, hidden: [8]}, training: {epochs: 1, precision: float32}}

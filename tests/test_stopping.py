@@ -9,6 +9,7 @@ import pytest
 
 RECIPE = """\
 dataset: digits
+compare: {seconds: 0.02}
 threads: 1
 device: cpu
 stages:

@@ -14,6 +14,7 @@ ENCODER = Path(__file__).parent / "encoder.py"
 LENGTH, CLASSES = 9, 3
 RECIPE = """\
 dataset: {type: npz, train: tokens.npz, inputs: [ids, attention_mask], classes: [few, some, many]}
+compare: {seconds: 0.02}
 threads: 1
 stages:
   - type: train

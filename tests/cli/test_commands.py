@@ -141,6 +141,7 @@ def test_a_starter_that_there_is_not(compress):
 
 SEEDED = """\
 dataset: digits
+compare: {seconds: 0.02}
 stages:
   - {type: train, name: a_teacher_of_a_long_name, model: {type: mlp, hidden: [8]}, training: {epochs: 1}}
   - {type: distill, name: student, model: {type: mlp, hidden: [4]}, training: {epochs: 1}, teacher_cache: true, seeds: [0, 1]}

@@ -14,6 +14,7 @@ from compress_cli.store import artifact
 
 RECIPE = """\
 dataset: digits
+compare: {seconds: 0.02}
 threads: 1
 gates: [teacher.accuracy>=1%]
 stages:

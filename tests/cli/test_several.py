@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 
 RECIPE = """
 dataset: digits
+compare: {seconds: 0.02}
 save: {steps: 3}
 stages:
   - type: train

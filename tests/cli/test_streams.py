@@ -15,6 +15,7 @@ from compress_cli.cli._streams import Output
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = """\
 dataset: digits
+compare: {seconds: 0.02}
 threads: 1
 stages:
   - {type: train, model: {type: mlp, hidden: [4]}, training: {epochs: 1, precision: float32}}

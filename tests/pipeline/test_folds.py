@@ -14,6 +14,7 @@ from compress_cli.pipeline import plan, recipe
 
 RECIPE = """\
 dataset: digits
+compare: {seconds: 0.02}
 threads: 1
 folds: 3
 gates: [net.accuracy>=0.35]
@@ -91,9 +92,9 @@ def test_folds_of_groups_keep_their_groups(tmp_path):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (("name: net,", "name: net, seeds: [0, 1],"), r"r.yaml:6: stages\[0\].seeds: 2 seeds in each of 3 folds are not run"),
+        (("name: net,", "name: net, seeds: [0, 1],"), r"r.yaml:7: stages\[0\].seeds: 2 seeds in each of 3 folds are not run"),
         (("digits", "{type: resplit, of: digits, keep_test: true}"), r"r.yaml:1: dataset.keep_test: decides what is tested"),
-        (("folds: 3", "folds: 1"), r"r.yaml:3: folds: must be greater than or equal to 2"),
+        (("folds: 3", "folds: 1"), r"r.yaml:4: folds: must be greater than or equal to 2"),
         (
             ("net.accuracy>=0.35]", "robustness.x>=0.5]"),
             r"'robustness.x' is known of the first fold alone",

@@ -11,6 +11,7 @@ from compress_cli.pipeline import overlaps, recipe
 
 RECIPE = """\
 dataset: {type: npz, train: train.npz, test: test.npz, inputs: [x], val_share: 0.0}
+compare: {seconds: 0.02}
 threads: 1
 stages:
   - {type: train, name: net, model: {type: mlp, hidden: [4]}, training: {epochs: 1, precision: float32}}

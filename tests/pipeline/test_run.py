@@ -11,6 +11,7 @@ import pytest
 
 RECIPE = """\
 dataset: digits
+compare: {seconds: 0.02}
 threads: 1
 stages:
   - type: train
@@ -218,7 +219,7 @@ def test_what_can_not_work_is_found_before_the_first_long_stage(run, tmp_path):
     kept = set(Path("runs/.store").glob("*/manifest.json"))
     ran, outcome = run(RECIPE.replace("{type: soft_targets, temperature: 2.0}", "peek"), "--plugin", plugin)
     assert (ran, outcome.code) == ([], 2)
-    assert "r.yaml:8: stages[1]: " in outcome.err
+    assert "r.yaml:9: stages[1]: " in outcome.err
     assert "layer9" in outcome.err
     assert set(Path("runs/.store").glob("*/manifest.json")) == kept
 
@@ -282,10 +283,10 @@ def test_a_report_judges_the_gates_of_its_run_and_more(run, compress):
 @pytest.mark.parametrize(
     ("gate", "arguments", "message"),
     [
-        ("size_bytes<200", [], "r.yaml:3: gates[0].promise: is not of the form"),
-        ("acuracy>=0.9", [], "r.yaml:3: gates[0]: there is no quantity 'acuracy'"),
-        ("sudent.size_bytes<=9", [], "r.yaml:3: gates[0]: 'sudent' is no model of this run; did you mean 'student'"),
-        ("teacher.accuracy_drop<=0.1", [], "r.yaml:3: gates[0]: 'teacher' is the baseline itself"),
+        ("size_bytes<200", [], "r.yaml:4: gates[0].promise: is not of the form"),
+        ("acuracy>=0.9", [], "r.yaml:4: gates[0]: there is no quantity 'acuracy'"),
+        ("sudent.size_bytes<=9", [], "r.yaml:4: gates[0]: 'sudent' is no model of this run; did you mean 'student'"),
+        ("teacher.accuracy_drop<=0.1", [], "r.yaml:4: gates[0]: 'teacher' is the baseline itself"),
         ("size_bytes<=9", ["--gate", "size_bytes<=9ms"], "--gate 'size_bytes<=9ms': size_bytes takes one of the units"),
         ("size_bytes<=9", ["--gate", "size<=9"], "--gate 'size<=9': there is no quantity 'size'"),
         ("size_bytes<=9", ["--until", "teacher", "--junit", "gates.xml"], "--junit: there are no gates"),

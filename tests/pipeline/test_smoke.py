@@ -13,6 +13,7 @@ from compress_cli.stages import Stage
 
 RECIPE = """\
 dataset: digits
+compare: {seconds: 0.02}
 threads: 1
 stages:
   - {type: train, name: first, model: {type: mlp, hidden: [4]}, training: {epochs: 1, precision: float32}}

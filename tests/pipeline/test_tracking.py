@@ -7,6 +7,7 @@ import pytest
 
 RECIPE = """\
 dataset: digits
+compare: {seconds: 0.02}
 threads: 1
 gates: ["size_bytes<=100kB"]
 tracking: [TRACKERS]
@@ -104,7 +105,7 @@ def test_a_tracker_that_is_lost_does_not_end_the_run(tracked):
 def test_a_tracker_that_is_not_there_stops_the_run_before_any_work(tracked):
     outcome, notes = tracked("notebook, {type: notebook, absent: true}")
     assert outcome.code == 4
-    assert "r.yaml:4: tracking[1]: nobody answers" in outcome.err
+    assert "r.yaml:5: tracking[1]: nobody answers" in outcome.err
     assert [note[0] for note in notes] == ["open", "close"]
     assert notes[-1] == ["close", "failed"]
     assert not Path("runs/r/teacher").exists()

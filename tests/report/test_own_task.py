@@ -34,6 +34,7 @@ class Threes(Task):
 '''
 RECIPE = """\
 dataset: digits
+compare: {seconds: 0.02}
 task: threes
 threads: 1
 gates: [{promise: auc_drop<=1}, {promise: margin_worse<=1000}, {promise: auc_change>=-1}, {promise: auc>=0}]

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 HEAD = """\
 dataset: {type: npz, train: data.npz, inputs: [image]}
+compare: {seconds: 0.02}
 threads: 1
 stages:
 """

@@ -146,13 +146,14 @@ def test_an_onnx_file_can_teach_but_shows_no_features(toy, context_for, tmp_path
 def test_a_loss_on_features_of_an_onnx_file_is_refused_by_the_plan(tmp_path, linear_file):
     text = """\
 dataset: digits
+compare: {seconds: 0.02}
 stages:
   - {type: load, onnx: model.onnx}
   - {type: distill, model: mlp, losses: [{type: hints, layers: ["1"]}], training: {epochs: 1}}
 """
     (tmp_path / "r.yaml").write_text(text)
     linear_file(np.zeros((64, 10)))
-    expected = r"r.yaml:4: stages\[1\]: losses: one asks for the teacher's layer '1', but .* only its outputs"
+    expected = r"r.yaml:5: stages\[1\]: losses: one asks for the teacher's layer '1', but .* only its outputs"
     with pytest.raises(RecipeError, match=expected):
         plan.plan(recipe.load(tmp_path / "r.yaml"))
     (tmp_path / "r.yaml").write_text(text.replace('losses: [{type: hints, layers: ["1"]}]', "initialise: ['1']"))

@@ -272,6 +272,7 @@ def test_teachers_mixed_by_the_label_need_every_label(toy, unlabelled, context_f
 
 RECIPE = """\
 dataset: {type: npz, train: few.npz, val: held.npz, test: held.npz, inputs: [row]}
+compare: {seconds: 0.02}
 threads: 1
 stages:
   - {type: load, name: teacher, outputs: stored.npz}

@@ -4,6 +4,7 @@ import json
 
 RECIPE = """
 dataset: digits
+compare: {seconds: 0.02}
 threads: 1
 stages:
   - {type: train, name: big, model: {type: mlp, hidden: [32, 24]}, training: &short {epochs: 1, batch: 256, precision: float32}}

@@ -56,6 +56,7 @@ def test_a_teacher_of_pictures_teaches_a_student_of_depths(executed):
     """Cross-modal distillation (Gupta et al. 2016): the student never sees a picture or a label, and takes depths alone."""
     artifacts, run, arrays = executed(
         f"""\
+compare: {{seconds: 0.02}}
 stages:
   - {{type: train, name: seeing, model: {{type: mlp, hidden: [16]}}, inputs: [picture], heads: [shape_output],
       {TRAINING}}}
@@ -77,6 +78,7 @@ stages:
 def test_a_student_of_two_heads_learns_each_task_of_another_teacher(executed):
     artifacts, run, arrays = executed(
         f"""\
+compare: {{seconds: 0.02}}
 stages:
   - {{type: train, name: shapes, model: {{type: mlp, hidden: [16]}}, inputs: [picture], heads: [shape_output],
       {TRAINING}}}
@@ -109,6 +111,7 @@ def test_existing_weights_of_one_task_each_teach_a_student_of_both(executed, thi
         save_file({"1.weight": weight.T.contiguous(), "1.bias": bias}, tmp_path / f"{name}.safetensors")
     artifacts, _, arrays = executed(
         f"""\
+compare: {{seconds: 0.02}}
 stages:
   - {{type: load, name: shapes, weights: shape.safetensors, model: {{type: mlp, hidden: []}}, inputs: [depth],
       heads: [shape_output], mean: [0, 0, 0, 0, 0, 0], deviation: [1, 1, 1, 1, 1, 1]}}

@@ -154,6 +154,7 @@ def test_augmenting_anew_every_epoch_can_not_be_kept():
 
 RECIPE = """\
 dataset: digits
+compare: {seconds: 0.02}
 threads: 1
 stages:
   - {type: train, name: teacher, model: {type: mlp, hidden: [16]}, training: {epochs: 1}}

@@ -26,6 +26,7 @@ from compress_cli.store.saves import Save, Saves, Saving
 KEY = "ab" * 32
 RECIPE = """\
 dataset: digits
+compare: {seconds: 0.02}
 threads: 1
 stages:
   - {type: train, model: {type: mlp, hidden: [8]}, training: {epochs: 1, precision: float32}}

@@ -26,6 +26,7 @@ class Mine(Model):
 """
 RECIPE = """\
 dataset: digits
+compare: {seconds: 0.02}
 stages:
   - type: train
     name: net
