@@ -73,8 +73,9 @@ class Silent:
 loaded = recipe.load(Path(sys.argv[1]), ["threads=1", "measure.threads=1", "compare.threads=1"])
 planned, store, listener = plan.plan(loaded), Store(Path(sys.argv[2])), Silent()
 begun = time.perf_counter()
-trials = smoke.rehearse(planned, Silent(), {}, store.root / MEMORY)
+trials = smoke.smoke(planned, Silent(), memory=store.root / MEMORY)
 smoked = time.perf_counter() - begun
+smoke.note(planned, trials, store.root / MEMORY)
 estimates = Estimates(loaded, store, trials)
 expected = {step.name: estimates.of(step) for step in planned.steps}
 Run(planned, store, Path(sys.argv[3]), listener).execute()
@@ -131,4 +132,7 @@ if __name__ == "__main__":
         table.write_text("| recipe | estimated | took | ratio | of each long step |\n| --- | ---: | ---: | ---: | --- |\n")
     for recipe in sys.argv[2:] or RECIPES:
         with tempfile.TemporaryDirectory() as place, table.open("a") as lines:
-            lines.write(row(recipe, measured(recipe, Path(place))))
+            found = measured(recipe, Path(place))
+            lines.write(row(recipe, found))
+        for step in found["steps"]:
+            print(recipe, *step)
