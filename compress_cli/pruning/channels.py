@@ -166,3 +166,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for layer, mode in modes:
             layer.training = mode
+
+
+@contextmanager
+def attention_unfused() -> Iterator[None]:
+    """PyTorch's attention computes by single operators for a while: one for a whole layer shows no weight's part."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
