@@ -21,7 +21,9 @@ from compress_cli.networks.rescaling import Rescaling
 from compress_cli.pruning import channels, coupling
 from compress_cli.pruning.channels import Group, evaluating
 
+DOUBLE, SINGLE = 1e-7, 1e-4  # relative rounding error of a deep network's outputs
 LEAST, MOST = 0.25, 0.75  # share of a group's channels that a random pattern removes
+Inputs = tuple[Tensor, ...]
 CUT_ERRORS = (RuntimeError, ValueError, LookupError, AssertionError)  # how a user's model complains about a wrong shape
 
 
@@ -96,7 +98,9 @@ class Proof:
     def __init__(self, body: nn.Module, inputs: tuple[Tensor, ...], keeps_norms: bool = False):
         self._body, self._inputs = body, inputs
         self._keeps_norms = keeps_norms
-        self._exact, self._exact_inputs, self._tolerance, self._normalises = _comparable(body, inputs, keeps_norms)
+        precise = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs)
+        self._exact, self._exact_inputs, self._tolerance = copy.deepcopy(body).double(), precise, DOUBLE
+        self._ran, self._normalises = False, False  # the copy; and normalisations were replaced in it
         self.reason = "the model does not run, or goes wrong, when it is narrower"
         """Why a group is not provable."""
         if keeps_norms:
@@ -125,14 +129,35 @@ class Proof:
 
     def holds(self, groups: Sequence[Group], removed: Sequence[Tensor]) -> bool:
         """Whether the body without these channels gives the same outputs as the whole body with them masked."""
-        if self._normalises and _cut_outputs(self._body, self._inputs, groups, removed) is None:
+        expected = None if self._ran else self._expected(groups, removed)
+        if self._normalises and _cut_outputs(self._body, self._inputs, groups, removed, nullcontext()) is None:
             return False
-        with _rescaling(self._keeps_norms):
-            outputs = _cut_outputs(self._exact, self._exact_inputs, groups, removed)
-            expected = _masked_outputs(self._exact, self._exact_inputs, groups, removed)
-        if outputs is None or _shapes(outputs) != _shapes(expected):
+        outputs = _cut_outputs(self._exact, self._exact_inputs, groups, removed, self._rescaling())
+        if outputs is None:
             return False
-        return all(_close(outputs[head], expected[head], self._tolerance) for head in expected)
+        expected = expected or self._expected(groups, removed)
+        same = _shapes(outputs) == _shapes(expected)
+        return same and all(_close(outputs[head], expected[head], self._tolerance) for head in expected)
+
+    def _expected(self, groups: Sequence[Group], removed: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Head name -> (N, ...) of the whole body with these channels masked.
+
+        The first run tells whether the body normalises, and whether it runs in double precision: a model whose code makes
+        tensors of single precision may not."""
+        rescaling = self._rescaling()
+        try:
+            outputs = _masked_outputs(self._exact, self._exact_inputs, groups, removed, rescaling)
+        except (*CUT_ERRORS, AttributeError, TypeError):
+            if self._ran or self._tolerance == SINGLE:
+                raise
+            self._exact, self._exact_inputs, self._tolerance = copy.deepcopy(self._body), self._inputs, SINGLE
+            return self._expected(groups, removed)
+        if not self._ran:
+            self._ran, self._normalises = True, isinstance(rescaling, Rescaling) and rescaling.normalisations > 0
+        return outputs
+
+    def _rescaling(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._keeps_norms else Rescaling()
 
     def _extended(self, proven: list[Group], groups: list[Group]) -> list[Group]:
         """Proven groups with those of the others that can be cut together with them, found by halving."""
@@ -188,49 +213,28 @@ def _some(share: float, count: int) -> int:
     return min(max(1, round(share * count)), count - 1)
 
 
-def _rescaling(keeps_norms: bool) -> AbstractContextManager[Rescaling | None]:
-    return nullcontext() if keeps_norms else Rescaling()
-
-
-def _comparable(
-    body: nn.Module, inputs: tuple[Tensor, ...], keeps_norms: bool
-) -> tuple[nn.Module, tuple[Tensor, ...], float, bool]:
-    """A copy of the body, inputs for it, the relative rounding error, and whether normalisations are replaced in it.
-
-    A model whose code makes tensors of single precision stays as it is there.
-    """
-    precise = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs)
-    for exact, own, tolerance in ((copy.deepcopy(body).double(), precise, 1e-7), (copy.deepcopy(body), inputs, 1e-4)):
-        try:
-            with _rescaling(keeps_norms) as rescaling:
-                _heads(exact, own)
-        except (*CUT_ERRORS, AttributeError, TypeError):
-            continue
-        return exact, own, tolerance, rescaling is not None and rescaling.normalisations > 0
-    return copy.deepcopy(body), inputs, 1e-4, not keeps_norms
-
-
 def _cut_outputs(
-    body: nn.Module, inputs: tuple[Tensor, ...], groups: Sequence[Group], removed: Sequence[Tensor]
+    body: nn.Module, inputs: Inputs, groups: Sequence[Group], removed: Sequence[Tensor], norms: AbstractContextManager[Any]
 ) -> dict[str, Tensor] | None:
-    """Head name -> (N, ...) of a cut copy; None where it does not run."""
+    """Head name -> (N, ...) of a cut copy that runs within `norms`; None where it does not run."""
     shared = {id(tensor): tensor for tensor in (*body.parameters(), *body.buffers())}  # what is not cut need not be copied
     narrower = copy.deepcopy(body, shared)
     narrow(narrower, groups, removed)
     try:
-        return _heads(narrower, inputs)
+        with torch.no_grad(), evaluating(narrower), norms:
+            return _heads(narrower(*inputs))
     except CUT_ERRORS:
         return None
 
 
 def _masked_outputs(
-    body: nn.Module, inputs: tuple[Tensor, ...], groups: Sequence[Group], removed: Sequence[Tensor]
+    body: nn.Module, inputs: Inputs, groups: Sequence[Group], removed: Sequence[Tensor], norms: AbstractContextManager[Any]
 ) -> dict[str, Tensor]:
+    """Head name -> (N, ...) of the body with masked weights, run within `norms`."""
     once = {f"{layer}.{tensor}".lstrip(".") for layer, module in body.named_modules() for tensor in _tensors(module)}
     masked = {name: tensor for name, tensor in channels.masked(body, groups, removed).items() if name in once}
-    with torch.no_grad(), evaluating(body):
-        outputs = functional_call(body, masked, inputs, tie_weights=False)  # which puts a shared layer's back wrongly
-    return outputs if isinstance(outputs, dict) else {"": outputs}
+    with torch.no_grad(), evaluating(body), norms:
+        return _heads(functional_call(body, masked, inputs, tie_weights=False))  # ties put a shared layer's back wrongly
 
 
 def _tensors(module: nn.Module) -> tuple[str, ...]:
@@ -238,9 +242,7 @@ def _tensors(module: nn.Module) -> tuple[str, ...]:
     return (*module._parameters, *module._buffers)
 
 
-def _heads(body: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    with torch.no_grad(), evaluating(body):
-        outputs = body(*inputs)
+def _heads(outputs: Any) -> dict[str, Tensor]:
     return outputs if isinstance(outputs, dict) else {"": outputs}
 
 

@@ -55,6 +55,20 @@ class Part:
         stored: Tensor = rows.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
         return stored
 
+    def keeping(self, tensor: Tensor, places: Tensor) -> Tensor:
+        """A tensor shaped as this one with these of the layer's channels only."""
+        if self.groups == 1:
+            return tensor.index_select(self.axis, places)
+        return self.as_stored(self.by_channel(tensor)[places])
+
+    def clear(self, tensor: Tensor, places: Tensor) -> Tensor:
+        """A tensor shaped as this one after these of the layer's channels were set to zero in it."""
+        if self.groups == 1:
+            return tensor.index_fill_(self.axis, places, 0)
+        rows = self.by_channel(tensor)
+        rows[places] = 0
+        return self.as_stored(rows)
+
     def of(self, tensor: Tensor) -> Tensor:
         """(channels, values): each channel's slices of a tensor shaped as this one (its gradient, say), flattened."""
         rows = self.by_channel(tensor.detach())[self.index]  # (channels, n, ...)
@@ -120,7 +134,7 @@ def cut(body: nn.Module, groups: Iterable[Group], removed: Iterable[Tensor]) -> 
             _, keep = kept.setdefault((part.name, part.axis), (part, torch.ones(part.length, dtype=torch.bool)))
             keep[part.index[numbers].flatten()] = False
     for part, keep in kept.values():
-        state[part.name] = part.as_stored(part.by_channel(state[part.name])[keep])
+        state[part.name] = part.keeping(state[part.name], keep.nonzero().flatten())
     return state
 
 
@@ -132,12 +146,13 @@ def masked(body: nn.Module, groups: Iterable[Group], removed: Iterable[Tensor]) 
 def cleared(tensors: Mapping[str, Tensor], groups: Iterable[Group], removed: Iterable[Tensor]) -> dict[str, Tensor]:
     """Tensors shaped as the parameters and buffers of their names, with the removed channels' slices set to zero."""
     state = dict(tensors)
+    own: set[str] = set()  # names of tensors that are copies already
     for group, numbers in zip(groups, removed, strict=True):
         for part in group.parts:
             if part.name in state:
-                rows = part.by_channel(state[part.name]).clone()
-                rows[part.index[numbers].flatten()] = 0
-                state[part.name] = part.as_stored(rows)
+                whole = state[part.name] if part.name in own else state[part.name].clone()
+                state[part.name] = part.clear(whole, part.index[numbers].flatten())
+                own.add(part.name)
     return state
 
 
@@ -151,3 +166,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for layer, mode in modes:
             layer.training = mode
+
+
+@contextmanager
+def attention_unfused() -> Iterator[None]:
+    """PyTorch's attention computes by single operators for a while: one for a whole layer shows no weight's part."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from compress_cli.pruning.channels import Group, evaluating
+from compress_cli.pruning.channels import Group, attention_unfused, evaluating
 
 Counted = Literal["macs", "parameters"]
 
@@ -73,7 +73,7 @@ class Cost:
 def _positions(body: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[str, Fraction], int]:
     """Weight name -> how often one sample multiplies by each of its values, on average; and what it multiplies by constants."""
     counter = _Counter(body, inputs)
-    with torch.no_grad(), evaluating(body), counter:
+    with torch.no_grad(), evaluating(body), attention_unfused(), counter:
         body(*inputs)
     samples = inputs[0].shape[0]
     sizes = {name: parameter.numel() for name, parameter in body.named_parameters()}

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -161,12 +162,15 @@ class _Grouping:
 
     def _index(self, slot: Slot, position: dict[int, int], channel_units: Units) -> Tensor | None:
         """(units, n): the places of the units' channels in a slot; None where not all have as many."""
-        rows: list[list[int]] = [[] for _ in range(channel_units.count)]
-        for place, number in enumerate(self._sets[slot.name, slot.axis, slot.groups].tolist()):
-            unit = channel_units.owner[position[number]] if number in position else None
-            if unit is not None:
-                rows[unit].append(place)
-        return torch.tensor(rows) if rows[0] and len({len(row) for row in rows}) == 1 else None
+        sets, numbers = self._sets[slot.name, slot.axis, slot.groups].numpy(), np.fromiter(position, np.int64)  # least first
+        owners = np.array([-1 if unit is None else unit for unit in channel_units.owner])
+        nearest = np.searchsorted(numbers, sets).clip(max=len(numbers) - 1)
+        owned = np.where(numbers[nearest] == sets, owners[nearest], -1)  # place -> unit
+        places = np.flatnonzero(owned >= 0)
+        counts = np.bincount(owned[places], minlength=channel_units.count)
+        if counts[0] == 0 or (counts != counts[0]).any():
+            return None
+        return torch.from_numpy(places[owned[places].argsort(kind="stable")].reshape(channel_units.count, -1))
 
     def _units(self, alike: _Sets, position: dict[int, int]) -> Units | str:
         """The units of the channels that can be removed alone, or the reason why there are none."""

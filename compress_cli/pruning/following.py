@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from compress_cli.pruning.channels import attention_unfused
 from compress_cli.pruning.joining import Plane
 from compress_cli.pruning.layer_rules import Followed, LayerRules, Slot
 
@@ -50,13 +51,8 @@ ELEMENTWISE = {  # beside those that PyTorch tags; each in place too
 def follow(body: nn.Module, inputs: tuple[Tensor, ...]) -> Followed:
     """Run `body` once on the inputs and follow its channels; exceptions are those of the model's own code."""
     mode = _Follower(body)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole encoder layer
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:
-            outputs = body(*inputs)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with torch.no_grad(), attention_unfused(), sdpa_kernel(SDPBackend.MATH), mode:
+        outputs = body(*inputs)
     mode.end(outputs)
     return mode.followed
 

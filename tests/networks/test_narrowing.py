@@ -151,3 +151,42 @@ def test_a_model_of_single_precision_is_proved_in_it():
     proof = Proof(body, inputs)
     assert proof.holds([group], [torch.tensor([0, 2, 5, 7])])
     assert not proof.holds([group], [torch.tensor([0])])
+
+
+class Rigid(nn.Module):
+    """Normalises by statistics over eight values, however many there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(192, 8), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.two(nn.functional.layer_norm(self.one(x.flatten(1)), (8,)).relu())
+
+
+def test_a_normalisation_of_a_width_in_the_code_fails_the_first_proof_and_each_after_it():
+    """What stands for normalisations in a proof would take any width."""
+    torch.manual_seed(0)
+    body, inputs = Rigid().eval(), images()
+    (group,) = offered(body, inputs)
+    proof = Proof(body, inputs)
+    assert [proof.holds([group], [torch.tensor(numbers)]) for numbers in ([0, 3], [1])] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.Linear(8, 10)), [torch.float64] * 4),
+        (Fixed(), [torch.float64, *[torch.float32] * 4]),
+    ],
+    ids=["double", "single"],
+)
+def test_a_proof_runs_a_model_once_masked_and_once_narrower(body, expected):
+    """And once more where its code makes tensors of single precision."""
+    body, inputs, runs = copy.deepcopy(body).eval(), images(), []
+    (group,) = offered(body, inputs)
+    body.register_forward_pre_hook(lambda module, taken: runs.append(taken[0].dtype))
+    proof = Proof(body, inputs)
+    for numbers in ([0, 2], [3, 5]):
+        assert proof.holds([group], [torch.tensor(numbers)])
+    assert runs == expected

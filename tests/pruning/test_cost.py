@@ -66,6 +66,15 @@ def test_layers_used_twice_and_shared_weights():
     assert Cost(twice, (torch.rand(2, 4),)).macs() == 2 * 16
 
 
+def test_an_encoder_layer_counts_each_of_its_products():
+    """In evaluation PyTorch would compute the whole layer by one operator."""
+    body, positions = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 5
+    cost = Cost(body, (torch.rand(2, positions, 16),))
+    projections = {"self_attn.in_proj_weight": 16 * 48, "self_attn.out_proj.weight": 16 * 16}
+    sizes = {**projections, "linear1.weight": 16 * 32, "linear2.weight": 32 * 16}
+    assert cost.by_weight() == {name: positions * size for name, size in sizes.items()}
+
+
 class Heard(nn.Module):
     """A front end of fixed filters, made as the model runs, and one of a stored table; then a layer of weights."""
 
