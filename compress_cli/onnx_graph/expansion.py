@@ -6,6 +6,7 @@ import math
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
@@ -18,6 +19,8 @@ GROWING = {
     "RandomUniform", "Range", "Resize", "Tile", "Upsample",
 }  # fmt: skip
 """Operators whose result can be larger than the file that they stand in."""
+SLIGHT = 2**16
+"""Values that a constant may be filled up to without a closer look."""
 MEASURING = {"Shape", "Size"}
 """Operators that give constants where the file fixes the shapes of its inputs."""
 
@@ -62,8 +65,26 @@ def _checked(path: Path, model: onnx.ModelProto) -> str:
 
 
 def _grows(graph: onnx.GraphProto) -> bool:
-    constants = _constants(graph)
-    return any(node.op_type in GROWING and constants.issuperset(filter(None, node.output)) for node in graph.node)
+    constants, tensors = _constants(graph), {tensor.name: tensor for tensor in graph.initializer}
+    return any(
+        node.op_type in GROWING and constants.issuperset(filter(None, node.output)) and not _is_slight(node, tensors)
+        for node in graph.node
+    )
+
+
+def _is_slight(node: onnx.NodeProto, tensors: dict[str, TensorProto]) -> bool:
+    """Whether it puts a few values around a constant of the file, as around the weights of a first convolution."""
+    source, margins = (tensors.get(name) for name in (*node.input, "", "")[:2])
+    if node.op_type != "Pad" or len(node.input) != 2 or source is None or margins is None:
+        return False
+    rank = len(source.dims)
+    if margins.data_type != TensorProto.INT64 or len(margins.raw_data) != 8 * 2 * rank:
+        return False
+    widths = np.frombuffer(margins.raw_data, np.int64)
+    axes = [
+        int(axis) + int(before) + int(behind) for axis, before, behind in zip(source.dims, widths, widths[rank:], strict=False)
+    ]
+    return min(map(int, widths), default=0) >= 0 and math.prod(axes) <= SLIGHT
 
 
 def _constants(graph: onnx.GraphProto) -> set[str]:

@@ -128,6 +128,25 @@ def strip(model: onnx.ModelProto) -> None:
     onnx.helper.set_model_props(model, kept)
 
 
+def drop_defaults(model: onnx.ModelProto) -> None:
+    """Remove attributes that say what ONNX takes without them: exporters write out an axis even where there is one scale."""
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, opset):
+            continue
+        known = onnx.defs.get_schema(node.op_type, opset).attributes
+        kept = [entry for entry in node.attribute if entry.name not in known or not _is_default(entry, known[entry.name])]
+        copies = [onnx.AttributeProto.FromString(entry.SerializeToString()) for entry in kept]
+        if len(copies) < len(node.attribute):
+            node.ClearField("attribute")
+            node.attribute.extend(copies)
+
+
+def _is_default(entry: onnx.AttributeProto, known: onnx.defs.OpSchema.Attribute) -> bool:
+    default = known.default_value
+    return default.type == entry.type and onnx.helper.get_attribute_value(default) == onnx.helper.get_attribute_value(entry)
+
+
 def rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
     """Call values otherwise, old name -> new, wherever the graph or a branch of it means them; any other value that has a
     new name already gets one of its own."""

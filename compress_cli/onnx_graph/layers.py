@@ -18,7 +18,7 @@ from compress_cli.onnx_graph.graph import Unknown
 from compress_cli.onnx_graph.shapes import Shapes
 from compress_cli.settings import suggest
 
-PASSING = {"DequantizeLinear", "Cast", "Identity", "Transpose", "Reshape"}
+PASSING = {"DequantizeLinear", "Cast", "Identity", "Pad", "Transpose", "Reshape"}
 """Operators through which a constant is still that constant."""
 FUSED = re.compile(r"^(?:Conv\w+?Fusion_\w_)+")  # what ONNX Runtime puts before the names of folded weights
 

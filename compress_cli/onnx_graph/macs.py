@@ -58,7 +58,7 @@ def total(model: onnx.ModelProto, known: Shapes) -> int:
     """Multiply-accumulates of a model without functions for one sample; Unknown says why they can't be counted."""
     unpacking = rebuilding.operators(model.graph)  # done once, when the file is opened
     nodes = [node for node in model.graph.node if node.output[0] not in unpacking]
-    count = sum(_count(node, known.shapes, known.branches) for node in nodes)
+    count = sum(_count(node, known.counted, known.branches) for node in nodes)
     if count % known.batch:
         raise Unknown(f"{count} for the file's batch of {known.batch} is no whole number for a sample")
     return count // known.batch
@@ -67,7 +67,7 @@ def total(model: onnx.ModelProto, known: Shapes) -> int:
 def of_node(node: onnx.NodeProto, known: Shapes) -> int | None:
     """Multiply-accumulates of one operator for one sample; None where they can't be counted."""
     try:
-        count = _count(node, known.shapes, known.branches)
+        count = _count(node, known.counted, known.branches)
     except Unknown:
         return None
     return count // known.batch if count % known.batch == 0 else None

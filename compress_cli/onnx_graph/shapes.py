@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 
 import onnx
 from onnx import TensorProto, helper, shape_inference
@@ -29,6 +29,12 @@ class Shapes:
     shapes: dict[str, Shape]
     kinds: dict[str, int]  # number types as ONNX counts them
     branches: dict[str, onnx.NodeProto]  # first output -> operator whose bodies hold the shapes of their own values
+    unfilled: dict[str, Shape] = field(default_factory=dict)  # weights with zeros around them -> their shape without
+
+    @cached_property
+    def counted(self) -> dict[str, Shape]:
+        """The shapes that multiply-accumulates are counted by: zeros that only fill weights up are no part of a model."""
+        return self.shapes | self.unfilled
 
 
 def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]] | None = None) -> Shapes:
@@ -49,7 +55,20 @@ def infer(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]] | None = 
             break
         inferred = _inferred(skeleton)
     known, kinds = values(inferred)
-    return Shapes(batch, known, kinds, {node.output[0]: node for node in inferred.node if node.op_type in BRANCHING})
+    branches = {node.output[0]: node for node in inferred.node if node.op_type in BRANCHING}
+    return Shapes(batch, known, kinds, branches, _unfilled(skeleton.graph))
+
+
+def _unfilled(graph: onnx.GraphProto) -> dict[str, Shape]:
+    """Value that is a constant with zeros around it, also dequantised -> the shape of that constant."""
+    shapes: dict[str, Shape] = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    found: dict[str, Shape] = {}
+    for node in graph.node:
+        if node.op_type == "Pad" and node.input[0] in shapes and len(node.input) == 2 and not node.attribute:
+            found[node.output[0]] = shapes[node.input[0]]
+        elif node.op_type == "DequantizeLinear" and node.input[0] in found:
+            found[node.output[0]] = found[node.input[0]]
+    return found
 
 
 def parse(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:

@@ -55,7 +55,7 @@ class Export(Stage):
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, Program, OnnxModel))}
     shared: ClassVar[dict[str, int]] = {"onnx_file": files.VERSION, "packing": packing.VERSION}
-    version: ClassVar[int] = 6  # weights of few bits are larger codes with finer steps
+    version: ClassVar[int] = 7  # first convolutions of integers read filled channels; no attributes that are defaults
 
     start: str | None = Field(None, description="the stage whose model is written; default: the one before")
     exporter: Exporter = Field(Onnx(), description="how the file is written")

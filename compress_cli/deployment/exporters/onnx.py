@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from compress_cli.data.signature import Signature
 from compress_cli.deployment.exporters import Exporter, _translations
 from compress_cli.errors import StageError
-from compress_cli.onnx_graph import files, packing
+from compress_cli.onnx_graph import alignment, files, packing
 from compress_cli.onnx_graph.card import STORAGE
 from compress_cli.onnx_graph.packing import Storage
 from compress_cli.quantization.tracing import BATCH, quiet, trace
@@ -65,6 +65,8 @@ class Onnx(Exporter):
         model = self._convert(network, example, signature, heads)
         _name_open_axes(model)
         files.strip(model)
+        files.drop_defaults(model)
+        alignment.align(model)
         weights = network.state_dict()
         files.shorten_names(model, keep=set(weights))
         model.ir_version = self.ir

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress_cli.errors import StageError
-from compress_cli.onnx_graph import files
+from compress_cli.onnx_graph import alignment, files
 from compress_cli.quantization import (
     annotation,
     fake_quantization,
@@ -200,6 +200,8 @@ class StaticInt8(Quantizer):
         overrides.check(self.overrides, (layer.name for layer in found))
         static = Static(self._calibrations, self._widths, self._code, self.recover)
         result = quantize(simple, found, static, itertools.chain([first], calibration), name)
+        files.drop_defaults(result.model)
+        alignment.align(result.model)
         layers.write(result.model, card, output, found, OLDEST_IR)
         return {
             **facts,
