@@ -77,7 +77,7 @@ def measure(model: onnx.ModelProto, names: Sequence[str], batches: Iterable[Batc
     histograms = {name: Histogram() for name in names}
     with failures_of_onnxruntime(file):
         run = _opened(model, names)
-    for batch in _pieces(model, batches):  # reading it is not the runtime's work, nor are its failures
+    for batch in pieces(model, batches):  # reading it is not the runtime's work, nor are its failures
         with failures_of_onnxruntime(file):
             found = run(batch)
         for name, array in found.items():
@@ -114,7 +114,7 @@ def is_wild(histogram: Histogram) -> bool:
     return bool(far > FEW * counts.sum())
 
 
-def _pieces(model: onnx.ModelProto, batches: Iterable[Batch]) -> Iterator[Batch]:
+def pieces(model: onnx.ModelProto, batches: Iterable[Batch]) -> Iterator[Batch]:
     """Batches in pieces of a few samples, where the file takes any number: all inner values of a piece are in memory."""
     axes = [port.type.tensor_type.shape.dim for port in model.graph.input]
     is_open = all(len(axis) > 0 and not axis[0].HasField("dim_value") for axis in axes)

@@ -77,7 +77,7 @@ def quantize(simple: onnx.ModelProto, found: list[Layer], static: Static, batche
         done[recovery.type] += recovery.round(job, coded)
     for recovery in static.recoveries:
         done[recovery.type] += recovery.correct(job, coded)
-    _check_done(done, name)
+    _check_done(static.recoveries, done, name)
     stored = {layer.weight: static.code(arrays[layer.weight], layer) for layer in _stored(found, places, static)}
     expected = _outputs(simple, simple, samples[:1], name) if len(static.calibrations) > 1 else []
     least = math.inf
@@ -119,10 +119,11 @@ def _wild(simple: onnx.ModelProto, places: Placement) -> set[str]:
     return {name for name in operands if ranges.is_wild(ranges.counted(layers.array(simple, name)))}
 
 
-def _check_done(done: dict[str, int], name: str) -> None:
-    idle = [recovery for recovery, places in done.items() if not places]
-    if idle:
-        raise StageError(f"{name}: the recovery '{idle[0]}' finds nothing in this model that it could change; leave it out")
+def _check_done(recoveries: Sequence[Recovery], done: dict[str, int], name: str) -> None:
+    for recovery in recoveries:
+        if not done[recovery.type]:
+            found = f"{name}: the recovery '{recovery.type}' finds nothing in this model that it could change"
+            raise StageError(f"{found}; {recovery.remedy}")
 
 
 def _stored(found: list[Layer], places: Placement, static: Static) -> list[Layer]:

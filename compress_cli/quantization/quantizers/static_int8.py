@@ -79,7 +79,9 @@ class StaticInt8(Quantizer):
         "file what has the least output error on calibration samples among mse, min_max and percentile",
     )
     recover: Annotated[Many[Recovery], NotInKeyAtDefault()] = Field(
-        (), description="what wins accuracy back: equalization, smooth_quant, ada_round, bias_correction; the result is a file"
+        (),
+        description="what wins accuracy back: equalization, bias_absorption, smooth_quant, ada_round, bias_correction; the "
+        "result is a file",
     )
     reduce_range: bool | None = Field(
         None,

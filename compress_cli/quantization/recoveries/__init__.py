@@ -30,6 +30,8 @@ class Recovery(Plugin):
 
     samples: ClassVar[int] = 64
     """Calibration samples that it is given at most: they are in memory."""
+    remedy: ClassVar[str] = "leave it out"
+    """What to do where it finds nothing to change."""
 
     def rescale(self, job: Job) -> int:
         """Change weights so that they round better, and the graph computes what it did; how many places were changed."""

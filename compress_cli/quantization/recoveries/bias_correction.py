@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
-from onnx import numpy_helper
 
-from compress_cli.onnx_graph import graph as reading
-from compress_cli.quantization import layers, ranges
+from compress_cli.quantization import biases, layers, ranges
 from compress_cli.quantization.grids import Coded
-from compress_cli.quantization.layers import Layer
 from compress_cli.quantization.recoveries import Job, Recovery
 
 
@@ -28,8 +24,8 @@ class BiasCorrection(Recovery):
         for name, node in nodes.items():
             layer = job.layers[name]
             weights = layers.array(job.model, layer.weight)
-            shift = _shift(coded[name].values() - weights, layer, means[node.input[0]], reading.attribute(node, "group", 1))
-            _subtract(job.model, node, shift)
+            error = coded[name].values() - weights
+            biases.subtract(job.model, node, biases.of_constant(error, layer, node, means[node.input[0]]))
         return len(nodes)
 
 
@@ -44,30 +40,3 @@ def _means(job: Job, inputs: dict[str, str]) -> dict[str, np.ndarray]:
             sums[name] = sums.get(name, 0) + channels
         total += max(sizes, default=0)
     return {name: value / total for name, value in sums.items()}
-
-
-def _shift(error: np.ndarray, layer: Layer, means: np.ndarray, groups: int) -> np.ndarray:
-    """(outputs,) that an error of the weights adds on average."""
-    if layer.operator == "Gemm":
-        return np.asarray(error @ means if layer.axis == 0 else means @ error)
-    summed = error.reshape(*error.shape[:2], -1).sum(2)  # (outputs, inputs / groups)
-    by_group = np.repeat(means.reshape(groups, -1), len(summed) // groups, 0)
-    return np.asarray((summed * by_group).sum(1))
-
-
-def _subtract(model: onnx.ModelProto, node: onnx.NodeProto, shift: np.ndarray) -> None:
-    if len(node.input) > 2 and node.input[2]:
-        bias = layers.array(model, node.input[2])
-        corrected = np.broadcast_to(bias.reshape(-1), shift.shape) - shift
-        users = sum(name == node.input[2] for other in model.graph.node for name in other.input)
-        if users == 1:
-            layers.replace(model, {node.input[2]: corrected.astype(np.float32)})
-            return
-    else:
-        corrected = -shift
-    name = f"{node.name}_corrected_bias"
-    model.graph.initializer.append(numpy_helper.from_array(corrected.astype(np.float32), name))
-    if len(node.input) > 2:
-        node.input[2] = name
-    else:
-        node.input.append(name)

@@ -9,6 +9,7 @@ from compress_cli.errors import StageError
 from compress_cli.quantization import layers, ranges, source
 from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 from compress_cli.quantization.recoveries import Job
+from compress_cli.quantization.recoveries.bias_absorption import BiasAbsorption
 from compress_cli.quantization.recoveries.equalization import Equalization
 from compress_cli.quantization.recoveries.smooth_quant import SmoothQuant
 from tests.quantization.small_files import convolutions, digits_network, images, model, node, normal, run, sqnr_db
@@ -41,16 +42,56 @@ def transformer(outliers=1.0):
     return model(nodes, constants, {"x": ("n", 6, 32)}, {"y": ("n", 6, 32)})
 
 
+def limited(limit=6.0, scale=None):
+    """The convolutions with what cuts off at 0 and a limit behind them, as ReLU6 does."""
+    proto = convolutions(act="Clip", scale=scale)
+    for value, name in ((0, "lo"), (limit, "hi")):
+        proto.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+    for each in proto.graph.node:
+        if each.op_type == "Clip":
+            each.input.extend(["lo", "hi"])
+    return proto
+
+
+def dead(limit=6.0):
+    """The same, with what batch norms leave of channels that hardly ever fire: values of a hundredth, which the next layer's
+    weights make large again. Other channels reach the limit."""
+    return limited(limit, scale=np.array([1, 1, 1e-3, 1, 1, 1e-3, 3, 3]))
+
+
+def high(pads=0):
+    """Two convolutions with a ReLU between, of which two channels have high biases: (n, 3, 8, 8) -> (n, 4, 8, 8)."""
+    bias = normal(6, seed=1, scale=0.1)
+    bias[[1, 4]] = 60.0, 90.0
+    constants = {
+        "a.weight": normal(6, 3, 1, 1, scale=0.3), "a.bias": bias,
+        "b.weight": normal(4, 6, 1 + 2 * pads, 1 + 2 * pads, seed=2), "b.bias": normal(4, seed=3),
+    }  # fmt: skip
+    nodes = [
+        node("Conv", ["x", "a.weight", "a.bias"], ["h"], kernel_shape=[1, 1]),
+        node("Relu", ["h"], ["r"]),
+        node("Conv", ["r", "b.weight", "b.bias"], ["y"], kernel_shape=[1 + 2 * pads] * 2, pads=[pads] * 4),
+    ]
+    return model(nodes, constants, {"x": ("n", 3, 8, 8)}, {"y": ("n", 4, 8, 8)})
+
+
 def job(proto, samples):
     simple = source.simplified(proto, "x")
     return Job(simple, {layer.node: layer for layer in layers.layers(simple)}, samples)
 
 
 @pytest.mark.parametrize(
-    ("recovery", "proto"), [(Equalization(), convolutions(scale=UNEVEN)), (SmoothQuant(), transformer(50.0))]
+    ("recovery", "proto"),
+    [
+        (Equalization(), convolutions(scale=UNEVEN)),
+        (Equalization(relu6="scale"), dead()),
+        (SmoothQuant(), transformer(50.0)),
+        (BiasAbsorption(), high()),
+    ],
 )
 def test_rescaling_does_not_change_what_the_graph_computes(recovery, proto):
-    feeds = images() if proto.graph.input[0].name == "image" else {"x": normal(16, 6, 32, seed=9)}
+    (port,) = proto.graph.input
+    feeds = {port.name: normal(16, *[axis.dim_value for axis in port.type.tensor_type.shape.dim[1:]], seed=7)}
     work = job(proto, [feeds])
     (before,) = ranges.session(work.model).run(None, feeds)
     assert recovery.rescale(work) > 0
@@ -74,15 +115,65 @@ def test_equalisation_wins_back_what_a_scale_for_the_whole_layer_costs(tmp_path)
 
 
 def test_a_limit_above_zero_is_not_passed():
-    proto = convolutions(act="Clip", scale=UNEVEN)
-    proto.graph.initializer.extend([numpy_helper.from_array(np.float32(value), name) for name, value in (("lo", 0), ("hi", 6))])
-    for each in proto.graph.node:
-        if each.op_type == "Clip":
-            each.input.extend(["lo", "hi"])
-    work = job(proto, [images()])
+    work = job(limited(scale=UNEVEN), [images()])
     before = layers.array(work.model, "conv1.weight").copy()
     Equalization().rescale(work)
     assert np.array_equal(layers.array(work.model, "conv1.weight"), before)
+
+
+def test_below_a_limit_only_channels_that_never_reach_it_are_scaled():
+    work = job(dead(limit=2.0), [images()])
+    (before,) = ranges.values(work.model, ["c1"], [images()])
+    Equalization(relu6="scale").rescale(work)
+    (after,) = ranges.values(work.model, ["c1"], [images()])
+    highest, scaled = before["c1"].max((0, 2, 3)), after["c1"].max((0, 2, 3))
+    is_cut = highest >= 2
+    assert 0 < is_cut.sum() < 8
+    np.testing.assert_allclose(scaled[is_cut], highest[is_cut], rtol=1e-5)
+    assert (scaled[[2, 5]] > 100 * highest[[2, 5]]).all()  # the two that hardly fire
+    assert (scaled[~is_cut] <= np.maximum(highest[~is_cut], 1.0) * 1.00001).all()  # to half of the limit at most
+
+
+def test_equalisation_below_a_limit_wins_back_what_a_scale_for_the_whole_layer_costs(tmp_path):
+    batches = [images(64)]
+    lost = noise(dead(), tmp_path, batches, per_channel=False)
+    assert lost < 10
+    with pytest.raises(StageError, match="leave it out, or set relu6: scale"):
+        noise(dead(), tmp_path, batches, per_channel=False, recover=["equalization"])
+    won = noise(dead(), tmp_path, batches, per_channel=False, recover=[{"type": "equalization", "relu6": "scale"}])
+    assert won > lost + 15
+    _, operators = run(tmp_path / "int8.onnx", batches[0])
+    assert operators.count("QLinearConv") == 3
+    assert not {"Conv", "Clip", "Min", "Mul"} & {*operators}  # as fast as without
+
+
+def test_what_all_values_exceed_moves_into_the_next_layer(tmp_path):
+    batches = [{"x": normal(16, 3, 8, 8, seed=seed)} for seed in range(4)]
+    lost = noise(high(), tmp_path, batches)
+    assert noise(high(), tmp_path, batches, recover=["bias_absorption"]) > lost + 6
+    work = job(high(), batches)
+    (before,) = ranges.values(work.model, ["r"], batches[:1])
+    BiasAbsorption().rescale(work)
+    (after,) = ranges.values(work.model, ["r"], batches[:1])
+    assert before["r"][:, [1, 4]].min() > 50
+    assert after["r"].max() < 10
+
+
+def test_biases_are_not_absorbed_where_zeros_are_padded():
+    work = job(high(pads=1), [{"x": normal(16, 3, 8, 8)}])
+    assert BiasAbsorption().rescale(work) == 0
+
+
+def test_layers_that_share_a_bias_are_left_alone():
+    """Scaling it for one would change the other."""
+    proto = convolutions(scale=UNEVEN)
+    proto.graph.node[2].input[2] = "conv1.bias"  # of the second convolution, too
+    feeds = images()
+    work = job(proto, [feeds])
+    (before,) = ranges.session(work.model).run(None, feeds)
+    Equalization().rescale(work)
+    (after,) = ranges.session(work.model).run(None, feeds)
+    np.testing.assert_allclose(after, before, atol=2e-5 * np.abs(before).max())
 
 
 def test_smoothing_wins_back_what_outlying_channels_cost(tmp_path):
