@@ -32,6 +32,7 @@ FREE = {
     "Transpose",
     "Reshape",
     "Flatten",
+    "Pad",
     "Split",
     "Squeeze",
 }  # no arithmetic of their own
@@ -103,13 +104,13 @@ class Perceptron(nn.Sequential):
 
 
 class Concat(nn.Module):
-    """Branches added and joined, max-pool, average pool."""
+    """Branches added and joined, max-pool, average pool; a first convolution with enough outputs for filled channels."""
 
     image = (3, 8, 8)
 
     def __init__(self):
         super().__init__()
-        self.a, self.b, self.c, self.d = conv(3, 8), conv(8, 8), conv(8, 8, kernel=1), conv(24, 16)
+        self.a, self.b, self.c, self.d = conv(3, 16), conv(16, 16), conv(16, 8, kernel=1), conv(40, 16)
         self.fc = nn.Linear(16 * 4, 5)
 
     def forward(self, x):
@@ -206,7 +207,7 @@ KERNELS = {  # integer kernels that ONNX Runtime should run, and how many
     Residual: {"QLinearConv": 6, "QLinearAdd": 2, "QGemm": 1},
     Depthwise: {"QLinearConv": 4, "QLinearAdd": 1, "QGemm": 1},
     Perceptron: {"QGemm": 3},
-    Concat: {"QLinearConv": 4, "QLinearAdd": 1, "QLinearConcat": 1, "QLinearAveragePool": 1, "QGemm": 1},
+    Concat: {"QLinearConv": 4, "QLinearAdd": 1, "QLinearConcat": 1, "QLinearAveragePool": 1, "QGemm": 1, "Pad": 1},
     Shuffle: {"QLinearConv": 2, "QLinearConcat": 1, "QGemm": 1},
     Sequence: {"QLinearConv": 2, "QGemm": 1},
     Gated: {"QLinearConv": 4, "QLinearMul": 3, "QLinearSigmoid": 2, "QLinearAdd": 2, "QLinearLeakyRelu": 1, "QGemm": 1},
