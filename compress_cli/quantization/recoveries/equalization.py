@@ -26,10 +26,10 @@ class Equalization(Recovery):
 
     For layers that follow each other directly or with a ReLU between them: scaling passes through it. A limit above 0, as of
     ReLU6, does not let it through; such pairs stay as they are. `{type: equalization, relu6: scale}` is for networks full of
-    them, as MobileNetV2: the limit stays, and channels that calibration samples never bring to it are scaled until their
-    largest value is half of it; those that reach it are not scaled. So the network gives the same on these samples, and what is
-    added to its integers is nothing. The paper makes every ReLU6 a ReLU, which changes what the network computes: one
-    MobileNetV2 of 84.2% had 41.0% afterwards, in float, though at most 2.4% of a layer's values were above 6.
+    them, as MobileNetV2: the limit stays, and channels that calibration samples never bring to it are scaled, up to half of it
+    at most; those that reach it are not. So the network gives the same on these samples, and its integers have no further
+    operator. (The paper makes every ReLU6 a ReLU, which changes what a network computes where values above 6 are rare, but
+    large: behind channels that hardly ever fire.)
     """
 
     remedy: ClassVar[str] = "leave it out, or set relu6: scale where a ReLU6 lies between layers"
