@@ -45,7 +45,7 @@ class DropLayers(Stage):
     each is left out in turn, beside those already chosen, and the one whose absence costs least on val goes next.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     consumes: ClassVar[dict[str, Role]] = {
         "start": Role((Checkpoint,)),

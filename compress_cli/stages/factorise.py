@@ -69,7 +69,7 @@ class Factorise(Stage):
         - {type: train, name: tuned, start: factorise, training: {epochs: 5}}
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint,))}
     shared: ClassVar[dict[str, int]] = {"low_rank": low_rank.VERSION}

@@ -44,7 +44,7 @@ class Prune(Stage):
     narrower model computes what the model computes with the removed channels masked.
     """
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     consumes: ClassVar[dict[str, Role]] = {
         "start": Role((Checkpoint,)),
