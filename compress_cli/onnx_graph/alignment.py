@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from compress_cli.onnx_graph.graph import attribute, bodies
+from compress_cli.onnx_graph.graph import attribute, bodies, opset
 
 TOGETHER = 4  # channels that the kernels read at once
 FEWEST_OUTPUTS = 16  # of a layer with such a kernel; they are a multiple of four as well
@@ -28,8 +28,7 @@ def align(model: onnx.ModelProto) -> int:
 
     The weights stay as they are in the file, and are filled once, when a runtime opens it. Only where integers begin: inside
     a network the copy of the values costs more than it brings."""
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if opset < OLDEST_OPSET or any(True for node in model.graph.node for _ in bodies(node)):
+    if opset(model) < OLDEST_OPSET or any(True for node in model.graph.node for _ in bodies(node)):
         return 0
     return _Aligning(model.graph).run()
 

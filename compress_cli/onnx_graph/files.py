@@ -11,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from compress_cli.errors import ArtifactError
+from compress_cli.onnx_graph import graph as reading
 
 EXPORTER = re.compile(r"pkg\.|onnx\.(infer|quant)")
 """Keys of metadata that exporters and quantisation tools leave for themselves."""
@@ -130,7 +131,7 @@ def strip(model: onnx.ModelProto) -> None:
 
 def drop_defaults(model: onnx.ModelProto) -> None:
     """Remove attributes that say what ONNX takes without them: exporters write out an axis even where there is one scale."""
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = reading.opset(model)
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, opset):
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 from onnx import TensorProto, numpy_helper
@@ -222,6 +222,17 @@ def _normalisation(graph: onnx.GraphProto) -> set[str]:
                 normalising.update(still)
                 raw.add(node.output[0])
     return normalising
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def number(node: onnx.NodeProto, position: int, constants: Mapping[str, TensorProto]) -> float | None:
+    """The constant that a node reads at a position, of several values the first; None where it reads none there."""
+    tensor = constants.get(node.input[position]) if position < len(node.input) else None
+    return float(numpy_helper.to_array(tensor).reshape(-1)[0]) if tensor is not None else None
 
 
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:

@@ -44,8 +44,7 @@ def pack(
     main = model.graph
     if rebuilding.rebuilt(main):
         rebuilding.unpack(model)
-    version = next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), 0)
-    if storage == "dense" or version < OLDEST_OPSET:
+    if storage == "dense" or graph.opset(model) < OLDEST_OPSET:
         return {}
     names = [name for node in main.node for name in (*node.input, *node.output)]
     decoder, forms, opening_bytes = Decoder([*names, *(tensor.name for tensor in main.initializer)]), dict[str, Form](), 0

@@ -27,7 +27,7 @@ def subtract(model: onnx.ModelProto, node: onnx.NodeProto, amounts: np.ndarray) 
     if len(node.input) > 2 and node.input[2]:
         bias = layers.array(model, node.input[2])
         corrected = np.broadcast_to(bias.reshape(-1), amounts.shape) - amounts
-        users = sum(name == node.input[2] for other in model.graph.node for name in other.input)
+        users = sum(name == node.input[2] for other in model.graph.node for name in layers.read(other))
         if users == 1:
             layers.replace(model, {node.input[2]: corrected.astype(np.float32)})
             return

@@ -11,15 +11,14 @@ import onnxruntime
 from onnx import version_converter
 
 from compress_cli.errors import StageError
+from compress_cli.onnx_graph import graph
 
 TRIALS = 3
 TOLERANCE = 1e-4
 """Largest difference that sums in another order explain, as a share of the largest output."""
 
 
-def version(model: onnx.ModelProto) -> int:
-    """Of ONNX's own operators."""
-    return next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), 0)
+version = graph.opset
 
 
 def converted(

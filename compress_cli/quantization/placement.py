@@ -192,7 +192,8 @@ class _Placing:
         if len(users) != 1 or self.reads[name] != 1 or name in self.outputs or name in self.inner:
             return None
         user = users[0]
-        return user if user.op_type == "Relu" or (user.op_type == "Clip" and self._number(user, 1) == 0) else None
+        from_zero = user.op_type == "Clip" and reading.number(user, 1, self.constants) == 0
+        return user if user.op_type == "Relu" or from_zero else None
 
     def _factor(self, node: onnx.NodeProto) -> float:
         """The positive number that it multiplies with; 0 where it is none, or not one."""
@@ -201,10 +202,6 @@ class _Placing:
             return 0.0
         factor = float(numpy_helper.to_array(tensor).reshape(-1)[0])
         return factor if 0 < factor < np.inf else 0.0
-
-    def _number(self, node: onnx.NodeProto, position: int) -> float | None:
-        tensor = self.constants.get(node.input[position]) if position < len(node.input) else None
-        return float(numpy_helper.to_array(tensor).reshape(-1)[0]) if tensor is not None else None
 
     def _is_bias(self, node: onnx.NodeProto) -> bool:
         """Whether it adds constants to a matrix product: 8 bits of its own would make them coarser than the sums."""
@@ -221,7 +218,7 @@ class _Placing:
             return modes.get("mode", "nearest") in ("nearest", "linear")
         if node.op_type == "Pad":
             has_fill = len(node.input) > 2 and node.input[2]
-            return modes.get("mode", "constant") != "constant" or not has_fill or self._number(node, 2) == 0
+            return modes.get("mode", "constant") != "constant" or not has_fill or reading.number(node, 2, self.constants) == 0
         return node.op_type != "MaxPool" or len(node.output) == 1
 
     def _are_float(self, node: onnx.NodeProto) -> bool:

@@ -32,6 +32,7 @@ class Equalization(Recovery):
     large: behind channels that hardly ever fire.)
     """
 
+    version: ClassVar[int] = 2  # leaves alone what branches read
     remedy: ClassVar[str] = "leave it out, or set relu6: scale where a ReLU6 lies between layers"
 
     rounds: int = Field(20, ge=1, le=200, description="passes over all pairs: a layer in the middle is in two of them")
@@ -92,7 +93,7 @@ def _bounds(job: Job, nodes: dict[str, onnx.NodeProto], pairs: list[Pair]) -> di
 def _equalise(arrays: dict[str, np.ndarray], nodes: dict[str, onnx.NodeProto], pair: Pair, bounds: _Bounds | None) -> None:
     first, second = pair.first, pair.second
     outputs = np.moveaxis(arrays[first.weight], first.axis, 0)
-    is_depthwise = successive.is_depthwise(nodes[second.node], arrays[second.weight])
+    is_depthwise = successive.is_depthwise(nodes[second.node], arrays[second.weight].shape)
     inputs = np.moveaxis(arrays[second.weight], 0 if is_depthwise else successive.input_axis(second), 0)
     before, after = (np.abs(part.reshape(len(part), -1)).max(1) for part in (outputs, inputs))
     wanted = np.sqrt(np.maximum(before, SMALLEST) * after) / np.maximum(before, SMALLEST)

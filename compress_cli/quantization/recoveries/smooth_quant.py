@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -22,6 +24,8 @@ class SmoothQuant(Recovery):
     Factors are max |x|^strength / max |w|^(1 - strength) of each channel. They become part of a layer normalisation before,
     where nothing else reads it; elsewhere one multiplication is added, if the largest channel is 4 times the median one.
     """
+
+    version: ClassVar[int] = 2  # leaves alone what branches read
 
     strength: float = Field(0.5, ge=0, le=1, description="how much moves into the weights: 0 nothing, 1 all")
 
@@ -74,11 +78,11 @@ def _normalisation(model: onnx.ModelProto, value: str, readers: set[str]) -> onn
     """The layer normalisation that gives a value, where only these nodes read it."""
     constants = {tensor.name for tensor in model.graph.initializer}
     maker = next((node for node in model.graph.node if value in node.output), None)
-    others = [node for node in model.graph.node if value in node.input and node.name not in readers]
+    others = [node for node in model.graph.node if value in layers.read(node) and node.name not in readers]
     is_output = value in {output.name for output in model.graph.output}
     if maker is None or maker.op_type != "LayerNormalization" or others or is_output or not {*maker.input[1:3]} <= constants:
         return None
-    shared = [node for node in model.graph.node if node is not maker and {*maker.input[1:3]} & {*node.input}]
+    shared = [node for node in model.graph.node if node is not maker and {*maker.input[1:3]} & {*layers.read(node)}]
     return None if shared else maker
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from compress_cli.errors import StageError
 from compress_cli.quantization import layers, ranges, source
@@ -230,3 +230,39 @@ def test_a_recovery_that_finds_nothing_is_refused(tmp_path):
         noise(transformer(), tmp_path, [{"x": normal(16, 6, 32)}], recover=["equalization"])
     with pytest.raises(StageError, match="recovery 'bias_correction' finds nothing"):
         noise(transformer(), tmp_path, [{"x": normal(16, 6, 32)}], recover=["bias_correction"])
+
+
+def read_in_a_branch(proto, value):
+    """The same, whose inner value is read by the branches of an `If`, too, whose result is the output `seen`."""
+    (port,) = proto.graph.input
+    branch = [
+        helper.make_graph([node("ReduceMax", [value], [name], keepdims=0)], name, [],
+                          [helper.make_tensor_value_info(name, TensorProto.FLOAT, ())])
+        for name in ("then", "else")
+    ]  # fmt: skip
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+    proto.graph.node.extend([
+        node("ReduceSum", [port.name], ["sum"], keepdims=0),
+        node("Greater", ["sum", "zero"], ["positive"]),
+        helper.make_node("If", ["positive"], ["seen"], name="if", then_branch=branch[0], else_branch=branch[1]),
+    ])  # fmt: skip
+    proto.graph.output.append(helper.make_tensor_value_info("seen", TensorProto.FLOAT, ()))
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("recovery", "proto", "value"),
+    [
+        (Equalization(), convolutions(scale=UNEVEN), "r1"),
+        (BiasAbsorption(), high(), "r"),
+        (SmoothQuant(), transformer(50.0), "h"),
+    ],
+)
+def test_what_a_branch_reads_stays_as_it_is(recovery, proto, value):
+    (port,) = proto.graph.input
+    feeds = {port.name: normal(16, *[axis.dim_value for axis in port.type.tensor_type.shape.dim[1:]], seed=7)}
+    work = job(read_in_a_branch(proto, value), [feeds])
+    before = ranges.session(work.model).run(None, feeds)
+    recovery.rescale(work)
+    for old, new in zip(before, ranges.session(work.model).run(None, feeds), strict=True):
+        np.testing.assert_allclose(new, old, atol=2e-5 * np.abs(old).max())
