@@ -5,31 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
 
 from compress_cli.data.batch import Batch, Outputs
-from compress_cli.deployment.exporters.onnx import Onnx
-from compress_cli.distillation.teachers import Opened, teacher_for
+from compress_cli.distillation.teachers import Opened
 from compress_cli.errors import CompressError
 from compress_cli.measurement import sessions
-from compress_cli.networks import features, folding, proof, restore
+from compress_cli.stages._table_ways import FILES, INTEGERS, NAMES, Name, Request, Ways, in_batches
 from compress_cli.store import durable
-from compress_cli.store.artifact import Artifact, Checkpoint
-from compress_cli.store.scratch import scratch
-from compress_cli.training import precision
-
-Name = Literal["float32", "float32_channels_last", "bfloat16", "bfloat16_channels_last", "onnx_runtime"]
-NAMES: tuple[Name, ...] = get_args(Name)
+from compress_cli.store.artifact import Checkpoint
 
 NOISE = 0.02  # of a head or layer: the largest rms difference from float32, as a share of its deviation over samples (34 dB);
-# bfloat16 was found to give 0.7% on a ResNet-56, and another view of the same pictures 30%
+# a ResNet-56 gives 0.6% in bfloat16 and 1.3 to 1.5% in integers, another view of the same pictures 30%
 SAME = 0.97  # the least share of decisions that are those of float32: others than those nearest to a tie hardly change
 GAIN = 0.1  # a smaller gain is not worth other bytes
 HOPELESS = 3.0  # a way that takes so many times float32's time on a few samples is not timed further
@@ -55,21 +47,9 @@ class Choice:
     agreement: dict[str, float] = field(default_factory=dict)  # head -> share of decisions that are those of float32
 
 
-@dataclass(frozen=True)
-class Request:
-    """A teacher, and how much of it a table holds."""
-
-    source: Artifact
-    layers: tuple[str, ...]
-    rows: int  # of all views
-    device: str
-    largest: int  # batch
-    memory: Path  # a folder that remembers choices made once per machine
-    trial: bool = False  # a smoke run: random weights need not agree, and nothing is remembered
-
-
-def choose(request: Request, plain: Opened, sample: Callable[[int], Batch], asked: str) -> Choice:
-    """The way that was `asked` for; with auto the fastest that agrees. `sample(n)` gives n samples of the table."""
+def choose(ways: Ways, asked: str) -> Choice:
+    """The way that was `asked` for; with auto the fastest that agrees. The others are closed."""
+    request, plain = ways.request, ways.opened("float32")
     if asked != "auto":
         return Choice(asked, request.largest, "set in the recipe")  # type: ignore[arg-type]
     if not isinstance(request.source, Checkpoint):
@@ -78,79 +58,29 @@ def choose(request: Request, plain: Opened, sample: Callable[[int], Batch], aske
     known = _recall(request.memory)
     if key in known and not request.trial:
         return replace(known[key], reason=f"remembered: {known[key].reason}")
-    count = min(max(FEWEST, request.rows // SHARE), request.largest)
-    plain(few := sample(FEWEST))
+    plain(few := ways.sample(FEWEST))
     one_s = min(_seconds(plain, few) for _ in range(3)) / FEWEST  # the least: other work on the machine must not decide
     if one_s * request.rows < WORTH_S:
         return Choice("float32", request.largest, f"the table takes under {WORTH_S:g} s in float32")
-    with ExitStack() as stack:
-        choice = _choose(request, plain, one_s, few, sample(count), stack)
+    choice = _choose(ways, one_s, few)
+    ways.keep(choice.name)
     if not request.trial:
         _remember(request.memory, key, choice, subject)
     return choice
 
 
-def opened(request: Request, name: Name, stack: ExitStack) -> Opened:
-    """The teacher, computing in that way; its outputs are float32. `stack` closes what it needs meanwhile."""
-    if name == "float32" or not isinstance(request.source, Checkpoint):
-        return teacher_for(request.source).open(request.source, request.layers, request.device)
-    restored = restore.checkpoint(request.source)
-    network, signature, layers = restored.network.eval(), restored.signature, request.layers
-    if name == "onnx_runtime":
-        path = stack.enter_context(scratch("teacher")) / "teacher.onnx"
-        Onnx().export(network, signature, proof.example(signature), path, {})
-        session = sessions.open_session(path, torch.get_num_threads())
-
-        def by_file(batch: Batch) -> Outputs:
-            feeds = {key: batch.inputs[key].numpy() for key in session.inputs}
-            heads = {key: torch.from_numpy(array).float() for key, array in session.run(feeds).items()}
-            return Outputs(heads, class_axes=signature.class_axes, deviations=signature.deviations)
-
-        return by_file
-    if not layers:  # folded batch norms show no layers of their own
-        network.body = folding.folded(network.body)
-    network.to(request.device)
-    precision.reorder_weights(network, name)
-    if name.startswith("bfloat16"):
-        _round_weights(network)
-    seen, _ = features.attach(network, layers)
-
-    def computed(batch: Batch) -> Outputs:
-        batch = replace(batch, inputs=precision.reordered(batch.inputs, name))
-        with torch.inference_mode(), precision.computing(name, request.device):
-            outputs = features.outputs(network, signature, batch, layers, seen)
-        heads, shown = (_as_float32(kind) for kind in (outputs.heads, outputs.features))
-        return replace(outputs, heads=heads, features=shown)
-
-    return computed
-
-
-def in_batches(teacher: Opened, size: int) -> Opened:
-    """The teacher, which sees so many samples at once."""
-
-    def asked(batch: Batch) -> Outputs:
-        parts = [teacher(part) for part in _parts(batch, size)]
-        if len(parts) == 1:
-            return parts[0]
-        heads, shown = (_joined([getattr(part, kind) for part in parts]) for kind in ("heads", "features"))
-        return replace(parts[0], heads=heads, features=shown)
-
-    return asked
-
-
-def _choose(request: Request, plain: Opened, one_s: float, few: Batch, many: Batch, stack: ExitStack) -> Choice:
+def _choose(ways: Ways, one_s: float, few: Batch) -> Choice:
+    request, plain = ways.request, ways.opened("float32")
+    many = ways.sample(min(max(FEWEST, request.rows // SHARE), request.largest))
     reference = plain(many)
-    ways: dict[str, Opened] = {"float32": plain}
+    agreeing: dict[Name, Opened] = {"float32": plain}
     noise: dict[str, dict[str, float]] = {}
     agreement: dict[str, dict[str, float]] = {}
-    images = any(tensor.ndim == 4 for tensor in many.inputs.values())
-    for name in NAMES[1:]:
-        if name.endswith("channels_last") and not images:
-            continue
-        if name == "onnx_runtime" and (request.layers or request.device != "cpu" or one_s * request.rows < WORTH_FILE_S):
+    for name in ways.names:
+        if name == "float32" or (name in FILES and one_s * request.rows < WORTH_FILE_S):
             continue
         try:
-            way = opened(request, name, stack)
+            way = ways.opened(name)
             way(few)
             if _seconds(way, few) > HOPELESS * max(_seconds(plain, few), one_s * FEWEST):
                 continue
@@ -159,16 +89,16 @@ def _choose(request: Request, plain: Opened, one_s: float, few: Batch, many: Bat
             continue
         noise[name], agreement[name] = _noise(reference, outputs), _agreement(reference, outputs)
         agrees = max(noise[name].values(), default=0.0) <= NOISE and min(agreement[name].values(), default=1.0) >= SAME
-        if agrees or request.trial:
-            ways[name] = way
-    took = _fastest({name: (way, many) for name, way in ways.items()})
+        if agrees or (request.trial and name not in INTEGERS):
+            agreeing[name] = way
+    took = _fastest({name: (way, many) for name, way in agreeing.items()})
     per_s = {name: round(len(many.index) / seconds, 1) for name, seconds in took.items()}
-    best = min(took, key=lambda name: took[name])
+    best: Name = min(agreeing, key=lambda name: took[name])
     if took[best] > (1 - GAIN) * took["float32"]:
         return Choice("float32", request.largest, "no way that agrees is faster by a tenth", per_s)
-    size = _batch(ways[best], many)
+    size = _batch(agreeing[best], many)
     reason = f"the fastest of those that agree within {NOISE:.0%} of the outputs' deviation and in {SAME:.0%} of decisions"
-    return Choice(best, size, reason, per_s, noise[best], agreement[best])  # type: ignore[arg-type]
+    return Choice(best, size, reason, per_s, noise[best], agreement[best])
 
 
 def _batch(way: Opened, many: Batch) -> int:
@@ -224,28 +154,6 @@ def _agreement(reference: Outputs, outputs: Outputs) -> dict[str, float]:
     return found
 
 
-def _round_weights(network: torch.nn.Module) -> None:
-    """What autocast would round anew at every call."""
-    for module in network.modules():
-        if type(module) in (torch.nn.Conv2d, torch.nn.Linear):  # no subclass, which may look at its weight
-            module.to(torch.bfloat16)
-
-
-def _as_float32(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: values.float() if values.is_floating_point() else values for name, values in tensors.items()}
-
-
-def _parts(batch: Batch, size: int) -> Iterator[Batch]:
-    for start in range(0, len(batch.index), size):
-        rows = slice(start, start + size)
-        inputs = {name: values[rows] for name, values in batch.inputs.items()}
-        yield Batch(inputs, {}, batch.index[rows], batch.view)
-
-
-def _joined(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
 def _subject(request: Request) -> tuple[str, dict[str, Any]]:
     """The conditions of a choice, and their hash."""
     subject = {
@@ -256,6 +164,7 @@ def _subject(request: Request) -> tuple[str, dict[str, Any]]:
         "teacher": request.source.digest,
         "layers": list(request.layers),
         "rows": request.rows,
+        "ways": NAMES,
     }
     return hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest(), subject
 

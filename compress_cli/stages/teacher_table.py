@@ -17,13 +17,14 @@ from compress_cli.context import Context
 from compress_cli.data.batch import Batch, Outputs
 from compress_cli.data.datasets import Dataset, SplitName
 from compress_cli.distillation import table
-from compress_cli.distillation.teachers import Opened, teacher_for
+from compress_cli.distillation.teachers import teacher_for
 from compress_cli.errors import RecipeError
 from compress_cli.networks import features
 from compress_cli.progress import Progress
 from compress_cli.settings import Many, NotInKeyAtDefault
 from compress_cli.stages import Role, Stage, _table_precision
-from compress_cli.stages._table_precision import Choice, Request
+from compress_cli.stages._table_precision import Choice
+from compress_cli.stages._table_ways import FILES, Name, Request, Ways, in_batches
 from compress_cli.store import disk
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.store.saves import Save
@@ -43,10 +44,10 @@ class TeacherTable(Stage):
 
     `teacher_cache: true` makes one; every stage that learns from the same teacher, data and views reads the same table.
 
-    A table that takes long is computed in the fastest way (number format, order in memory, folded batch norms, ONNX Runtime)
-    whose outputs agree with plain float32 on samples of the table: rms difference of each head and layer at most 2% of its
-    deviation over samples, at least 97% of the decisions the same. The way is chosen once per teacher and machine; the
-    manifest tells it, with what was measured, and an interrupted table goes on in the same one.
+    A table that takes long is computed in the fastest way (number format, order in memory, folded batch norms, ONNX Runtime,
+    its 8-bit integers) whose outputs agree with plain float32 on samples of the table: rms difference of each head and layer
+    at most 2% of its deviation over samples, at least 97% of the decisions the same. The way is chosen once per teacher and
+    machine; the manifest tells it, with what was measured, and an interrupted table goes on in the same one.
     """
 
     version: ClassVar[int] = 2  # the table tells on which axis the classes of its heads lie
@@ -66,7 +67,7 @@ class TeacherTable(Stage):
     join: Annotated[bool, NotInKeyAtDefault()] = Field(False, description="store outputs for the samples of both")
     views: int = Field(1, ge=1, le=10_000, description="fixed draws of these changes that are stored")
     precision: Annotated[
-        Literal["auto", "float32", "float32_channels_last", "bfloat16", "bfloat16_channels_last", "onnx_runtime"],
+        Literal["auto"] | Name,
         NotInKeyAtDefault(),
     ] = Field("auto", description="how the teacher computes; auto: the fastest way whose outputs agree with float32")
 
@@ -86,12 +87,14 @@ class TeacherTable(Stage):
         request = Request(
             source, self.layers, len(index) * self.views, context.device, size, context.memory, context.limit is not None
         )
-        choice = choice or self._choose(request, plain, pool, context)
-        context.environment["precision"] = choice.name
+        spread = partial(np.linspace, 0, len(pool) - 1, dtype=np.int64)
         chunks, reported = -(-len(pool) // size), time.perf_counter()
-        with stopping.held(), ExitStack() as stack:
-            opened = plain if choice.name == "float32" else _table_precision.opened(request, choice.name, stack)
-            opened, start = _table_precision.in_batches(opened, choice.batch), time.perf_counter()
+        with ExitStack() as stack:
+            ways = Ways(request, plain, lambda count: pool.batch(spread(count)), stack)
+            choice = choice or self._choose(ways, context)
+            context.environment["precision"] = choice.name
+            stack.enter_context(stopping.held())
+            opened, start = in_batches(ways.opened(choice.name), choice.batch), time.perf_counter()
             for chunk, batch in enumerate(self._chunks(samples, first, chunks, size), first + 1):
                 outputs = opened(batch)
                 if writer is None:
@@ -110,16 +113,16 @@ class TeacherTable(Stage):
             "precision": asdict(choice), "pace": {"each_s": a_row_s * len(index), "worked_s": spent_s},
         }  # fmt: skip
 
-    def _choose(self, request: Request, plain: Opened, pool: SamplePool, context: Context) -> Choice:
+    def _choose(self, ways: Ways, context: Context) -> Choice:
         """The way to compute; RecipeError for one that this teacher does not have."""
+        source = ways.request.source
         if self.precision not in ("auto", "float32"):
-            if not isinstance(request.source, Checkpoint):
-                raise RecipeError(f"precision: the teacher is a {request.source.manifest.kind} and runs as it is; leave it out")
-            if self.precision == "onnx_runtime" and (self.layers or request.device != "cpu"):
-                raise RecipeError("precision: onnx_runtime shows no layers, and runs on the CPU; take another, or auto")
+            if not isinstance(source, Checkpoint):
+                raise RecipeError(f"precision: the teacher is a {source.manifest.kind} and runs as it is; leave it out")
+            if self.precision in FILES and (self.layers or ways.request.device != "cpu"):
+                raise RecipeError(f"precision: {self.precision} shows no layers, and runs on the CPU; take another, or auto")
         context.log(Progress("time number formats", 0, 1))
-        spread = partial(np.linspace, 0, len(pool) - 1, dtype=np.int64)
-        return _table_precision.choose(request, plain, lambda count: pool.batch(spread(count)), self.precision)
+        return _table_precision.choose(ways, self.precision)
 
     def _resumed(self, context: Context, index: np.ndarray, rows: int) -> tuple[table.Writer | None, int, Choice | None]:
         """The writer of an interrupted run, how many chunks it has written, and how; None, 0 and None where none was saved."""

@@ -3,7 +3,7 @@
 python -m pytest tests/benchmarks/test_table_speed.py -m slow -s
 
 CPU seconds of one thread, in turn; the costs of a subset are extrapolated to 48,000 pictures. The teacher is trained for some
-steps first: the outputs of random weights hardly differ between samples, and rounding would seem to change everything.
+epochs first: the outputs of random weights hardly differ between samples, and rounding would seem to change everything.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from compress_cli.losses.cross_entropy import CrossEntropy
 from compress_cli.networks import restore
 from compress_cli.networks.models.resnet import Resnet
 from compress_cli.stages import _table_precision
-from compress_cli.stages._table_precision import Request
+from compress_cli.stages._table_ways import Request, Ways, in_batches
 from compress_cli.store.artifact import Checkpoint, Draft
 from compress_cli.training import loop
 from compress_cli.training.augmentations.crop import Crop
@@ -64,7 +64,12 @@ def teacher(context_for):
     context = context_for(Digits())
     restored = restore.build(Resnet(depth=56), context.dataset.signature(), 1)
     training = TrainingConfig(
-        epochs=4, batch=128, precision="bfloat16_channels_last", keep="last", optimizer=Sgd(learning_rate=0.05), augment=AUGMENT
+        epochs=8,
+        batch=32,
+        precision="bfloat16_channels_last",
+        keep="last",
+        optimizer=Sgd(learning_rate=0.02),
+        augment=AUGMENT[:1],
     )
     loop.fit(restored.network, (CrossEntropy(),), training, context)
     restore.save(restored, context.output)
@@ -93,16 +98,16 @@ def test_a_table_costs_less_than_half_of_float32_and_few_epochs(context_for, tea
     pool = SamplePool(dataset.split("train"), "cpu")
     plain = teacher_for(teacher).open(teacher, (), "cpu")
     request = Request(teacher, (), PICTURES * VIEWS, "cpu", CHUNK, tmp_path)
-    spread = [pool.batch(np.linspace(0, len(pool) - 1, count, dtype=np.int64)) for count in (16, CHUNK)]
-    begun = time.process_time()
-    choice = _table_precision.choose(request, plain, lambda count: spread[count > 16], "auto")
-    chose_s = time.process_time() - begun
-    print(f"\n{choice}\nchosen in {chose_s:.1f} CPU s")
     loader = Loader(pool, CHUNK, Augmenter(AUGMENT))
     students = {name: [] for name in ("float32_channels_last", "bfloat16_channels_last")}
-    rows: dict[str, list[float]] = {"float32": [], choice.name: [], "augment": []}
     with ExitStack() as stack:
-        fast = _table_precision.in_batches(_table_precision.opened(request, choice.name, stack), choice.batch)
+        ways = Ways(request, plain, lambda count: pool.batch(np.linspace(0, len(pool) - 1, count, dtype=np.int64)), stack)
+        begun = time.process_time()
+        choice = _table_precision.choose(ways, "auto")
+        chose_s = time.process_time() - begun
+        print(f"\n{choice}\nchosen in {chose_s:.1f} CPU s")
+        rows: dict[str, list[float]] = {"float32": [], choice.name: [], "augment": []}
+        fast = in_batches(ways.opened(choice.name), choice.batch)
         for turn in range(ROUNDS):
             begun = time.process_time()
             chunk: Batch = next(iter(list(loader.fixed(turn % VIEWS, CHUNK))))

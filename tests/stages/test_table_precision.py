@@ -13,7 +13,7 @@ from compress_cli.distillation.teachers import teacher_for
 from compress_cli.errors import RecipeError
 from compress_cli.networks import folding
 from compress_cli.stages import Stage, _table_precision
-from compress_cli.stages._table_precision import Request
+from compress_cli.stages._table_ways import FILES, NAMES, Request, Ways
 from compress_cli.store.artifact import Table
 from compress_cli.store.saves import Saves, Saving
 from compress_cli.training.pool import SamplePool
@@ -36,33 +36,46 @@ def request_of(teacher, tmp_path):
 
 
 @pytest.fixture
-def choose(toy):
-    def _choose(request, asked="auto"):
-        pool = SamplePool(toy(train=64).split("train"), "cpu")
-        plain = teacher_for(request.source).open(request.source, request.layers, "cpu")
-        return _table_precision.choose(request, plain, lambda count: pool.batch(np.arange(count)), asked)
-
-    return _choose
-
-
-def outputs(toy, request, name):
-    batch = SamplePool(toy(train=64).split("train"), "cpu").batch(np.arange(64))
+def ways_of(toy):
+    """A teacher's ways, on 64 samples."""
+    pool = SamplePool(toy(train=64).split("train"), "cpu")
     with ExitStack() as stack:
-        return _table_precision.opened(request, name, stack)(batch)
+
+        def _ways(request):
+            plain = teacher_for(request.source).open(request.source, request.layers, "cpu")
+            return Ways(request, plain, lambda count: pool.batch(np.linspace(0, 63, count, dtype=np.int64)), stack)
+
+        yield _ways
 
 
-@pytest.mark.parametrize("name", _table_precision.NAMES)
-@pytest.mark.parametrize("layers", [(), ("layer2",)])
-def test_every_way_gives_what_float32_gives_within_its_rounding(toy, request_of, name, layers):
-    if name == "onnx_runtime" and layers:
-        pytest.skip("a file shows no layers")
+@pytest.fixture
+def choose(ways_of):
+    return lambda request: _table_precision.choose(ways_of(request), "auto")
+
+
+@pytest.fixture
+def outputs(ways_of):
+    def _outputs(request, name):
+        ways = ways_of(request)
+        return ways.opened(name)(ways.sample(64))
+
+    return _outputs
+
+
+ROUNDING = {"bfloat16": 2**-7, "bfloat16_channels_last": 2**-7, "onnx_runtime_int8": 2**-7}  # eight bits; others: float32's
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [*((name, ()) for name in NAMES), *((name, ("layer2",)) for name in NAMES if name not in FILES)]
+)
+def test_every_way_gives_what_float32_gives_within_its_rounding(request_of, outputs, name, layers):
     request = request_of(layers=layers)
-    plain, found = outputs(toy, request, "float32"), outputs(toy, request, name)
+    plain, found = outputs(request, "float32"), outputs(request, name)
     for kind in ("heads", "features"):
         for key, expected in getattr(plain, kind).items():
             actual = getattr(found, kind)[key]
             assert actual.dtype == torch.float32
-            rounding = 2**-7 if name.startswith("bfloat16") else 1e-5  # bfloat16 keeps eight bits
+            rounding = ROUNDING.get(name, 1e-5)
             torch.testing.assert_close(actual, expected, rtol=0, atol=4 * rounding * float(expected.abs().max()))
 
 
@@ -108,7 +121,7 @@ def test_batch_norms_are_folded_where_that_changes_nothing(module, norms):
     assert len(calls & {"norm", "first", "second", "after", "row"}) == norms
 
 
-def test_a_choice_is_recorded_and_remembered(toy, request_of, choose, monkeypatch):
+def test_a_choice_is_recorded_and_remembered(request_of, choose, outputs, monkeypatch):
     times = {"bfloat16": 0.1}
     monkeypatch.setattr(_table_precision, "_fastest", lambda ways: {name: times.get(name, 1.0) for name in ways})
     monkeypatch.setattr(_table_precision, "HOPELESS", np.inf)
@@ -118,7 +131,7 @@ def test_a_choice_is_recorded_and_remembered(toy, request_of, choose, monkeypatc
     choice = choose(request)
     assert choice.name == "bfloat16"
     assert set(choice.samples_per_s) >= {"float32", "bfloat16"}
-    expected, rounded = (outputs(toy, request, name).heads["logits"].numpy() for name in ("float32", "bfloat16"))
+    expected, rounded = (outputs(request, name).heads["logits"].numpy() for name in ("float32", "bfloat16"))
     assert choice.noise["logits"] == pytest.approx(
         np.sqrt(((rounded - expected) ** 2).mean() / expected.var(0).mean()), rel=1e-3
     )
@@ -137,6 +150,18 @@ def test_a_way_that_does_not_agree_is_not_taken_however_fast(request_of, choose,
     assert choose(request_of(layers=("layer2",))).name == "float32"
 
 
+def test_integers_must_agree_in_a_smoke_run_too(request_of, choose, monkeypatch):
+    """Else a time is planned with a way that the run itself will not take."""
+    times = {"onnx_runtime_int8": 0.1, "bfloat16": 0.5}
+    monkeypatch.setattr(_table_precision, "_fastest", lambda ways: {name: times.get(name, 1.0) for name in ways})
+    monkeypatch.setattr(_table_precision, "HOPELESS", np.inf)
+    monkeypatch.setattr(_table_precision, "NOISE", 1e-9)
+    assert choose(request_of(rows=10**12, trial=True)).name == "bfloat16"
+    monkeypatch.setattr(_table_precision, "NOISE", 0.2)
+    monkeypatch.setattr(_table_precision, "SAME", 0.5)
+    assert choose(request_of(rows=10**12, trial=True)).name == "onnx_runtime_int8"
+
+
 def test_a_short_table_is_computed_as_ever(request_of, choose):
     choice = choose(request_of(rows=64))
     assert (choice.name, choice.reason) == ("float32", "the table takes under 20 s in float32")
@@ -153,13 +178,14 @@ def test_noise_is_a_share_of_what_tells_samples_apart():
     assert _table_precision._noise(Outputs({"x": expected}), Outputs({"x": wrong * torch.nan}))["x"] == np.inf
 
 
-def test_an_interrupted_table_goes_on_in_the_way_it_began(toy, context_for, teacher, tmp_path, monkeypatch, perform):
+@pytest.mark.parametrize("name", ["bfloat16", "onnx_runtime_int8"])
+def test_an_interrupted_table_goes_on_in_the_way_it_began(toy, context_for, teacher, tmp_path, monkeypatch, perform, name):
     """Whatever the clock says the second time."""
-    taken = _table_precision.Choice("bfloat16", 64, "the fastest")
+    taken = _table_precision.Choice(name, 64, "the fastest")
     stage = Stage.model_validate({"type": "teacher_table", "views": 3, "augment": ["flip"]})
     monkeypatch.setattr(_table_precision, "choose", lambda *given: taken)
     whole = perform(stage, context_for(toy(train=300), inputs={"teacher": (teacher,)}), Table)
-    assert whole.manifest.facts["precision"]["name"] == "bfloat16"
+    assert whole.manifest.facts["precision"]["name"] == name
 
     class Stopped(Saves):
         def step(self, state, epoch_ended=False):
