@@ -29,6 +29,8 @@ FILES: tuple[Name, ...] = ("onnx_runtime", *INTEGERS)  # on the CPU; they show n
 
 CALIBRATED = 64  # samples, spread over the table: for a ResNet-56, 256 of them gave no better integers
 CALIBRATED_AT_ONCE = 32
+ROWS_EACH = 100  # of a table, for each sample of the calibration, which takes about ten times a float answer's time
+LARGEST_MB = 512  # of a teacher: making its integers takes several times its memory
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,16 @@ class Ways:
 
     @property
     def names(self) -> list[Name]:
-        """Those that this teacher may have."""
-        images = any(tensor.ndim == 4 for tensor in self.sample(1).inputs.values())
-        files = not self.request.layers and self.request.device == "cpu"
-        return [name for name in NAMES if (files or name not in FILES) and (images or not name.endswith("channels_last"))]
+        """Those that this teacher may have, and that pay for such a table."""
+        request, excluded = self.request, set[Name]()
+        if request.layers or request.device != "cpu":
+            excluded |= {*FILES}
+        size = sum(file.bytes for file in request.source.manifest.files.values())
+        if request.rows < ROWS_EACH * CALIBRATED or size > LARGEST_MB * 1_000_000:
+            excluded |= {*INTEGERS}
+        if not any(tensor.ndim == 4 for tensor in self.sample(1).inputs.values()):
+            excluded |= {name for name in NAMES if name.endswith("channels_last")}
+        return [name for name in NAMES if name not in excluded]
 
     def opened(self, name: Name) -> Opened:
         """The teacher, computing in that way; its outputs are float32. RuntimeError or CompressError where it can't."""

@@ -158,6 +158,16 @@ def test_a_way_that_does_not_agree_is_not_taken_however_fast(request_of, choose,
     assert choose(request_of(layers=("layer2",))).name == "float32"
 
 
+@pytest.mark.parametrize(("rows", "largest_mb"), [(1000, 512), (10**9, 0)])
+def test_integers_are_not_tried_where_making_them_does_not_pay(request_of, ways_of, monkeypatch, rows, largest_mb):
+    monkeypatch.setattr("compress_cli.stages._table_ways.LARGEST_MB", largest_mb)
+    assert set(NAMES) - set(ways_of(request_of(rows=rows)).names) == {"onnx_runtime_int8"}
+
+
+def test_a_file_shows_no_layers(request_of, ways_of):
+    assert ways_of(request_of(layers=("layer2",))).names == [name for name in NAMES if name not in FILES]
+
+
 def test_integers_must_agree_in_a_smoke_run_too(request_of, choose, clock, monkeypatch):
     """Else a time is planned with a way that the run itself will not take."""
     clock |= {"onnx_runtime_int8": 0.1, "bfloat16": 0.5}
