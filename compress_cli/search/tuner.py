@@ -80,6 +80,14 @@ class Tuner:
         plans = space.plans()
         if plans[0].missing_data:
             raise ArtifactError(plans[0].missing_data)
+        if plans[0].recipe.within:
+            raise RecipeError(
+                plans[0].recipe.complaint(
+                    ("within",),
+                    "fits the epochs of a run to a time, and trials train the epochs that stand in the recipe, so that they "
+                    "can be compared; take it out here (--set within=null), and give the search its time with --within",
+                )
+            )
         return cls(order, space, plans[0], objectives.goal(plans[0], order.objectives), say)
 
     @property
@@ -118,8 +126,8 @@ class Tuner:
         present = opened.trials()
         if present:
             self.say(
-                f"the study '{opened.study.study_name}' has {len(present)} trials already; this search goes on from them, "
-                "beside whoever else works on it"
+                f"the study '{opened.study.study_name}' has {len(present)} trial{'s' if len(present) > 1 else ''} already; this "
+                "search goes on from there, beside whoever else works on it"
             )
         if self.order.workers == 1:
             work(self.workshop(opened), self.order.trials, self.plan.recipe.seed, self.order.sampler)
