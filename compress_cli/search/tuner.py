@@ -125,9 +125,10 @@ class Tuner:
         opened = self.study()
         present = opened.trials()
         if present:
+            count = f"{len(present)} trial" if len(present) == 1 else f"{len(present)} trials"
             self.say(
-                f"the study '{opened.study.study_name}' has {len(present)} trial{'s' if len(present) > 1 else ''} already; this "
-                "search goes on from there, beside whoever else works on it"
+                f"the study '{opened.study.study_name}' has {count} already; this search goes on from there, beside "
+                "whoever else works on it"
             )
         if self.order.workers == 1:
             work(self.workshop(opened), self.order.trials, self.plan.recipe.seed, self.order.sampler)
