@@ -31,7 +31,6 @@ class Decision:
     holds: bool = False  # on val, without training
     undecided: bool = False  # val has too few samples to be certain, and no goal is missed
     why_nothing: str = ""  # why no training could follow, where goals are missed
-    earlier_s: float = 0.0  # that earlier calls of the same command took
 
     @property
     def fastest_ms(self) -> float:
