@@ -198,7 +198,7 @@ def _run(
     made = {step.name: execution.artifacts[step.key] for step in planned.stages if step.key in execution.artifacts}
     report = promises.collect(directory)
     sentences = limits.sentences(request, decision, report, training_facts(decision, made))
-    late = limits.late(request, journal.complete())
+    late = limits.late(request, journal.complete(), trained=decision.chosen is not None)
     limits.write(directory, [*sentences, *([late] if late else [])])
     report = promises.collect(directory)
     write_report(report, directory)

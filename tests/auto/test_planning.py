@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress_cli.auto import architectures, decider, formats, limits, students, text, writing
+from compress_cli.auto import architectures, decider, formats, limits, students, text, training_settings, writing
 from compress_cli.auto import journal as journals
 from compress_cli.auto.architectures import Size
 from compress_cli.auto.decision import Decision
@@ -16,13 +16,17 @@ from compress_cli.auto.journal import Journal
 from compress_cli.auto.promises import Budget
 from compress_cli.auto.training_settings import TrainingSettings
 from compress_cli.auto.workshop import File, Rehearsal
+from compress_cli.data.datasets import Dataset
 from compress_cli.data.datasets.digits import Digits
+from compress_cli.data.tasks import Task
+from compress_cli.data.tasks.classification import Classification
 from compress_cli.document import Document
 from compress_cli.errors import Interrupted, ResourceError
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.networks.models.resnet import Resnet
 from compress_cli.pipeline import time_limit
+from compress_cli.plugin import find
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=12)
 
@@ -175,10 +179,41 @@ def test_a_training_is_told_no_more_than_it_needs():
     assert "teacher_cache" not in TrainingSettings({}, stored=False).stage("s", {"type": "distill"}, 1, 10)
 
 
+@pytest.mark.parametrize(
+    ("task", "data", "expected"),
+    [
+        ({"type": "classification"}, "digits", []),
+        ({"type": "multi_label"}, "synthetic_tags", [("multi_label_targets", ""), ("binary_cross_entropy", "")]),
+        ({"type": "regression"}, "diabetes", [("logit_mse", ""), ("mean_squared_error", "")]),
+        (
+            {"type": "recommendation", "feedback": "rating", "user": "user"},
+            "synthetic_ratings",
+            [("logit_mse", ""), ("mean_squared_error", "")],
+        ),
+        ({"type": "segmentation"}, "synthetic_shapes", []),
+        ({"type": "segmentation", "ignore": 255}, "synthetic_shapes", [("soft_targets", ""), ("cross_entropy", "")]),
+        (
+            {"type": "multi_task", "tasks": {name: {"type": "regression", "head": name} for name in ("x", "y")}},
+            "digits",
+            [("logit_mse", "x"), ("mean_squared_error", "x"), ("logit_mse", "y"), ("mean_squared_error", "y")],
+        ),
+    ],
+)
+def test_what_learns_from_a_teacher_has_losses_that_its_task_can_have(task, data, expected):
+    signature = find(Dataset, data)().signature()
+    losses = training_settings.taught(Task.model_validate(task), signature)
+    assert [(loss["type"], loss.get("head", "")) for loss in losses] == expected
+    assert sum(loss["weight"] for loss in losses) == pytest.approx(len(losses) / 2)
+    if task.get("ignore"):
+        assert losses[1]["ignore"] == 255
+    stage = TrainingSettings({}, True, losses).stage("s", {"type": "distill", "teacher": "given"}, 1, 10)
+    assert stage.get("losses", []) == list(losses)
+
+
 def test_outputs_too_large_for_a_table_are_computed_anew():
     subject = SimpleNamespace(training={}, dataset=Digits())
-    assert TrainingSettings.of(subject, Digits().signature(), 1_000).stored  # ten numbers a sample
-    assert not TrainingSettings.of(subject, Digits().signature(), 10_000_000).stored  # 400 MB
+    assert TrainingSettings.of(subject, Digits().signature(), 1_000, Classification()).stored  # ten numbers a sample
+    assert not TrainingSettings.of(subject, Digits().signature(), 10_000_000, Classification()).stored  # 400 MB
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(2591.8, "43m11s"), (59.2, "59s"), (0.1, "1s"), (7200, "120m0s")])
@@ -189,8 +224,9 @@ def test_the_time_that_is_left_is_written_as_a_recipe_reads_it(seconds, text):
 
 def test_taking_longer_than_was_given_is_said():
     request = SimpleNamespace(within_s=60)
-    assert limits.late(request, 59.9) == ""
-    assert "took 75 s" in limits.late(request, 75)
+    assert limits.late(request, 59.9, trained=True) == ""
+    assert "took 75 s, longer than within 60 s: this machine was slower" in limits.late(request, 75, trained=True)
+    assert "nothing was trained" in limits.late(request, 75, trained=False)
 
 
 def test_a_journal_answers_the_second_time_without_work(tmp_path):
