@@ -187,9 +187,8 @@ def _why_trained(request: Request, decision: Decision) -> Iterator[str]:
     if decision.whole:
         yield f"{chosen.why}: the goals leave it its size ({_file(chosen.file)}; a real file, timed here)."
     else:
-        sized = (
-            "sized so that the file is small and fast enough" if chosen.fits else "no size keeps all goals; this one is near"
-        )
+        fits = "sized so that the file is small and fast enough"
+        sized = fits if chosen.fits else "no size keeps all goals; this one is near"
         format_ = f"as {chosen.fmt}: " if len(chosen.rehearsal.files) > 1 else ""
         figures = f"({format_}{_file(chosen.file)}; a real file, timed here)"
         yield f"{chosen.why}: {sized} {figures}. {_why_chosen(request, decision)}"

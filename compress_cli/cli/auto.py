@@ -181,6 +181,7 @@ def _run(
     from compress_cli.auto import limits
     from compress_cli.auto.journal import Timekeeper
     from compress_cli.auto.preparation import training_facts
+    from compress_cli.auto.request import duration
     from compress_cli.cli._live import Live
     from compress_cli.cli.run import tell, write_report
     from compress_cli.pipeline import fitting, plan, run
@@ -192,7 +193,14 @@ def _run(
     with Live(quiet=quiet) as live, journal.timed():
         listener = Timekeeper(journal, live)
         if planned.recipe.within:
-            planned = fitting.applied(planned, fitting.fitted(planned, places.store, directory, listener, time.monotonic()))
+            try:
+                fitted = fitting.fitted(planned, places.store, directory, listener, time.monotonic())
+            except RecipeError as error:
+                raise RecipeError(
+                    f"{error}\n--within {duration(request.within_s)}: measuring and deciding left too little of it for the run; "
+                    f"give more, or run the recipe with a time of its own: compress run {places.recipe} --within ..."
+                ) from None
+            planned = fitting.applied(planned, fitted)
         execution = run.Run(planned, places.store, directory, listener)
         execution.execute()
     made = {step.name: execution.artifacts[step.key] for step in planned.stages if step.key in execution.artifacts}
