@@ -197,8 +197,8 @@ def _run(
                 fitted = fitting.fitted(planned, places.store, directory, listener, time.monotonic())
             except RecipeError as error:
                 raise RecipeError(
-                    f"{error}\n--within {duration(request.within_s)}: measuring and deciding left too little of it for the run; "
-                    f"give more, or run the recipe with a time of its own: compress run {places.recipe} --within ..."
+                    f"{error}\n--within {duration(request.within_s)}: measuring and deciding left too little of it for the "
+                    f"run; give more, or run the recipe with a time of its own: compress run {places.recipe} --within ..."
                 ) from None
             planned = fitting.applied(planned, fitted)
         execution = run.Run(planned, places.store, directory, listener)

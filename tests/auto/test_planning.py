@@ -32,7 +32,7 @@ WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), m
 
 
 VALUES = st.recursive(
-    WORDS | st.booleans() | st.integers(-9999, 9999) | st.none(),
+    WORDS | st.booleans() | st.integers(-9999, 9999) | st.floats(allow_nan=False, allow_infinity=False) | st.none(),
     lambda inner: st.lists(inner) | st.dictionaries(WORDS, inner),
     max_leaves=8,
 )
