@@ -123,22 +123,24 @@ def test_a_float_file_is_taken_where_integers_make_a_small_network_slower():
 class Shop:
     """Measures files whose bytes are those of the parameters that are kept, and whose speed-up is the inverse of the work."""
 
-    def __init__(self, formats):
-        self.formats, self.asked = formats, []
+    def __init__(self, formats, graph=0):
+        self.formats, self.asked, self.graph = formats, [], graph
 
     def rehearsed(self, name, stages, formats, file):
         keep = stages[-1]["keep"]
         self.asked.append(keep)
         (share,) = keep.values()
         files = {
-            choice.name: File(round(share * MEGABYTE / self.formats[choice.name][0]), self.formats[choice.name][1] / share, 1.0)
+            choice.name: File(
+                self.graph + round(share * MEGABYTE / self.formats[choice.name][0]), self.formats[choice.name][1] / share, 1.0
+            )
             for choice in formats
         }
         return Rehearsal(files, epoch_s=1.0)
 
 
-def sizes(tmp_path, factors, space):
-    shop = Shop(factors)
+def sizes(tmp_path, factors, space, graph=0):
+    shop = Shop(factors, graph)
     candidate = students.Candidate("pruned", students._pruned, "cut", students.CUT)
     choices = [Format(name, None, 1.0, False, "") for name in factors]
     given_model = SimpleNamespace(stage={"name": "given"}, file=None)
@@ -153,6 +155,16 @@ def test_a_candidate_shrinks_until_one_of_its_formats_fits(tmp_path):
     assert chosen.fmt == "int8"  # float would have to lose nine tenths of its parameters
     assert chosen.file.speedup >= 4 * students.UNSURE
     assert len(shop.asked) <= students.ROUNDS
+
+
+def test_what_the_graph_takes_is_made_up_for_by_the_weights(tmp_path):
+    """0.08 MB of a tenth of a megabyte: only 0.02 MB are left for weights, and a share of the rest would creep towards it."""
+    space = students.room(Budget(bytes_share=0.1, latency_share=1.0, drop=None), MEGABYTE, [])
+    tried, _ = sizes(tmp_path, {"float": (1, 1.0)}, space, graph=80_000)
+    assert tried[-1].fits
+    assert tried[-1].file.size_bytes > 90_000  # and no smaller than it has to be
+    tried, _ = sizes(tmp_path / "larger", {"float": (1, 1.0)}, space, graph=120_000)
+    assert not tried[-1].fits
 
 
 def test_a_candidate_with_room_to_spare_is_tried_larger(tmp_path):
