@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from compress_cli import stopping
 from compress_cli.errors import ArtifactError, CompressError, Interrupted, RecipeError, StageError
 from compress_cli.pipeline.estimate import MEMORY
 from compress_cli.pipeline.plan import Plan
+from compress_cli.pipeline.recipe import NAME
 from compress_cli.search import objectives, study
 from compress_cli.search.quiet import Quiet
 from compress_cli.search.space import Space
@@ -76,6 +78,10 @@ class Tuner:
             raise RecipeError(f"--workers {order.workers}: a search needs one worker at least")
         if order.seconds is not None and order.seconds <= 0:
             raise RecipeError("--within: must be above 0, such as 30m or 2h")
+        if order.study and not re.fullmatch(NAME, order.study):
+            raise RecipeError(
+                f"--study {order.study}: names a folder; letters, digits, '.', '-' and '_', and a letter or digit first"
+            )
         space = load_space(order.recipe, order.overrides)
         plans = space.plans()
         if plans[0].missing_data:

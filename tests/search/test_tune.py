@@ -156,6 +156,7 @@ def test_a_time_that_would_shorten_the_written_recipe_and_not_the_trials_is_refu
         (("--within", "soon"), "--within soon: is no time; write 90s, 30m, 2h or 1h30m"),
         (("--within", "0s"), "--within: must be above 0"),
         (("--objective", "sizes"), "--objective sizes: there is no such objective; did you mean 'size'?"),
+        (("--study", "../r"), "--study ../r: names a folder"),
         (("--sampler", "random"), "--sampler random: there is no such sampler"),
         (("--best", "mine.yaml"), "mine.yaml: is in the way, and was not written by `compress tune`"),
         (("--storage", "sqlite:////dev/null/x.db"), "is a device, where a folder should be"),
