@@ -38,7 +38,7 @@ class Decider:
         self.request, self.subject, self.given = request, subject, given
         self.shop, self.journal = shop, journal
         self.signature: Signature = request.dataset.signature()
-        self.training = TrainingSettings.of(subject, self.signature, len(request.dataset.split("train")))
+        self.training = TrainingSettings.of(subject, self.signature, len(request.dataset.split("train")), request.task)
 
     def decide(self) -> Decision:
         given = self.given
@@ -202,6 +202,7 @@ class Decider:
         if tried[-1].problem:
             decision.why_nothing = tried[-1].problem
             return False
+        decision.whole = True
         self._compare(decision, [tried[-1]], {export.name: export})
         return True
 

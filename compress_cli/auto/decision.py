@@ -26,12 +26,12 @@ class Decision:
     chosen: Sized | None = None  # what is trained; None where nothing is
     training: TrainingSettings | None = None  # of that
     aware: bool = False  # whether training goes on through the rounding
+    whole: bool = False  # the given model itself is trained, in integers: nothing smaller was looked for
     left_s: float = 0.0  # for the run
     alone: Measured | None = None  # int8 of the given model
     holds: bool = False  # on val, without training
     undecided: bool = False  # val has too few samples to be certain, and no goal is missed
     why_nothing: str = ""  # why no training could follow, where goals are missed
-    earlier_s: float = 0.0  # that earlier calls of the same command took
 
     @property
     def fastest_ms(self) -> float:

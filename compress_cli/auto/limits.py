@@ -35,14 +35,16 @@ def sentences(request: Request, decision: Decision, report: Report, facts: Mappi
     return lines
 
 
-def late(request: Request, took_s: float) -> str:
+def late(request: Request, took_s: float, trained: bool) -> str:
     """What to say where all of it, over all calls, took longer than it was given; empty where it did not."""
     if took_s <= request.within_s:
         return ""
-    return (
-        f"all of it took {duration(took_s)}, longer than within {duration(request.within_s)}: this machine was slower than "
-        "when its pace was measured"
+    why = (
+        "this machine was slower than when its pace was measured"
+        if trained
+        else "nothing was trained, so this is what it takes to measure the formats and the result"
     )
+    return f"all of it took {duration(took_s)}, longer than within {duration(request.within_s)}: {why}"
 
 
 def write(directory: Path, lines: list[str]) -> None:
@@ -125,10 +127,14 @@ def _metric(report: Report, result: GateResult) -> str:
             steps.append((lost, row))
     if not steps or changed(Gate(promise=result.promise).terms.quantity)[0] != name:
         return f"{result.promise}: what limits it was not looked for"
-    _, row = max(steps, key=lambda step: step[0])
-    listed = ", ".join(f"{one.title} {number(name, lost)}" for lost, one in steps)
-    what = "the integers" if row.stage.startswith("quantize") else f"the {row.title} model's {name}"
-    return f"{result.promise}: {what} limits it (lost on test, stage by stage: {listed})"
+    worst, row = max(steps, key=lambda step: step[0])
+    listed = f"lost on test, stage by stage: {', '.join(f'{one.title} {number(name, lost)}' for lost, one in steps)}"
+    given, terms = rows[0].metrics.get(name), Gate(promise=result.promise).terms
+    short = given and terms.quantity == name and (given.value > terms.limit if terms.at_most else given.value < terms.limit)
+    if given and (short or worst <= 0):
+        return f"{result.promise}: the given model limits it, whose own {name} is {number(name, given.value)} ({listed})"
+    what = "the integers limit" if row.stage.startswith("quantize") else f"the {row.title} model's {name} limits"
+    return f"{result.promise}: {what} it ({listed})"
 
 
 def _time(request: Request, facts: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from compress_cli.auto import promises, writing
 from compress_cli.auto.decider import Decider
 from compress_cli.auto.decision import Decision
 from compress_cli.auto.given import Given
-from compress_cli.auto.journal import Journal
+from compress_cli.auto.journal import Journal, Timekeeper
 from compress_cli.auto.request import Request
 from compress_cli.auto.subject import Subject, settings_of
 from compress_cli.auto.workshop import Workshop
@@ -36,14 +36,24 @@ class Places:
     store: Store
 
 
-def prepared(request: Request, subject: Subject, places: Places, listener: Listener, overwrite: bool) -> Decision:
+def prepared(
+    request: Request, subject: Subject, places: Places, listener: Listener, overwrite: bool
+) -> tuple[Decision, Journal]:
     """Measure, decide, and write the recipe. RecipeError where the goals can't be judged or the time is too short, or where
     another file has the recipe's name."""
     promises.check(request.goals, request.dataset, request.task)
     _writable(places.recipe, overwrite)
-    key = request.key
-    journal = Journal.open(places.store.root, key)
-    folder = places.output / HOME / key[:12]
+    journal = Journal.open(places.store.root, request.key)
+    if places.recipe.is_file() and not overwrite and not journal.answers:  # nothing of this request was ever written
+        raise _another(places.recipe)
+    with journal.timed():
+        return _prepared(request, subject, places, Timekeeper(journal, listener), journal, overwrite), journal
+
+
+def _prepared(
+    request: Request, subject: Subject, places: Places, listener: Listener, journal: Journal, overwrite: bool
+) -> Decision:
+    folder = places.output / HOME / request.key[:12]
     shop = Workshop(request, _settings(request, folder), places.store, folder, listener)
     stage = subject.stage(str(subject.path.absolute()))
     made = shop.make("given", [stage, {"type": "export", "name": "onnx", "start": "given"}])
@@ -51,7 +61,6 @@ def prepared(request: Request, subject: Subject, places: Places, listener: Liste
     alone = journal.remember("given", lambda: shop.judged(file, None).model_dump(mode="json"))  # its latency differs each time
     given = Given(stage, made["given"], file, Report.model_validate(alone))
     decision = Decider(request, subject, given, shop, journal).decide()
-    decision.earlier_s = journal.earlier_s
     settings = _settings(request, places.recipe.absolute().parent)
     text = writing.recipe(request, subject, decision, settings, writing.path_of(subject.path, places.recipe))
     _write(places.recipe, text, overwrite)
@@ -93,12 +102,16 @@ def _write(path: Path, text: str, overwrite: bool) -> None:
     if path.is_file() and not overwrite:
         if path.read_text(encoding="utf-8") == text:
             return
-        raise RecipeError(
-            f"{path}: is the recipe of another request, or was changed by hand; run it with `compress run {path}`, name "
-            "another with --recipe, or write it anew with --force"
-        )
+        raise _another(path)
     durable.write(path, text.encode())
     Document.read(path).data()  # what was written can be read
+
+
+def _another(path: Path) -> RecipeError:
+    return RecipeError(
+        f"{path}: is the recipe of another request, or was changed by hand; run it with `compress run {path}`, name "
+        "another with --recipe, or write it anew with --force"
+    )
 
 
 def training_facts(decision: Decision, artifacts: Mapping[str, Any]) -> Mapping[str, Any] | None:

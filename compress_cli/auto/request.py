@@ -21,7 +21,7 @@ from compress_cli.measurement.machine import machine
 from compress_cli.networks.models import Model
 from compress_cli.statistics.gate import Gate
 
-VERSION = 2  # raise it when the same measurements lead to another recipe
+VERSION = 3  # raise it when the same measurements lead to another recipe
 Target = Literal["this", "portable"]
 
 DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?:in)?)?(?:(\d+(?:\.\d+)?)s)?")

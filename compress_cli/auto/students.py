@@ -158,6 +158,7 @@ def sized(
 ) -> list[Sized]:
     """Every size of a candidate that was tried, the one to take last; a single one with a problem where none could be."""
     tried: list[Sized] = []
+    weighed: list[tuple[float, Sized]] = []  # by the share of parameters that was asked for
     parameters, macs = space.parameters_share, space.macs_share
     for attempt in range(1, ROUNDS + 1):
         stage = candidate.make(min(1.0, parameters), min(1.0, macs))
@@ -172,6 +173,7 @@ def sized(
                 return tried or [_impossible(candidate, rehearsal.problem)]
             fmt, fits = space.best(rehearsal.files)
             tried.append(Sized(candidate.name, stage, rehearsal, fmt, fits, candidate.why, candidate.rate))
+            weighed.append((parameters, tried[-1]))
         large, slow = space.excess(tried[-1].file)
         roomy = attempt == 1 and max(large, slow) < 1 / SLACK and space.shrinks
         if (tried[-1].fits and not roomy) or candidate.name.startswith("student"):
@@ -180,9 +182,21 @@ def sized(
             min(1.0, share * TIGHTER / miss) if miss > 1 or (roomy and miss > 0) else share
             for share, miss in ((parameters, large), (macs, slow))
         )
+        if large > 1 and (straight := _along_line(weighed, TIGHTER * space.bytes)) is not None:
+            parameters = min(parameters, max(SMALLEST, straight))
     fitting = [one for one in tried if one.fits]
     largest = [max(fitting, key=_capacity)] if fitting else tried[-1:]
     return [one for one in tried if one not in largest] + largest or [_impossible(candidate, "no version of it is so small")]
+
+
+def _along_line(weighed: Sequence[tuple[float, Sized]], size_bytes: float) -> float | None:
+    """The share of parameters at which a file has so many bytes, by the last two of one format, since no width saves what the
+    graph takes. None where these tell nothing."""
+    if len(weighed) < 2 or weighed[-1][1].fmt != weighed[-2][1].fmt:
+        return None
+    (before, larger), (share, smaller) = weighed[-2:]
+    slope = (larger.file.size_bytes - smaller.file.size_bytes) / (before - share) if before != share else 0.0
+    return share - (smaller.file.size_bytes - size_bytes) / slope if slope > 0 else None
 
 
 def _capacity(one: Sized) -> int:

@@ -34,7 +34,7 @@ def flow(value: Any) -> str:
         return value if PLAIN.fullmatch(value) and _reads_back(value) else json.dumps(value, ensure_ascii=False)
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return repr(value) if isinstance(value, float) else str(value)
 
 
 def _reads_back(word: str) -> bool:

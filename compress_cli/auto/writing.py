@@ -184,9 +184,16 @@ def _why_format(decision: Decision, primary: str) -> Iterator[str]:
 def _why_trained(request: Request, decision: Decision) -> Iterator[str]:
     chosen = decision.chosen
     assert chosen is not None
-    sized = "sized so that the file is small and fast enough" if chosen.fits else "no size keeps all goals; this one is near"
-    format_ = f"as {chosen.fmt}: " if len(chosen.rehearsal.files) > 1 else ""
-    yield f"{chosen.why}: {sized} ({format_}{_file(chosen.file)}; a real file, timed here). {_why_chosen(request, decision)}"
+    if decision.whole:
+        yield f"{chosen.why}: the goals leave it its size ({_file(chosen.file)}; a real file, timed here)."
+    else:
+        fits = "sized so that the file is small and fast enough"
+        sized = fits if chosen.fits else "no size keeps all goals; this one is near"
+        format_ = f"as {chosen.fmt}: " if len(chosen.rehearsal.files) > 1 else ""
+        figures = f"({format_}{_file(chosen.file)}; a real file, timed here)"
+        yield f"{chosen.why}: {sized} {figures}. {_why_chosen(request, decision)}"
+    if decision.training and decision.training.losses:
+        yield "Its losses suit the task: one on the teacher's outputs, and one on what is true."
     if decision.training and decision.training.stored:
         yield f"The teacher's outputs are stored; where pictures change, a fixed view of them for every {EPOCHS_A_VIEW} epochs."
     if chosen.rate != 1:

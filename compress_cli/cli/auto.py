@@ -11,6 +11,7 @@ from compress_cli.errors import RecipeError
 
 if TYPE_CHECKING:
     from compress_cli.auto.decision import Decision
+    from compress_cli.auto.journal import Journal
     from compress_cli.auto.preparation import Places
     from compress_cli.auto.request import Request
     from compress_cli.auto.subject import Subject
@@ -93,7 +94,8 @@ def command(
     places = Places(recipe, output, opened(store, output))
     subject, request = _request(model, architecture, data, task, student, asked, seconds, timing, target, seed)
     with Live(quiet=quiet) as listener:
-        decision = prepared(request, subject, places, listener, force)
+        decision, journal = prepared(request, subject, places, listener, force)
+    journal.begun = begun  # what was read and checked before is part of the time too
     if not quiet:
         typer.echo(f"recipe: {recipe}", err=True)
     if recipe_only:
@@ -102,7 +104,7 @@ def command(
 
             typer.echo(format_json.dumps({"recipe": str(recipe), "holds_on_val": decision.holds}, indent=1))
         return
-    _run(request, decision, places, begun - decision.earlier_s, quiet=quiet, json=json, junit=junit)
+    _run(request, decision, places, journal, quiet=quiet, json=json, junit=junit)
 
 
 def _request(
@@ -164,16 +166,22 @@ def _as_dataset(data: str) -> str:
 
 
 def _run(
-    request: "Request", decision: "Decision", places: "Places", begun: float, *, quiet: bool, json: bool, junit: Path | None
+    request: "Request",
+    decision: "Decision",
+    places: "Places",
+    journal: "Journal",
+    *,
+    quiet: bool,
+    json: bool,
+    junit: Path | None,
 ) -> None:
-    """Run the recipe, say what limits it, and check its gates.
-
-    `begun`: when all the work would have begun, had it been done without a break.
-    """
+    """Run the recipe, say what limits it, and check its gates."""
     import time
 
     from compress_cli.auto import limits
+    from compress_cli.auto.journal import Timekeeper
     from compress_cli.auto.preparation import training_facts
+    from compress_cli.auto.request import duration
     from compress_cli.cli._live import Live
     from compress_cli.cli.run import tell, write_report
     from compress_cli.pipeline import fitting, plan, run
@@ -182,15 +190,23 @@ def _run(
 
     planned = plan.plan(recipes.load(places.recipe))
     directory = places.output / planned.recipe.name
-    with Live(quiet=quiet) as listener:
+    with Live(quiet=quiet) as live, journal.timed():
+        listener = Timekeeper(journal, live)
         if planned.recipe.within:
-            planned = fitting.applied(planned, fitting.fitted(planned, places.store, directory, listener, time.monotonic()))
+            try:
+                fitted = fitting.fitted(planned, places.store, directory, listener, time.monotonic())
+            except RecipeError as error:
+                raise RecipeError(
+                    f"{error}\n--within {duration(request.within_s)}: measuring and deciding left too little of it for the "
+                    f"run; give more, or run the recipe with a time of its own: compress run {places.recipe} --within ..."
+                ) from None
+            planned = fitting.applied(planned, fitted)
         execution = run.Run(planned, places.store, directory, listener)
         execution.execute()
     made = {step.name: execution.artifacts[step.key] for step in planned.stages if step.key in execution.artifacts}
     report = promises.collect(directory)
     sentences = limits.sentences(request, decision, report, training_facts(decision, made))
-    late = limits.late(request, time.monotonic() - begun)
+    late = limits.late(request, journal.complete(), trained=decision.chosen is not None)
     limits.write(directory, [*sentences, *([late] if late else [])])
     report = promises.collect(directory)
     write_report(report, directory)

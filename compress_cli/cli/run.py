@@ -68,7 +68,9 @@ def command(
 
     directory, limit = output / planned.recipe.name, planned.recipe.within
     if limit and (schedule or processes > 1):
-        raise RecipeError(f"within: {limit}: only what steps take in one process is known; leave out the time, or --processes")
+        raise RecipeError(
+            f"within {limit.time}: only what steps take in one process is known; leave out the time, or --processes"
+        )
     if processes > 1 and not smoke:
         arguments = _arguments(recipe, overrides, plugins, output, store, until)
         schedule = _several.started(context, processes, arguments, planned.recipe.threads)

@@ -145,4 +145,6 @@ def _decide(outcome: "Outcome") -> None:
     assert nearest.figures is not None
     lines = [f"gate {write.gate(result)}" for result in nearest.figures.gates if not result.passes]
     chosen = ", ".join(f"{name}: {value}" for name, value in nearest.values.items())
-    raise GateError("\n".join([f"no trial keeps every gate on val; the nearest is trial {number} ({chosen})", *lines]))
+    named = f"trial {number}, which --trial names, does not keep every gate on val ({chosen})"
+    said = named if outcome.named else f"no trial keeps every gate on val; the nearest is trial {number} ({chosen})"
+    raise GateError("\n".join([said, *lines]))

@@ -10,6 +10,7 @@ from compress_cli.report import FindingsTable, Report, Row, distillation
 from compress_cli.report import figures as write
 
 WIDTH = 100
+UNBOUNDED = 10_000  # columns, for a table that is measured
 
 
 def show(report: Report, console: Console | None = None) -> None:
@@ -24,6 +25,7 @@ def show(report: Report, console: Console | None = None) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in report.files:
         table.add_row(*_cells(row, report))
+    out.width = max(out.width, out.measure(table, options=out.options.update_width(UNBOUNDED)).maximum)
     facts = f"seed {report.seed}, {report.wall_time_s:.0f} s; baseline: {report.baseline}"
     out.print(write.printable(f"{report.recipe} ({facts})"))
     out.print()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def text(space: Space, trials: Sequence[Trial], outcome: Outcome, header: str) -
     found = outcome.trial(outcome.best if outcome.best is not None else -1)
     trial = next(each for each in trials if each.number == found.number)
     assert found.figures is not None
-    overrides = "".join(f" --set {assignment}" for assignment in space.overrides)
+    overrides = "".join(f" --set {shlex.quote(assignment)}" for assignment in space.overrides)
     source = f"trial {found.number} of {len(outcome.trials)} of the study '{outcome.study}' of {Path(outcome.recipe).name}"
     lines = [
         f"{header}: {source}.",

@@ -65,6 +65,8 @@ class Outcome(BaseModel):
     trials: list[TrialOutcome]
     best: int | None = None
     """The trial that was written out; None where none is feasible."""
+    named: bool = False
+    """Whether that is the one that --trial names, and not the best."""
     front: list[int] = []
     """Feasible trials that no other feasible one beats in every objective."""
     nearest: int | None = None
@@ -123,6 +125,7 @@ def collect(study: Study, space: Space, goal: Goal, recipe: Path, number: int | 
         fields={dimension.name: _values(dimension) for dimension in space.dimensions},
         trials=trials,
         best=best,
+        named=number is not None,
         front=front,
         nearest=min(complete, key=_shortfall).number if complete and not feasible else None,
         importances=_importances(study, goal),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import statistics
 import warnings
@@ -68,9 +69,28 @@ def proposed(study: Study, space: Space, goal: Goal, seed: int, sampler: str = "
     numbers = random.Random(draw)
     for _ in range(DRAWS):
         if values not in taken:
-            break
+            return values, which
         values = {dimension.name: _drawn(dimension, known[dimension.name], numbers) for dimension in space.dimensions}
-    return values, which
+    return _untried(space, known, taken) or values, which
+
+
+def _untried(space: Space, known: dict[str, Any], taken: list[dict[str, Drawn]]) -> dict[str, Drawn] | None:
+    """The first combination that no trial has, where few are left and luck does not find one; None where they are countless."""
+    if space.combinations is None:
+        return None
+    names = [dimension.name for dimension in space.dimensions]
+    tried = {tuple(params[name] for name in names) for params in taken}
+    lists = [_all(dimension, known[dimension.name]) for dimension in space.dimensions]
+    left = (values for values in itertools.product(*lists) if values not in tried)
+    first = next(left, None)
+    return None if first is None else dict(zip(names, first, strict=True))
+
+
+def _all(dimension: Dimension, known: Any) -> list[Drawn]:
+    """Every value of a dimension that has a number of them."""
+    if dimension.range is None:
+        return dimension.values
+    return [known.low + known.step * position for position in range(round((known.high - known.low) / known.step) + 1)]
 
 
 def _shown(trial: Any, complete: list[Any], goal: Goal) -> Any:

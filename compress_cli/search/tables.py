@@ -28,13 +28,19 @@ def summary(outcome: Outcome) -> list[str]:
     counts = [
         f"{count} {state}" for state in ("complete", "paused", "queued", "at work", "failed") if (count := outcome.count(state))
     ]
+    end = " A gate counts as kept where the unfavourable end of its interval keeps it, as in a run." if goal.gates else ""
+    feasible = f"; every gate is kept by {sum(each.feasible for each in outcome.trials)}" if goal.gates else ""
     sentences = [
         f"Looked for {wanted}{kept}, measured on val: models are chosen by these figures, so the ones on test will be a little "
-        "worse. A gate counts as kept where the unfavourable end of its interval keeps it, as in a run.",
-        f"{_count(len(outcome.trials), 'trial')}: {', '.join(counts)}; every gate is kept by "
-        f"{sum(each.feasible for each in outcome.trials)}. "
-        f"{outcome.seconds:.0f} s of work, {outcome.epochs} epochs trained.",
+        f"worse.{end}",
+        f"{_count(len(outcome.trials), 'trial')}: {', '.join(counts)}{feasible}. "
+        f"{outcome.seconds:.0f} s of work, {_count(outcome.epochs, 'epoch')} trained.",
     ]
+    if outcome.importances and (others := outcome.count("paused") + outcome.count("failed")):
+        sentences.append(
+            f"What each field is worth is told from the {_count(outcome.count('complete'), 'complete trial')} alone; what the "
+            f"{others} paused and failed ones would have shown is not in it."
+        )
     if outcome.not_repeated:
         share = outcome.not_repeated / (outcome.epochs + outcome.not_repeated)
         sentences.append(
@@ -79,14 +85,22 @@ def verdict(outcome: Outcome) -> str:
     """Which trial was chosen, or which came nearest."""
     if outcome.best is not None:
         chosen = outcome.trial(outcome.best)
-        why = "" if len(outcome.goal.objectives) == 1 else ", nearest to the best of both objectives"
-        return f"Trial {chosen.number}{why}: {_chosen(chosen)}. Written to {outcome.written}."
+        two = ", nearest to the best of both objectives" if len(outcome.goal.objectives) > 1 else ""
+        why = ", the one that --trial names" if outcome.named else two
+        breaks = "" if chosen.feasible else f" It breaks: {_broken(chosen)}."
+        return f"Trial {chosen.number}{why}: {_chosen(chosen)}. Written to {outcome.written}.{breaks}"
     if outcome.nearest is not None:
         nearest = outcome.trial(outcome.nearest)
-        assert nearest.figures is not None
-        lines = "; ".join(write.gate(result) for result in nearest.figures.gates if not result.passes)
-        return f"No trial keeps every gate. The nearest is trial {nearest.number}: {_chosen(nearest)}. It breaks: {lines}."
+        return (
+            f"No trial keeps every gate. The nearest is trial {nearest.number}: {_chosen(nearest)}. It breaks: "
+            f"{_broken(nearest)}."
+        )
     return "No trial is complete."
+
+
+def _broken(trial: TrialOutcome) -> str:
+    assert trial.figures is not None
+    return "; ".join(write.gate(result) for result in trial.figures.gates if not result.passes)
 
 
 def _chosen(trial: TrialOutcome) -> str:
@@ -111,7 +125,9 @@ def importances(outcome: Outcome) -> Table:
     for field, values in outcome.fields.items():
         shares = [outcome.importances.get(aim, {}).get(field) for aim in outcome.goal.objectives]
         lines.append([field, values, *(NOTHING if share is None else f"{100 * share:.0f}" for share in shares)])
-    return Table(["field", "values", *(f"% of {outcome.goal.title(aim)}" for aim in outcome.goal.objectives)], lines)
+    return Table(
+        ["field", "values", *(f"% of the variance of {outcome.goal.title(aim)}" for aim in outcome.goal.objectives)], lines
+    )
 
 
 def trials(outcome: Outcome) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from compress_cli import stopping
 from compress_cli.errors import ArtifactError, CompressError, Interrupted, RecipeError, StageError
 from compress_cli.pipeline.estimate import MEMORY
 from compress_cli.pipeline.plan import Plan
+from compress_cli.pipeline.recipe import NAME
 from compress_cli.search import objectives, study
 from compress_cli.search.quiet import Quiet
 from compress_cli.search.space import Space
@@ -76,10 +78,22 @@ class Tuner:
             raise RecipeError(f"--workers {order.workers}: a search needs one worker at least")
         if order.seconds is not None and order.seconds <= 0:
             raise RecipeError("--within: must be above 0, such as 30m or 2h")
+        if order.study and not re.fullmatch(NAME, order.study):
+            raise RecipeError(
+                f"--study {order.study}: names a folder; letters, digits, '.', '-' and '_', and a letter or digit first"
+            )
         space = load_space(order.recipe, order.overrides)
         plans = space.plans()
         if plans[0].missing_data:
             raise ArtifactError(plans[0].missing_data)
+        if plans[0].recipe.within:
+            raise RecipeError(
+                plans[0].recipe.complaint(
+                    ("within",),
+                    "fits the epochs of a run to a time, and trials train the epochs that stand in the recipe, so that they "
+                    "can be compared; take it out here (--set within=null), and give the search its time with --within",
+                )
+            )
         return cls(order, space, plans[0], objectives.goal(plans[0], order.objectives), say)
 
     @property
@@ -117,9 +131,10 @@ class Tuner:
         opened = self.study()
         present = opened.trials()
         if present:
+            count = f"{len(present)} trial" if len(present) == 1 else f"{len(present)} trials"
             self.say(
-                f"the study '{opened.study.study_name}' has {len(present)} trials already; this search goes on from them, "
-                "beside whoever else works on it"
+                f"the study '{opened.study.study_name}' has {count} already; this search goes on from there, beside "
+                "whoever else works on it"
             )
         if self.order.workers == 1:
             work(self.workshop(opened), self.order.trials, self.plan.recipe.seed, self.order.sampler)

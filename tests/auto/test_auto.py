@@ -176,6 +176,14 @@ def test_what_is_wrong_with_a_request_is_said_before_any_work(compress, digits, 
     assert not os.path.exists("runs/.store/.auto")
 
 
+def test_the_recipe_of_another_request_is_refused_before_anything_is_measured(compress, digits, tmp_path):
+    (tmp_path / "auto.yaml").write_text("# Written by `compress auto`\ndataset: digits\n")
+    outcome = compress("auto", digits / "digits" / "teacher", "--goal", "compression_ratio>=2", "--data", "digits")
+    assert outcome.code == 2, outcome
+    assert "auto.yaml: is the recipe of another request, or was changed by hand" in outcome.err
+    assert not os.path.exists("runs/.store/.auto")
+
+
 def test_weights_without_an_architecture_and_data_without_val_are_refused(compress, digits, tmp_path):
     weights = digits / "digits" / "teacher" / "weights.safetensors"
     outcome = compress("auto", weights, "--goal", "speedup>=2", "--data", "digits")

@@ -46,3 +46,35 @@ def test_noise_limits_an_undecided_promise_only_where_the_value_keeps_it(monkeyp
     monkeypatch.setattr(limits, "_speed", lambda *_: "the runtime on this machine limits it")
     (sentence,) = limits._why(None, None, SimpleNamespace(samples=10, split="test"), result)
     assert expected in sentence
+
+
+def metric_row(name, stage, value, gained, made_from=""):
+    exact = {"value": value, "low": value, "high": value, "samples": 100}
+    lost = None if gained is None else Estimate(value=gained, low=gained, high=gained, samples=100)
+    metrics = {"accuracy": Estimate(**exact)}
+    return Row(
+        name=name, stage=stage, key="", cached=False, wall_time_s=0, metrics=metrics, gained=lost, made_from=made_from
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("promise", "student", "int8", "expected"),
+    [
+        ("accuracy_drop<=0.01", -0.02, -0.01, "the student model's accuracy limits it"),
+        ("accuracy_drop<=0.01", -0.01, -0.02, "the integers limit it"),
+        ("accuracy_drop<=-0.01", 0.0, 0.0, "the given model limits it, whose own accuracy is 90.00%"),
+        ("accuracy>=0.95", -0.01, -0.02, "the given model limits it, whose own accuracy is 90.00%"),
+        ("accuracy>=0.89", -0.01, -0.02, "the integers limit it"),
+    ],
+)
+def test_the_stage_that_loses_most_limits_a_metric_or_the_given_model_itself(promise, student, int8, expected):
+    rows = [
+        metric_row("given", "load", 0.9, None),
+        metric_row("student", "distill", 0.9 + student, student, "given"),
+        metric_row("int8", "quantize", 0.9 + student + int8, int8, "student"),
+    ]
+    report = SimpleNamespace(primary="accuracy", better="higher", rows=rows, files=rows, baseline="given")
+    result = GateResult(promise=promise, row="int8", outcome="not met", passes=False, value=rows[-1].metrics["accuracy"].value)
+    sentence = limits._metric(report, result)
+    assert expected in sentence
+    assert f"student {-100 * student:.2f}%, int8 {-100 * int8:.2f}%".replace("-0.00", "0.00") in sentence

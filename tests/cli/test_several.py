@@ -171,7 +171,7 @@ def test_a_process_with_another_recipe_or_without_the_store_is_refused(start, tm
     ("options", "reason"),
     [
         (("--processes", "2", "--jobs", "2"), "train each step by several processes, or make several steps at once"),
-        (("--processes", "2", "--within", "1h"), "only what steps take in one process is known"),
+        (("--processes", "2", "--within", "1h"), "error: within 1h: only what steps take in one process is known"),
         (("--processes", "2", "--on", "slurm"), "train each step by several processes, or make several steps at once"),
     ],
 )

@@ -14,7 +14,7 @@ from compress_cli.errors import ArtifactError
 from compress_cli.measurement.measure import MEASUREMENT, PREDICTIONS
 from compress_cli.report import figures, markdown
 from compress_cli.statistics.findings import FINDINGS, Findings, Line
-from compress_cli.statistics.intervals import wilson
+from compress_cli.statistics.intervals import Estimate, wilson
 
 SAMPLES = 1000
 MACHINE = {"processor": "Test CPU", "cores": 2, "onnxruntime": "1"}
@@ -79,6 +79,17 @@ def test_the_terminal_shows_whole_figures_in_100_columns(made, right, shown):
     for figure in ("1.23G", "12.3M", "123.5 MB", "97.0", "[95.7, 97.9]", "-1.0", "12.3x", "[10.91, 14.99]", "0.0810 ms"):
         assert figure in text, figure
     assert shown(report.collect(made.folder), 60).count("97.0") == 1  # a narrow window wraps, and cuts nothing
+
+
+def test_the_terminal_cuts_no_figure_of_a_metric_that_is_wide(made, right, shown):
+    made.add("int8_weights", right(30), 123_456_789, (0.9612, 0.9912, 1.0234), parameters=1_234_567_890, base=0.00996)
+    collected = report.collect(made.record())
+    wide = Estimate(value=-1234.5678, low=-2345.6789, high=-1011.1213, samples=9)
+    change = Estimate(value=0.009442, low=-0.01546, high=0.03327, samples=9)
+    rows = [row.model_copy(update={"metrics": {"rmse": wide}, "change": change}) for row in collected.rows]
+    text = shown(collected.model_copy(update={"primary": "rmse", "rows": rows}))
+    assert text.count("[-0.01546, +0.03327]") == 2
+    assert "[0.96, 1.02]" in text
 
 
 def test_a_table_that_a_model_brings_is_shown(made, right, shown):

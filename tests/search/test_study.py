@@ -9,9 +9,12 @@ import pytest
 
 pytest.importorskip("optuna")
 
+from optuna import trial
+from optuna.trial import TrialState
+
 from compress_cli.cli import tune
 from compress_cli.errors import ArtifactError, GateError, RecipeError
-from compress_cli.search import outcome, sampling, space, study
+from compress_cli.search import outcome, sampling, space, study, tables
 from compress_cli.search.objectives import Figures, Goal
 from compress_cli.statistics import gate
 from compress_cli.statistics.gate import Gate
@@ -97,6 +100,24 @@ def test_values_are_proposed_once_each_until_none_is_left(opened, searched):
     assert len(seen) == 18
     assert {searched.words(drawn)["train.model.hidden.0"] for drawn in seen} == {"4", "6", "8"}
     assert {searched.words(drawn)["train.training.epochs"] for drawn in seen} == {"1", "4", "7"}
+
+
+def test_the_last_combination_is_found_where_luck_would_hardly_hit_it(opened, searched, tmp_path):
+    (tmp_path / "large.yaml").write_text(
+        "dataset: digits\nstages:\n  - type: train\n    model: {type: mlp, hidden: [{search: {low: 1, high: 2000}}]}\n"
+        "    training: {epochs: {search: [4, 2]}}\n"
+    )
+    large = space.load(tmp_path / "large.yaml")
+    known = {each.name: sampling.distribution(each) for each in large.dimensions}
+    tried = [
+        {"train.model.hidden.0": neurons, "train.training.epochs": position}
+        for neurons in range(1, 2001)
+        for position in (0, 1)
+        if (neurons, position) != (1500, 1)
+    ]
+    stored = [trial.create_trial(state=TrialState.FAIL, params=drawn, distributions=known) for drawn in tried]
+    opened.frozen = lambda: stored
+    assert sampling.proposed(opened, large, GOAL, 0)[0] == {"train.model.hidden.0": 1500, "train.training.epochs": 1}
 
 
 def test_a_paused_trial_counts_for_the_sampler_with_what_it_showed_at_its_rung(opened, searched):
@@ -188,3 +209,21 @@ def test_where_no_trial_keeps_the_gates_the_nearest_is_named(opened, searched):
     assert (nothing.best, nothing.nearest) == (None, 1)
     with pytest.raises(GateError, match=r"nearest is trial 1 \(.*epochs: 4.*\)\ngate accuracy>=0.9 \(train\): not met"):
         tune._decide(nothing)
+
+
+def test_a_trial_that_the_user_names_is_not_called_the_best_nor_the_nearest(searched, tmp_path):
+    opened = study.opened(f"sqlite:///{tmp_path / 'two.db'}", "x", ["minimize", "maximize"], {})
+    aims = GOAL.model_copy(update={"objectives": ("size", "accuracy")})
+    for number, metric in enumerate((0.95, 0.8)):
+        trial = begun(opened, searched, {**searched.first, "train.training.epochs": 1 + 3 * number})
+        result = gate.judge(GOAL.gates[0], "train", Estimate(value=metric, low=metric, high=metric, samples=100))
+        figures = Figures(row="train", metric=metric, low=metric, high=metric, samples=100, size_bytes=900, gates=(result,))
+        opened.note(trial, figures=figures.model_dump(mode="json"))
+        opened.complete(trial, [900.0, metric], {"accuracy>=0.9": 0.9 - metric})
+    named = outcome.collect(opened, searched, aims, Path("r.yaml"), 1)
+    with pytest.raises(GateError, match=r"^trial 1, which --trial names, does not keep every gate on val") as error:
+        tune._decide(named)
+    assert "no trial" not in str(error.value)
+    assert tables.verdict(named).startswith("Trial 1, the one that --trial names:")
+    assert "It breaks: accuracy>=0.9" in tables.verdict(named)
+    assert "nearest to the best of both" in tables.verdict(outcome.collect(opened, searched, aims, Path("r.yaml")))

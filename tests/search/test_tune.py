@@ -139,6 +139,15 @@ def test_a_promoted_trial_goes_on_from_its_save_to_the_bytes_of_a_run_without_a_
     assert files(tmp_path / "elsewhere" / ".store" / key) == files(tmp_path / "runs" / ".store" / key)
 
 
+def test_a_time_that_would_shorten_the_written_recipe_and_not_the_trials_is_refused(tmp_path, compress):
+    (tmp_path / "r.yaml").write_text("within: 20s\n" + RECIPE)
+    found = compress("tune", "r.yaml", "--trials", "1")
+    assert found.code == 2, found
+    assert "r.yaml:1: within: fits the epochs of a run to a time" in found.err
+    assert not (tmp_path / "runs").exists()
+    assert "no such objective" in compress("tune", "r.yaml", "--set", "within=null", "--objective", "sizes").err
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -147,6 +156,7 @@ def test_a_promoted_trial_goes_on_from_its_save_to_the_bytes_of_a_run_without_a_
         (("--within", "soon"), "--within soon: is no time; write 90s, 30m, 2h or 1h30m"),
         (("--within", "0s"), "--within: must be above 0"),
         (("--objective", "sizes"), "--objective sizes: there is no such objective; did you mean 'size'?"),
+        (("--study", "../r"), "--study ../r: names a folder"),
         (("--sampler", "random"), "--sampler random: there is no such sampler"),
         (("--best", "mine.yaml"), "mine.yaml: is in the way, and was not written by `compress tune`"),
         (("--storage", "sqlite:////dev/null/x.db"), "is a device, where a folder should be"),
