@@ -33,7 +33,7 @@ MOVES = {ATEN.max_pool1d.default, ATEN.max_pool2d.default, ATEN.flatten.using_in
          ATEN.unflatten.int}  # fmt: skip
 SPLITS = {ATEN.chunk.default, ATEN.split.Tensor, ATEN.split_with_sizes.default}
 IDLE = {ATEN.dropout.default, ATEN.dropout_.default, ATEN.alias.default, ATEN.contiguous.default}  # vanish in the file
-VERSION = 5  # a product with a number has the integers of the other factor
+VERSION = 6  # joins of which an operand gets too few steps stay float
 ANNOTATION = "quantization_annotation"  # the key that torchao reads
 
 
@@ -101,16 +101,18 @@ class AnnotationQuantizer:
         """Observers stay as they are."""
 
 
-def annotations_of(model: GraphModule, floating: Collection[str] = ()) -> Iterator[Annotation]:
+def annotations_of(model: GraphModule, floating: Collection[str] = (), joins: Collection[str] = ()) -> Iterator[Annotation]:
     """The annotations of a graph whose batch norms are folded already, in the order of execution.
 
     Integers begin at the first convolution or linear layer that is learned; what comes before it (normalisation of the
     inputs, fixed products such as those of a log-mel front end) stays float, as do operators that ONNX Runtime has no
-    integer kernel for, and layers named in `floating`.
+    integer kernel for, layers named in `floating`, and nodes named in `joins`.
     """
     integers: set[Node] = set()  # nodes whose values are quantised
     for node in model.graph.nodes:
         if node.target in CONTRACTIONS and (not is_learned(node) or layer_of(node) in floating):
+            continue
+        if node.name in joins:
             continue
         annotation = _annotation(node, integers) if node.op == "call_function" else None
         if annotation is not None:
