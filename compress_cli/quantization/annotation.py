@@ -33,7 +33,7 @@ MOVES = {ATEN.max_pool1d.default, ATEN.max_pool2d.default, ATEN.flatten.using_in
          ATEN.unflatten.int}  # fmt: skip
 SPLITS = {ATEN.chunk.default, ATEN.split.Tensor, ATEN.split_with_sizes.default}
 IDLE = {ATEN.dropout.default, ATEN.dropout_.default, ATEN.alias.default, ATEN.contiguous.default}  # vanish in the file
-VERSION = 6  # joins of which an operand gets too few steps stay float
+VERSION = 5  # a product with a number has the integers of the other factor
 ANNOTATION = "quantization_annotation"  # the key that torchao reads
 
 

@@ -23,6 +23,7 @@ from compress_cli.quantization.calibrations import Calibration
 from compress_cli.quantization.histogram import Histogram, with_zero
 from compress_cli.quantization.placement import CONTRACTIONS, MOVES, RECTIFIERS, Placement
 
+VERSION = 1  # of what stays float by these rules
 STARVED = 20.0
 """Decibels of an operand over its rounding, below which its join stays float: the noise is a tenth of it."""
 GAIN = 6.0

@@ -20,7 +20,7 @@ from compress_cli.onnx_graph.quantised import LOGITS
 from compress_cli.quantization.layers import Layer
 from compress_cli.quantization.overrides import Widths
 
-VERSION = 6  # joins of which an operand gets too few steps stay float
+VERSION = 5  # first convolutions read filled channels
 KERNELS = {"AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax"}  # one input, a range of its own
 PAIRS = {"Add", "Mul"}
 MOVES = {"DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Resize", "Slice",

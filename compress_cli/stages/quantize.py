@@ -55,7 +55,8 @@ class Quantize(Stage):
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, OnnxModel))}
     version: ClassVar[int] = 5  # integers of weights are called as the weights
     shared: ClassVar[dict[str, int]] = {
-        "placement": annotation.VERSION, "onnx_placement": placement.VERSION, "onnx_file": files.VERSION,
+        "placement": annotation.VERSION, "onnx_placement": placement.VERSION, "joins": joins.VERSION,
+        "onnx_file": files.VERSION,
     }  # fmt: skip
 
     start: str | None = Field(None, description="the stage whose model is quantised; default: the one before")
