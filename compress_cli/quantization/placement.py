@@ -67,7 +67,7 @@ def place(
     joins: Collection[str] = (),
 ) -> Placement:
     """The placement in a graph of opset 13 or later; `widths` gives each layer's bits. Values in `floating` stay float.
-    `joins`: results that are computed in float; kernels that read them still may round them."""
+    `joins`: results that are computed in float, and that contractions alone may round."""
     return _Placing(model, layers, widths, floating, joins).placement
 
 
@@ -92,7 +92,7 @@ class _Placing:
         self.layers = {layer.node: layer for layer in layers if layer.operator in CONTRACTIONS}
         self.widths = widths
         self.floating = floating
-        self.joins = joins
+        self.joins = {*joins}  # and parts of them
         self.sums: set[str] = set()  # matrix products with their biases, in float: products of them are integers again
         kinds = quantised.kinds(model)
         self.others = {name for name, kind in kinds.items() if kind not in (TensorProto.FLOAT, TensorProto.UNDEFINED)}
