@@ -24,10 +24,11 @@ from compress_cli.quantization.histogram import Histogram, with_zero
 from compress_cli.quantization.placement import CONTRACTIONS, MOVES, RECTIFIERS, Placement
 
 VERSION = 1  # of what stays float by these rules
-STARVED = 20.0
-"""Decibels of an operand over its rounding, below which its join stays float: the noise is a tenth of it."""
-GAIN = 6.0
-"""Decibels by which steps of its own serve an operand better: one that is far below its own extremes gains nothing."""
+STARVED = 28.0
+"""Decibels of an operand over its rounding, below which its join stays float. An XCiT with operands of 24.6 and 26.1 dB had
+14.6 dB with their joins in integers, 36.6 in float; those of convolutional networks have 36 and more."""
+GAIN = 12.0
+"""Decibels (two bits) that sharing costs at least: an operand far below its own extremes gains nothing by a float join."""
 STEPS = 255
 
 
