@@ -101,16 +101,21 @@ class AnnotationQuantizer:
         """Observers stay as they are."""
 
 
-def annotations_of(model: GraphModule, floating: Collection[str] = ()) -> Iterator[Annotation]:
+def annotations_of(model: GraphModule, floating: Collection[str] = (), joins: Collection[str] = ()) -> Iterator[Annotation]:
     """The annotations of a graph whose batch norms are folded already, in the order of execution.
 
     Integers begin at the first convolution or linear layer that is learned; what comes before it (normalisation of the
     inputs, fixed products such as those of a log-mel front end) stays float, as do operators that ONNX Runtime has no
-    integer kernel for, and layers named in `floating`.
+    integer kernel for, layers named in `floating`, and nodes named in `joins` with the
+    sums and products that read them.
     """
     integers: set[Node] = set()  # nodes whose values are quantised
+    exact: set[Node] = set()  # joins that stay float, and parts of them: contractions alone may round them
     for node in model.graph.nodes:
         if node.target in CONTRACTIONS and (not is_learned(node) or layer_of(node) in floating):
+            continue
+        if node.name in joins or (node.target not in CONTRACTIONS and exact & set(_tensors(node))):
+            exact |= {node} if node.name in joins or node.target in MOVES | SPLITS | {operator.getitem} else set()
             continue
         annotation = _annotation(node, integers) if node.op == "call_function" else None
         if annotation is not None:

@@ -60,15 +60,25 @@ class Placement:
 
 
 def place(
-    model: onnx.ModelProto, layers: list[Layer], widths: Callable[[Layer], Widths], floating: Collection[str] = ()
+    model: onnx.ModelProto,
+    layers: list[Layer],
+    widths: Callable[[Layer], Widths],
+    floating: Collection[str] = (),
+    joins: Collection[str] = (),
 ) -> Placement:
-    """The placement in a graph of opset 13 or later; `widths` gives each layer's bits. Values in `floating` stay float."""
-    return _Placing(model, layers, widths, floating).placement
+    """The placement in a graph of opset 13 or later; `widths` gives each layer's bits. Values in `floating` stay float.
+    `joins`: results that are computed in float, and that contractions alone may round."""
+    return _Placing(model, layers, widths, floating, joins).placement
 
 
 class _Placing:
     def __init__(
-        self, model: onnx.ModelProto, layers: list[Layer], widths: Callable[[Layer], Widths], floating: Collection[str]
+        self,
+        model: onnx.ModelProto,
+        layers: list[Layer],
+        widths: Callable[[Layer], Widths],
+        floating: Collection[str],
+        joins: Collection[str],
     ):
         graph = model.graph
         self.placement = Placement()
@@ -82,6 +92,7 @@ class _Placing:
         self.layers = {layer.node: layer for layer in layers if layer.operator in CONTRACTIONS}
         self.widths = widths
         self.floating = floating
+        self.joins = {*joins}  # and parts of them
         self.sums: set[str] = set()  # matrix products with their biases, in float: products of them are integers again
         kinds = quantised.kinds(model)
         self.others = {name for name, kind in kinds.items() if kind not in (TensorProto.FLOAT, TensorProto.UNDEFINED)}
@@ -93,7 +104,12 @@ class _Placing:
     def _take(self, node: onnx.NodeProto) -> None:
         if self.floating and {*node.input, *node.output, *self._rectified(node)} & {*self.floating}:
             return
-        if node.name in self.placement.nodes or node.domain not in ("", "ai.onnx") or not self._are_float(node):
+        if (
+            node.output[0] in self.joins
+            or node.name in self.placement.nodes
+            or node.domain not in ("", "ai.onnx")
+            or not self._are_float(node)
+        ):
             return
         quantised = self.placement.range_of
         moving = [name for name in node.input if name and name not in self.constants]

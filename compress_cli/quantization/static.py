@@ -15,10 +15,11 @@ import onnx
 
 from compress_cli.errors import StageError
 from compress_cli.onnx_graph import files, quantised
-from compress_cli.quantization import distributions, layers, placement, ranges
+from compress_cli.quantization import distributions, joins, layers, placement, ranges
 from compress_cli.quantization.calibrations import Calibration
 from compress_cli.quantization.grids import Coded
 from compress_cli.quantization.histogram import Histogram
+from compress_cli.quantization.joins import Starved
 from compress_cli.quantization.layers import Layer
 from compress_cli.quantization.overrides import Widths
 from compress_cli.quantization.pairs import Parameters, Writer
@@ -38,6 +39,7 @@ class Static:
     widths: Callable[[Layer], Widths]
     code: Callable[[np.ndarray, Layer], Coded]
     recoveries: Sequence[Recovery] = ()
+    float_joins: bool = True  # leave those float of which an operand gets too few steps
 
 
 @dataclass
@@ -62,6 +64,7 @@ def quantize(simple: onnx.ModelProto, found: list[Layer], static: Static, batche
     measured = [value for value in places.measured if value not in constants]
     histograms = ranges.measure(simple, measured, itertools.chain(samples, rest), name)
     wild = {value for value, histogram in histograms.items() if ranges.is_wild(histogram)} | _wild(simple, places)
+    floating: set[str] = set()
     if wild:
         before = places
         floating = {value for value in before.range_of if before.root(value)[0] in wild}
@@ -70,6 +73,12 @@ def quantize(simple: onnx.ModelProto, found: list[Layer], static: Static, batche
             if value not in histograms and value not in constants:
                 root, factor = before.root(value)
                 histograms[value] = histograms[root].times(factor)
+    starved: list[Starved] = []
+    while static.float_joins and (more := joins.in_file(simple, places, histograms, static.calibrations[0])):
+        starved += more  # each time at least one join fewer is left
+        places = _place(simple, found, static, name, floating, {operand.join for operand in starved})
+        alone = [value for value in places.measured if value not in histograms and value not in constants]
+        histograms |= ranges.measure(simple, alone, samples, name) if alone else {}  # parts of what was joined
     arrays = {layer.weight: layers.array(simple, layer.weight) for layer in found}
     coded = {node: static.code(arrays[layer.weight], layer) for node, layer in places.weighted.items()}
     job = Job(simple, places.weighted, samples)
@@ -103,11 +112,15 @@ def quantize(simple: onnx.ModelProto, found: list[Layer], static: Static, batche
             drawn.append(distributions.of_activations(layer.name, histograms[value], limits[value], bits, factor))
     left = quantised.float_shares(model)
     known = {"layers": facts, "distributions": drawn, "left_float": list(left), "float_share_of_bytes": left, "recovered": done}
+    known |= {"float_joins": joins.facts(starved)} if starved else {}
     return Result(model, known | {"calibration": best.type})
 
 
-def _place(simple: onnx.ModelProto, found: list[Layer], static: Static, name: str, floating: Collection[str] = ()) -> Placement:
-    places = placement.place(simple, found, static.widths, floating)
+def _place(
+    simple: onnx.ModelProto, found: list[Layer], static: Static, name: str,
+    floating: Collection[str] = (), joins: Collection[str] = (),
+) -> Placement:  # fmt: skip
+    places = placement.place(simple, found, static.widths, floating, joins)
     if not places.weighted:
         raise StageError(f"{name}: nothing was quantised: no layer of it has an integer kernel, or all are to stay float")
     return places

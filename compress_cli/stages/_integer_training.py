@@ -149,7 +149,8 @@ class IntegerTraining:
     def settle(self, notes: Sequence[str] = ()) -> dict[str, Any]:
         """Write the Program with the trained ranges; facts, with the proof that its integers decide as the simulation does."""
         restored, context, calibration = self.restored, self._context, self._calibration
-        stored = self._quantizer.model_copy(update={"calibration": MinMax()})  # its extremes are the trained ranges
+        trained = {"calibration": MinMax(), "float_joins": False}  # extremes are the trained ranges, and joins were rounded
+        stored = self._quantizer.model_copy(update=trained)
         prepared = stored.prepare(restored.network, proof.example(restored.signature))
         with self._timed():
             self._calibrate(prepared)

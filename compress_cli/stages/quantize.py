@@ -25,7 +25,7 @@ from compress_cli.measurement.latency import TimingConditions
 from compress_cli.networks import proof, restore
 from compress_cli.onnx_graph import files, quantised, storage
 from compress_cli.progress import Progress
-from compress_cli.quantization import annotation, observer, opset, placement, processor
+from compress_cli.quantization import annotation, joins, observer, opset, placement, processor
 from compress_cli.quantization.quantizers import Quantizer
 from compress_cli.quantization.quantizers.static_int8 import StaticInt8
 from compress_cli.settings import NotInKeyAtDefault
@@ -55,7 +55,8 @@ class Quantize(Stage):
     consumes: ClassVar[dict[str, Role]] = {"start": Role((Checkpoint, OnnxModel))}
     version: ClassVar[int] = 5  # integers of weights are called as the weights
     shared: ClassVar[dict[str, int]] = {
-        "placement": annotation.VERSION, "onnx_placement": placement.VERSION, "onnx_file": files.VERSION,
+        "placement": annotation.VERSION, "onnx_placement": placement.VERSION, "joins": joins.VERSION,
+        "onnx_file": files.VERSION,
     }  # fmt: skip
 
     start: str | None = Field(None, description="the stage whose model is quantised; default: the one before")
@@ -122,13 +123,14 @@ class Quantize(Stage):
     ) -> dict[str, Any]:
         restored = restore.checkpoint(start)
         prepared = quantizer.prepare(restored.network, proof.example(restored.signature))
-        stays_float = annotation.left_float(prepared)
         work = Work()
         with stopping.held(), work.over(len(calibration), min(self.samples, len(context.whole("train")))):
             _calibrate(prepared, restored.signature, calibration, self.batch, context)
         restore.save_program(restored, quantizer, prepared, context.output)
         layers = observer.observed(prepared)
         drawn = observer.shown(prepared, layers)
+        starved = quantizer.settle(prepared)
+        stays_float = annotation.left_float(prepared)
         converted = quantizer.convert(prepared)
         agreements: dict[str, Agreement] = {}
         with work.over(len(check), min(self.samples, len(context.whole("val")) or self.samples)):
@@ -137,6 +139,9 @@ class Quantize(Stage):
                 heads = samples.answers(restored.network, inputs), samples.answers(converted, inputs)
                 compare(agreements, *heads, restored.signature.class_axes, part.truth())
         shown = {"layers": layers, "distributions": drawn, "left_float": stays_float}
+        if starved:
+            shown |= {"float_joins": starved, "notes": [joins.note(starved)]}
+            context.log(Progress("calibrate", len(calibration), len(calibration), note=joins.note(starved)))
         return {**_facts(calibration, agreements), **shown, **work.facts()}
 
     def _onnx(
@@ -202,6 +207,8 @@ def _notes(name: str, facts: dict[str, Any], start: Path, output: Path) -> Itera
         yield f"the file is no smaller than the float one ({after} bytes instead of {before})"
     if facts.get("reduce_range") is False and not processor.sums_are_exact():
         yield "8-bit weights overflow 16-bit sums on this processor, so outputs differ here; set reduce_range: true"
+    if "float_joins" in facts:
+        yield joins.note(facts["float_joins"])
     filled = [entry["layer"] for entry in facts["layers"] if entry.get("zeros_filled", 0) >= FILLED * entry["weights"]]
     if filled:
         yield f"weights that were 0 are 0 no longer, since the format has no 0: {', '.join(filled[:5])}"

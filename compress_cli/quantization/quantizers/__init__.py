@@ -74,6 +74,10 @@ class Quantizer(Plugin):
         """A graph with fake quantisers to be trained, where `prepare` has observers; it shares no weights with `network`."""
         raise StageError(f"the quantizer '{self.type}' has no simulation in PyTorch to train; take static_int8")
 
+    def settle(self, prepared: nn.Module) -> list[dict[str, Any]]:
+        """Decide from what a calibrated graph has seen what stays float after all, and say why; `convert` does so too."""
+        return []
+
     def convert(self, prepared: nn.Module) -> nn.Module:
         """The quantised graph that runs and exports."""
         raise StageError(f"the quantizer '{self.type}' quantises ONNX files, not graphs of PyTorch")

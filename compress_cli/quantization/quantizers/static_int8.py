@@ -22,6 +22,7 @@ from compress_cli.quantization import (
     fake_quantization,
     grids,
     headroom,
+    joins,
     layers,
     observer,
     opset,
@@ -90,6 +91,12 @@ class StaticInt8(Quantizer):
     )
     per_channel: Annotated[bool, NotInKeyAtDefault()] = Field(
         True, description="a scale for each output channel; without, one for all of a layer's weights"
+    )
+
+    float_joins: Annotated[bool, NotInKeyAtDefault()] = Field(
+        True,
+        description="leave joins (`Concat`) float of which an operand gets too few of the 255 steps of the range that all "
+        "share, such as a class token beside patches; without, all joins compute in integers",
     )
 
     @property
@@ -167,10 +174,15 @@ class StaticInt8(Quantizer):
             raise StageError("there is nothing to quantise: all layers are to stay float")
         return prepared
 
+    def settle(self, prepared: nn.Module) -> list[dict[str, Any]]:
+        """Leave joins float whose operands get too few steps; these operands."""
+        return joins.facts(joins.leave_float(prepared)) if self.float_joins else []
+
     def convert(self, prepared: nn.Module) -> nn.Module:
         """The graph with quantise/dequantise pairs and int8 weights; `prepared` is used up."""
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
+        self.settle(prepared)
         converted: torch.fx.GraphModule = convert_pt2e(prepared)
         twins.absorb(converted)
         headroom.use(converted, annotation.CONTRACTIONS, is_reduced=self._largest(8) < 127)
@@ -200,7 +212,7 @@ class StaticInt8(Quantizer):
         source.with_integer_twins(simple)
         found = layers.layers(simple, known)
         overrides.check(self.overrides, (layer.name for layer in found))
-        static = Static(self._calibrations, self._widths, self._code, self.recover)
+        static = Static(self._calibrations, self._widths, self._code, self.recover, self.float_joins)
         result = quantize(simple, found, static, itertools.chain([first], calibration), name)
         files.drop_defaults(result.model)
         alignment.align(result.model)
