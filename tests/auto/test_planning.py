@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress_cli.auto import architectures, decider, formats, limits, students, text, training_settings, writing
@@ -38,6 +38,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_a_recipe_reads_as_the_values_that_were_written(value):
     assert Document.parse(f"key: {text.flow(value)}", "--x").data() == {"key": value}

@@ -5,7 +5,7 @@ import math
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -139,6 +139,7 @@ def test_no_number_of_samples_decides_what_lies_on_the_limit():
     assert (judged.outcome, judged.needs) == ("undecided", None)
 
 
+@settings(deadline=None)
 @given(st.tuples(*[st.floats(-1e6, 1e6)] * 3).map(sorted), st.floats(-1e6, 1e6), st.booleans())
 def test_exactly_one_outcome_and_needs_only_where_undecided(ends, limit, at_most):
     figure = estimate(*ends)
