@@ -106,8 +106,7 @@ def annotations_of(model: GraphModule, floating: Collection[str] = (), joins: Co
 
     Integers begin at the first convolution or linear layer that is learned; what comes before it (normalisation of the
     inputs, fixed products such as those of a log-mel front end) stays float, as do operators that ONNX Runtime has no
-    integer kernel for, layers named in `floating`, and nodes named in `joins` with the
-    sums and products that read them.
+    integer kernel for, layers named in `floating`, and nodes named in `joins` with the sums and products that read them.
     """
     integers: set[Node] = set()  # nodes whose values are quantised
     exact: set[Node] = set()  # joins that stay float, and parts of them: contractions alone may round them

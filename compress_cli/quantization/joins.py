@@ -92,7 +92,7 @@ def in_file(
     anyway, or whose result was to have fewer bits than 8."""
     users: dict[str, list[onnx.NodeProto]] = {}
     for node in simple.graph.node:
-        for name in node.input:
+        for name in layers.read(node):
             users.setdefault(name, []).append(node)
     constants = {tensor.name for tensor in simple.graph.initializer}
 
