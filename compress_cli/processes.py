@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:  # what only measures works without PyTorch
+    import numpy as np
     from torch import Tensor
 
 T = TypeVar("T")
@@ -54,6 +55,10 @@ class Processes:
     def same_bytes(self, data: bytes) -> bytes:
         """Those of the first process."""
         return data
+
+    def gathered(self, arrays: Mapping[str, np.ndarray]) -> list[Mapping[str, np.ndarray]]:
+        """At the first process what every process has, in the order of their ranks; an empty list at the others."""
+        return [arrays]
 
     def agree(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over the values of the first process; StageError where the tensors are not of the same names and shapes."""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from safetensors import numpy as safetensors
 from torch import Tensor
 from torch import distributed as dist
 from torch.nn import functional
@@ -105,6 +106,18 @@ class Together(Processes):
         content = torch.from_numpy(sent.copy())
         self._together(lambda: dist.broadcast(content, 0))
         return content.numpy().tobytes()
+
+    def gathered(self, arrays: Mapping[str, np.ndarray]) -> list[Mapping[str, np.ndarray]]:
+        ordered = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        content = torch.from_numpy(np.frombuffer(safetensors.save(ordered), np.uint8).copy())
+        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.count)]
+        self._together(lambda: dist.all_gather(lengths, torch.tensor([len(content)])))
+        longest = max(int(length) for length in lengths)
+        padded = functional.pad(content, (0, longest - len(content)))
+        parts = [torch.empty_like(padded) for _ in lengths] if self.rank == 0 else None
+        self._together(lambda: dist.gather(padded, parts))
+        sent = zip(parts, lengths, strict=True) if parts else ()
+        return [safetensors.load(part[: int(length)].numpy().tobytes()) for part, length in sent]
 
     def agree(self, tensors: Mapping[str, Tensor]) -> None:
         described = json.dumps([[name, [*value.shape], str(value.dtype)] for name, value in tensors.items()])

@@ -107,7 +107,7 @@ class Writer:
         )
 
 
-def unflattened(written: dict[str, np.ndarray]) -> Arrays:
+def unflattened(written: Mapping[str, np.ndarray]) -> Arrays:
     """The arrays that a writer had `written`, by kind and name."""
     parts = {name.partition(" ")[::2]: array for name, array in written.items()}
     return {("heads" if kind == "heads" else "features", name): array for (kind, name), array in parts.items()}

@@ -101,9 +101,9 @@ class Stage(Plugin):
 
     @property
     def distributed(self) -> bool:
-        """Whether several processes may make it together: all run it, alike but for the shares of batches that they train on.
+        """Whether several processes may make it together: all run it, alike but for their shares of the samples.
 
-        Nothing that it does outside of training may depend on time or on chance.
+        Nothing else that it does may depend on time or on chance, unless the first process decides it for all.
         """
         return False
 

@@ -56,12 +56,12 @@ class _RoundSaves(Saves):
         self._arrays = {f"{_ARRAY}{name}": array for name, array in arrays.items()}
         self.progress, self.earlier_s = saves.progress, saves.earlier_s
 
-    def load(self) -> Save | None:
+    def load(self, arrays: bool = True) -> Save | None:
         save = self._save_of_round
         if save is None:
             return None
-        arrays = {name: array for name, array in save.arrays.items() if not name.startswith(_ARRAY)}
-        return Save(arrays, save.document, save.progress)
+        own = {name: array for name, array in save.arrays.items() if not name.startswith(_ARRAY)}
+        return Save(own, save.document, save.progress)
 
     def forget(self, reason: str) -> None:
         self._saves.forget(reason)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -20,6 +20,7 @@ from compress_cli.distillation import table
 from compress_cli.distillation.teachers import teacher_for
 from compress_cli.errors import RecipeError
 from compress_cli.networks import features
+from compress_cli.processes import Processes
 from compress_cli.progress import Progress
 from compress_cli.settings import Many, NotInKeyAtDefault
 from compress_cli.stages import Role, Stage, _table_precision
@@ -57,6 +58,7 @@ class TeacherTable(Stage):
     seed_dependent: ClassVar[bool] = False
     task_dependent: ClassVar[bool] = False
     long: ClassVar[bool] = True
+    distributed: ClassVar[bool] = True  # several processes take turns with the chunks of samples
 
     teacher: str | None = Field(None, description="the stage whose model is run; default: the stage before")
     layers: Many[str] = Field((), description="the teacher's layers whose features are stored too")
@@ -88,24 +90,29 @@ class TeacherTable(Stage):
             source, self.layers, len(index) * self.views, context.device, size, context.memory, context.limit is not None
         )
         spread = partial(np.linspace, 0, len(pool) - 1, dtype=np.int64)
-        chunks, reported = -(-len(pool) // size), time.perf_counter()
+        chunks, done, reported = -(-len(pool) // size), first, time.perf_counter()
         with ExitStack() as stack:
             ways = Ways(request, plain, lambda count: pool.batch(spread(count)), stack)
             choice = choice or self._choose(ways, context)
             context.environment["precision"] = choice.name
             stack.enter_context(stopping.held())
             opened, start = in_batches(ways.opened(choice.name), choice.batch), time.perf_counter()
-            for chunk, batch in enumerate(self._chunks(samples, first, chunks, size), first + 1):
-                outputs = opened(batch)
-                if writer is None:
-                    writer = self._new_writer(context, index, len(pool), outputs)
-                writer.write(_arrays(outputs))
+            for batch in self._chunks(samples, first, chunks, size, context.processes):
+                outputs = opened(batch) if batch else None
+                for arrays in context.processes.gathered(_arrays(outputs) if outputs else {}):
+                    if writer is None:
+                        assert outputs is not None  # the first process has a part of every turn
+                        writer = self._new_writer(context, index, len(pool), arrays, outputs.class_axes)
+                    if arrays:
+                        writer.write(table.unflattened(arrays))
+                        done += 1
                 if time.perf_counter() - reported > REPORT_S:
                     reported = time.perf_counter()
-                    context.log(Progress("ask the teacher", chunk, chunks * self.views))
-                context.saves.step(partial(_state, writer, chunk, choice))
+                    context.log(Progress("ask the teacher", done, chunks * self.views))
+                context.saves.step(partial(_state, writer, done, choice))
             spent_s = time.perf_counter() - start
-        assert writer is not None  # a loader is never empty
+        if writer is None:  # the first process has it
+            return {}
         writer.close()
         a_row_s = spent_s / max(1, (chunks * self.views - first) * len(pool) / chunks)
         return {
@@ -122,42 +129,54 @@ class TeacherTable(Stage):
             if self.precision in FILES and (self.layers or ways.request.device != "cpu"):
                 raise RecipeError(f"precision: {self.precision} shows no layers, and runs on the CPU; take another, or auto")
         context.log(Progress("time number formats", 0, 1))
-        return _table_precision.choose(ways, self.precision)
+        processes = context.processes
+        chosen = asdict(_table_precision.choose(ways, self.precision)) if processes.rank == 0 else {}
+        return Choice(**processes.same(chosen)) if processes.several else Choice(**chosen)
 
     def _resumed(self, context: Context, index: np.ndarray, rows: int) -> tuple[table.Writer | None, int, Choice | None]:
-        """The writer of an interrupted run, how many chunks it has written, and how; None, 0 and None where none was saved."""
-        saved = context.saves.load()
+        """The writer of an interrupted run, how many chunks it has written, and how; None, 0 and None where none was saved.
+        Only the first of several processes has a writer."""
+        saved = context.saves.load(arrays=False)
         if saved is None:
             return None, 0, None
+        done, choice = saved.document["chunks"], Choice(**saved.document["choice"]) if "choice" in saved.document else PLAIN
+        if context.processes.rank:
+            return None, done, choice
         arrays = table.unflattened(saved.arrays)
         writer = table.Writer(context.output, index, rows, self.views, arrays, saved.document["class_axes"])
         writer.write(arrays)
         context.log(Progress("ask the teacher", 0, 1, note=f"resumed at {saved.progress}"))
-        return writer, saved.document["chunks"], Choice(**saved.document["choice"]) if "choice" in saved.document else PLAIN
+        return writer, done, choice
 
-    def _new_writer(self, context: Context, index: np.ndarray, rows: int, outputs: Outputs) -> table.Writer:
-        """A writer for rows like these outputs; reports the size of the table before it is written."""
-        arrays = _arrays(outputs)
+    def _new_writer(
+        self, context: Context, index: np.ndarray, rows: int, first: Mapping[str, np.ndarray], class_axes: table.ClassAxes
+    ) -> table.Writer:
+        """A writer for rows like these; reports the size of the table before it is written."""
+        arrays = table.unflattened(first)
         size = disk.amount(table.size_bytes(len(index), self.views, arrays))
         views = f"{self.views} {'view' if self.views == 1 else 'views'}"
         note = f"the table of {len(index)} samples in {views} takes {size} on disk"
         context.log(Progress("ask the teacher", 0, 1, note=note))
-        return table.Writer(context.output, index, rows, self.views, arrays, outputs.class_axes)
+        return table.Writer(context.output, index, rows, self.views, arrays, class_axes)
 
-    def _chunks(self, samples: Loader, done: int, chunks: int, size: int) -> Iterator[Batch]:
-        """The chunks of every view, `chunks` in each, without the first `done`."""
+    def _chunks(self, samples: Loader, done: int, chunks: int, size: int, processes: Processes) -> Iterator[Batch | None]:
+        """The chunks of every view, `chunks` in each, without the first `done`: several processes take turns. None is a turn
+        in which this one has nothing left to do."""
         for view in range(done // chunks, self.views):
-            yield from samples.fixed(view, size, max(0, done - view * chunks))
+            begun = max(0, done - view * chunks)
+            own = samples.fixed(view, size, begun + processes.rank, processes.count)
+            for _ in range(begun, chunks, processes.count):
+                yield next(own, None)
 
 
-def _arrays(outputs: Outputs) -> dict[tuple[table.Kind, str], np.ndarray]:
-    """(kind, name) -> (N, ...), in their own number types."""
-    heads: dict[tuple[table.Kind, str], np.ndarray] = {
-        ("heads", name): values.cpu().numpy() for name, values in outputs.heads.items()
-    }
-    return {**heads, **{("features", name): values.cpu().numpy() for name, values in outputs.features.items()}}
+def _arrays(outputs: Outputs) -> dict[str, np.ndarray]:
+    """`heads logits` -> (N, ...), in their own number types."""
+    heads = {f"heads {name}": values.cpu().numpy() for name, values in outputs.heads.items()}
+    return {**heads, **{f"features {name}": values.cpu().numpy() for name, values in outputs.features.items()}}
 
 
-def _state(writer: table.Writer, chunks: int, choice: Choice) -> Save:
+def _state(writer: table.Writer | None, chunks: int, choice: Choice) -> Save | None:
+    if writer is None:
+        return None
     document = {"chunks": chunks, "class_axes": writer.class_axes, "choice": asdict(choice)}
     return Save(writer.written(), document, f"row {writer.done}")

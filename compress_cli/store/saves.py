@@ -89,10 +89,11 @@ class Saves:
         self._begun = self._last = time.monotonic()
         self._took, self._steps, self._epochs = 0.0, 0, 0
 
-    def load(self) -> Save | None:
-        """The last save that is whole, or None; a damaged one is reported and removed."""
+    def load(self, arrays: bool = True) -> Save | None:
+        """The last save that is whole, or None; a damaged one is reported and removed. Without `arrays` only the first of
+        several processes gets them."""
         save = self._load() if self.processes.rank == 0 else None
-        return _of_first(save, self.processes) if self.processes.several else save
+        return _of_first(save, self.processes, arrays) if self.processes.several else save
 
     def _load(self) -> Save | None:
         for path in reversed(self._paths()):
@@ -186,14 +187,14 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _of_first(save: Save | None, processes: Processes) -> Save | None:
+def _of_first(save: Save | None, processes: Processes, arrays: bool) -> Save | None:
     """The save of the first process, for all."""
     progress = processes.same(save.progress if save else None)
     if progress is None:
         return None
     document = processes.same(save.document if save else {})
-    arrays = processes.same_bytes(save_bytes(_in_order(save)) if save else b"")
-    return save or Save(load_bytes(arrays), document, progress)
+    content = processes.same_bytes(save_bytes(_in_order(save)) if save else b"") if arrays else b""
+    return save or Save(load_bytes(content) if arrays else {}, document, progress)
 
 
 def _in_order(save: Save) -> dict[str, np.ndarray]:

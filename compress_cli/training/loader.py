@@ -111,10 +111,12 @@ class Loader:
             yield from islice(self._pass(passes + 1, first), end - step)
             step += self._pass_steps - first
 
-    def fixed(self, view: int, size: int, done: int = 0) -> Iterator[Batch]:
-        """Every sample once, in the pool's order, in a fixed view counted from 0; without the first `done` batches."""
-        batches = np.array_split(np.arange(len(self.pool)), -(-len(self.pool) // size))
-        return (samples for (samples,) in self._augmented(batches, self.augmenter.of_view(view), done, microbatches=1))
+    def fixed(self, view: int, size: int, done: int = 0, every: int = 1) -> Iterator[Batch]:
+        """Every sample once, in the pool's order, in a fixed view counted from 0; without the first `done` batches, and of the
+        others only one of `every`."""
+        batches = np.array_split(np.arange(len(self.pool)), -(-len(self.pool) // size))[done::every]
+        if batches:
+            yield from (samples for (samples,) in self._augmented(batches, self.augmenter.of_view(view), 0, microbatches=1))
 
     def first(self) -> Batch:
         """The first microbatch of the first batch, as it is in memory."""

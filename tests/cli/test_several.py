@@ -23,6 +23,7 @@ stages:
     training: &training {epochs: 2, batch: 100, precision: float32, optimizer: {type: sgd, learning_rate: 0.01}}
   - type: distill
     name: student
+    teacher_cache: true
     model: {type: convnet, widths: [6, 8]}
     training: *training
 """

@@ -29,15 +29,15 @@ def results(tmp_path_factory):
     torch.set_num_threads(1)
     one = {name: together.alone(folder / "one", name) for name in together.CASES}
     (folder / "two").mkdir()
-    for case in ("saved", "divided"):
+    for case in ("saved", "divided", "tabled"):
         _without_the_end(folder / "one" / case, folder / "two" / f"{case} by one")
     store = dist.TCPStore("127.0.0.1", 0, None, True, timedelta(seconds=60), wait_for_workers=False)
-    cases = [*together.CASES, "saved by one", "divided by one"]
+    cases = [*together.CASES, "saved by one", "divided by one", "tabled by one"]
     command = [sys.executable, HERE / "together.py", str(store.port), folder / "other", json.dumps(cases)]
     with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as other:
         two = together.two(0, store, folder / "two", cases)
     assert other.returncode == 0
-    for case in ("saved", "divided"):
+    for case in ("saved", "divided", "tabled"):
         _without_the_end(folder / "two" / case, folder / "one" / f"{case} by two")
         one[f"{case} by two"] = together.CASES[case](folder / "one" / f"{case} by two", ALONE)
     torch.set_num_threads(before)
@@ -87,6 +87,22 @@ def test_one_process_goes_on_from_what_two_saved_and_two_from_what_one_saved(res
     assert "(saved by 2 processes, now 1 process: equal but for rounding)" in by_one[2][0]
     assert "(saved by 1 process, now 2 processes: equal but for rounding)" in by_two[2][0]
     assert "trained by 2 processes, then by 1 process" in by_one[1]["notes"][-1]
+
+
+def test_a_teachers_table_of_two_processes_has_the_bytes_of_one(results):
+    """Whoever began it: one goes on from what two saved, and two from what one saved."""
+    one, two = results
+    whole, facts, _ = one["tabled"]
+    assert facts["samples"] == 41
+    assert sorted(array.shape for array in whole.values()) == [(2, 41, 3), (2, 41, 5, 3, 3), (41,), (41,)]
+    assert not np.array_equal(*whole["1.npy"])  # the views differ
+    for made, _, _ in (two["tabled"], one["tabled by two"], two["tabled by one"]):
+        assert made.keys() == whole.keys()
+        assert all(array.tobytes() == whole[name].tobytes() for name, array in made.items())
+    assert [one["tabled by two"][2], two["tabled by one"][2]] == [
+        ["resumed at row 69"],
+        ["resumed at row 76"],
+    ]  # chunks of 7 and 6
 
 
 @pytest.mark.parametrize(("samples", "count"), [(13, 2), (13, 4), (4, 4), (7, 3)])

@@ -6,6 +6,7 @@ python together.py PORT FOLDER: the second of two processes.
 import json
 import os
 import sys
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 
@@ -29,6 +30,8 @@ from compress_cli.networks import features, restore
 from compress_cli.networks.models.convnet import Convnet
 from compress_cli.networks.models.mlp import Mlp
 from compress_cli.processes import ALONE
+from compress_cli.stages import teacher_table
+from compress_cli.store.artifact import Checkpoint, Draft
 from compress_cli.store.saves import Saves, Saving
 from compress_cli.together import Together
 from compress_cli.training import loop, sharding
@@ -183,7 +186,25 @@ def masked(folder, processes):
     return trained(folder, processes, Mlp(hidden=(12,)), attach=(attach,), accumulate=2)
 
 
-CASES = {case.__name__: case for case in (by_hand, everything, distilled, normalised, saved, divided, masked)}
+def tabled(folder, processes):
+    """A teacher's outputs, in two views of six chunks, of which the processes take turns; saved after every turn."""
+    made = Path(tempfile.mkdtemp(dir=folder.parent))
+    (made / "table").mkdir()
+    restore.save(restore.build(Convnet(widths=(4, 5), convs=1), Blots().signature(), 7), made)
+    folder.mkdir(exist_ok=True)
+    notes, whole, teacher_table.CHUNK = [], teacher_table.CHUNK, 8
+    context = Context(
+        inputs={"teacher": (Draft(Checkpoint, "t", {}).commit(made),)}, output=made / "table", dataset=Blots(),
+        task=Classification(), device="cpu", seed=0, key="k", memory=made, log=lambda progress: notes.append(progress.note),
+        saves=Saves(None if processes.rank else folder, Saving(steps=1), processes=processes), processes=processes,
+    )  # fmt: skip
+    stage = teacher_table.TeacherTable(views=2, layers=("layer2",), augment=(Crop(padding=1),))
+    facts = stage.run(context)
+    teacher_table.CHUNK = whole
+    return {path.name: np.load(path) for path in (made / "table").glob("*.npy")}, facts, [note for note in notes if note]
+
+
+CASES = {case.__name__: case for case in (by_hand, everything, distilled, normalised, saved, divided, masked, tabled)}
 
 
 def two(rank, store, folder, cases):
