@@ -163,8 +163,11 @@ def attempt(shop: Workshop, trial: Trial) -> None:
                 shop.study.wait(trial, paused=True)
                 done = True
                 return
-            outcome = _run(shop, trial, watch)
-        _note(shop, trial, watch, begun)
+            try:
+                outcome = _run(shop, trial, watch)
+            finally:
+                if not watch.gone:
+                    _note(shop, trial, watch, begun)
         if watch.time_is_over:
             raise OutOfTime
         if outcome is None:

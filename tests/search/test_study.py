@@ -1,5 +1,6 @@
 """The study: what workers share, who may have a trial, and what is said where it can't be used."""
 
+import contextlib
 import os
 import platform
 import sys
@@ -13,12 +14,14 @@ from optuna import trial
 from optuna.trial import TrialState
 
 from compress_cli.cli import tune
-from compress_cli.errors import ArtifactError, GateError, RecipeError
+from compress_cli.errors import ArtifactError, GateError, Interrupted, RecipeError, StageError
 from compress_cli.search import outcome, sampling, space, study, tables
+from compress_cli.search import trial as work
 from compress_cli.search.objectives import Figures, Goal
 from compress_cli.statistics import gate
 from compress_cli.statistics.gate import Gate
 from compress_cli.statistics.intervals import Estimate
+from compress_cli.store.store import Store
 
 GOAL = Goal(objectives=("size",), gates=(Gate(promise="accuracy>=0.9"),), primary="accuracy", better="higher")
 
@@ -70,6 +73,23 @@ def test_the_trial_of_a_dead_worker_is_queued_again_until_it_kills_too_many(open
         if now.state == "waiting":
             assert not now.paused
             assert opened.claim(now)
+
+
+@pytest.mark.parametrize(
+    ("error", "state"), [(StageError("training broke down"), "fail"), (Interrupted("on the way"), "waiting")]
+)
+def test_the_work_of_a_trial_that_failed_or_was_interrupted_counts(opened, searched, tmp_path, monkeypatch, error, state):
+    def _run(shop, trial, watch):
+        watch.trained = 5
+        raise error
+
+    monkeypatch.setattr(work, "_run", _run)
+    shop = work.Workshop(searched, opened, GOAL, Store(tmp_path / "store"), tmp_path / "trials", say=lambda line: None)
+    with contextlib.suppress(Interrupted):
+        work.attempt(shop, begun(opened, searched))
+    (now,) = opened.trials()
+    assert (now.state, now.notes["trained"]) == (state, 5)
+    assert now.notes["seconds"] > 0
 
 
 def test_a_trial_that_another_worker_finished_meanwhile_stays_as_it_is(opened, searched):
