@@ -92,7 +92,7 @@ class TeacherTable(Stage):
         spread = partial(np.linspace, 0, len(pool) - 1, dtype=np.int64)
         chunks, done, reported = -(-len(pool) // size), first, time.perf_counter()
         with ExitStack() as stack:
-            ways = Ways(request, plain, lambda count: pool.batch(spread(count)), stack)
+            ways = Ways(request, plain, lambda count: samples.viewed(spread(count), 0), stack)
             choice = choice or self._choose(ways, context)
             context.environment["precision"] = choice.name
             stack.enter_context(stopping.held())

@@ -118,6 +118,11 @@ class Loader:
         if batches:
             yield from (samples for (samples,) in self._augmented(batches, self.augmenter.of_view(view), 0, microbatches=1))
 
+    def viewed(self, rows: np.ndarray, view: int) -> Batch:
+        """The samples at these positions, as a fixed view has them."""
+        ((samples,),) = self._augmented([rows], self.augmenter.of_view(view), 0, microbatches=1)
+        return samples
+
     def first(self) -> Batch:
         """The first microbatch of the first batch, as it is in memory."""
         rows = self._order(1)[0]

@@ -16,6 +16,7 @@ from compress_cli.stages import Stage, _table_precision
 from compress_cli.stages._table_ways import FILES, NAMES, Request, Ways
 from compress_cli.store.artifact import Table
 from compress_cli.store.saves import Saves, Saving
+from compress_cli.training.loader import Augmenter, Loader
 from compress_cli.training.pool import SamplePool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -215,6 +216,25 @@ def test_an_interrupted_table_goes_on_in_the_way_it_began(toy, context_for, teac
     monkeypatch.setattr(_table_precision, "choose", lambda *given: pytest.fail("chosen again"))
     resumed = perform(stage, context_for(toy(train=300), inputs={"teacher": (teacher,)}, saves=Saves(folder)), Table)
     assert resumed.digest == whole.digest
+
+
+def test_ways_are_judged_by_samples_as_the_table_has_them(toy, context_for, teacher, monkeypatch):
+    """Where augmentation widens the values, integers that fit the pictures as they are would cut them off."""
+    seen = {}
+
+    def choose(ways, asked):
+        seen.update(ways.sample(12).inputs)
+        return _table_precision.Choice("float32", 64, "first")
+
+    monkeypatch.setattr(_table_precision, "choose", choose)
+    stage = Stage.model_validate({"type": "teacher_table", "views": 2, "augment": [{"type": "crop", "padding": 2}]})
+    context = context_for(toy(train=300), inputs={"teacher": (teacher,)})
+    stage.run(context)
+    pool = SamplePool(context.dataset.split("train"), "cpu")
+    view = torch.cat([batch.inputs["image"] for batch in Loader(pool, 300, Augmenter(stage.augment)).fixed(0, 300)])
+    rows = np.linspace(0, 299, 12, dtype=np.int64)
+    torch.testing.assert_close(seen["image"], view[rows], rtol=0, atol=0)
+    assert not torch.equal(seen["image"], pool.batch(rows).inputs["image"])
 
 
 def test_a_way_that_was_asked_for_is_taken_or_refused(toy, context_for, teacher, perform):
