@@ -111,6 +111,7 @@ def remaining(
     """The share of a network's cost that remains without some of the layers `found`, which maps their names to whether they
     give a tuple: counted, or of the file that is exported."""
     counted, _ = keep.target
+    known: list[float] = []  # the cost of all layers, once it was counted
 
     def without(layers: Sequence[str]) -> Network:
         shallower = copy.deepcopy(network)
@@ -119,8 +120,8 @@ def remaining(
 
     def share(layers: Sequence[str]) -> float:
         if counted in ("macs", "parameters"):
-            after, before = (getattr(Cost(part.body, probes), counted)() for part in (without(layers), network))
-            return float(after / before)
+            known.extend([] if known else [getattr(Cost(network.body, probes), counted)()])
+            return float(getattr(Cost(without(layers).body, probes), counted)() / known[0])
         with tempfile.TemporaryDirectory(prefix="compress-depth-") as folder:
             paths = [Path(folder, name) for name in ("whole.onnx", "cut.onnx")]
             for part, path in zip((network, without(layers)), paths, strict=True):

@@ -19,7 +19,11 @@ class Work:
         """Times work on `seen` samples, where the whole is on `planned`."""
         begun = time.perf_counter()
         yield
-        self.more_s += (time.perf_counter() - begun) * (planned / max(1, seen) - 1)
+        self.add(time.perf_counter() - begun, seen, planned)
+
+    def add(self, spent_s: float, seen: float, planned: float) -> None:
+        """Work on `seen` samples took so long, where the whole is on `planned`."""
+        self.more_s += spent_s * (planned / max(1, seen) - 1)
 
     def facts(self, training: dict[str, float] | None = None) -> dict[str, Any]:
         """For the manifest, with the pace of the stage's training where it has one."""

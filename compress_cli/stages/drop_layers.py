@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from compress_cli import stopping
 from compress_cli.context import Context
@@ -22,8 +25,8 @@ from compress_cli.errors import RecipeError, StageError
 from compress_cli.losses import Loss
 from compress_cli.measurement import latency, measure, sessions
 from compress_cli.measurement.latency import TimingConditions
-from compress_cli.networks import bypassing, features, restore
-from compress_cli.networks.edits.bypass import Bypass
+from compress_cli.networks import ablation, bypassing, features, restore
+from compress_cli.networks.edits.bypass import Bypass, Bypassed
 from compress_cli.networks.models import Network
 from compress_cli.progress import Progress
 from compress_cli.pruning import channels
@@ -32,10 +35,13 @@ from compress_cli.settings import Many, NotInKeyAtDefault
 from compress_cli.stages import Role, Stage, _cut, _depth
 from compress_cli.stages._cuts import Keep, Share
 from compress_cli.stages._teaching import Names, Teaching
+from compress_cli.stages._work import Work
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.store.saves import Save, Saves
 from compress_cli.training import loader, loop
 from compress_cli.training.config import TrainingConfig
+
+HEADS_BYTES = 500_000_000  # of outputs that are kept at once
 
 
 class DropLayers(Stage):
@@ -121,7 +127,8 @@ class DropLayers(Stage):
         found = self._candidates(restored.network, bypassing.candidates(body, inputs))
         before = Cost(body, inputs)
         target = self._target(restored.network, found, inputs, context)
-        facts = self._drop(restored.network, found, split, context, target)
+        work = Work()
+        facts = self._drop(_Ranking(restored.network, found, split, self, context), target, work)
         edit = Bypass(layers=tuple(facts["dropped"]), tuples=tuple(name for name in facts["dropped"] if found[name]))
         gone = [f"{layer}.{name}" for layer in edit.layers for name, _ in body.get_submodule(layer).named_parameters()]
         edits = [earlier.without(gone) for earlier in restored.network.edits]
@@ -132,7 +139,7 @@ class DropLayers(Stage):
         if self.training is not None:
             facts |= self._teaching.fit(shallower.network, self.training, context)
         restore.save(shallower, context.output)
-        return facts
+        return facts | work.facts(facts.get("pace"))
 
     def _candidates(self, network: Network, found: dict[str, bool]) -> dict[str, bool]:
         """Those that are not ignored; RecipeError where a name matches nothing, or too few remain."""
@@ -154,50 +161,81 @@ class DropLayers(Stage):
         remaining = _depth.remaining(self.keep, network, found, inputs, self.exporter, self.timing)
         return _depth.Target(self.keep, remaining, list(found), context.limit is not None)
 
-    def _drop(
-        self, network: Network, found: dict[str, bool], split: Split, context: Context, target: _depth.Target | None
-    ) -> dict[str, Any]:
+    def _drop(self, ranking: _Ranking, target: _depth.Target | None, work: Work) -> dict[str, Any]:
         """For the manifest: what is left out, in this order, and the metric without it."""
+        context, found = ranking.context, ranking.found
         saved = context.saves.load() if self.training is None else None
         dropped: list[str] = saved.document["dropped"] if saved else []
         values: list[float] = saved.document["values"] if saved else []
         saves = context.saves if self.training is None else Saves()  # the training's saves are of another kind
         sign = 1 if context.task.better == "higher" else -1
-        first = self._value(network, found, (), split, context)
+        first, scores = ranking.whole(), dict[str, float]()
         with stopping.held():
             for number in range(len(dropped), _depth.count(self.remove, self.ratio, len(found))):
                 if target and target.reached(dropped):
                     break
                 rest = [name for name in found if name not in dropped]
-                scores = {}
-                for name in rest:
-                    scores[name] = self._value(network, found, (*dropped, name), split, context)
-                    context.log(Progress("drop layers", len(scores), len(rest), note=""))
+                if context.limit is None or not scores:  # a smoke run ranks them once
+                    scores = ranking.without_each(rest, dropped)
                 best = max(rest, key=lambda name: sign * scores[name])  # of equal ones the first
                 dropped, values = [*dropped, best], [*values, scores[best]]
                 document = {"dropped": dropped, "values": values}
                 saves.step(lambda document=document, number=number: _save(document, number))  # type: ignore[misc]
         if target:
             target.reached(dropped)
+        if context.limit is not None:
+            work.add(ranking.spent_s, *ranking.passes(len(dropped)))
         reached = target.facts() if target else {}
         return {"dropped": dropped, context.task.primary: [first, *values], "layers": list(found), **reached}
 
-    def _value(
-        self, network: Network, found: dict[str, bool], without: Collection[str], split: Split, context: Context
-    ) -> float:
-        """The primary metric on val without some layers."""
-        kept = {name: network.body.get_submodule(name) for name in without}
-        Bypass(layers=tuple(without), tuples=tuple(name for name in without if found[name]))(network.body)
-        try:
-            with torch.no_grad():
-                batches = (samples.tensors(part, network.signature) for part in samples.parts(split, self.batch))
-                parts = [samples.answers(network, inputs) for inputs in batches]
-        finally:
-            for name, module in kept.items():
-                network.body.set_submodule(name, module)
-        heads = joined(parts)
-        task = context.task.within(network.signature.heads) or context.task
-        return task.value(heads, split.truth())
+
+@dataclass
+class _Ranking:
+    """What layers matter: the primary metric on val without each."""
+
+    network: Network
+    found: dict[str, bool]  # layer -> whether it gives a tuple
+    split: Split
+    stage: DropLayers
+    context: Context
+    together: int = 1  # layers whose outputs for all samples are in memory at once
+    spent_s: float = 0.0
+
+    def whole(self) -> float:
+        """The metric of all layers."""
+        heads = joined([samples.answers(self.network, inputs) for inputs in self._batches()])
+        self.together = max(1, HEADS_BYTES // max(1, sum(values.nbytes for values in heads.values())))
+        return self._value(heads)
+
+    def without_each(self, rest: Sequence[str], gone: Collection[str]) -> dict[str, float]:
+        """Layer -> the metric without it, and without those that are gone."""
+        begun, scores, done = time.perf_counter(), dict[str, float](), 0
+        passes = len(rest) * -(-len(self.split) // self.stage.batch)
+        with ablation.replaced(self.network.body, {name: Bypassed(self.found[name]) for name in gone}):
+            for start in range(0, len(rest), self.together):
+                names = rest[start : start + self.together]
+                parts: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in names}
+                for inputs in self._batches():
+                    for name, heads in ablation.without_each(self.network, self.found, names, inputs):
+                        parts[name].append(heads)
+                        done += 1
+                        self.context.log(Progress("drop layers", done, passes))
+                scores |= {name: self._value(joined(heads)) for name, heads in parts.items()}
+        self.spent_s += time.perf_counter() - begun
+        return scores
+
+    def passes(self, dropped: int) -> tuple[int, int]:
+        """How many times a sample was seen without a layer in a smoke run, and how often it is where so many are dropped."""
+        samples_in_all = min(self.stage.samples, len(self.context.whole("val")))
+        each_round = [len(self.found) - number for number in range(dropped)]
+        return len(self.split) * len(self.found), samples_in_all * sum(each_round)
+
+    def _batches(self) -> Iterator[tuple[Tensor, ...]]:
+        return (samples.tensors(part, self.network.signature) for part in samples.parts(self.split, self.stage.batch))
+
+    def _value(self, heads: dict[str, np.ndarray]) -> float:
+        task = self.context.task.within(self.network.signature.heads) or self.context.task
+        return task.value(heads, self.split.truth())
 
 
 def _save(document: dict[str, Any], number: int) -> Save:

@@ -15,7 +15,7 @@ from compress_cli.errors import RecipeError
 from compress_cli.networks import bypassing, restore
 from compress_cli.networks.edits.bypass import Bypass
 from compress_cli.networks.models.resnet import Resnet
-from compress_cli.stages import Stage
+from compress_cli.stages import Stage, drop_layers
 from compress_cli.store.artifact import Checkpoint, Draft
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -174,3 +174,29 @@ def test_a_cost_that_no_depth_reaches(dropped, lively, monkeypatch):
 def test_what_depth_does_not_go_with(settings, word):
     with pytest.raises(ValueError, match=word):
         Stage.model_validate({"type": "prune", **settings})
+
+
+def test_a_smoke_run_ranks_the_blocks_once_and_tells_what_all_rounds_will_take(tmp_path, lively, monkeypatch):
+    """Seven blocks on 32 of 64 samples took 3 s; a run ranks 7, 6 and 5 of them on all samples."""
+    calls = []
+
+    def _rank(ranking, rest, gone):
+        calls.append(rest)
+        ranking.spent_s = 3.0
+        return {name: float(number) for number, name in enumerate(rest)}
+
+    monkeypatch.setattr(drop_layers._Ranking, "without_each", _rank)
+    restored = restore.build(Resnet(depth=20, widths=(4, 4, 4)), SIGNATURE, 0)
+    lively(restored.network)
+    for name in ("start", "result"):
+        (tmp_path / name).mkdir()
+    restore.save(restored, tmp_path / "start")
+    context = Context(
+        inputs={"start": (Draft(Checkpoint, "start", {}, {}).commit(tmp_path / "start"),)}, output=tmp_path / "result",
+        dataset=Pictures(), task=Classification(), device="cpu", seed=0, log=lambda progress: None, key="k",
+        memory=tmp_path, limit=2,
+    )  # fmt: skip
+    facts = Stage.model_validate({"type": "drop_layers", "remove": 3, "batch": 16}).run(context)
+    assert [len(rest) for rest in calls] == [7]
+    assert facts["dropped"] == [*calls[0]][:-4:-1]
+    assert facts["pace"]["more_s"] == pytest.approx(3.0 * 2 * (7 + 6 + 5) / 7 - 3.0)
