@@ -79,9 +79,7 @@ def _keeps(result: GateResult) -> bool:
 
 def _speed(request: Request, decision: Decision, report: Report, result: GateResult) -> str:
     """The runtime, where the smallest file that was timed is too slow; else the size that the goals leave."""
-    row = decision.given.report.rows[0]
-    given = row.latency.p50_ms.value if row.latency else 0.0
-    allowed = given * decision.budget.latency_share
+    asked = 1 / decision.budget.latency_share
     shipped = next((one.speedup.value for one in report.rows if one.name == result.row and one.speedup), 0.0)
     faster = [one for one in report.rows if one.speedup and one.speedup.value > NOTICED * shipped]
     if faster:
@@ -93,14 +91,14 @@ def _speed(request: Request, decision: Decision, report: Report, result: GateRes
         )
     if decision.why_nothing and not decision.sizes:
         return f"{result.promise}: number formats alone do not reach it, and {decision.why_nothing}"
-    if decision.fastest_ms > allowed:
+    if decision.fastest < asked:
         return (
-            f"{result.promise}: the runtime on this machine limits it: of all files that were timed the fastest takes "
-            f"{decision.fastest_ms:.3g} ms, and {allowed:.3g} ms are allowed"
+            f"{result.promise}: the runtime on this machine limits it: of all files that were timed the fastest is "
+            f"{decision.fastest:.2f} times as fast as the given model, and {asked:.2f} times are asked"
         )
     return (
-        f"{result.promise}: a file as fast was found ({decision.fastest_ms:.3g} ms of {allowed:.3g} ms allowed) among other "
-        "sizes; what was taken is larger, or this machine was busier than when it was timed"
+        f"{result.promise}: a file as fast was found ({decision.fastest:.2f} times as fast as the given model, where "
+        f"{asked:.2f} times are asked); what was taken is larger, or this machine was busier than when it was timed"
     )
 
 

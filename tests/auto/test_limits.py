@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from compress_cli.auto import limits
+from compress_cli.auto.decision import Decision
 from compress_cli.report import Row
 from compress_cli.statistics.gate import GateResult
 from compress_cli.statistics.intervals import Estimate
@@ -15,27 +16,30 @@ def row(name, speedup):
     return Row(name=name, stage="", key="", cached=False, wall_time_s=0, size_bytes=10, speedup=exact)
 
 
-def why(rows, fastest_ms):
-    given = SimpleNamespace(latency=SimpleNamespace(p50_ms=SimpleNamespace(value=0.18)))
-    decision = SimpleNamespace(
-        given=SimpleNamespace(report=SimpleNamespace(rows=[given])), budget=SimpleNamespace(latency_share=1 / 6),
-        why_nothing="", sizes=[1], fastest_ms=fastest_ms,
-    )  # fmt: skip
+def why(rows, *speedups):
+    files = {str(number): SimpleNamespace(speedup=speedup, latency_ms=1.0) for number, speedup in enumerate(speedups)}
+    tried = [SimpleNamespace(rehearsal=SimpleNamespace(files=files))]
+    decision = Decision(None, SimpleNamespace(latency_share=1 / 6), sizes=tried)
     report = SimpleNamespace(rows=rows)
     return limits._speed(None, decision, report, GateResult(promise="speedup>=6", row="onnx", outcome="not met", passes=False))
 
 
 def test_a_float_file_that_is_faster_than_what_ships_is_named():
-    sentence = why([row("shallower", 6.33), row("onnx", 4.37)], 0.0434)
+    sentence = why([row("shallower", 6.33), row("onnx", 4.37)], 4.15)
     assert "the integers limit it" in sentence
     assert "shallower" in sentence
     assert "6.33" in sentence
 
 
 def test_the_runtime_limits_where_no_file_was_fast_enough():
-    sentence = why([row("pruned", 2.2), row("onnx", 2.4)], 0.0434)
+    sentence = why([row("pruned", 2.2), row("onnx", 2.4)], 2.2, 4.15)
     assert "the runtime on this machine limits it" in sentence
-    assert "0.03 ms are allowed" in sentence  # 0.18 / 6
+    assert "the fastest is 4.15 times as fast as the given model, and 6.00 times are asked" in sentence
+
+
+def test_a_file_that_was_fast_enough_when_it_was_timed_acquits_the_runtime():
+    """However many milliseconds it took: the given model, in turn with it, was slower at that time too."""
+    assert "a file as fast was found (6.77 times" in why([row("shallower", 3.95), row("onnx", 5.73)], 3.95, 6.77)
 
 
 @pytest.mark.parametrize(
