@@ -1,4 +1,6 @@
-"""What `plan` says each step will take, after a smoke run, against what it then takes: recipes whose data is in the packages.
+"""What `plan` says each step will take, after a smoke run, against what it then takes.
+
+Recipes whose data is in the packages, and with COMPRESS_DATA those on Fashion-MNIST that take minutes.
 
 python -m pytest tests/benchmarks/test_estimates.py -m slow -s [-k breast_cancer]
 python tests/benchmarks/test_estimates.py TABLE.md [breast_cancer ...]    # writes the table of the documentation
@@ -8,6 +10,7 @@ Exports are printed and not judged: the same one was seen to take 1.4 and 2.3 s.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,8 +22,10 @@ pytestmark = pytest.mark.slow
 
 RECIPES = (
     "every_stage", "digits", "breast_cancer", "diabetes", "names", "segmentation", "anomalies", "synthetic_ratings",
-    "synthetic_reviews", "tags", "masked_words", "digits_warm_start",
+    "synthetic_reviews", "tags", "masked_words", "digits_warm_start", "mobile_face", "user_similarity", "black_box",
+    "keyword_spotting",
 )  # fmt: skip
+REAL = ("fashion_mnist_equal_bytes", "lenet_deep_compression", "fashion_mnist_mobilenet")
 EVERY_STAGE = """\
 dataset: digits
 stages:
@@ -100,8 +105,10 @@ def measured(name, folder):
     return json.loads(ran.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [*RECIPES, *REAL])
 def test_steps_take_about_what_was_estimated(name, tmp_path):
+    if name in REAL and not os.environ.get("COMPRESS_DATA"):
+        pytest.skip("COMPRESS_DATA names no folder with Fashion-MNIST")
     document = measured(name, tmp_path)
     print(f"\n{name}: smoke run {document['smoke_s']:.1f} s")
     off = []
