@@ -22,10 +22,11 @@ from compress_cli.errors import RecipeError
 from compress_cli.networks import features
 from compress_cli.processes import Processes
 from compress_cli.progress import Progress
+from compress_cli.quantization import joins, placement
 from compress_cli.settings import Many, NotInKeyAtDefault
 from compress_cli.stages import Role, Stage, _table_precision
 from compress_cli.stages._table_precision import Choice
-from compress_cli.stages._table_ways import FILES, Name, Request, Ways, in_batches
+from compress_cli.stages._table_ways import FILES, INTEGERS, Name, Request, Ways, in_batches
 from compress_cli.store import disk
 from compress_cli.store.artifact import Artifact, Checkpoint, OnnxModel, Program, Table
 from compress_cli.store.saves import Save
@@ -75,6 +76,10 @@ class TeacherTable(Stage):
 
     def produces(self, kinds: dict[str, tuple[type[Artifact], ...]]) -> type[Artifact]:
         return Table
+
+    def depends(self) -> dict[str, Any]:
+        """How integers are made, where they are asked for; those that are chosen agree whatever they are."""
+        return {"placement": placement.VERSION, "joins": joins.VERSION} if self.precision in INTEGERS else {}
 
     def run(self, context: Context) -> dict[str, Any]:
         context = replace(context, transfer=self.transfer, join=self.join)

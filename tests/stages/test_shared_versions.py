@@ -33,6 +33,8 @@ DECIDES_ONLY = {
     "onnx_graph.files": {"export", "load", "quantize"},  # others read files
     "networks.features": {"distill", "prune", "similarity", "teacher_table", "train"},  # `restore` only looks up layers' names
     "quantization.placement": {"quantize"},  # of ONNX files
+    "quantization.joins": {"quantize"},  # training with simulated integers leaves no join float
+    "quantization.annotation": {"joint", "quantize", "quantize_aware", "sensitivity"},  # a table's integers are those of a file
     "stages._initialise": set(),  # `depends` brings it, and the channels' with it, where `initialise: auto` is asked for
     "stages._width_budget": set(),  # the same, where a budget chooses widths
     "training.loader": {"distill", "teacher_table"},  # its version is that of fixed views, which only tables hold
