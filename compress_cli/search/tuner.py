@@ -28,7 +28,7 @@ from compress_cli.search.quiet import Quiet
 from compress_cli.search.space import Space
 from compress_cli.search.space import load as load_space
 from compress_cli.search.study import Study
-from compress_cli.search.trial import Workshop
+from compress_cli.search.watch import Workshop
 from compress_cli.search.worker import work
 from compress_cli.store import bucket
 from compress_cli.store.record import TRIALS

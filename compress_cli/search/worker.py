@@ -11,7 +11,8 @@ from pathlib import Path
 from compress_cli import stopping
 from compress_cli.search import promotion, sampling
 from compress_cli.search.study import Trial
-from compress_cli.search.trial import OutOfTime, Workshop, attempt, standing
+from compress_cli.search.trial import attempt
+from compress_cli.search.watch import OutOfTime, Workshop, standing
 from compress_cli.store import disk, durable
 
 IDLE_S = 1.0  # between two looks at what the others have done

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("optuna")
 
 from compress_cli.pipeline.searched import SearchSettings
-from compress_cli.search import promotion, space, study, trial, worker
+from compress_cli.search import promotion, space, study, watch, worker
 from compress_cli.search.objectives import Figures, Goal
 from compress_cli.statistics import gate
 from compress_cli.statistics.gate import Gate
@@ -80,7 +80,7 @@ def searched(place, folder, settings, seed, trials, budget=math.inf):
             if epoch in rungs:
                 rung = rungs.index(epoch)
                 opened.note(made, rungs={**made.notes.get("rungs", {}), str(rung): curve[epoch - 1]}, size=size, reached=epoch)
-                if not trial.goes_on(shop, made, rung, "net"):
+                if not watch.goes_on(shop, made, rung, "net"):
                     opened.wait(made, paused=True)
                     break
         else:
